@@ -1,0 +1,124 @@
+"""What can go wrong, in the words of the domain. No transport is known here.
+
+    QuintetError
+    ├── InvalidRequest          the caller's fault; carries field violations
+    ├── NotFound
+    │   ├── ModelNotFound
+    │   └── CollectionNotFound
+    ├── Unavailable             worth another try; carries a delay
+    │   ├── ModelLoading
+    │   ├── ServerStopping
+    │   ├── ServerOverloaded
+    │   └── UpstreamFailed
+    ├── ModelUnavailable        the artefact is missing or broken; an operator must act
+    ├── UpstreamTimeout
+    └── DeadlineExceeded
+
+`interceptors/errors.py` holds the one table from these classes to gRPC status codes. Messages reach the
+caller: they name fields, models and commands, never values of secrets and never the text of foreign exceptions.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple
+
+
+class Violation(NamedTuple):
+    """One broken limit: the field's path in the request ("houses[0].neighborhood") and what it asks for."""
+
+    field: str
+    description: str
+
+
+class QuintetError(Exception):
+    """Base of all. `reason` is a name of quintet.v1.ErrorReason without its prefix."""
+
+    reason: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str, *, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = dict(metadata or {})
+
+
+class InvalidRequest(QuintetError):
+    """The request breaks limits; `violations` says which, one at least."""
+
+    reason = "INVALID_REQUEST"
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        super().__init__("; ".join(f"{field}: {text}" if field else text for field, text in violations[:5]))
+        self.violations = tuple(violations)
+
+
+class NotFound(QuintetError):
+    """Something that was named does not exist."""
+
+
+class ModelNotFound(NotFound):
+    """No model has this name."""
+
+    reason = "MODEL_NOT_FOUND"
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        names = ", ".join(sorted(known)) or "none"
+        super().__init__(f'no such model: "{name}"; known: {names}', metadata={"model": name, "known": names})
+
+
+class CollectionNotFound(NotFound):
+    """No collection has this name."""
+
+    reason = "COLLECTION_NOT_FOUND"
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        names = ", ".join(sorted(known)) or "none"
+        super().__init__(f'no such collection: "{name}"; known: {names}', metadata={"collection": name, "known": names})
+
+
+class Unavailable(QuintetError):
+    """It does not work now and may work after `retry_after` seconds."""
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ModelLoading(Unavailable):
+    """The model is being read and checked."""
+
+    reason = "MODEL_LOADING"
+
+
+class ServerStopping(Unavailable):
+    """The server takes no new work."""
+
+    reason = "SERVER_STOPPING"
+
+
+class UpstreamFailed(Unavailable):
+    """The language model's endpoint failed, refused or broke off."""
+
+    reason = "UPSTREAM_FAILED"
+
+
+class ServerOverloaded(Unavailable):
+    """A queue is full."""
+
+    reason = "SERVER_OVERLOADED"
+
+
+class ModelUnavailable(QuintetError):
+    """The artefact is missing, truncated or does not match its manifest; the message says how to make it."""
+
+    reason = "MODEL_UNAVAILABLE"
+
+
+class UpstreamTimeout(QuintetError):
+    """The language model's endpoint did not answer in time."""
+
+    reason = "UPSTREAM_TIMEOUT"
+
+
+class DeadlineExceeded(QuintetError):
+    """The call's deadline passed before its work was started."""
+
+    reason = "DEADLINE_EXCEEDED"

@@ -1,0 +1,205 @@
+"""Artefacts on disk: the manifest, publishing, and opening with verification.
+
+    MODELS/NAME/VERSION/manifest.json     the files with their SHA-256, and what is known of the model
+    MODELS/NAME/VERSION/...               the files
+    MODELS/NAME/current                   the version that is served
+
+Publishing writes aside, syncs, renames the folder and then the pointer, so nothing half-written can be seen.
+Opening checks every file against the manifest before anything is loaded: joblib and pickle are code.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from server.errors import ModelUnavailable
+
+MANIFEST = "manifest.json"
+POINTER = "current"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of an artefact."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artefact says of itself. `schema` holds what its engine needs: labels, features, pooling, lengths."""
+
+    name: str
+    version: str
+    created: str
+    files: dict[str, FileEntry]
+    licence: str
+    libraries: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    schema: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def size_bytes(self) -> int:
+        """Sum of the files."""
+        return sum(entry.bytes for entry in self.files.values())
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """An opened artefact: its folder, its manifest, and the manifest's digest ("sha256:...")."""
+
+    path: Path
+    manifest: Manifest
+    digest: str
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_manifest(
+    folder: Path,
+    *,
+    name: str,
+    version: str,
+    licence: str,
+    libraries: dict[str, str] | None = None,
+    inputs: dict[str, str] | None = None,
+    metrics: dict[str, float] | None = None,
+    schema: dict[str, Any] | None = None,
+) -> None:
+    """Hash every file in `folder` and write its manifest beside them."""
+    files = {
+        path.relative_to(folder).as_posix(): FileEntry(file_sha256(path), path.stat().st_size)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / MANIFEST
+    }
+    manifest = Manifest(
+        name=name,
+        version=version,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        files=files,
+        licence=licence,
+        libraries=libraries or {},
+        inputs=inputs or {},
+        metrics=metrics or {},
+        schema=schema or {},
+    )
+    text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+    write_durably(folder / MANIFEST, text.encode())
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write aside, sync, rename, sync the folder: a reader sees the old content or the new, never a part."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(source: Path, models: Path) -> Path:
+    """Make the finished artefact folder `source` the current version below `models`; return its new place.
+
+    Files are hard-linked where both are on one disk, else copied. A version that is there already with the same
+    manifest is kept; with another manifest it is replaced.
+    """
+    manifest = _read_manifest(source / MANIFEST)
+    home = models / manifest.name
+    home.mkdir(parents=True, exist_ok=True)
+    target = home / manifest.version
+    if not (target / MANIFEST).is_file() or file_sha256(target / MANIFEST) != file_sha256(source / MANIFEST):
+        aside = home / f".{manifest.version}.{os.getpid()}"
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(source, aside, copy_function=_link_or_copy)
+        if target.exists():
+            shutil.rmtree(target)
+        aside.replace(target)
+        sync_folder(home)
+    write_durably(home / POINTER, f"{manifest.version}\n".encode())
+    return target
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def open_artefact(models: Path, name: str) -> Artefact:
+    """Find the current version of `name`, check every file, and return it.
+
+    Raises ModelUnavailable, with the artefact and the command that makes it, if anything is missing or differs.
+    Reads every byte: call it on a thread.
+    """
+    try:
+        version = (models / name / POINTER).read_text().strip()
+        if not version or "/" in version or version.startswith("."):
+            raise ValueError(f"the pointer names {version!r}")
+        folder = models / name / version
+        manifest = _read_manifest(folder / MANIFEST)
+        if (manifest.name, manifest.version) != (name, version):
+            raise ValueError(f"the manifest is that of {manifest.name} {manifest.version}")
+        for relative, entry in manifest.files.items():
+            _check_file(folder, relative, entry)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelUnavailable(
+            f'artefact "{name}" cannot be used: {_explain(error)}. Make it with: make train ONLY={name}',
+            metadata={"model": name},
+        ) from error
+    return Artefact(folder, manifest, f"sha256:{file_sha256(folder / MANIFEST)}")
+
+
+def _read_manifest(path: Path) -> Manifest:
+    raw = json.loads(path.read_bytes())
+    raw["files"] = {name: FileEntry(**entry) for name, entry in raw["files"].items()}
+    return Manifest(**raw)
+
+
+def _check_file(folder: Path, relative: str, entry: FileEntry) -> None:
+    path = folder / relative
+    if Path(relative).is_absolute() or ".." in Path(relative).parts:
+        raise ValueError(f"the manifest names a file outside: {relative}")
+    size = path.stat().st_size
+    if size != entry.bytes:
+        raise ValueError(f"{relative} has {size} bytes instead of {entry.bytes}")
+    if file_sha256(path) != entry.sha256:
+        raise ValueError(f"{relative} does not match its SHA-256")
+
+
+def _explain(error: Exception) -> str:
+    """The reason without paths of the server's machine."""
+    if isinstance(error, FileNotFoundError):
+        return f"{Path(error.filename).name} is missing"
+    if isinstance(error, json.JSONDecodeError):
+        return f"{MANIFEST} is not JSON"
+    if isinstance(error, (KeyError, TypeError)):
+        return f"{MANIFEST} lacks a field or has one too many"
+    if isinstance(error, OSError):
+        return error.strerror or "it cannot be read"
+    return str(error)

@@ -1,0 +1,52 @@
+"""Settings, read once at start from the environment (QUINTET_HOST, QUINTET_PORT, ...)."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ModelSettings(BaseModel):
+    """How one text model is run."""
+
+    engine: Literal["onnx", "onnx-int8", "torch"] | None = Field(
+        None, description="what runs it; unset: what the artefact's manifest recommends"
+    )
+    source: str | None = Field(None, description="a model hub's repository or a folder, for engine torch")
+    revision: str | None = Field(None, description="the hub's commit to load; name one in production")
+    device: str = Field("cpu", description="where torch runs: cpu, cuda, cuda:1, mps")
+
+
+class Settings(BaseSettings):
+    """All settings with their defaults. Every field is an environment variable with the prefix QUINTET_."""
+
+    model_config = SettingsConfigDict(env_prefix="QUINTET_")
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(50051, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    data: Path = Field(Path("data"), description="folder of models/, index/ and state/")
+    models: dict[str, ModelSettings] = Field(
+        default_factory=dict,
+        description='per model, as JSON: {"sentiment": {"engine": "torch"}}; a new name adds a classifier',
+    )
+    lanes: int = Field(os.cpu_count() or 1, ge=1, description="threads that compute, one a core")
+    lane_queue: int = Field(256, ge=0, description="computations that may wait for a lane")
+    max_concurrent_calls: int = Field(512, ge=1, description="calls at once; more are refused")
+    max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="largest request")
+    default_deadline_seconds: int = Field(300, ge=1, description="for calls that bring no deadline")
+    shutdown_grace_seconds: float = Field(20.0, ge=0, description="time for running calls after SIGTERM")
+    shutdown_pause_seconds: float = Field(0.5, ge=0, description="between NOT_SERVING and refusing calls")
+    reflection: bool = Field(True, description="let clients ask for the contract")
+
+    llm: Literal["default", "small", "off"] = Field(
+        "default", description="the embedded language model: 1.5 billion parameters, 135 million, or none"
+    )
+    llm_base_url: str | None = Field(None, description="an OpenAI-compatible endpoint; no model is embedded then")
+    llm_api_key: SecretStr | None = Field(None, description="its key; or QUINTET_LLM_API_KEY_FILE")
+    llm_api_key_file: Path | None = Field(None, description="file that holds the key")
+    llm_model: str | None = Field(None, description="the model's name at that endpoint")
+    llm_context_tokens: int = Field(4096, ge=512, description="context of one conversation")
+    llm_slots: int = Field(2, ge=1, description="generations at once")
+    llm_timeout_seconds: float = Field(120.0, gt=0, description="longest wait for the next token")
