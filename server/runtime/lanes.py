@@ -5,6 +5,7 @@ numeric library fights another for cores. numpy, onnxruntime, tokenizers and fai
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ class Lanes:
         self._executor = ThreadPoolExecutor(count, thread_name_prefix="lane")
         self._limit = count + queue_limit
         self._admitted = 0
+        self._lock = threading.Lock()
 
     async def run(self, work: Callable[[], T], *, deadline: float) -> T:
         """Run `work` on a lane and return its result.
@@ -32,14 +34,15 @@ class Lanes:
         """
         if self._admitted >= self._limit:
             raise ServerOverloaded("all lanes are busy and their queue is full", retry_after=0.5)
-        self._admitted += 1
+        with self._lock:
+            self._admitted += 1
         future = self._executor.submit(_unless_late, work, deadline)
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._release))
-        loop = asyncio.get_running_loop()
-        return await asyncio.wrap_future(future, loop=loop)
+        future.add_done_callback(self._release)
+        return await asyncio.wrap_future(future)
 
-    def _release(self) -> None:
-        self._admitted -= 1
+    def _release(self, _: object) -> None:
+        with self._lock:  # it runs on the lane that finished, or on the loop for work that was cancelled
+            self._admitted -= 1
 
     def close(self) -> None:
         """Drop what waits, and wait for what runs."""
