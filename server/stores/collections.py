@@ -1,0 +1,285 @@
+"""Collections of documents on disk, in immutable generations.
+
+    INDEX/NAME/00000007/manifest.json      embedder, counts, and the files with their SHA-256
+    INDEX/NAME/00000007/vectors.npy        float32 [passages, dimensions], rows of length 1
+    INDEX/NAME/00000007/documents.jsonl    one DocumentRecord a line
+    INDEX/NAME/00000007/passages.jsonl     one {"document", "start", "end"} a line, in the order of the vectors
+    INDEX/NAME/current                     the number of the generation that is served
+
+A write makes a folder aside, syncs it, renames it and moves the pointer last, so a process that is killed or a disk
+that is full leaves the old generation in place. Names that begin with a dot are remains; the next write removes them.
+Everything here blocks: call it on a thread.
+"""
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.errors import ModelUnavailable, ServerOverloaded
+from server.runtime.artefact import MANIFEST, POINTER, file_sha256, sync_folder, write_durably
+
+log = logging.getLogger(__name__)
+
+DEMO = "wikipedia"
+KEPT_GENERATIONS = 3
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_NUMBER = re.compile(r"\d{8}")
+_FILES = _VECTORS, _DOCUMENTS, _PASSAGES = "vectors.npy", "documents.jsonl", "passages.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRecord:
+    """A document as it was added."""
+
+    id: str
+    text: str
+    title: str = ""
+    uri: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderRecord:
+    """Which embedder made the vectors; `digest` decides whether another one is the same."""
+
+    name: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Content:
+    """What a generation holds. Raises ValueError if the parts do not fit together.
+
+    passages: int32 [n, 3], the columns being the document's index, the first code point and the one after the last.
+    vectors: float32 [n, dimensions], rows of length 1.
+    """
+
+    embedder: EmbedderRecord
+    documents: tuple[DocumentRecord, ...]
+    passages: NDArray[np.int32]
+    vectors: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 2 or self.vectors.dtype != np.float32:
+            raise ValueError("vectors must be float32 [passages, dimensions]")
+        if self.passages.shape != (len(self.vectors), 3) or self.passages.dtype != np.int32:
+            raise ValueError("passages must be int32 [passages, 3], as many as vectors")
+        owners = self.passages[:, 0]
+        if len(owners) and not (owners.min() >= 0 and owners.max() < len(self.documents)):
+            raise ValueError("a passage belongs to no document")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Generation:
+    """A state of a collection. `newest` is the highest number on disk: another than `number` if that one is broken."""
+
+    collection: str
+    number: int
+    newest: int
+    updated: datetime
+    size_bytes: int
+    content: Content
+
+
+def collection_names(index: Path) -> list[str]:
+    """Collections that have a generation, sorted."""
+    folders = index.iterdir() if index.is_dir() else ()
+    return sorted(path.name for path in folders if _NAME.fullmatch(path.name) and _numbers(path))
+
+
+def newest_number(index: Path, name: str) -> int:
+    """Highest generation on disk, 0 if there is none."""
+    return max(_numbers(_home(index, name)), default=0)
+
+
+def open_collection(index: Path, name: str) -> Generation:
+    """Read the current generation, or the newest older one that is whole if it is broken.
+
+    Every file is checked against the manifest. Raises ModelUnavailable if no generation is whole.
+    """
+    home = _home(index, name)
+    numbers = _numbers(home)[::-1]
+    current = _pointer(home)
+    if current is None:
+        log.error('collection "%s": its pointer is missing or broken', name)
+    for number in numbers:
+        if current is not None and number > current:
+            continue  # a write that never moved the pointer, so nobody was told of it
+        try:
+            return _read(home, number, numbers[0])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.error('collection "%s": generation %d is broken: %s', name, number, error)
+    raise ModelUnavailable(f'collection "{name}" has no generation that is whole. {remedy(name)}')
+
+
+def remedy(name: str) -> str:
+    """How an operator brings a collection back."""
+    if name == DEMO:
+        return f"Make it with: make train ONLY={DEMO}"
+    return "Remove its folder from the index, restart the server and add its documents again"
+
+
+def write_collection(index: Path, name: str, content: Content, *, replaces: int | None = None) -> Generation:
+    """Write the next generation, make it current, and remove those beyond the last three.
+
+    `replaces` is the newest generation that the content was made from; None replaces whatever is there. Raises
+    ServerOverloaded if the disk is full, another process is writing, or there is a newer generation than `replaces`.
+    The old generation stays then.
+    """
+    home = _home(index, name)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        sync_folder(index)
+        with _only_writer(home):
+            newest = max(_numbers(home), default=0)
+            if replaces not in (None, newest):
+                raise ServerOverloaded(f'collection "{name}" was changed by another process; try again')
+            for remains in home.glob(".*"):
+                _remove(remains)
+            generation = _write(home, newest + 1, content)
+            for number in _numbers(home)[:-KEPT_GENERATIONS]:
+                _remove(_folder(home, number))
+            return generation
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ServerOverloaded(
+                f'the disk is full; collection "{name}" stays as it was', retry_after=60.0
+            ) from error
+        raise
+
+
+@contextmanager
+def _only_writer(home: Path) -> Iterator[None]:
+    descriptor = os.open(home, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ServerOverloaded(f'collection "{home.name}" is being written by another process') from error
+        yield
+    finally:
+        os.close(descriptor)  # gives up the lock
+
+
+def _write(home: Path, number: int, content: Content) -> Generation:
+    aside, target = home / f".{number:08}", _folder(home, number)
+    updated = datetime.now(UTC)
+    try:
+        aside.mkdir()
+        with _synced(aside / _VECTORS) as file:
+            vectors = np.ascontiguousarray(content.vectors)
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(vectors))
+            file.write(vectors.data)  # np.save would lose the errno of a full disk
+        _write_lines(aside / _DOCUMENTS, map(asdict, content.documents))
+        rows = content.passages.tolist()
+        _write_lines(aside / _PASSAGES, ({"document": owner, "start": start, "end": end} for owner, start, end in rows))
+        manifest = {
+            "collection": home.name,
+            "generation": number,
+            "embedder": asdict(content.embedder),
+            "dimensions": content.vectors.shape[1],
+            "documents": len(content.documents),
+            "passages": len(content.vectors),
+            "updated": updated.isoformat(),
+            "files": {
+                name: {"sha256": file_sha256(aside / name), "bytes": (aside / name).stat().st_size} for name in _FILES
+            },
+        }
+        write_durably(aside / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
+        aside.rename(target)
+        sync_folder(home)
+        write_durably(home / POINTER, f"{number}\n".encode())
+    except OSError:
+        shutil.rmtree(aside, ignore_errors=True)
+        if _pointer(home) != number:
+            shutil.rmtree(target, ignore_errors=True)
+        raise
+    return Generation(home.name, number, number, updated, _size(target), content)
+
+
+@contextmanager
+def _synced(path: Path) -> Iterator[BinaryIO]:
+    with path.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    with _synced(path) as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+
+
+def _read(home: Path, number: int, newest: int) -> Generation:
+    folder = _folder(home, number)
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    if (manifest["collection"], manifest["generation"]) != (home.name, number):
+        raise ValueError("the manifest is that of another generation")
+    for name in _FILES:
+        if file_sha256(folder / name) != manifest["files"][name]["sha256"]:
+            raise ValueError(f"{name} does not match its SHA-256")
+    rows = [(line["document"], line["start"], line["end"]) for line in _read_lines(folder / _PASSAGES)]
+    content = Content(
+        embedder=EmbedderRecord(**manifest["embedder"]),
+        documents=tuple(DocumentRecord(**line) for line in _read_lines(folder / _DOCUMENTS)),
+        passages=np.array(rows, dtype=np.int32).reshape(-1, 3),
+        vectors=np.load(folder / _VECTORS, allow_pickle=False),
+    )
+    updated = datetime.fromisoformat(manifest["updated"])
+    return Generation(home.name, number, newest, updated, _size(folder), content)
+
+
+def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as file:
+        yield from map(json.loads, file)
+
+
+def _home(index: Path, name: str) -> Path:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"not the name of a collection: {name!r}")
+    return index / name
+
+
+def _folder(home: Path, number: int) -> Path:
+    return home / f"{number:08}"
+
+
+def _numbers(home: Path) -> list[int]:
+    if not home.is_dir():
+        return []
+    return sorted(int(path.name) for path in home.iterdir() if _NUMBER.fullmatch(path.name))
+
+
+def _pointer(home: Path) -> int | None:
+    try:
+        return int((home / POINTER).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder or file, under a name with a dot first: half a generation must not look like a whole one."""
+    hidden = path if path.name.startswith(".") else path.rename(path.with_name(f".{path.name}.old"))
+    if hidden.is_dir():
+        shutil.rmtree(hidden)
+    else:
+        hidden.unlink()
