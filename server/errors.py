@@ -2,6 +2,7 @@
 
     QuintetError
     ├── InvalidRequest          the caller's fault; carries field violations
+    ├── MessageTooLarge
     ├── NotFound
     │   ├── ModelNotFound
     │   └── CollectionNotFound
@@ -11,6 +12,7 @@
     │   ├── ServerOverloaded
     │   └── UpstreamFailed
     ├── ModelUnavailable        the artefact is missing or broken; an operator must act
+    ├── StorageFull             the disk is full; an operator must act
     ├── UpstreamTimeout
     └── DeadlineExceeded
 
@@ -48,6 +50,12 @@ class InvalidRequest(QuintetError):
     def __init__(self, violations: Sequence[Violation]) -> None:
         super().__init__("; ".join(f"{field}: {text}" if field else text for field, text in violations[:5]))
         self.violations = tuple(violations)
+
+
+class MessageTooLarge(QuintetError):
+    """The request is over the size limit."""
+
+    reason = "MESSAGE_TOO_LARGE"
 
 
 class NotFound(QuintetError):
@@ -110,6 +118,12 @@ class ModelUnavailable(QuintetError):
     """The artefact is missing, truncated or does not match its manifest; the message says how to make it."""
 
     reason = "MODEL_UNAVAILABLE"
+
+
+class StorageFull(QuintetError):
+    """The disk has no room for the write; what was there before is still there."""
+
+    reason = "STORAGE_FULL"
 
 
 class UpstreamTimeout(QuintetError):

@@ -38,6 +38,8 @@ class Settings(BaseSettings):
     default_deadline_seconds: int = Field(300, ge=1, description="for calls that bring no deadline")
     shutdown_grace_seconds: float = Field(20.0, ge=0, description="time for running calls after SIGTERM")
     shutdown_pause_seconds: float = Field(0.5, ge=0, description="between NOT_SERVING and refusing calls")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="of the server's own log")
+    git_commit: str = Field("", description="the commit that was built, for GetServerInfo")
     reflection: bool = Field(True, description="let clients ask for the contract")
 
     llm: Literal["default", "small", "off"] = Field(

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 # ---------------------------------------------------------------- models
 
@@ -58,6 +58,13 @@ class ModelDescription:
     max_input_tokens: int = 0
     size_bytes: int = 0
     created: datetime | None = None
+
+
+@runtime_checkable
+class Described(Protocol):
+    """An engine that can say what it is."""
+
+    description: ModelDescription
 
 
 # ---------------------------------------------------------------- classification and embedding

@@ -52,6 +52,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """DEADLINE_EXCEEDED: the call's deadline passed before its work was started."""
     ERROR_REASON_SERVER_STOPPING: _ErrorReason.ValueType  # 14
     """UNAVAILABLE: the server is stopping."""
+    ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 16
+    """RESOURCE_EXHAUSTED: the server's disk is full. Nothing was lost."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 15
     """INTERNAL: a fault of the server. The log has the details under the request id in the metadata."""
 
@@ -90,6 +92,8 @@ ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 13
 """DEADLINE_EXCEEDED: the call's deadline passed before its work was started."""
 ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 14
 """UNAVAILABLE: the server is stopping."""
+ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 16
+"""RESOURCE_EXHAUSTED: the server's disk is full. Nothing was lost."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 15
 """INTERNAL: a fault of the server. The log has the details under the request id in the metadata."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

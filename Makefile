@@ -1,0 +1,55 @@
+# Two commands do everything: `make serve` and `make test`. The rest are their parts.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_WAIT_POLICY ?= PASSIVE
+export QUINTET_GIT_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
+.DEFAULT_GOAL := help
+.PHONY: help serve test check train protos format lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: train ## Install, fetch, train what is missing, and start the server on 127.0.0.1:50051
+	@exec $(BIN)/python -m server
+
+test: train $(VENV)/dev ## Install, fetch, train what is missing, and run the tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev ## Lint, types, contract, stale stubs, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python protos/generate.py --check
+	$(BIN)/buf lint protos/image.binpb --config protos/buf.yaml
+	$(BIN)/python -m pytest tests/contract
+
+train: $(VENV)/train ## Fetch weights and data, train, publish; ONLY=name for some, PROFILE=long for more quality
+	@$(BIN)/python -m training $(foreach name,$(ONLY),--only $(name)) $(if $(PROFILE),--profile $(PROFILE))
+
+protos: $(VENV)/dev ## Generate the stubs of the contract
+	$(BIN)/python protos/generate.py
+
+format: $(VENV)/dev ## Put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(VENV)/dev ## Write requirements.lock from what is installed
+	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
+
+clean: ## Remove the environment and what was published here; the user's cache stays
+	rm -rf $(VENV) data/models data/index
+
+$(VENV)/serve: requirements.lock pyproject.toml clients/pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check -c requirements.lock hatchling editables
+	$(BIN)/pip install --disable-pip-version-check --no-build-isolation -c requirements.lock -e clients -e .
+	@touch $@
+
+$(VENV)/train: $(VENV)/serve
+	$(BIN)/pip install --disable-pip-version-check --no-build-isolation -c requirements.lock -e clients -e '.[train]'
+	@touch $@
+
+$(VENV)/dev: $(VENV)/train
+	$(BIN)/pip install --disable-pip-version-check --no-build-isolation -c requirements.lock -e clients -e '.[train,dev]'
+	@touch $@

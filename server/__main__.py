@@ -1,0 +1,92 @@
+"""Run the server: python -m server. Settings come from the environment; --help lists them."""
+
+# Numeric libraries read these when they are imported, so nothing may be imported before. One thread each, because
+# lanes are the parallelism, and passive waiting: threads that spin take the cores from the others.
+import os
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+import textwrap
+
+import uvloop
+from pydantic import ValidationError
+
+from server import calls
+from server.app import PortInUse, running
+from server.banner import announce
+from server.settings import Settings
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m server",
+        description="Serve quintet.v1 over gRPC. Settings are environment variables:",
+        epilog=_settings_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args()
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "_".join(str(part) for part in problem["loc"]).upper()
+            print(f"error: QUINTET_{name}: {problem['msg']}", file=sys.stderr)
+        return 2
+    _log_to_stderr(settings.log_level)
+    try:
+        return uvloop.run(_serve(settings))
+    except PortInUse as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+async def _serve(settings: Settings) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)  # the second one: now
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    async with running(settings) as app:
+        announcing = asyncio.create_task(announce(app))
+        await stop.wait()
+        announcing.cancel()
+        print("Stopping: what runs may finish. Press Ctrl-C again to exit at once.", flush=True)
+    return 0
+
+
+def _log_to_stderr(level: str) -> None:
+    class WithRequestId(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            record.request_id = calls.request_id()
+            return super().format(record)
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(WithRequestId("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])  # libraries
+    logging.getLogger("server").setLevel(level)
+
+
+def _settings_help() -> str:
+    lines = []
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None or field.default_factory else f" [{field.default}]"
+        text = textwrap.fill(f"{field.description}{default}", 76, initial_indent="      ", subsequent_indent="      ")
+        lines.append(f"  QUINTET_{name.upper()}\n{text}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

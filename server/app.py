@@ -1,0 +1,174 @@
+"""The composition root: the only file that knows everything. Engines are built in `server/builders.py`.
+
+Starting: the port opens first, every service NOT_SERVING; models load aside; a service is SERVING once what it
+needs is warm. Stopping: NOT_SERVING, a pause in which load balancers notice, no new calls, running calls get their
+grace, then everything is closed in the reverse order of its making.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from quintet.v1 import (
+    analysis_pb2_grpc,
+    chat_pb2_grpc,
+    classification_pb2_grpc,
+    model_pb2_grpc,
+    pricing_pb2_grpc,
+    rag_pb2_grpc,
+)
+
+from server.builders import Engines
+from server.interceptors import Registrar
+from server.interceptors.admission import Admission
+from server.reflection import add_reflection
+from server.runtime.models import Slot, State
+from server.services.analysis import AnalysisServicer
+from server.services.chat import ChatServicer
+from server.services.classification import ClassificationServicer
+from server.services.health import Health
+from server.services.models import ModelServicer, Row
+from server.services.pricing import PricingServicer
+from server.services.rag import RagServicer
+from server.settings import Settings
+
+HEALTH_SERVICE: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+# Go clients ping every 10 s; with the default of one ping in 5 minutes they are sent away with too_many_pings.
+# One client's channel stays on one server for as long as it lives, so connections end now and then.
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.max_connection_age_ms", 30 * 60_000),
+    ("grpc.max_connection_age_grace_ms", 10 * 60_000),
+)
+
+
+class PortInUse(Exception):
+    """The address cannot be listened on."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A row of the service table: it serves while all of `needs` are ready and none of `awaits` is loading."""
+
+    name: str
+    needs: tuple[Slot[Any], ...] = ()
+    awaits: tuple[Slot[Any], ...] = ()
+
+    def trouble(self) -> str:
+        """Why it does not serve; empty if it does."""
+        for slot in self.needs:
+            if slot.state is not State.READY:
+                return slot.message or f'model "{slot.name}" is loading'
+        loading = (slot for slot in self.awaits if slot.state is State.LOADING)
+        return next((slot.message or f'model "{slot.name}" is loading' for slot in loading), "")
+
+
+@dataclass(frozen=True)
+class App:
+    """A running server."""
+
+    address: str
+    health: Health
+    slots: tuple[Slot[Any], ...]
+
+    @property
+    def loading(self) -> bool:
+        """True until every model is ready or has failed."""
+        return any(slot.state is State.LOADING for slot in self.slots)
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[App]:
+    """Serve while the body runs. Raises PortInUse."""
+    async with AsyncExitStack() as stack:
+        engines = await stack.enter_async_context(Engines.create(settings))
+        services = _service_table(engines)
+        health = Health([service.name for service in services], required={service.name for service in services})
+        admission = Admission(settings.max_concurrent_calls, settings.default_deadline_seconds)
+        server = grpc.aio.server(
+            # Twice the limit, so that what is a little too large gets an answer with details.
+            options=(*_OPTIONS, ("grpc.max_receive_message_length", 2 * settings.max_request_bytes)),
+        )
+        _register(server, settings, engines, health, admission)
+        address = _listen(server, settings)
+        await server.start()
+        stack.push_async_callback(_stop, server, health, admission, settings)
+
+        def update() -> None:
+            for service in services:
+                health.set(service.name, service.trouble())
+
+        engines.on_change = update
+        update()
+        engines.load()
+        yield App(address, health, tuple(engines.slots))
+
+
+def _service_table(engines: Engines) -> list[Service]:
+    """One row a service. What it needs must be ready; what it awaits may have failed without taking it down."""
+    classifiers = tuple(engines.classifiers.values())
+    chat = tuple(engines.chat_models.values())
+    asking = () if engines.llm_is_off else (engines.answerer,)
+    return [
+        Service("quintet.v1.ClassificationService", needs=classifiers),
+        Service("quintet.v1.PricingService", needs=(engines.pricer,)),
+        Service("quintet.v1.ChatService", needs=chat),
+        Service("quintet.v1.RagService", needs=(engines.retriever, *asking)),
+        Service("quintet.v1.AnalysisService", needs=(engines.linguist, engines.languages), awaits=classifiers),
+        Service("quintet.v1.ModelService"),
+    ]
+
+
+def _register(
+    server: grpc.aio.Server, settings: Settings, engines: Engines, health: Health, admission: Admission
+) -> None:
+    registrar: Any = Registrar(server, admission, settings.max_request_bytes)
+    servicers: Mapping[Callable[[Any, Any], None], object] = {
+        classification_pb2_grpc.add_ClassificationServiceServicer_to_server: ClassificationServicer(
+            engines.classifiers
+        ),
+        pricing_pb2_grpc.add_PricingServiceServicer_to_server: PricingServicer(engines.pricer),
+        chat_pb2_grpc.add_ChatServiceServicer_to_server: ChatServicer(engines.chat_models, engines.default_chat_model),
+        rag_pb2_grpc.add_RagServiceServicer_to_server: RagServicer(engines.retriever, engines.answerer),
+        analysis_pb2_grpc.add_AnalysisServiceServicer_to_server: AnalysisServicer(engines.analyzer),
+        model_pb2_grpc.add_ModelServiceServicer_to_server: ModelServicer(
+            [Row(slot, task) for slot, task in engines.models],
+            health,
+            version=version("quintet"),
+            git_commit=settings.git_commit,
+            limits={
+                "max_request_bytes": settings.max_request_bytes,
+                "max_concurrent_calls": settings.max_concurrent_calls,
+                "default_deadline_seconds": settings.default_deadline_seconds,
+            },
+        ),
+    }
+    for add, servicer in servicers.items():
+        add(servicer, registrar)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    if settings.reflection:
+        add_reflection(server, [*health.messages, HEALTH_SERVICE])
+
+
+def _listen(server: grpc.aio.Server, settings: Settings) -> str:
+    wanted = f"{settings.host}:{settings.port}"
+    try:
+        port = server.add_insecure_port(wanted)
+    except RuntimeError:
+        raise PortInUse(f"cannot listen on {wanted}: in use? Set QUINTET_PORT to another port, or to 0") from None
+    return f"{settings.host}:{port}"
+
+
+async def _stop(server: grpc.aio.Server, health: Health, admission: Admission, settings: Settings) -> None:
+    health.stop()
+    await asyncio.sleep(settings.shutdown_pause_seconds)
+    admission.stopping = True
+    await server.stop(settings.shutdown_grace_seconds)

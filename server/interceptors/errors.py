@@ -1,0 +1,99 @@
+"""The one table from what went wrong to what is said on the wire (AIP-193)."""
+
+import asyncio
+import logging
+from typing import Any
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from server import errors
+
+log = logging.getLogger(__name__)
+Code = grpc.StatusCode
+DOMAIN = "quintet.v1"
+
+# The first class that fits decides, so subclasses stand before their bases.
+CODES: tuple[tuple[type[errors.QuintetError], grpc.StatusCode], ...] = (
+    (errors.InvalidRequest, Code.INVALID_ARGUMENT),
+    (errors.MessageTooLarge, Code.RESOURCE_EXHAUSTED),
+    (errors.NotFound, Code.NOT_FOUND),
+    (errors.ServerOverloaded, Code.RESOURCE_EXHAUSTED),
+    (errors.StorageFull, Code.RESOURCE_EXHAUSTED),
+    (errors.Unavailable, Code.UNAVAILABLE),
+    (errors.ModelUnavailable, Code.FAILED_PRECONDITION),
+    (errors.UpstreamTimeout, Code.DEADLINE_EXCEEDED),
+    (errors.DeadlineExceeded, Code.DEADLINE_EXCEEDED),
+)
+# Trailers over about 8 KiB turn any status into RESOURCE_EXHAUSTED, so details are bounded.
+_MAX_VIOLATIONS = 20
+_MAX_TEXT = 300
+
+
+def translate(error: Exception, request_id: str) -> errors.QuintetError:
+    """The exception that is told to the caller. Foreign ones go to the log and become a bare INTERNAL."""
+    if isinstance(error, errors.QuintetError):
+        return error
+    if isinstance(error, TimeoutError):
+        return errors.DeadlineExceeded("the call took longer than its deadline")
+    log.error("unexpected %s", type(error).__name__, exc_info=error)
+    return errors.QuintetError(f"internal error; the server's log has it under request id {request_id}")
+
+
+def code_of(error: errors.QuintetError) -> grpc.StatusCode:
+    """The status code of an exception of ours."""
+    return next((code for kind, code in CODES if isinstance(error, kind)), Code.INTERNAL)
+
+
+async def abort(context: Any, error: errors.QuintetError, request_id: str) -> None:
+    """End the call with the status of `error` and its details. It never returns."""
+    code = code_of(error)
+    status = status_pb2.Status(code=code.value[0], message=_cut(error.message))
+    status.details.extend(_pack(detail) for detail in _details(error, request_id))
+    trailers: list[tuple[str, str | bytes]] = [
+        ("grpc-status-details-bin", status.SerializeToString()),
+        ("x-request-id", request_id),
+    ]
+    if isinstance(error, errors.Unavailable):
+        trailers.append(("grpc-retry-pushback-ms", str(int(error.retry_after * 1000))))
+    await context.abort(code, status.message, tuple(trailers))
+    raise asyncio.CancelledError  # abort() raises; this tells readers and type checkers so
+
+
+def _details(error: errors.QuintetError, request_id: str) -> list[Message]:
+    metadata = {name: _cut(value) for name, value in error.metadata.items()}
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(
+            reason=error.reason, domain=DOMAIN, metadata={**metadata, "request_id": request_id}
+        )
+    ]
+    if isinstance(error, errors.InvalidRequest):
+        details.append(_bad_request(error.violations))
+    if isinstance(error, errors.Unavailable):
+        delay = Duration()
+        delay.FromMilliseconds(int(error.retry_after * 1000))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    return details
+
+
+def _bad_request(violations: tuple[errors.Violation, ...]) -> error_details_pb2.BadRequest:
+    shown = [
+        error_details_pb2.BadRequest.FieldViolation(field=_cut(field), description=_cut(description))
+        for field, description in violations[:_MAX_VIOLATIONS]
+    ]
+    if (more := len(violations) - len(shown)) > 0:
+        shown.append(error_details_pb2.BadRequest.FieldViolation(description=f"and {more} more"))
+    return error_details_pb2.BadRequest(field_violations=shown)
+
+
+def _pack(detail: Message) -> AnyMessage:
+    packed = AnyMessage()
+    packed.Pack(detail)
+    return packed
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"

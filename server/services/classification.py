@@ -1,0 +1,36 @@
+"""quintet.v1.ClassificationService"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from quintet.v1 import classification_pb2, classification_pb2_grpc
+
+from server import calls
+from server.engines.interfaces import Classifier
+from server.runtime.models import Slot, find
+from server.services.convert import labels, model_ref
+
+DEFAULT_MODEL = "sentiment"
+_MAX_LABELS = 20
+
+
+class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServicer):
+    """Texts to labels."""
+
+    def __init__(self, classifiers: Mapping[str, Slot[Classifier]]) -> None:
+        self._classifiers = classifiers
+
+    async def Classify(
+        self, request: classification_pb2.ClassifyRequest, context: Any
+    ) -> classification_pb2.ClassifyResponse:
+        """Label every text."""
+        classifier = find(self._classifiers, request.model or DEFAULT_MODEL)
+        results = await classifier.classify(request.texts, deadline=calls.current().deadline)
+        top_k = request.top_k or _MAX_LABELS
+        return classification_pb2.ClassifyResponse(
+            results=[
+                classification_pb2.ClassificationResult(labels=labels(r.labels[:top_k]), truncated=r.truncated)
+                for r in results
+            ],
+            model=model_ref(classifier.description.identity),
+        )
