@@ -9,7 +9,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # ---------------------------------------------------------------- models
 
@@ -93,6 +97,16 @@ class Classifier(Protocol):
 
     async def classify(self, texts: Sequence[str], *, deadline: float) -> list[Classification]:
         """One result a text, in order. Scores of a text add up to 1."""
+        ...
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors whose cosine tells how near their meanings are."""
+
+    description: ModelDescription
+
+    async def embed(self, texts: Sequence[str], *, deadline: float) -> "NDArray[np.float32]":
+        """float32 [texts, dimensions] in their order; every row has length 1."""
         ...
 
 

@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from server.errors import ModelUnavailable, ServerOverloaded
+from server.errors import ModelUnavailable, ServerOverloaded, StorageFull
 from server.runtime.artefact import MANIFEST, POINTER, file_sha256, sync_folder, write_durably
 
 log = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ def write_collection(index: Path, name: str, content: Content, *, replaces: int 
     """Write the next generation, make it current, and remove those beyond the last three.
 
     `replaces` is the newest generation that the content was made from; None replaces whatever is there. Raises
-    ServerOverloaded if the disk is full, another process is writing, or there is a newer generation than `replaces`.
+    StorageFull, or ServerOverloaded if another process is writing or has made a newer generation than `replaces`.
     The old generation stays then.
     """
     home = _home(index, name)
@@ -156,9 +156,7 @@ def write_collection(index: Path, name: str, content: Content, *, replaces: int 
             return generation
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ServerOverloaded(
-                f'the disk is full; collection "{name}" stays as it was', retry_after=60.0
-            ) from error
+            raise StorageFull(f'the disk is full; collection "{name}" stays as it was') from error
         raise
 
 

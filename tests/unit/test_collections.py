@@ -137,14 +137,14 @@ def test_full_disk_keeps_the_old_generation(tmp_path: Path, texts: str) -> None:
         import errno, resource, signal, sys
         from pathlib import Path
         import server.stores.collections as store
-        from server.errors import ServerOverloaded
+        from server.errors import StorageFull
         from tests.unit.test_collections import content_of
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         store.errno.ENOSPC = errno.EFBIG
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         try:
             store.write_collection(Path(sys.argv[1]), "notes", content_of(*eval(sys.argv[2])))
-        except ServerOverloaded as error:
+        except StorageFull as error:
             sys.exit(0 if "the disk is full" in error.message else 2)
     """
     assert subprocess.run([sys.executable, "-c", textwrap.dedent(script), tmp_path, texts], check=False).returncode == 0
