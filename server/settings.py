@@ -22,7 +22,7 @@ class ModelSettings(BaseModel):
 class Settings(BaseSettings):
     """All settings with their defaults. Every field is an environment variable with the prefix QUINTET_."""
 
-    model_config = SettingsConfigDict(env_prefix="QUINTET_")
+    model_config = SettingsConfigDict(env_prefix="QUINTET_", env_ignore_empty=True)
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(50051, ge=0, le=65535, description="port to listen on; 0 takes a free one")

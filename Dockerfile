@@ -1,0 +1,46 @@
+# syntax=docker/dockerfile:1
+# Three stages: `build` makes the environments, `train` makes the artefacts into a volume, `serve` (the default) serves
+# them without torch. Models are mounted, never baked in: an image is code, a volume is data.
+#   docker build -t quintet .                         docker build --target train -t quintet-train .
+
+FROM python:3.11-slim-bookworm AS build
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+RUN python -m venv /opt/quintet
+ENV PATH=/opt/quintet/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+COPY requirements.lock pyproject.toml README.md ./
+COPY protos protos
+COPY clients clients
+COPY server server
+COPY training training
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install -c requirements.lock hatchling editables \
+    && pip install --no-build-isolation -c requirements.lock ./clients .
+
+FROM build AS train
+RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --uid 10001 --home-dir /nonexistent quintet \
+    && install -d -o quintet /data/models /data/index /cache
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --no-build-isolation -c requirements.lock './clients' '.[train]'
+ENV QUINTET_DATA=/data QUINTET_CACHE=/cache OMP_WAIT_POLICY=PASSIVE
+USER quintet
+ENTRYPOINT ["python", "-m", "training"]
+
+FROM python:3.11-slim-bookworm AS serve
+# xllamacpp and scikit-learn link the system's OpenMP.
+RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --uid 10001 --home-dir /nonexistent quintet \
+    && install -d -o quintet /data/models /data/index
+COPY --from=build /opt/quintet /opt/quintet
+ARG GIT_COMMIT=""
+ENV PATH=/opt/quintet/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    QUINTET_HOST=0.0.0.0 \
+    QUINTET_DATA=/data \
+    QUINTET_GIT_COMMIT=$GIT_COMMIT
+USER quintet
+EXPOSE 50051
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["quintet", "health", "ready"]
+ENTRYPOINT ["python", "-m", "server"]

@@ -1,0 +1,203 @@
+"""Starting, health, reflection, broken artefacts, a killed language model, and stopping."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
+from quintet.v1 import (
+    chat_pb2,
+    chat_pb2_grpc,
+    classification_pb2,
+    classification_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    pricing_pb2,
+    pricing_pb2_grpc,
+)
+
+from tests.conftest import ServerProcess, start_server, wait_ready
+from tests.e2e.test_bad_input import details
+from tests.e2e.test_tasks import HOUSE, conversation
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICES = [
+    f"quintet.v1.{name}Service" for name in ("Analysis", "Chat", "Classification", "Model", "Pricing", "Rag")
+]
+
+
+def check(channel: grpc.Channel, service: str) -> int:
+    request = health_pb2.HealthCheckRequest(service=service)
+    return int(health_pb2_grpc.HealthStub(channel).Check(request, timeout=5).status)
+
+
+def child_of(pid: int) -> int:
+    """The process id of the language model's child."""
+    for line in subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout.splitlines():
+        child, parent, *command = line.split(maxsplit=2)
+        if parent == str(pid) and "llm_child" in command[0]:
+            return int(child)
+    raise AssertionError(f"{pid} has no language model")
+
+
+def test_health_knows_every_service(channel: grpc.Channel) -> None:
+    assert [check(channel, name) for name in ("", "ready", *SERVICES)] == [SERVING] * 8
+    with pytest.raises(grpc.RpcError) as caught:
+        check(channel, "quintet.v1.NoService")
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    listed = health_pb2_grpc.HealthStub(channel).List(health_pb2.HealthListRequest(), timeout=5)
+    assert set(listed.statuses) == {"", "ready", *SERVICES}
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_lists_and_describes(channel: grpc.Channel, version: str) -> None:
+    invoke = channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    asked = [
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="quintet.v1.RagService"),
+        reflection_pb2.ServerReflectionRequest(file_by_filename="buf/validate/validate.proto"),
+    ]
+    names, rag, validate = invoke(iter(asked), timeout=10)
+    assert {service.name for service in names.list_services_response.service} >= {*SERVICES, "grpc.health.v1.Health"}
+    assert rag.file_descriptor_response.file_descriptor_proto
+    assert validate.file_descriptor_response.file_descriptor_proto
+
+
+def test_a_broken_artefact_takes_only_its_service_down(models: Path, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(models, folder / "models", copy_function=os.link)
+    (folder / "index").symlink_to(data / "index")
+    version = (models / "house-prices" / "current").read_text().strip()
+    broken = folder / "models" / "house-prices" / version / "model.joblib"
+    content = bytearray(broken.read_bytes())
+    content[len(content) // 2] ^= 1
+    broken.unlink()  # a hard link: the original must stay as it is
+    broken.write_bytes(content)
+    shutil.rmtree(folder / "models" / "lid.176")
+    running = start_server(folder, tmp_path / "log.txt", llm="off")
+    try:
+        with grpc.insecure_channel(running.address) as channel:
+            wait_ready(running.address, "quintet.v1.ClassificationService")
+            wait_ready(running.address, "quintet.v1.RagService")
+            pricing = pricing_pb2_grpc.PricingServiceStub(channel)
+            with pytest.raises(grpc.RpcError) as caught:
+                pricing.PredictPrice(pricing_pb2.PredictPriceRequest(houses=[HOUSE]), timeout=20)
+            assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+            assert details(caught.value)["ErrorInfo"].reason == "MODEL_UNAVAILABLE"
+            assert "model.joblib" in caught.value.details()
+            assert "make train ONLY=house-prices" in caught.value.details()
+            assert str(folder) not in caught.value.details()
+            assert check(channel, "quintet.v1.PricingService") == NOT_SERVING
+            assert check(channel, "quintet.v1.AnalysisService") == NOT_SERVING
+            assert check(channel, "ready") == NOT_SERVING
+            info = model_pb2_grpc.ModelServiceStub(channel).GetServerInfo(model_pb2.GetServerInfoRequest(), timeout=5)
+            messages = {service.name: service.message for service in info.services}
+            assert "make train ONLY=house-prices" in messages["quintet.v1.PricingService"]
+            assert "make train ONLY=lid.176" in messages["quintet.v1.AnalysisService"]
+            assert messages["quintet.v1.ClassificationService"] == ""
+    finally:
+        running.stop()
+
+
+def test_a_killed_language_model_comes_back(data: Path, tmp_path: Path) -> None:
+    running = start_server(data, tmp_path / "log.txt")
+    try:
+        wait_ready(running.address)
+        first = child_of(running.process.pid)
+        with grpc.insecure_channel(running.address) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(
+                health_pb2.HealthCheckRequest(service="quintet.v1.ChatService"), timeout=60
+            )
+            assert next(watch).status == SERVING
+            os.kill(first, signal.SIGKILL)
+            assert next(watch).status == NOT_SERVING
+            others = [name for name in SERVICES if name not in {"quintet.v1.ChatService", "quintet.v1.RagService"}]
+            assert [check(channel, name) for name in others] == [SERVING] * len(others)
+            assert next(watch).status == SERVING
+            assert child_of(running.process.pid) != first
+            answer = chat_pb2_grpc.ChatServiceStub(channel).Chat(
+                chat_pb2.ChatRequest(messages=conversation("Say hello."), max_output_tokens=8), timeout=30
+            )
+            assert answer.message.content
+    finally:
+        running.stop()
+
+
+def test_sigterm_finishes_what_runs_and_refuses_the_rest(data: Path, tmp_path: Path) -> None:
+    running = start_server(data, tmp_path / "log.txt", shutdown_pause_seconds="0.3")
+    wait_ready(running.address)
+    child = child_of(running.process.pid)
+    with grpc.insecure_channel(running.address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
+        assert next(watch).status == SERVING
+        request = chat_pb2.StreamChatRequest(messages=conversation("Tell a long story."), max_output_tokens=120)
+        stream = chat_pb2_grpc.ChatServiceStub(channel).StreamChat(request, timeout=60)
+        next(stream)
+        running.process.terminate()
+        assert next(watch).status == NOT_SERVING
+        with pytest.raises(StopIteration):
+            next(watch)  # an open Watch must not hold the stop
+        events = list(stream)
+        assert events[-1].WhichOneof("event") == "done"
+    assert running.process.wait(20) == 0
+    assert not Path(f"/proc/{child}").exists()
+    assert "Traceback" not in running.log.read_text()
+
+
+def test_a_second_signal_exits_at_once(data: Path, tmp_path: Path) -> None:
+    running = start_server(data, tmp_path / "log.txt", shutdown_pause_seconds="30")
+    running.process.terminate()
+    time.sleep(0.5)
+    assert running.process.poll() is None
+    running.process.terminate()
+    assert running.process.wait(3) != 0
+
+
+def test_a_used_port_is_said_in_a_sentence(server: ServerProcess, data: Path, tmp_path: Path) -> None:
+    port = server.address.rpartition(":")[2]
+    log = tmp_path / "log.txt"
+    with pytest.raises(pytest.fail.Exception, match=f"cannot listen on 127.0.0.1:{port}.*QUINTET_PORT"):
+        start_server(data, log, port=port)
+    assert "Traceback" not in log.read_text()
+
+
+def test_secrets_stay_inside(data: Path, tmp_path: Path) -> None:
+    """A wrong setting is named without its value; a key never shows in log, errors or process list."""
+    secret = "sk-this-must-never-be-seen"  # noqa: S105
+    running = start_server(
+        data,
+        tmp_path / "log.txt",
+        llm_base_url="http://127.0.0.1:9/v1",
+        llm_model="gpt-x",
+        llm_api_key=secret,
+        log_level="DEBUG",
+    )
+    try:
+        wait_ready(running.address, "quintet.v1.ChatService")
+        with grpc.insecure_channel(running.address) as channel:
+            with pytest.raises(grpc.RpcError) as caught:
+                chat_pb2_grpc.ChatServiceStub(channel).Chat(
+                    chat_pb2.ChatRequest(messages=conversation("hi")), timeout=20
+                )
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert details(caught.value)["ErrorInfo"].reason == "UPSTREAM_FAILED"
+            listed = model_pb2_grpc.ModelServiceStub(channel).ListModels(model_pb2.ListModelsRequest(), timeout=5)
+            classified = classification_pb2_grpc.ClassificationServiceStub(channel).Classify(
+                classification_pb2.ClassifyRequest(texts=["hello"]), timeout=30
+            )
+            seen = f"{caught.value!r}{caught.value.details()}{listed}{classified}"
+        commands = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    finally:
+        running.stop()
+    assert secret not in seen + commands + running.log.read_text()
