@@ -60,6 +60,19 @@ class Artefact:
     manifest: Manifest
     digest: str
 
+    def part(self, name: str) -> Path:
+        """A file or folder of the artefact. Raises ModelUnavailable if the manifest has none of that name."""
+        if not any(file == name or file.startswith(f"{name}/") for file in self.manifest.files):
+            raise unusable(self.manifest.name, f"it has no {name}")
+        return self.path / name
+
+
+def unusable(name: str, why: str) -> ModelUnavailable:
+    """What to raise for an artefact that is missing, broken or does not fit its engine."""
+    return ModelUnavailable(
+        f'artefact "{name}" cannot be used: {why}. Make it with: make train ONLY={name}', metadata={"model": name}
+    )
+
 
 def file_sha256(path: Path) -> str:
     """Hex SHA-256 of a file, read in pieces."""
@@ -135,20 +148,28 @@ def publish(source: Path, models: Path) -> Path:
     if not (target / MANIFEST).is_file() or file_sha256(target / MANIFEST) != file_sha256(source / MANIFEST):
         aside = home / f".{manifest.version}.{os.getpid()}"
         shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(source, aside, copy_function=_link_or_copy)
+        shutil.copytree(source, aside, copy_function=_place)
+        for folder in (path for path in (*aside.rglob("*"), aside) if path.is_dir()):
+            sync_folder(folder)
         if target.exists():
-            shutil.rmtree(target)
-        aside.replace(target)
+            old = home / f".{manifest.version}.{os.getpid()}.old"
+            target.replace(old)
+            aside.replace(target)
+            shutil.rmtree(old)
+        else:
+            aside.replace(target)
         sync_folder(home)
     write_durably(home / POINTER, f"{manifest.version}\n".encode())
     return target
 
 
-def _link_or_copy(source: str, target: str) -> None:
+def _place(source: str, target: str) -> None:
     try:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
+    with Path(target).open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def open_artefact(models: Path, name: str) -> Artefact:
@@ -167,11 +188,9 @@ def open_artefact(models: Path, name: str) -> Artefact:
             raise ValueError(f"the manifest is that of {manifest.name} {manifest.version}")
         for relative, entry in manifest.files.items():
             _check_file(folder, relative, entry)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelUnavailable(
-            f'artefact "{name}" cannot be used: {_explain(error)}. Make it with: make train ONLY={name}',
-            metadata={"model": name},
-        ) from error
+        _refuse_strangers(folder, manifest)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise unusable(name, _explain(error)) from error
     return Artefact(folder, manifest, f"sha256:{file_sha256(folder / MANIFEST)}")
 
 
@@ -192,13 +211,21 @@ def _check_file(folder: Path, relative: str, entry: FileEntry) -> None:
         raise ValueError(f"{relative} does not match its SHA-256")
 
 
+def _refuse_strangers(folder: Path, manifest: Manifest) -> None:
+    """Libraries load whole folders, so a file that nobody vouches for must not lie in one."""
+    for path in folder.rglob("*"):
+        relative = path.relative_to(folder).as_posix()
+        if not path.is_dir() and relative not in manifest.files and relative != MANIFEST:
+            raise ValueError(f"{relative} is not in the manifest")
+
+
 def _explain(error: Exception) -> str:
     """The reason without paths of the server's machine."""
     if isinstance(error, FileNotFoundError):
         return f"{Path(error.filename).name} is missing"
     if isinstance(error, json.JSONDecodeError):
         return f"{MANIFEST} is not JSON"
-    if isinstance(error, (KeyError, TypeError)):
+    if isinstance(error, (KeyError, TypeError, AttributeError)):
         return f"{MANIFEST} lacks a field or has one too many"
     if isinstance(error, OSError):
         return error.strerror or "it cannot be read"

@@ -5,51 +5,96 @@ numeric library fights another for cores. numpy, onnxruntime, tokenizers and fai
 """
 
 import asyncio
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
-from server.errors import DeadlineExceeded, ServerOverloaded
+from server.errors import DeadlineExceeded, ServerOverloaded, ServerStopping
 
 T = TypeVar("T")
 
 
 class Lanes:
-    """`count` threads and a queue of at most `queue_limit` waiting computations."""
+    """`count` threads and at most `queue_limit` waiting computations. Belongs to one event loop."""
 
     def __init__(self, count: int, queue_limit: int) -> None:
+        self.count = count
         self._executor = ThreadPoolExecutor(count, thread_name_prefix="lane")
         self._limit = count + queue_limit
         self._admitted = 0
-        self._lock = threading.Lock()
+        self._closed = False
 
     async def run(self, work: Callable[[], T], *, deadline: float) -> T:
         """Run `work` on a lane and return its result.
 
-        Raises ServerOverloaded at once if the queue is full, and DeadlineExceeded if `deadline`, a
-        time.monotonic() instant, passes before the work begins. Work that is cancelled while it waits is
-        dropped; work that has begun runs to its end and its result is thrown away.
+        Raises ServerOverloaded at once if the queue is full, DeadlineExceeded if `deadline`, a time.monotonic()
+        instant, passes before the work begins, and ServerStopping once the lanes are closed. Work that is
+        cancelled while it waits is dropped; work that has begun runs to its end and its result is thrown away.
         """
-        if self._admitted >= self._limit:
-            raise ServerOverloaded("all lanes are busy and their queue is full", retry_after=0.5)
-        with self._lock:
-            self._admitted += 1
-        future = self._executor.submit(_unless_late, work, deadline)
-        future.add_done_callback(self._release)
-        return await asyncio.wrap_future(future)
+        with self._admit(1):
+            return await self._submit(work, deadline)
 
-    def _release(self, _: object) -> None:
-        with self._lock:  # it runs on the lane that finished, or on the loop for work that was cancelled
-            self._admitted -= 1
+    async def run_all(self, works: Sequence[Callable[[], T]], *, deadline: float) -> list[T]:
+        """Run the parts of one request on all lanes and return their results in order.
+
+        Parts are handed in as lanes become free, one a lane at a time, so that a large request takes turns with
+        the others instead of going before them. It is admitted as a whole: once begun, it is not refused. The first
+        part that fails ends the request. Errors are those of `run`.
+        """
+        parts = iter(list(enumerate(works)))
+        results: dict[int, T] = {}
+
+        async def take_turns() -> None:
+            for index, work in parts:
+                results[index] = await self._submit(work, deadline)
+
+        width = min(self.count, len(works))
+        with self._admit(width):
+            takers = [asyncio.create_task(take_turns()) for _ in range(width)]
+            try:
+                await asyncio.gather(*takers)
+            finally:
+                for taker in takers:
+                    taker.cancel()
+        return [results[index] for index in range(len(works))]
 
     def close(self) -> None:
-        """Drop what waits, and wait for what runs."""
+        """Refuse what waits, and wait for what runs."""
+        self._closed = True
         self._executor.shutdown(wait=True, cancel_futures=True)
+
+    @contextmanager
+    def _admit(self, width: int) -> Iterator[None]:
+        if self._closed:
+            raise _stopping()
+        if self._admitted + width > self._limit:
+            raise ServerOverloaded("all lanes are busy and their queue is full", retry_after=0.5)
+        self._admitted += width
+        try:
+            yield
+        finally:
+            self._admitted -= width
+
+    async def _submit(self, work: Callable[[], T], deadline: float) -> T:
+        if self._closed:
+            raise _stopping()
+        future = self._executor.submit(_unless_late, work, deadline)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                raise _stopping() from None  # close() cancelled the work, nobody cancelled the caller
+            raise
 
 
 def _unless_late(work: Callable[[], T], deadline: float) -> T:
     if time.monotonic() >= deadline:
         raise DeadlineExceeded("the deadline passed while the call waited for a lane")
     return work()
+
+
+def _stopping() -> ServerStopping:
+    return ServerStopping("the server is stopping")
