@@ -1,0 +1,140 @@
+"""Make every artefact that Quintet serves: fetch weights and data by digest, train, evaluate, export, publish.
+
+    python -m training                          everything that is missing
+    python -m training --list                   show the plan and do nothing
+    python -m training --only sentiment         one artefact; checks every byte and repairs
+    python -m training --profile long           more epochs, better metrics
+    python -m training --llm small              the language model with 135 million parameters
+
+A run that is interrupted goes on where it stopped. A second checkout finds everything in the cache.
+"""
+
+import argparse
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# Before any numeric library loads: threads that wait for work must sleep, or two of them starve each other.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+from training.cache import Cache, default_root
+from training.catalogue import LLMS, RECIPES
+from training.lock import Input, read_lock
+from training.plan import Places, State, Step, make_plan
+from training.recipe import Kind
+
+if TYPE_CHECKING:
+    from training.run import Result
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        inputs = read_lock()
+        places = Places(Cache(options.cache), options.data / "models", options.data / "index")
+        plan = _plan(options, inputs, places)
+        todo = [step for step in plan if step.state is not State.READY]
+        if options.list or todo:
+            from training.tables import show_plan  # not needed, and not waited for, where all is ready
+
+            show_plan(plan, options.profile)
+        if options.list:
+            return 0
+        if not todo:
+            print(f"everything is ready in {options.data} ({len(plan)} artefacts)")
+            return 0
+        with places.cache.exclusive(lambda: print("another run is using the cache; waiting for it to end")):
+            plan = _plan(options, inputs, places)  # what the other run made is there now
+            results = _carry_out(plan, options, inputs, places)
+    except PackageNotFoundError as error:
+        return _fail(f"the library {error.name} is missing. Install what training needs with: pip install '.[train]'")
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        return _fail(f"{error.strerror or error}{where}. Make room or correct the path, then run it again")
+    except KeyboardInterrupt:
+        print("\ninterrupted. Run it again: it goes on where it stopped", file=sys.stderr, flush=True)
+        os._exit(INTERRUPTED)  # a download may sit in a read for a minute; what is on disk is safe at any time
+    from training.tables import show_results
+
+    show_results(results, places)
+    failures = [result for result in results if result.failure]
+    for result in failures:
+        _fail(f"{result.step.recipe.name}: {result.failure}. Run it again, or set PIP_INDEX_URL to a mirror")
+    return 1 if failures else 0
+
+
+def _carry_out(
+    plan: Sequence[Step], options: argparse.Namespace, inputs: dict[str, Input], places: Places
+) -> "list[Result]":
+    from rich.console import Console
+
+    from training.fetch import Fetcher
+    from training.http import Client
+    from training.hub import Hub
+    from training.index import PackageIndex, pip_settings
+    from training.progress import show_progress
+    from training.run import Run
+
+    stop = threading.Event()
+    with show_progress(Console()) as progress:
+        settings = pip_settings()
+        client = Client(stop, certificates=settings.certificates, proxy=settings.proxy)
+        index = PackageIndex(client, settings.index_urls)
+        fetcher = Fetcher(places.cache, client, Hub(), index, progress)
+        try:
+            return Run(RECIPES, inputs, places, fetcher, progress, profile=options.profile).carry_out(plan)
+        finally:
+            stop.set()
+
+
+def _plan(options: argparse.Namespace, inputs: dict[str, Input], places: Places) -> list[Step]:
+    selected = set(options.only) or set(RECIPES) - (set(LLMS.values()) - {LLMS.get(_llm(options))})
+    for name in list(selected):
+        if RECIPES[name].kind is Kind.COLLECTION:  # it records which published embedder made its vectors
+            selected.update(RECIPES[name].needs)
+    return make_plan(selected, RECIPES, inputs, places, options.profile, check=bool(options.only), force=options.force)
+
+
+def _llm(options: argparse.Namespace) -> str:
+    """Which language model to have; none is needed where a provider's is used."""
+    if options.llm:
+        return str(options.llm)
+    return "off" if os.environ.get("QUINTET_LLM_BASE_URL") else os.environ.get("QUINTET_LLM", "default")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", action="append", default=[], choices=list(RECIPES), help="may be repeated")
+    parser.add_argument("--profile", choices=("fast", "long"), default="fast", help="default: fast")
+    parser.add_argument("--llm", choices=(*LLMS, "off"), help="default: QUINTET_LLM, else default")
+    parser.add_argument("--cache", type=Path, default=default_root(), help="default: QUINTET_CACHE or ~/.cache/quintet")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("QUINTET_DATA", "data")),
+        help="default: QUINTET_DATA, else data",
+    )
+    parser.add_argument("--list", action="store_true", help="show the plan and do nothing")
+    parser.add_argument("--force", action="store_true", help="make the selected artefacts anew")
+    return parser
+
+
+def _fail(sentence: str) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

