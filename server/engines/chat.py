@@ -1,0 +1,204 @@
+"""Chat with any endpoint that speaks the OpenAI protocol: a provider's, a local server's, or the embedded model's."""
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import TypeVar, cast
+
+import openai
+from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
+
+from server.engines.chat_errors import translated
+from server.engines.interfaces import (
+    ChatAnswer,
+    ChatDone,
+    ChatOptions,
+    FinishReason,
+    Message,
+    ModelDescription,
+    TextDelta,
+    Usage,
+    UsageSource,
+)
+from server.errors import UpstreamFailed
+from server.runtime.turns import Turns, remaining
+
+T = TypeVar("T")
+Chunks = openai.AsyncStream[ChatCompletionChunk]
+
+_CONNECT_SECONDS = 5.0
+_QUEUE_PER_SLOT = 4
+_FINISH_REASONS = {"length": FinishReason.LENGTH, "content_filter": FinishReason.CONTENT_FILTER}  # others: STOP
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Cost of a million tokens in millionths of `currency` (ISO 4217)."""
+
+    prompt_micros: int = 0
+    completion_micros: int = 0
+    currency: str = "USD"
+
+    def cost_micros(self, prompt_tokens: int, completion_tokens: int) -> int:
+        """Cost of one generation, rounded up."""
+        return math.ceil((prompt_tokens * self.prompt_micros + completion_tokens * self.completion_micros) / 1_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to ask, and for which model. Key and headers appear in no representation."""
+
+    base_url: str
+    model: str
+    api_key: str = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    prices: Prices = Prices()
+    is_embedded: bool = False
+
+
+class OpenAIChatModel:
+    """Implements `ChatModel`. `slots` generations run at once, four times as many wait, more are refused.
+
+    `token_seconds` is the longest wait for the next token. Whole answers are collected streams, so that they can be
+    cancelled and timed out at every token, too.
+    """
+
+    def __init__(self, description: ModelDescription, endpoint: Endpoint, *, slots: int, token_seconds: float) -> None:
+        self.description = description
+        self._endpoint = endpoint
+        self._turns = Turns("the language model", slots, slots * _QUEUE_PER_SLOT)
+        self._token_seconds = token_seconds
+        # llama.cpp closes the connection after a stream although it promised to keep it: ask for what it does.
+        closing = {"Connection": "close"} if endpoint.is_embedded else {}
+        self._client = openai.AsyncOpenAI(
+            base_url=endpoint.base_url,
+            api_key=endpoint.api_key,
+            default_headers={**endpoint.headers, **closing},
+            max_retries=0,  # the SDK would sleep through a provider's Retry-After
+            http_client=openai.DefaultAsyncHttpxClient(
+                timeout=openai.Timeout(None, connect=_CONNECT_SECONDS),
+                trust_env=not endpoint.is_embedded,  # a proxy cannot reach this machine's loopback
+            ),
+        )
+
+    def move(self, base_url: str) -> None:
+        """The endpoint has another address from now on."""
+        self._client.base_url = base_url
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()
+
+    async def complete(self, messages: Sequence[Message], options: ChatOptions, *, deadline: float) -> ChatAnswer:
+        """The stream, collected."""
+        texts: list[str] = []
+        async with aclosing(self.stream(messages, options, deadline=deadline)) as events:
+            async for event in events:
+                if isinstance(event, ChatDone):
+                    return ChatAnswer("".join(texts), event)
+                texts.append(event.text)
+        raise AssertionError("a stream ends with ChatDone")
+
+    async def stream(
+        self, messages: Sequence[Message], options: ChatOptions, *, deadline: float
+    ) -> AsyncGenerator[TextDelta | ChatDone, None]:
+        """Deltas, then one ChatDone. Closing it closes the connection, which stops the provider.
+
+        Raises InvalidRequest for what the caller asked, ServerOverloaded, UpstreamFailed, UpstreamTimeout and
+        DeadlineExceeded.
+        """
+        context = self.description.max_input_tokens
+        async with self._turns.take(deadline):
+            with translated(context):
+                chunks = await self._open(messages, options, deadline)
+            answer = _Answer()
+            try:
+                while True:
+                    with translated(context):
+                        async with asyncio.timeout(self._patience(deadline)):
+                            chunk = await anext(chunks, None)
+                        text = answer.add(chunk) if chunk else ""
+                    if chunk is None:
+                        break
+                    if text:
+                        yield TextDelta(text)
+            finally:
+                await chunks.close()
+        yield self._done(messages, answer)
+
+    async def _open(self, messages: Sequence[Message], options: ChatOptions, deadline: float) -> Chunks:
+        """Ask, and once more if the connection fails: a kept one may have been closed by the other side."""
+        try:
+            return await self._ask(messages, options, deadline)
+        except openai.APITimeoutError:
+            raise
+        except openai.APIConnectionError:
+            return await self._ask(messages, options, deadline)
+
+    async def _ask(self, messages: Sequence[Message], options: ChatOptions, deadline: float) -> Chunks:
+        conversation = [{"role": message.role, "content": message.content} for message in messages]
+        async with asyncio.timeout(self._patience(deadline)):
+            return await self._client.chat.completions.create(
+                model=self._endpoint.model,
+                messages=cast("list[ChatCompletionMessageParam]", conversation),
+                max_completion_tokens=options.max_output_tokens,
+                temperature=_given(options.temperature),
+                top_p=_given(options.top_p),
+                stop=_given(list(options.stop) or None),
+                seed=_given(options.seed),
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+
+    def _patience(self, deadline: float) -> float:
+        return min(self._token_seconds, remaining(deadline))
+
+    def _done(self, messages: Sequence[Message], answer: "_Answer") -> ChatDone:
+        if answer.finish_reason is None:
+            raise UpstreamFailed("the language model's endpoint broke off in the middle of an answer")
+        if answer.usage:
+            (prompt_tokens, completion_tokens), source = answer.usage, UsageSource.PROVIDER
+        else:
+            prompt_tokens = sum(estimated_tokens(message.content) + 4 for message in messages)  # 4: the turn's frame
+            completion_tokens, source = math.ceil(answer.utf8_bytes / 4), UsageSource.ESTIMATED
+        prices = self._endpoint.prices
+        cost = prices.cost_micros(prompt_tokens, completion_tokens)
+        identity = self.description.identity
+        if not identity.digest:  # a provider's model: it knows its version best
+            identity = replace(identity, version=answer.model or identity.version)
+        finish_reason = _FINISH_REASONS.get(answer.finish_reason, FinishReason.STOP)
+        return ChatDone(finish_reason, Usage(prompt_tokens, completion_tokens, source, cost, prices.currency), identity)
+
+
+class _Answer:
+    """What is known of an answer so far."""
+
+    def __init__(self) -> None:
+        self.finish_reason: str | None = None
+        self.usage: tuple[int, int] | None = None
+        self.model = ""
+        self.utf8_bytes = 0
+
+    def add(self, chunk: ChatCompletionChunk) -> str:
+        """Take note of a chunk and return its text. The last chunk may carry usage and no choice."""
+        self.model = chunk.model or self.model
+        if chunk.usage and isinstance(chunk.usage.prompt_tokens, int):  # the SDK does not check types
+            self.usage = (chunk.usage.prompt_tokens, chunk.usage.completion_tokens or 0)
+        if not chunk.choices:
+            return ""
+        choice = chunk.choices[0]
+        self.finish_reason = choice.finish_reason or self.finish_reason
+        text = choice.delta.content or ""
+        self.utf8_bytes += len(text.encode())
+        return text
+
+
+def estimated_tokens(text: str) -> int:
+    """A quarter of the UTF-8 bytes, rounded up: near for English, and for Chinese with three bytes a character."""
+    return math.ceil(len(text.encode()) / 4)
+
+
+def _given(value: T | None) -> T | openai.Omit:
+    return openai.omit if value is None else value

@@ -1,0 +1,123 @@
+"""The embedded language model: a supervised llama.cpp process, spoken to like any other endpoint."""
+
+import os
+import secrets
+import sys
+from collections.abc import AsyncGenerator, Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import server
+from server.engines.chat import Endpoint, OpenAIChatModel
+from server.engines.interfaces import (
+    ChatAnswer,
+    ChatDone,
+    ChatOptions,
+    Message,
+    ModelDescription,
+    ModelIdentity,
+    ModelTask,
+    TextDelta,
+)
+from server.errors import ModelLoading
+from server.runtime.artefact import Artefact
+from server.runtime.supervisor import Supervisor
+
+# All that the child needs, and nothing that belongs to others. libgomp's threads wait for each other by spinning:
+# unlimited, that makes generation ten times slower as soon as another process wants a core, and without any spinning
+# it is slower by a third on a quiet machine.
+_ENVIRONMENT = {
+    "PYTHONPATH": str(Path(server.__path__[0]).parent),
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "2000",
+}
+
+
+class EmbeddedChatModel:
+    """Implements `ChatModel` with an artefact's model.gguf between start() and close().
+
+    `slots` generations run at once, each with `context_tokens` of context. `on_change` is called when `ready` changes.
+    """
+
+    def __init__(
+        self,
+        artefact: Artefact,
+        *,
+        slots: int,
+        context_tokens: int,
+        token_seconds: float,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        manifest = artefact.manifest
+        self.description = ModelDescription(
+            identity=ModelIdentity(manifest.name, manifest.version, artefact.digest),
+            task=ModelTask.CHAT,
+            engine="llama.cpp",
+            metrics=manifest.metrics,
+            licence=manifest.licence,
+            max_input_tokens=context_tokens,
+            size_bytes=manifest.size_bytes,
+            created=datetime.fromisoformat(manifest.created),
+        )
+        key = secrets.token_urlsafe(32)
+        self._chat = OpenAIChatModel(
+            self.description,
+            Endpoint("http://127.0.0.1/v1", manifest.name, key, is_embedded=True),
+            slots=slots,
+            token_seconds=token_seconds,
+        )
+        self._on_change = on_change
+        self._supervisor = Supervisor(
+            f'model "{manifest.name}"',
+            [sys.executable, "-P", "-m", "server.engines.llm_child"],
+            {
+                "model_path": str((artefact.path / "model.gguf").resolve()),
+                "model_name": manifest.name,
+                "api_key": key,
+                "slots": slots,
+                "slot_tokens": context_tokens,
+                "threads": len(os.sched_getaffinity(0)),
+            },
+            environment=_ENVIRONMENT,
+            on_change=self._moved,
+        )
+
+    @property
+    def ready(self) -> bool:
+        """False while the process is being started again."""
+        return self._supervisor.address is not None
+
+    @property
+    def pid(self) -> int | None:
+        """The process, for whoever watches it."""
+        return self._supervisor.pid
+
+    async def start(self) -> None:
+        """Return when the model is loaded. Raises ModelUnavailable if it cannot be. From the main thread only."""
+        await self._supervisor.start()
+
+    async def close(self) -> None:
+        """End the process."""
+        await self._supervisor.stop()
+        await self._chat.close()
+
+    def _moved(self) -> None:
+        if address := self._supervisor.address:
+            self._chat.move(f"http://{address}/v1")
+        self._on_change()
+
+    def stream(
+        self, messages: Sequence[Message], options: ChatOptions, *, deadline: float
+    ) -> AsyncGenerator[TextDelta | ChatDone, None]:
+        """As `OpenAIChatModel.stream`; raises ModelLoading, too."""
+        self._require_ready()
+        return self._chat.stream(messages, options, deadline=deadline)
+
+    async def complete(self, messages: Sequence[Message], options: ChatOptions, *, deadline: float) -> ChatAnswer:
+        """As `OpenAIChatModel.complete`; raises ModelLoading, too."""
+        self._require_ready()
+        return await self._chat.complete(messages, options, deadline=deadline)
+
+    def _require_ready(self) -> None:
+        if not self.ready:
+            raise ModelLoading(f'model "{self.description.identity.name}" is being started again', retry_after=2.0)

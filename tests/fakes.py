@@ -1,0 +1,131 @@
+"""Real parts that stand where others do in production."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Reply:
+    """What `OpenAIServer` does with one request. The defaults are those of a well-behaved provider."""
+
+    deltas: list[str] = field(default_factory=lambda: ["Hello", " there."])
+    finish_reason: str | None = "stop"
+    usage: dict[str, int] | None = field(default_factory=lambda: {"prompt_tokens": 11, "completion_tokens": 3})
+    delay: float = 0.0  # seconds before anything is sent
+    pause: float = 0.0  # seconds before each delta
+    cut_after: int | None = None  # close the connection after so many deltas, in the middle of the body
+    hang_up: bool = False  # close the connection instead of answering
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: str = "{}"  # for any other status than 200
+    raw_events: list[str] | None = None  # data of events, instead of those made from the fields above
+
+
+@dataclass
+class Request:
+    """What the server got."""
+
+    headers: dict[str, str]
+    body: dict[str, Any]
+
+
+class OpenAIServer:
+    """An HTTP server on loopback that speaks the streaming half of /v1/chat/completions.
+
+    Each request takes the next of `replies`, or a plain `Reply()`. `abandoned` counts streams whose client went away.
+    """
+
+    def __init__(self, api_key: str = "test-key") -> None:
+        self.api_key = api_key
+        self.replies: list[Reply] = []
+        self.requests: list[Request] = []
+        self.abandoned = 0
+        self.active = 0
+        self.most_active = 0
+        self.base_url = ""
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["OpenAIServer"]:
+        """Listen while the body runs."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        try:
+            yield self
+        finally:
+            server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.active += 1
+        self.most_active = max(self.most_active, self.active)
+        try:
+            request_line, request = await _read_request(reader)
+            self.requests.append(request)
+            reply = self.replies.pop(0) if self.replies else Reply()
+            if request_line != "POST /v1/chat/completions HTTP/1.1":
+                reply = Reply(status=404)
+            elif request.headers.get("authorization") != f"Bearer {self.api_key}":
+                reply = Reply(status=401, body='{"error": {"message": "Incorrect API key", "code": "invalid_api_key"}}')
+            gone = asyncio.create_task(reader.read())
+            answer = asyncio.create_task(_answer(writer, reply, request.body["model"]))
+            await asyncio.wait({gone, answer}, return_when=asyncio.FIRST_COMPLETED)
+            self.abandoned += not answer.done()
+            for task in (gone, answer):
+                task.cancel()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self.active -= 1
+            writer.close()
+
+
+async def _read_request(reader: asyncio.StreamReader) -> tuple[str, Request]:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
+    body = await reader.readexactly(int(headers["content-length"]))
+    return head[0], Request(headers, json.loads(body))
+
+
+async def _answer(writer: asyncio.StreamWriter, reply: Reply, model: str) -> None:
+    await asyncio.sleep(reply.delay)
+    if reply.hang_up:
+        return
+    extra = "".join(f"{name}: {value}\r\n" for name, value in reply.headers.items())
+    if reply.status != 200:
+        head = f"HTTP/1.1 {reply.status} X\r\nContent-Type: application/json\r\nContent-Length: {len(reply.body)}\r\n"
+        writer.write(f"{head}{extra}\r\n{reply.body}".encode())
+        await writer.drain()
+        return
+    writer.write(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    )
+    events = _events(reply, model) if reply.raw_events is None else reply.raw_events
+    for number, event in enumerate(events):
+        if number == reply.cut_after:
+            return
+        await asyncio.sleep(reply.pause)
+        data = f"data: {event}\n\n".encode()
+        writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        await writer.drain()
+    writer.write(b"0\r\n\r\n")
+    await writer.drain()
+
+
+def _events(reply: Reply, model: str) -> list[str]:
+    def chunk(choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> str:
+        common = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": f"{model}-2026"}
+        return json.dumps({**common, "choices": choices, "usage": usage})
+
+    def choice(delta: dict[str, Any], finish_reason: str | None = None) -> list[dict[str, Any]]:
+        return [{"index": 0, "delta": delta, "finish_reason": finish_reason}]
+
+    events = [chunk(choice({"content": text})) for text in reply.deltas]
+    events.insert(0, chunk(choice({"role": "assistant", "content": ""})))
+    if reply.finish_reason:
+        events.append(chunk(choice({}, reply.finish_reason)))
+    if reply.usage:
+        events.append(chunk([], {**reply.usage, "total_tokens": sum(reply.usage.values())}))
+    return [*events, "[DONE]"]
