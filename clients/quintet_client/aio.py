@@ -1,0 +1,231 @@
+"""The client for asyncio. Its methods are those of `client.py`, as coroutines and async iterators."""
+# ruff: noqa: ASYNC109, ASYNC110 - a timeout here is the deadline that the server is told, and readiness is polled
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TypeVar, Unpack
+
+import grpc
+from google.protobuf.message import Message as ProtoMessage
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from quintet.v1 import (
+    analysis_pb2,
+    analysis_pb2_grpc,
+    chat_pb2,
+    chat_pb2_grpc,
+    classification_pb2,
+    classification_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    pricing_pb2,
+    pricing_pb2_grpc,
+    rag_pb2,
+    rag_pb2_grpc,
+)
+
+from quintet_client import inputs
+from quintet_client.connection import CHANNEL_OPTIONS, POLL_SECONDS, Connection, ReadyWait
+from quintet_client.errors import DeadlineExceeded, QuintetError, Unreachable, translate
+from quintet_client.inputs import ChatOptions, Document, House, Message, Task
+
+Q = TypeVar("Q", bound=ProtoMessage)
+R = TypeVar("R", bound=ProtoMessage)
+
+
+class AsyncQuintetClient:
+    """A connection to Quintet for one event loop. Parameters, deadlines and retries are those of QuintetClient.
+
+    To leave a stream early, close it: `async with contextlib.aclosing(client.stream_chat(...)) as events`.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        api_key: str | None = None,
+        tls: bool = False,
+        root_certificates: bytes | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        self._connection = Connection.create(address, api_key, tls, root_certificates, timeout)
+        target, credentials = self._connection.address, self._connection.credentials()
+        self._channel = (
+            grpc.aio.secure_channel(target, credentials, CHANNEL_OPTIONS)
+            if credentials
+            else grpc.aio.insecure_channel(target, CHANNEL_OPTIONS)
+        )
+        self._classification = classification_pb2_grpc.ClassificationServiceStub(self._channel)
+        self._pricing = pricing_pb2_grpc.PricingServiceStub(self._channel)
+        self._chat = chat_pb2_grpc.ChatServiceStub(self._channel)
+        self._rag = rag_pb2_grpc.RagServiceStub(self._channel)
+        self._analysis = analysis_pb2_grpc.AnalysisServiceStub(self._channel)
+        self._models = model_pb2_grpc.ModelServiceStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.address!r})"
+
+    async def __aenter__(self) -> AsyncQuintetClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def address(self) -> str:
+        """Where the server is."""
+        return self._connection.address
+
+    async def close(self) -> None:
+        """Close the connection; calls that run are cancelled."""
+        await self._channel.close()
+
+    async def classify(
+        self,
+        texts: str | Iterable[str],
+        *,
+        model: str | None = None,
+        top_k: int | None = None,
+        timeout: float | None = None,
+    ) -> classification_pb2.ClassifyResponse:
+        """Labels of up to 64 texts, in their order; all labels of each, or the `top_k` most probable."""
+        request = classification_pb2.ClassifyRequest(texts=inputs.listed(texts), model=model, top_k=top_k)
+        return await self._unary(self._classification.Classify, request, timeout)
+
+    async def predict_price(
+        self, houses: Iterable[House | Mapping[str, object]], *, timeout: float | None = None
+    ) -> pricing_pb2.PredictPriceResponse:
+        """Prices of up to 256 houses, in their order, each with its 90 % interval."""
+        request = pricing_pb2.PredictPriceRequest(houses=inputs.houses(houses))
+        return await self._unary(self._pricing.PredictPrice, request, timeout)
+
+    async def chat(
+        self, messages: str | Sequence[Message], *, timeout: float | None = None, **options: Unpack[ChatOptions]
+    ) -> chat_pb2.ChatResponse:
+        """The model's next turn. `messages` are the turns so far, oldest first, or one question."""
+        request = inputs.chat(chat_pb2.ChatRequest, messages, options)
+        return await self._unary(self._chat.Chat, request, timeout)
+
+    def stream_chat(
+        self, messages: str | Sequence[Message], *, timeout: float | None = None, **options: Unpack[ChatOptions]
+    ) -> AsyncGenerator[chat_pb2.StreamChatResponse, None]:
+        """The same as it is generated: deltas, then one done. Closing the iterator stops the generation."""
+        request = inputs.chat(chat_pb2.StreamChatRequest, messages, options)
+        return self._stream(self._chat.StreamChat, request, timeout)
+
+    async def ask(
+        self, question: str, *, collection: str | None = None, top_k: int | None = None, timeout: float | None = None
+    ) -> rag_pb2.AskResponse:
+        """An answer from the `top_k` passages that fit best, with its sources."""
+        request = rag_pb2.AskRequest(question=question, collection=collection, top_k=top_k)
+        return await self._unary(self._rag.Ask, request, timeout)
+
+    def stream_ask(
+        self, question: str, *, collection: str | None = None, top_k: int | None = None, timeout: float | None = None
+    ) -> AsyncGenerator[rag_pb2.StreamAskResponse, None]:
+        """The same as it is generated: sources, deltas, then one done. Closing the iterator stops the generation."""
+        request = rag_pb2.StreamAskRequest(question=question, collection=collection, top_k=top_k)
+        return self._stream(self._rag.StreamAsk, request, timeout)
+
+    async def retrieve(
+        self, query: str, *, collection: str | None = None, top_k: int | None = None, timeout: float | None = None
+    ) -> rag_pb2.RetrieveResponse:
+        """The `top_k` passages that fit best, without a language model."""
+        request = rag_pb2.RetrieveRequest(query=query, collection=collection, top_k=top_k)
+        return await self._unary(self._rag.Retrieve, request, timeout)
+
+    async def add_documents(
+        self, collection: str, documents: Iterable[Document | Mapping[str, object]], *, timeout: float | None = None
+    ) -> rag_pb2.AddDocumentsResponse:
+        """Add up to 128 documents, or replace those with the same id. The collection is made if it is new."""
+        request = rag_pb2.AddDocumentsRequest(collection=collection, documents=inputs.documents(documents))
+        return await self._unary(self._rag.AddDocuments, request, timeout)
+
+    async def delete_documents(
+        self, collection: str, document_ids: str | Iterable[str], *, timeout: float | None = None
+    ) -> rag_pb2.DeleteDocumentsResponse:
+        """Remove up to 128 documents by id; unknown ids are ignored."""
+        request = rag_pb2.DeleteDocumentsRequest(collection=collection, document_ids=inputs.listed(document_ids))
+        return await self._unary(self._rag.DeleteDocuments, request, timeout)
+
+    async def get_index(
+        self, collection: str | None = None, *, timeout: float | None = None
+    ) -> rag_pb2.GetIndexResponse:
+        """The state of a collection."""
+        return await self._unary(self._rag.GetIndex, rag_pb2.GetIndexRequest(collection=collection), timeout)
+
+    async def analyze(
+        self, text: str, tasks: Iterable[Task] | None = None, *, timeout: float | None = None
+    ) -> analysis_pb2.AnalyzeResponse:
+        """What `tasks` (all by default) find in the text. A task that fails is in `failures`."""
+        request = analysis_pb2.AnalyzeRequest(text=text, tasks=inputs.tasks(tasks))
+        return await self._unary(self._analysis.Analyze, request, timeout)
+
+    def stream_analyze(
+        self, text: str, tasks: Iterable[Task] | None = None, *, timeout: float | None = None
+    ) -> AsyncGenerator[analysis_pb2.StreamAnalyzeResponse, None]:
+        """The same, each result as soon as it is ready, then one done."""
+        request = analysis_pb2.StreamAnalyzeRequest(text=text, tasks=inputs.tasks(tasks))
+        return self._stream(self._analysis.StreamAnalyze, request, timeout)
+
+    async def list_models(self, *, timeout: float | None = None) -> model_pb2.ListModelsResponse:
+        """Every model of the server, loaded or not."""
+        return await self._unary(self._models.ListModels, model_pb2.ListModelsRequest(), timeout)
+
+    async def get_model(self, name: str, *, timeout: float | None = None) -> model_pb2.GetModelResponse:
+        """One model: labels, features, metrics, licence."""
+        return await self._unary(self._models.GetModel, model_pb2.GetModelRequest(name=name), timeout)
+
+    async def server_info(self, *, timeout: float | None = None) -> model_pb2.GetServerInfoResponse:
+        """Version, limits and the state of every service with its reason."""
+        return await self._unary(self._models.GetServerInfo, model_pb2.GetServerInfoRequest(), timeout)
+
+    async def health(self, service: str = "", *, timeout: float | None = None) -> str:
+        """State of a service: "SERVING", "NOT_SERVING" or "SERVICE_UNKNOWN".
+
+        "" is the server itself, "ready" all services together, others have full names ("quintet.v1.RagService").
+        """
+        try:
+            response = await self._unary(self._health.Check, health_pb2.HealthCheckRequest(service=service), timeout)
+        except QuintetError as error:
+            if error.code is grpc.StatusCode.NOT_FOUND:
+                return "SERVICE_UNKNOWN"
+            raise
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
+
+    async def wait_ready(self, timeout: float = 60.0, *, service: str = "ready") -> None:
+        """Return when the service is SERVING. Raises DeadlineExceeded after `timeout` seconds."""
+        wait = ReadyWait(service, timeout)
+        while not wait.is_over(await self._state(service, wait.left)):
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _state(self, service: str, timeout: float) -> str:
+        try:
+            return await self.health(service, timeout=timeout)
+        except (Unreachable, DeadlineExceeded) as error:
+            return error.message
+
+    async def _unary(self, method: grpc.aio.UnaryUnaryMultiCallable[Q, R], request: Q, timeout: float | None) -> R:
+        options = self._connection.options(request, timeout)
+        try:
+            return await method(request, timeout=options.timeout, metadata=options.metadata)
+        except grpc.RpcError as error:
+            raise translate(error, options.request_id) from error
+
+    async def _stream(
+        self, method: grpc.aio.UnaryStreamMultiCallable[Q, R], request: Q, timeout: float | None
+    ) -> AsyncGenerator[R, None]:
+        options = self._connection.options(request, timeout)
+        call = method(request, timeout=options.timeout, metadata=options.metadata)
+        try:
+            async for message in call:
+                yield message
+        except grpc.RpcError as error:
+            raise translate(error, options.request_id) from error
+        finally:
+            call.cancel()

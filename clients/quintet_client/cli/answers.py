@@ -1,0 +1,54 @@
+"""Generated text on the terminal as it comes."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from quintet.v1 import chat_pb2, common_pb2, rag_pb2
+
+from quintet_client.cli.terminal import Terminal, clean
+
+Event = chat_pb2.StreamChatResponse | rag_pb2.StreamAskResponse
+Done = chat_pb2.ChatDone | rag_pb2.AskDone
+
+
+class Answer(NamedTuple):
+    """What a stream brought."""
+
+    text: str
+    citations: list[rag_pb2.Citation]
+    done: Done
+
+
+def show(out: Terminal, events: Iterable[Event]) -> Answer:
+    """Write the deltas as they come; return all of it."""
+    text = ""
+    citations: list[rag_pb2.Citation] = []
+    done: Done = chat_pb2.ChatDone()
+    try:
+        for event in events:
+            if event.HasField("delta"):
+                text += event.delta.text
+                out.write(clean(event.delta.text))
+            elif event.HasField("done"):
+                done = event.done
+            elif isinstance(event, rag_pb2.StreamAskResponse):
+                citations = list(event.sources.citations)
+    finally:
+        if text and not text.endswith("\n"):
+            out.write("\n")
+    return Answer(text, citations, done)
+
+
+def tell_end(out: Terminal, done: Done) -> None:
+    """Whether the answer is whole, which model made it and what it took."""
+    if done.finish_reason == common_pb2.FINISH_REASON_LENGTH:
+        out.warn("warning: the answer was cut off at the limit of tokens")
+    if done.finish_reason == common_pb2.FINISH_REASON_CONTENT_FILTER:
+        out.warn("warning: the provider withheld the answer")
+    usage = done.usage
+    parts = [f"{done.model.name} {done.model.version}".strip()]
+    if usage.total_tokens:
+        parts.append(f"{usage.prompt_tokens} + {usage.completion_tokens} tokens")
+    if usage.cost_micros:
+        parts.append(f"{usage.cost_micros / 1e6:.6f} {usage.currency}")
+    out.note(" · ".join(part for part in parts if part))

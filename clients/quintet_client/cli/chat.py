@@ -1,0 +1,76 @@
+"""`quintet chat`: one answer, or a conversation."""
+
+import argparse
+import contextlib
+import sys
+
+from quintet_client.cli.answers import show, tell_end
+from quintet_client.cli.failures import OK, tell
+from quintet_client.cli.options import AddCommand, count, text_or_stdin
+from quintet_client.cli.terminal import Terminal
+from quintet_client.client import QuintetClient
+from quintet_client.errors import QuintetError
+from quintet_client.inputs import ChatOptions, Message
+
+
+def register(add: AddCommand) -> None:
+    """Add the command."""
+    parser = add(
+        "chat",
+        run,
+        "[QUESTION]",
+        "talk to the language model",
+        """  quintet chat "Write a haiku about gRPC"
+  quintet chat --system "Answer in French." --temperature 0 "Where is the station?"
+  git diff | quintet chat --system "Review this change."
+  quintet chat                            a conversation, until Ctrl-D""",
+    )
+    parser.add_argument("question", metavar="QUESTION", nargs="?", help="none: standard input, or a conversation")
+    parser.add_argument("--system", metavar="TEXT", help="instructions to the model")
+    parser.add_argument("--model", metavar="NAME", help="chat model; default: the server's")
+    parser.add_argument("--temperature", metavar="T", type=float, help="0 most probable, 2 most varied")
+    parser.add_argument("--max-tokens", metavar="N", type=count, help="longest answer; default: 512")
+    parser.add_argument("--seed", metavar="N", type=int, help="for answers that can be repeated")
+
+
+def run(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
+    """Answer the question, or talk."""
+    options = ChatOptions(
+        model=args.model, temperature=args.temperature, max_output_tokens=args.max_tokens, seed=args.seed
+    )
+    history: list[Message] = [{"role": "system", "content": args.system}] if args.system else []
+    if args.question is None and sys.stdin.isatty() and out.is_tty and not args.json:
+        return _converse(client, out, history, options)
+    question = text_or_stdin(args.question, "the question")
+    events = client.stream_chat([*history, {"role": "user", "content": question}], **options)
+    if args.json:
+        for event in events:
+            out.json(event)
+    else:
+        tell_end(out, show(out, events).done)
+    return OK
+
+
+def _converse(client: QuintetClient, out: Terminal, start: list[Message], options: ChatOptions) -> int:
+    with contextlib.suppress(ImportError):  # not on every platform; it lets input() edit lines
+        import readline  # noqa: F401
+    out.note("Ctrl-C stops an answer, /new begins again, Ctrl-D ends.")
+    turns = list(start)
+    while True:
+        try:
+            question = input("> ").strip()
+        except EOFError:
+            out.line()
+            return OK
+        if question == "/new":
+            turns = list(start)
+        elif question:
+            asked: list[Message] = [*turns, {"role": "user", "content": question}]
+            try:
+                answer = show(out, client.stream_chat(asked, **options))
+                turns = [*asked, {"role": "assistant", "content": answer.text}]
+                tell_end(out, answer.done)
+            except KeyboardInterrupt:
+                out.note("stopped; the question is forgotten")
+            except QuintetError as error:
+                tell(error, client.address)

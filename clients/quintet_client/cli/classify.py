@@ -1,0 +1,67 @@
+"""`quintet classify`"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+
+from quintet.v1 import classification_pb2
+
+from quintet_client.cli.failures import OK, UsageError, named
+from quintet_client.cli.options import AddCommand, batches, count, decode
+from quintet_client.cli.terminal import Styled, Terminal, as_dict
+from quintet_client.client import QuintetClient
+from quintet_client.contract import rules
+
+BATCH = rules(classification_pb2.ClassifyRequest, "texts").repeated.max_items
+
+
+def register(add: AddCommand) -> None:
+    """Add the command."""
+    parser = add(
+        "classify",
+        run,
+        "[TEXT ...]",
+        "put texts into classes, such as negative, neutral and positive",
+        """  quintet classify "I love it" "meh"
+  quintet classify --model topics --top-k 3 "The striker scored twice"
+  quintet classify < reviews.txt          one text a line, blank lines skipped""",
+    )
+    parser.add_argument("texts", metavar="TEXT", nargs="*", help="texts; none: the lines of standard input")
+    parser.add_argument("--model", metavar="NAME", help="classifier; default: sentiment")
+    parser.add_argument("--top-k", metavar="N", type=count, default=1, help="labels for each text; default: 1")
+
+
+def run(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
+    """Label texts in batches, so that a long input is answered as it is read."""
+    named_texts = ((f"text {n}", text) for n, text in enumerate(args.texts, 1)) if args.texts else _lines()
+    truncated = 0
+    for number, batch in enumerate(batches(named_texts, BATCH)):
+        names, texts = zip(*batch, strict=True)
+        with named("texts", names):
+            response = client.classify(texts, model=args.model, top_k=args.top_k)
+        truncated += sum(result.truncated for result in response.results)
+        if out.as_json:
+            for text, result in zip(texts, response.results, strict=True):
+                out.json({"text": text, **as_dict(result), "model": as_dict(response.model)})
+        else:
+            rows = _rows(texts, response)
+            out.table(("SCORE", "LABEL", "TEXT"), rows, right="SCORE", with_header=number == 0)
+    if truncated:
+        out.warn(f"warning: {truncated} of the texts were too long for the model, which did not read their ends")
+    return OK
+
+
+def _rows(texts: tuple[str, ...], response: classification_pb2.ClassifyResponse) -> Iterator[tuple[str, Styled, str]]:
+    for text, result in zip(texts, response.results, strict=True):
+        for index, label in enumerate(result.labels):
+            yield f"{label.score:.3f}", Styled(label.label, "dim" if index else "bold"), "" if index else text
+
+
+def _lines() -> Iterator[tuple[str, str]]:
+    if sys.stdin.isatty():
+        raise UsageError(
+            'nothing to classify: give texts as arguments, or pipe lines in (see "quintet classify --help")'
+        )
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        if text := decode(line, f"line {number}").strip():
+            yield f"line {number}", text

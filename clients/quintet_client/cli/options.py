@@ -1,0 +1,96 @@
+"""What all commands share on the command line."""
+
+import argparse
+import contextlib
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from quintet_client.cli.failures import UsageError
+from quintet_client.cli.terminal import Terminal
+from quintet_client.client import QuintetClient
+
+T = TypeVar("T")
+
+GLOBAL_DEFAULTS: dict[str, object] = {
+    "address": None,
+    "timeout": None,
+    "json": False,
+    "api_key_file": None,
+    "tls": False,
+    "tls_ca": None,
+}
+
+
+class Run(Protocol):
+    """A command; it returns the exit status."""
+
+    def __call__(self, args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int: ...
+
+
+# Adds a command: its name, what runs it, the arguments in its usage, a summary and examples.
+AddCommand = Callable[[str, Run, str, str, str], argparse.ArgumentParser]
+
+
+def add_global_options(parser: argparse.ArgumentParser) -> None:
+    """To stand in front of the command or behind it, so the defaults are kept apart, in GLOBAL_DEFAULTS."""
+    group = parser.add_argument_group("connection and output", argument_default=argparse.SUPPRESS)
+    group.add_argument("--address", metavar="HOST:PORT", help="the server; default: QUINTET_ADDRESS or 127.0.0.1:50051")
+    group.add_argument("--timeout", metavar="SECONDS", type=seconds, help="longest wait for an answer")
+    group.add_argument("--json", action="store_true", help="write JSON, one object a line")
+    group.add_argument("--api-key-file", metavar="FILE", help="file with the API key; default: QUINTET_API_KEY")
+    group.add_argument("--tls", action="store_true", help="encrypt; trust the public certificate authorities")
+    group.add_argument("--tls-ca", metavar="FILE", help="encrypt; trust the certificates in FILE (PEM) instead")
+
+
+def seconds(value: str) -> float:
+    """A time above zero."""
+    with contextlib.suppress(ValueError):
+        if 0 < (number := float(value)) < math.inf:
+            return number
+    raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, not {value!r}")
+
+
+def count(value: str) -> int:
+    """A whole number above zero that the contract can carry."""
+    with contextlib.suppress(ValueError):
+        if 0 < (number := int(value)) < 2**32:
+            return number
+    raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {value!r}")
+
+
+def read_bytes(path: str) -> bytes:
+    """A file's content, or standard input's for "-"."""
+    if path == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+
+
+def decode(content: bytes, name: str) -> str:
+    """The content as text."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name} is not UTF-8 (byte {error.start})") from error
+
+
+def text_or_stdin(words: str | None, what: str) -> str:
+    """The argument, or else what is piped in."""
+    if words is not None:
+        return words
+    if sys.stdin.isatty():
+        raise UsageError(f"{what} is missing: give it as an argument or pipe it in")
+    return decode(read_bytes("-"), "standard input")
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of up to `size` items."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
