@@ -4,18 +4,16 @@ import os
 import secrets
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
-from datetime import datetime
 from pathlib import Path
 
 import server
 from server.engines.chat import Endpoint, OpenAIChatModel
+from server.engines.describe import describe
 from server.engines.interfaces import (
     ChatAnswer,
     ChatDone,
     ChatOptions,
     Message,
-    ModelDescription,
-    ModelIdentity,
     ModelTask,
     TextDelta,
 )
@@ -48,31 +46,22 @@ class EmbeddedChatModel:
         token_seconds: float,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        manifest = artefact.manifest
-        self.description = ModelDescription(
-            identity=ModelIdentity(manifest.name, manifest.version, artefact.digest),
-            task=ModelTask.CHAT,
-            engine="llama.cpp",
-            metrics=manifest.metrics,
-            licence=manifest.licence,
-            max_input_tokens=context_tokens,
-            size_bytes=manifest.size_bytes,
-            created=datetime.fromisoformat(manifest.created),
-        )
+        name = artefact.manifest.name
+        self.description = describe(artefact, ModelTask.CHAT, "llama.cpp", max_input_tokens=context_tokens)
         key = secrets.token_urlsafe(32)
         self._chat = OpenAIChatModel(
             self.description,
-            Endpoint("http://127.0.0.1/v1", manifest.name, key, is_embedded=True),
+            Endpoint("http://127.0.0.1/v1", name, key, is_embedded=True),
             slots=slots,
             token_seconds=token_seconds,
         )
         self._on_change = on_change
         self._supervisor = Supervisor(
-            f'model "{manifest.name}"',
+            f'model "{name}"',
             [sys.executable, "-P", "-m", "server.engines.llm_child"],
             {
                 "model_path": str((artefact.path / "model.gguf").resolve()),
-                "model_name": manifest.name,
+                "model_name": name,
                 "api_key": key,
                 "slots": slots,
                 "slot_tokens": context_tokens,

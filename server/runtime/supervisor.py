@@ -115,7 +115,7 @@ class Supervisor:
                 address = await self._wake(process)
         except TimeoutError:
             return f"the process was not ready within {self._start_seconds:g} s"
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return "the process was never ready"
         self._become(address)
         failed_polls = 0
