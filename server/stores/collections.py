@@ -53,7 +53,7 @@ class DocumentRecord:
 
 @dataclass(frozen=True, slots=True)
 class EmbedderRecord:
-    """Which embedder made the vectors; `digest` decides whether another one is the same."""
+    """Which embedder made the vectors. Vectors of two embedders cannot be compared."""
 
     name: str
     version: str
