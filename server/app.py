@@ -6,7 +6,7 @@ grace, then everything is closed in the reverse order of its making.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -77,12 +77,8 @@ class App:
 
     address: str
     health: Health
+    loaded: Callable[[], Awaitable[None]]
     slots: tuple[Slot[Any], ...]
-
-    @property
-    def loading(self) -> bool:
-        """True until every model is ready or has failed."""
-        return any(slot.state is State.LOADING for slot in self.slots)
 
 
 @asynccontextmanager
@@ -91,7 +87,8 @@ async def running(settings: Settings) -> AsyncIterator[App]:
     async with AsyncExitStack() as stack:
         engines = await stack.enter_async_context(Engines.create(settings))
         services = _service_table(engines)
-        health = Health([service.name for service in services], required={service.name for service in services})
+        required = {service.name for service in services if engines.chat not in service.needs or not engines.llm_is_off}
+        health = Health([service.name for service in services], required)
         admission = Admission(settings.max_concurrent_calls, settings.default_deadline_seconds)
         server = grpc.aio.server(
             # Twice the limit, so that what is a little too large gets an answer with details.
@@ -109,18 +106,17 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         engines.on_change = update
         update()
         engines.load()
-        yield App(address, health, tuple(engines.slots))
+        yield App(address, health, engines.loaded, tuple(slot for slot, _ in engines.models))
 
 
 def _service_table(engines: Engines) -> list[Service]:
     """One row a service. What it needs must be ready; what it awaits may have failed without taking it down."""
     classifiers = tuple(engines.classifiers.values())
-    chat = tuple(engines.chat_models.values())
     asking = () if engines.llm_is_off else (engines.answerer,)
     return [
         Service("quintet.v1.ClassificationService", needs=classifiers),
         Service("quintet.v1.PricingService", needs=(engines.pricer,)),
-        Service("quintet.v1.ChatService", needs=chat),
+        Service("quintet.v1.ChatService", needs=(engines.chat,)),
         Service("quintet.v1.RagService", needs=(engines.retriever, *asking)),
         Service("quintet.v1.AnalysisService", needs=(engines.linguist, engines.languages), awaits=classifiers),
         Service("quintet.v1.ModelService"),
@@ -136,9 +132,9 @@ def _register(
             engines.classifiers
         ),
         pricing_pb2_grpc.add_PricingServiceServicer_to_server: PricingServicer(engines.pricer),
-        chat_pb2_grpc.add_ChatServiceServicer_to_server: ChatServicer(engines.chat_models, engines.default_chat_model),
+        chat_pb2_grpc.add_ChatServiceServicer_to_server: ChatServicer({engines.chat.name: engines.chat}),
         rag_pb2_grpc.add_RagServiceServicer_to_server: RagServicer(engines.retriever, engines.answerer),
-        analysis_pb2_grpc.add_AnalysisServiceServicer_to_server: AnalysisServicer(engines.analyzer),
+        analysis_pb2_grpc.add_AnalysisServiceServicer_to_server: AnalysisServicer(engines.analyzer()),
         model_pb2_grpc.add_ModelServiceServicer_to_server: ModelServicer(
             [Row(slot, task) for slot, task in engines.models],
             health,

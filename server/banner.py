@@ -1,6 +1,5 @@
 """What a person sees when the server starts: what is ready, what is not and why, and what to try next."""
 
-import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -9,15 +8,12 @@ from server.engines.interfaces import Described
 if TYPE_CHECKING:
     from server.app import App
 
-_POLL_SECONDS = 0.05
-
 
 async def announce(app: "App") -> None:
     """Print the address now, and the table once nothing is loading any more."""
     started = time.monotonic()
     print(f"Quintet listens on {app.address}; loading models ...", flush=True)
-    while app.loading:
-        await asyncio.sleep(_POLL_SECONDS)
+    await app.loaded()
     print(f"\n{_table(app)}\n\n{_next_steps(app)}\n", flush=True)
     print(f"Ready after {time.monotonic() - started:.1f} s. Ctrl-C stops.", flush=True)
 
@@ -40,11 +36,11 @@ def _next_steps(app: "App") -> str:
     return "\n".join(
         (
             "Try:",
-            f"  grpcurl -plaintext -d '{{\"texts\": [\"What a day!\"]}}' {address} "
+            f'  grpcurl -plaintext -d \'{{"texts": ["What a day!"]}}\' {address} '
             "quintet.v1.ClassificationService/Classify",
             f'  .venv/bin/quintet{option} ask "Which metal is liquid at room temperature?"',
             "  .venv/bin/python -c 'from quintet_client import QuintetClient as Q; "
-            f"print(Q({argument}).analyze(\"Ada Lovelace lived in London.\"))'",
+            f'print(Q({argument}).analyze("Ada Lovelace lived in London."))\'',
         )
     )
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -52,3 +52,15 @@ class Settings(BaseSettings):
     llm_context_tokens: int = Field(4096, ge=512, description="context of one conversation")
     llm_slots: int = Field(2, ge=1, description="generations at once")
     llm_timeout_seconds: float = Field(120.0, gt=0, description="longest wait for the next token")
+
+    @model_validator(mode="after")
+    def _endpoint_has_a_model(self) -> "Settings":
+        if self.llm_base_url and not self.llm_model:
+            raise ValueError("QUINTET_LLM_BASE_URL needs QUINTET_LLM_MODEL, the model's name at that endpoint")
+        return self
+
+    def read_llm_api_key(self) -> str:
+        """The endpoint's key. Endpoints without one still want a word in its place."""
+        if self.llm_api_key_file:
+            return self.llm_api_key_file.read_text().strip() or "none"
+        return self.llm_api_key.get_secret_value() if self.llm_api_key else "none"

@@ -5,7 +5,7 @@ threads or another process. Cancelling the coroutine abandons the work. `deadlin
 work that has not begun by then is not begun, and `DeadlineExceeded` is raised.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -237,7 +237,7 @@ class ChatModel(Protocol):
 
     def stream(
         self, messages: Sequence[Message], options: ChatOptions, *, deadline: float
-    ) -> AsyncIterator[TextDelta | ChatDone]:
+    ) -> AsyncGenerator[TextDelta | ChatDone, None]:
         """Deltas, then exactly one ChatDone. Closing the iterator stops the provider."""
         ...
 
@@ -356,7 +356,7 @@ class Answerer(Protocol):
 
     def stream(
         self, question: str, collection: str, top_k: int, *, deadline: float
-    ) -> AsyncIterator[AskSources | TextDelta | AskDone]:
+    ) -> AsyncGenerator[AskSources | TextDelta | AskDone, None]:
         """AskSources, TextDeltas, then exactly one AskDone. A unary answer is this stream, collected."""
         ...
 
@@ -444,12 +444,19 @@ class LanguageIdentifier(Protocol):
         ...
 
 
-AnalysisValue = tuple[Entity, ...] | Classification | tuple[Label, ...] | tuple[KeyPhrase, ...] | tuple[Span, ...] | tuple[Token, ...]
+AnalysisValue = (
+    tuple[Entity, ...]
+    | Classification
+    | tuple[Label, ...]
+    | tuple[KeyPhrase, ...]
+    | tuple[Span, ...]
+    | tuple[Token, ...]
+)
 
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """The value of one task: entities, Classification (SENTIMENT, TOPICS), Labels (LANGUAGE), phrases, spans or tokens."""
+    """The value of one task: a Classification for SENTIMENT and TOPICS, Labels for LANGUAGE, else what it is named."""
 
     task: AnalysisTask
     value: AnalysisValue
@@ -470,6 +477,6 @@ class Analyzer(Protocol):
 
     def stream(
         self, text: str, tasks: frozenset[AnalysisTask], *, deadline: float
-    ) -> AsyncIterator[TaskResult | TaskFailed]:
+    ) -> AsyncGenerator[TaskResult | TaskFailed, None]:
         """One item a task, as they become ready."""
         ...

@@ -70,7 +70,9 @@ class Registrar:
                 except Exception as error:
                     await self._abort(context, error, call, outcome)
 
-        kind = grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
+        kind = (
+            grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
+        )
         return kind(
             stream if handler.response_streaming else unary,
             request_deserializer=None,

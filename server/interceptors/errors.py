@@ -66,9 +66,7 @@ async def abort(context: Any, error: errors.QuintetError, request_id: str) -> No
 def _details(error: errors.QuintetError, request_id: str) -> list[Message]:
     metadata = {name: _cut(value) for name, value in error.metadata.items()}
     details: list[Message] = [
-        error_details_pb2.ErrorInfo(
-            reason=error.reason, domain=DOMAIN, metadata={**metadata, "request_id": request_id}
-        )
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata={**metadata, "request_id": request_id})
     ]
     if isinstance(error, errors.InvalidRequest):
         details.append(_bad_request(error.violations))

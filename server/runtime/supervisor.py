@@ -92,7 +92,12 @@ class Supervisor:
         """One life of the child. Returns why it ended."""
         try:
             process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=self._environment
+                *self._command,
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=PIPE,
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C in a terminal is for the server, which lets running calls finish
             )
         except OSError as error:
             return f"the process cannot be made: {error}"

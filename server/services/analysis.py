@@ -54,7 +54,9 @@ class AnalysisServicer(analysis_pb2_grpc.AnalysisServiceServicer):
                 else:
                     done.succeeded_count += 1
                     field, message = _result(result)
-                    yield analysis_pb2.StreamAnalyzeResponse(**{field: message})
+                    event = analysis_pb2.StreamAnalyzeResponse()
+                    getattr(event, field).CopyFrom(message)
+                    yield event
         yield analysis_pb2.StreamAnalyzeResponse(done=done)
 
     def _results(self, request: Request) -> Any:

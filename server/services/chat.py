@@ -24,11 +24,11 @@ _MAX_OUTPUT_TOKENS = 512
 
 
 class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
-    """Conversations to answers. `default` is the model of requests that name none."""
+    """Conversations to answers. The first of `models` serves requests that name none."""
 
-    def __init__(self, models: Mapping[str, Slot[ChatModel]], default: str) -> None:
+    def __init__(self, models: Mapping[str, Slot[ChatModel]]) -> None:
         self._models = models
-        self._default = default
+        self._default = next(iter(models))
 
     async def Chat(self, request: chat_pb2.ChatRequest, context: Any) -> chat_pb2.ChatResponse:
         """The whole answer."""

@@ -15,7 +15,7 @@ LIVE = ""
 READY = "ready"
 
 
-class Health(health_pb2_grpc.HealthServicer):
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no types
     """`messages` maps every service to why it does not serve; an empty message means that it does.
 
     "" is the process itself; "ready" follows from the `required` services.

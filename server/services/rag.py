@@ -1,6 +1,6 @@
 """quintet.v1.RagService"""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -52,7 +52,7 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
             async for event in events:
                 yield _stream_response(event)
 
-    async def _answer(self, request: rag_pb2.AskRequest | rag_pb2.StreamAskRequest) -> AsyncIterator[Event]:
+    async def _answer(self, request: rag_pb2.AskRequest | rag_pb2.StreamAskRequest) -> AsyncGenerator[Event, None]:
         events = self._answerer.get().stream(
             request.question,
             request.collection or DEFAULT_COLLECTION,
@@ -80,9 +80,7 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
     async def AddDocuments(self, request: rag_pb2.AddDocumentsRequest, context: Any) -> rag_pb2.AddDocumentsResponse:
         """Add or replace."""
         documents = [Document(d.id, d.text, d.title, d.uri, dict(d.metadata)) for d in request.documents]
-        written = await self._retriever.get().add(
-            request.collection, documents, deadline=calls.current().deadline
-        )
+        written = await self._retriever.get().add(request.collection, documents, deadline=calls.current().deadline)
         return rag_pb2.AddDocumentsResponse(
             index=index_ref(written.index),
             added_count=written.added,
@@ -118,9 +116,7 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
 def _stream_response(event: Event) -> rag_pb2.StreamAskResponse:
     match event:
         case AskSources(retrieval):
-            sources = rag_pb2.AskSources(
-                citations=_citations(retrieval.passages), index=index_ref(retrieval.index)
-            )
+            sources = rag_pb2.AskSources(citations=_citations(retrieval.passages), index=index_ref(retrieval.index))
             return rag_pb2.StreamAskResponse(sources=sources)
         case TextDelta(text):
             return rag_pb2.StreamAskResponse(delta=common_pb2.TextDelta(text=text))

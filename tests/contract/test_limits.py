@@ -58,9 +58,9 @@ def is_map(field: FieldDescriptor) -> bool:
 def upper_limits_missing(field: FieldDescriptor) -> list[str]:
     """What has no upper limit in this field."""
     rule = rules(field)
-    if field.containing_type.GetOptions().map_entry:
+    if field.containing_type is not None and field.containing_type.GetOptions().map_entry:
         return []  # judged with the map itself
-    if is_map(field):
+    if field.message_type is not None and is_map(field):
         value = field.message_type.fields_by_name["value"]
         missing = [] if rule.map.HasField("max_pairs") else ["pairs"]
         missing += [] if rule.map.keys.string.HasField("max_len") else ["keys"]

@@ -1,6 +1,6 @@
 """Bad input gets a precise status with the paths of the fields, and nothing leaks."""
 
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -20,6 +20,8 @@ from tests.e2e.test_tasks import HOUSE, conversation
 
 Classify = classification_pb2.ClassifyRequest
 Chat = chat_pb2.ChatRequest
+ROLE_9 = cast("chat_pb2.ChatRole.ValueType", 9)
+TASK_99 = cast("analysis_pb2.AnalysisTask.ValueType", 99)
 
 
 def house(**changes: Any) -> pricing_pb2.PredictPriceRequest:
@@ -32,7 +34,7 @@ def house(**changes: Any) -> pricing_pb2.PredictPriceRequest:
 
 def call(channel: grpc.Channel, method: str, payload: bytes, **options: Any) -> grpc.RpcError:
     """Send raw bytes; return the error. Fails if there is none."""
-    invoke = channel.unary_unary(f"/quintet.v1.{method}")
+    invoke: Any = channel.unary_unary(f"/quintet.v1.{method}")
     with pytest.raises(grpc.RpcError) as caught:
         invoke(payload, timeout=30, **options)
     return caught.value
@@ -72,7 +74,7 @@ CASES = [
     ("PricingService/PredictPrice", house(kitchen_quality=""), "houses[1].kitchen_quality"),
     ("ChatService/Chat", Chat(), "messages"),
     ("ChatService/Chat", Chat(messages=[chat_pb2.ChatMessage(content="hi")]), "messages[0].role"),
-    ("ChatService/Chat", Chat(messages=[chat_pb2.ChatMessage(role=9, content="hi")]), "messages[0].role"),
+    ("ChatService/Chat", Chat(messages=[chat_pb2.ChatMessage(role=ROLE_9, content="hi")]), "messages[0].role"),
     ("ChatService/Chat", Chat(messages=conversation("x" * 8001)), "messages[0].content"),
     ("ChatService/Chat", Chat(messages=conversation("x" * 8000) * 5), "messages"),
     ("ChatService/Chat", Chat(messages=conversation("hi"), temperature=float("nan")), "temperature"),
@@ -101,18 +103,24 @@ CASES = [
         ),
         'documents[0].metadata["k"]',
     ),
-    ("RagService/DeleteDocuments", rag_pb2.DeleteDocumentsRequest(collection="c", document_ids=[""]), "document_ids[0]"),
+    (
+        "RagService/DeleteDocuments",
+        rag_pb2.DeleteDocumentsRequest(collection="c", document_ids=[""]),
+        "document_ids[0]",
+    ),
     ("AnalysisService/Analyze", analysis_pb2.AnalyzeRequest(text="x" * 5001), "text"),
-    ("AnalysisService/Analyze", analysis_pb2.AnalyzeRequest(text="x", tasks=[99]), "tasks[0]"),
-    ("AnalysisService/Analyze", analysis_pb2.AnalyzeRequest(text="x", tasks=[1, 1]), "tasks"),
+    ("AnalysisService/Analyze", analysis_pb2.AnalyzeRequest(text="x", tasks=[TASK_99]), "tasks[0]"),
+    (
+        "AnalysisService/Analyze",
+        analysis_pb2.AnalyzeRequest(text="x", tasks=[analysis_pb2.ANALYSIS_TASK_ENTITIES] * 2),
+        "tasks",
+    ),
     ("ModelService/GetModel", model_pb2.GetModelRequest(), "name"),
 ]
 
 
 @pytest.mark.parametrize(("method", "request_message", "field"), CASES)
-def test_a_broken_limit_names_its_field(
-    channel: grpc.Channel, method: str, request_message: Any, field: str
-) -> None:
+def test_a_broken_limit_names_its_field(channel: grpc.Channel, method: str, request_message: Any, field: str) -> None:
     error = call(channel, method, request_message.SerializeToString())
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error
     found = details(error)
@@ -184,20 +192,21 @@ def test_a_prompt_over_the_context_says_both_numbers(channel: grpc.Channel) -> N
         next(stream)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert details(caught.value)["BadRequest"].field_violations[0].field == "messages"
-    assert "2048" in caught.value.details() or "4096" in caught.value.details()
+    assert "4096" in str(caught.value.details())
 
 
 def test_the_request_id_comes_back(channel: grpc.Channel) -> None:
     error = call(channel, "ClassificationService/Classify", b"", metadata=(("x-request-id", "order-66"),))
     assert details(error)["ErrorInfo"].metadata["request_id"] == "order-66"
-    assert dict(error.trailing_metadata())["x-request-id"] == "order-66"
-    answer, rpc = channel.unary_unary("/quintet.v1.ModelService/GetServerInfo").with_call(b"", timeout=10)
+    assert ("x-request-id", "order-66") in [tuple(item) for item in error.trailing_metadata() or ()]
+    invoke: Any = channel.unary_unary("/quintet.v1.ModelService/GetServerInfo")
+    answer, rpc = invoke.with_call(b"", timeout=10)
     assert answer
     assert len(dict(rpc.trailing_metadata())["x-request-id"]) == 32
 
 
 def test_an_expired_deadline_is_not_served(channel: grpc.Channel) -> None:
-    invoke = channel.unary_unary("/quintet.v1.ClassificationService/Classify")
+    invoke: Any = channel.unary_unary("/quintet.v1.ClassificationService/Classify")
     with pytest.raises(grpc.RpcError) as caught:
         invoke(Classify(texts=["a"]).SerializeToString(), timeout=1e-6)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED

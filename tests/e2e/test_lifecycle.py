@@ -28,9 +28,7 @@ from tests.e2e.test_tasks import HOUSE, conversation
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-SERVICES = [
-    f"quintet.v1.{name}Service" for name in ("Analysis", "Chat", "Classification", "Model", "Pricing", "Rag")
-]
+SERVICES = [f"quintet.v1.{name}Service" for name in ("Analysis", "Chat", "Classification", "Model", "Pricing", "Rag")]
 
 
 def check(channel: grpc.Channel, service: str) -> int:
@@ -40,7 +38,9 @@ def check(channel: grpc.Channel, service: str) -> int:
 
 def child_of(pid: int) -> int:
     """The process id of the language model's child."""
-    for line in subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout.splitlines():
+    for line in subprocess.run(
+        ["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
+    ).stdout.splitlines():
         child, parent, *command = line.split(maxsplit=2)
         if parent == str(pid) and "llm_child" in command[0]:
             return int(child)
@@ -95,9 +95,9 @@ def test_a_broken_artefact_takes_only_its_service_down(models: Path, data: Path,
                 pricing.PredictPrice(pricing_pb2.PredictPriceRequest(houses=[HOUSE]), timeout=20)
             assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
             assert details(caught.value)["ErrorInfo"].reason == "MODEL_UNAVAILABLE"
-            assert "model.joblib" in caught.value.details()
-            assert "make train ONLY=house-prices" in caught.value.details()
-            assert str(folder) not in caught.value.details()
+            assert "model.joblib" in str(caught.value.details())
+            assert "make train ONLY=house-prices" in str(caught.value.details())
+            assert str(folder) not in str(caught.value.details())
             assert check(channel, "quintet.v1.PricingService") == NOT_SERVING
             assert check(channel, "quintet.v1.AnalysisService") == NOT_SERVING
             assert check(channel, "ready") == NOT_SERVING
@@ -174,7 +174,7 @@ def test_a_used_port_is_said_in_a_sentence(server: ServerProcess, data: Path, tm
 
 def test_secrets_stay_inside(data: Path, tmp_path: Path) -> None:
     """A wrong setting is named without its value; a key never shows in log, errors or process list."""
-    secret = "sk-this-must-never-be-seen"  # noqa: S105
+    secret = "sk-this-must-never-be-seen"
     running = start_server(
         data,
         tmp_path / "log.txt",
