@@ -1,0 +1,193 @@
+"""Classifier and embedder on onnxruntime, with a tiny graph: order, scores, limits, lanes."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from server.engines.interfaces import Classification, ModelTask
+from server.engines.onnx_text import OnnxClassifier, OnnxEmbedder
+from server.engines.text_models import Outputs, softmax
+from server.errors import DeadlineExceeded, ModelUnavailable
+from server.runtime.lanes import Lanes
+from tests.engines.conftest import LABELS, MAX_TOKENS, WIDTH, WORDS, make_text_artefact, soon
+
+
+@pytest.fixture
+def classifier(tmp_path: Path, lanes: Lanes) -> OnnxClassifier:
+    return OnnxClassifier(make_text_artefact(tmp_path, "logits"), lanes)
+
+
+@pytest.fixture
+def embedder(tmp_path: Path, lanes: Lanes) -> OnnxEmbedder:
+    return OnnxEmbedder(make_text_artefact(tmp_path, "embedding"), lanes)
+
+
+sentences = st.lists(st.sampled_from(WORDS[4:]), min_size=1, max_size=30).map(" ".join)
+
+
+@given(texts=st.lists(sentences, min_size=1, max_size=64))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_a_text_gets_the_same_answer_whatever_it_comes_with(classifier: OnnxClassifier, texts: list[str]) -> None:
+    together = await classifier.classify(texts, deadline=soon())
+    alone = [(await classifier.classify([text], deadline=soon()))[0] for text in texts]
+    assert together == alone
+
+
+async def test_labels_are_ranked_and_add_up_to_one(classifier: OnnxClassifier) -> None:
+    for result in await classifier.classify([f"{a} {b}" for a in WORDS for b in WORDS[:6]], deadline=soon()):
+        scores = [label.score for label in result.labels]
+        assert sorted(label.name for label in result.labels) == sorted(LABELS)
+        assert scores == sorted(scores, reverse=True)
+        assert sum(scores) == pytest.approx(1, abs=1e-12)
+
+
+async def test_what_is_not_read_is_reported(classifier: OnnxClassifier) -> None:
+    fits, cut = "good " * (MAX_TOKENS - 2), "good " * (MAX_TOKENS - 1)  # two tokens mark the ends
+    tail = cut + "awful " * 900
+    found = await classifier.classify([fits, cut, tail], deadline=soon())
+    assert [result.truncated for result in found] == [False, True, True]
+    assert found[1].labels == found[2].labels, "the end was read after all"
+
+
+async def test_vectors_have_length_one_and_keep_their_order(embedder: OnnxEmbedder) -> None:
+    texts = [" ".join(WORDS[i % 12 + 4 :]) for i in range(50)]
+    vectors = await embedder.embed(texts, deadline=soon())
+    assert vectors.shape == (50, WIDTH)
+    assert vectors.dtype == np.float32
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(50), abs=1e-6)
+    for index in (0, 17, 49):
+        assert (await embedder.embed([texts[index]], deadline=soon()))[0].tolist() == vectors[index].tolist()
+
+
+async def test_no_texts_give_no_rows(classifier: OnnxClassifier, embedder: OnnxEmbedder) -> None:
+    assert await classifier.classify([], deadline=soon()) == []
+    assert (await embedder.embed([], deadline=soon())).shape == (0, WIDTH)
+
+
+async def test_the_description_is_that_of_the_manifest(classifier: OnnxClassifier) -> None:
+    described = classifier.description
+    assert (described.identity.name, described.identity.version) == ("tiny", "1")
+    assert described.identity.digest.startswith("sha256:")
+    assert (described.task, described.engine, described.labels) == (ModelTask.CLASSIFICATION, "onnx", tuple(LABELS))
+    assert (described.max_input_tokens, described.metrics) == (MAX_TOKENS, {"accuracy": 0.5})
+    assert described.created is not None
+
+
+async def test_a_late_call_is_refused(classifier: OnnxClassifier) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await classifier.classify(["good"] * 8, deadline=time.monotonic())
+
+
+@pytest.mark.parametrize("count", [2, 64])
+async def test_one_request_uses_every_lane(classifier: OnnxClassifier, count: int) -> None:
+    threads: set[str] = set()
+    both = threading.Barrier(2)
+    real = classifier._forward
+
+    class Watched:
+        at_once = real.at_once
+
+        def __call__(self, texts: Sequence[str]) -> Outputs:
+            if threading.current_thread().name not in threads:
+                threads.add(threading.current_thread().name)
+                both.wait(5)
+            return real(texts)
+
+    classifier._forward = Watched()
+    await classifier.classify(["good"] * count, deadline=soon())
+    assert len(threads) == 2
+    assert all(name.startswith("lane") for name in threads)
+
+
+async def test_cancelling_drops_what_has_not_begun(classifier: OnnxClassifier, lanes: Lanes) -> None:
+    begun: list[int] = []
+    real = classifier._forward
+
+    class Slow:
+        at_once = real.at_once
+
+        def __call__(self, texts: Sequence[str]) -> Outputs:
+            begun.append(len(texts))
+            time.sleep(0.02)
+            return real(texts)
+
+    classifier._forward = Slow()
+    call = asyncio.create_task(classifier.classify(["good"] * 64, deadline=soon()))
+    await asyncio.sleep(0.03)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await lanes.run_all([lambda: None] * 4, deadline=soon())
+    assert 0 < sum(begun) <= 24
+
+
+@pytest.mark.parametrize(
+    ("changes", "engine", "reason"),
+    [
+        ({"labels": ["one", "two"]}, None, "gives 3 numbers for a text instead of 2"),
+        ({"engine": "onnx-int8"}, None, r"it has no model-int8\.onnx"),
+        ({}, "onnx-int8", r"it has no model-int8\.onnx"),
+    ],
+)
+async def test_an_artefact_that_does_not_fit_is_refused(
+    tmp_path: Path, lanes: Lanes, changes: dict[str, object], engine: str | None, reason: str
+) -> None:
+    with pytest.raises(ModelUnavailable, match=reason):
+        OnnxClassifier(make_text_artefact(tmp_path, "logits", **changes), lanes, engine)
+
+
+async def test_a_schema_that_lacks_something_is_named(tmp_path: Path, lanes: Lanes) -> None:
+    artefact = make_text_artefact(tmp_path, "logits")
+    del artefact.manifest.schema["labels"]
+    with pytest.raises(ModelUnavailable, match='its schema lacks "labels"'):
+        OnnxClassifier(artefact, lanes)
+
+
+async def test_a_model_that_answers_nonsense_does_not_become_ready(tmp_path: Path, lanes: Lanes) -> None:
+    from server.engines.text_models import TextClassifier
+
+    class Broken:
+        at_once = 1
+
+        def __call__(self, texts: Sequence[str]) -> Outputs:
+            return Outputs(np.full((len(texts), 3), np.nan, np.float32), [False] * len(texts))
+
+    description = OnnxClassifier(make_text_artefact(tmp_path, "logits"), lanes).description
+    with pytest.raises(ModelUnavailable, match="not finite"):
+        TextClassifier(Broken(), description, lanes)
+
+
+@given(arrays.arrays(np.float32, (3, 5), elements=st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=False)))
+def test_softmax_never_overflows(logits: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> None:
+    scores = softmax(logits)
+    assert np.isfinite(scores).all()
+    assert scores.sum(axis=1) == pytest.approx(np.ones(3), abs=1e-12)
+    assert (scores.argmax(axis=1) == logits.argmax(axis=1)).all()
+
+
+async def test_calls_side_by_side_get_their_own_answers(classifier: OnnxClassifier) -> None:
+    texts = [f"{a} {b}" for a in WORDS[4:] for b in WORDS[4:]]
+    expected: list[Classification] = await classifier.classify(texts, deadline=soon())
+    found = await asyncio.gather(*(classifier.classify([text], deadline=soon()) for text in texts[:60]))
+    assert [result for (result,) in found] == expected[:60]
+
+
+def test_serving_with_onnx_loads_no_torch() -> None:
+    engines = ("onnx_text", "house_prices", "linguist", "language", "analysis")
+    code = f"""
+import sys
+{"; ".join(f"import server.engines.{engine}" for engine in engines)}
+print(sorted({{"torch", "transformers", "sentence_transformers", "grpc", "quintet"}} & set(sys.modules)))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
