@@ -9,10 +9,23 @@
 `AsyncQuintetClient` has the same methods as coroutines. Every failure is a `QuintetError` (`quintet_client.errors`).
 """
 
-from quintet_client.aio import AsyncQuintetClient
-from quintet_client.client import QuintetClient
-from quintet_client.errors import QuintetError
-from quintet_client.inputs import ChatOptions, Document, House, Message
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from quintet_client.aio import AsyncQuintetClient
+    from quintet_client.client import QuintetClient
+    from quintet_client.errors import QuintetError
+    from quintet_client.inputs import ChatOptions, Document, House, Message
 
 __version__ = "0.1.0"
 __all__ = ["AsyncQuintetClient", "ChatOptions", "Document", "House", "Message", "QuintetClient", "QuintetError"]
+
+_HOMES = {"AsyncQuintetClient": "aio", "QuintetClient": "client", "QuintetError": "errors"}
+
+
+def __getattr__(name: str) -> object:
+    """Import on first use: gRPC reads its settings when it is imported, and the command line has some for it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'inputs')}"), name)

@@ -1,7 +1,11 @@
 """The `quintet` command."""
 
-import argparse
+# gRPC reads this when it is imported. Its log would stand between the lines that are for people.
 import os
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import argparse
 import sys
 from collections.abc import Sequence
 

@@ -63,8 +63,8 @@ def _tell(out: Terminal, text: str, response: analysis_pb2.AnalyzeResponse) -> N
         out.paragraph(_marked(text, response.entities.entities), indent="  ")
     if phrases := response.key_phrases.key_phrases:
         _section(out, "Key phrases")
-        rows = [(f"{each.score:.2f}", str(each.count), each.text) for each in phrases]
-        out.table(("SCORE", "COUNT", "PHRASE"), rows, right="SCORE COUNT")
+        table = [(f"{each.score:.2f}", str(each.count), each.text) for each in phrases]
+        out.table(("SCORE", "COUNT", "PHRASE"), table, right="SCORE COUNT", indent="  ")
     if sentences := response.sentences.sentences:
         _section(out, "Sentences")
         for number, sentence in enumerate(sentences, 1):
@@ -72,7 +72,8 @@ def _tell(out: Terminal, text: str, response: analysis_pb2.AnalyzeResponse) -> N
     if tokens := response.syntax.tokens:
         _section(out, "Syntax")
         header = ("NR", "TOKEN", "LEMMA", "POS", "TAG", "RELATION", "HEAD")
-        out.table(header, (_token(n, token, tokens[token.head]) for n, token in enumerate(tokens)), right="NR")
+        rows = (_token(number, token, tokens[token.head]) for number, token in enumerate(tokens, 1))
+        out.table(header, rows, right="NR", indent="  ")
 
 
 def _section(out: Terminal, name: str) -> None:

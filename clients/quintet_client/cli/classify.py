@@ -47,7 +47,7 @@ def run(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
             rows = _rows(texts, response)
             out.table(("SCORE", "LABEL", "TEXT"), rows, right="SCORE", with_header=number == 0)
     if truncated:
-        out.warn(f"warning: {truncated} of the texts were too long for the model, which did not read their ends")
+        out.warn(f"warning: the model reads less than some texts have; the ends of {truncated} were ignored")
     return OK
 
 

@@ -107,12 +107,13 @@ def run_add(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> i
     totals = dict.fromkeys(("added_count", "updated_count", "unchanged_count"), 0)
     index = common_pb2.IndexRef(collection=args.collection)
     for batch in _batches(_kept(args.paths, skipped, out)):
+        if any(totals.values()):
+            out.note(f"{sum(totals.values())} documents so far")
         with named("documents", [document["id"] for document in batch]):
             response = client.add_documents(args.collection, batch)
         index = response.index
         for name in totals:
             totals[name] += getattr(response, name)
-        out.note(f"{sum(totals.values())} documents …")
     if args.json:
         out.json({**totals, "skipped": [each._asdict() for each in skipped], "index": as_dict(index)})
     elif any(totals.values()):

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
         return OK
     header = ("HOUSE", "PRICE", "FROM", "TO", "NEIGHBORHOOD", "TYPE", "BUILT", "SQFT")
     out.table(header, map(_row, range(1, len(houses) + 1), houses, estimates), right="HOUSE PRICE FROM TO BUILT SQFT")
-    out.note(f"90 % of houses sell between FROM and TO · {response.model.name} {response.model.version}")
+    out.note(f"FROM and TO bound the 90 % prediction interval · {response.model.name} {response.model.version}")
     return OK
 
 
@@ -132,7 +132,7 @@ def _from_csv(text: str, name: str) -> list[Mapping[str, object]]:
     try:
         rows = list(reader)
     except csv.Error as error:
-        raise UsageError(f"{name}: not CSV, line {reader.line_num}: {error}") from error
+        raise UsageError(f"{name}: not CSV after line {reader.line_num}: {error}") from error
     for number, row in enumerate(rows, 1):
         if None in row:
             raise UsageError(f"{name}: house {number} has more values than the header has names")

@@ -30,7 +30,7 @@ def register(add: AddCommand) -> None:
         "[NAME]",
         "list the models, or describe one",
         """  quintet models
-  quintet models house-prices             features, metrics, licence""",
+  quintet models house-prices             features, metrics, licence, version""",
     )
     models.add_argument("name", metavar="NAME", nargs="?", help="the model to describe")
     health = add(
@@ -59,14 +59,14 @@ def run_models(args: argparse.Namespace, client: QuintetClient, out: Terminal) -
         for model in models:
             out.json(model)
         return OK
-    out.table(("NAME", "TASK", "STATE", "ENGINE", "VERSION", "SIZE"), map(_row, models), right="SIZE")
+    out.table(("NAME", "TASK", "STATE", "ENGINE", "SIZE"), map(_row, models), right="SIZE")
     _tell_reasons(out, {model.ref.name: model.state_message for model in models})
     return OK
 
 
 def _row(model: model_pb2.Model) -> list[Cell]:
     task = enum_name(model, "task").replace("_", " ")
-    return [model.ref.name, task, _state(enum_name(model, "state")), model.engine, model.ref.version, _size(model)]
+    return [model.ref.name, task, _state(enum_name(model, "state")), model.engine, _size(model)]
 
 
 def _state(state: str) -> Styled:

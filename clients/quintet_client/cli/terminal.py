@@ -1,5 +1,6 @@
 """What commands write: text for people, fitted to the terminal, or JSON lines for programs."""
 
+import io
 import json
 import os
 import re
@@ -34,6 +35,9 @@ class Terminal:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # in a locale without the characters, better "?" than an end
+                stream.reconfigure(errors="replace", encoding="utf-8" if as_json else None)
         self.is_tty = sys.stdout.isatty()
         self.width: int | None = shutil.get_terminal_size().columns if self.is_tty else None
 
@@ -60,25 +64,32 @@ class Terminal:
         self.write(json.dumps(as_dict(value) if isinstance(value, Message) else value, ensure_ascii=False) + "\n")
 
     def table(
-        self, header: Sequence[str], rows: Iterable[Sequence[Cell]], *, right: str = "", with_header: bool = True
+        self,
+        header: Sequence[str],
+        rows: Iterable[Sequence[Cell]],
+        *,
+        right: str = "",
+        indent: str = "",
+        with_header: bool = True,
     ) -> None:
         """Aligned columns under their names; those named in `right`, separated by spaces, stand to the right."""
         lines = [[Styled(name, "bold") for name in header], *([_cell(cell) for cell in row] for row in rows)]
         is_right = [name in right.split() for name in header]
         widths = [max(width(cell.text) for cell in column) for column in zip(*lines, strict=True)]
         if self.width is not None:
-            shrink(widths, self.width, [not flag for flag in is_right])
+            shrink(widths, self.width - len(indent), [not flag for flag in is_right])
         for line in lines if with_header else lines[1:]:
-            self._row(line, widths, is_right)
+            self.write(indent + self._row(line, widths, is_right) + "\n")
 
-    def _row(self, row: Sequence[Styled], widths: Sequence[int], is_right: Sequence[bool]) -> None:
+    @staticmethod
+    def _row(row: Sequence[Styled], widths: Sequence[int], is_right: Sequence[bool]) -> str:
         parts = []
         for (text, style), columns, to_right in zip(row, widths, is_right, strict=True):
             shown = cut(text, columns)
             padding = " " * (columns - width(shown))
             painted = paint(shown, style, sys.stdout)
             parts.append(padding + painted if to_right else painted + padding)
-        self.write(_GAP.join(parts).rstrip() + "\n")
+        return _GAP.join(parts).rstrip()
 
     def paragraph(self, text: str, *, indent: str = "", style: Style | None = None, lines: int | None = None) -> None:
         """Text as words, wrapped to the terminal; the first `lines` of it."""

@@ -1,0 +1,308 @@
+"""Both clients against a real server: every method, deadlines, retries, streams, keys and encryption."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+import pytest
+from quintet.v1 import pricing_pb2
+from quintet_client import AsyncQuintetClient, House, QuintetClient, errors
+from quintet_client.cli.price import EXAMPLE
+
+from tests.clients.desk import Failure
+from tests.clients.small_server import SmallServer, running
+
+LOADING = Failure(grpc.StatusCode.UNAVAILABLE, "MODEL_LOADING", "loading", retry_after=0.02)
+DOCUMENT = {"id": "1", "text": "The office closes at six.", "metadata": {"by": "me"}}
+
+# Every method, with what to call it with and the deadline in seconds that the server is told.
+CALLS: list[tuple[str, tuple[Any, ...], str, float]] = [
+    ("classify", (["I love it"],), "Classify", 10),
+    ("predict_price", ([EXAMPLE],), "PredictPrice", 10),
+    ("chat", ("hello",), "Chat", 120),
+    ("stream_chat", ("hello",), "StreamChat", 120),
+    ("ask", ("six?",), "Ask", 120),
+    ("stream_ask", ("six?",), "StreamAsk", 120),
+    ("retrieve", ("six",), "Retrieve", 10),
+    ("add_documents", ("notes", [DOCUMENT]), "AddDocuments", 300),
+    ("delete_documents", ("notes", ["1"]), "DeleteDocuments", 300),
+    ("get_index", ("notes",), "GetIndex", 10),
+    ("analyze", ("Ada was here.", ["entities"]), "Analyze", 10),
+    ("stream_analyze", ("Ada was here.", ["entities"]), "StreamAnalyze", 10),
+    ("list_models", (), "ListModels", 10),
+    ("get_model", ("topics",), "GetModel", 10),
+    ("server_info", (), "GetServerInfo", 10),
+]
+RETRIED = [call for call in CALLS if call[0] not in {"chat", "stream_chat", "ask", "stream_ask"}]
+ONCE = [call for call in CALLS if call not in RETRIED]
+NAMES = [call[0] for call in CALLS]
+
+
+def finish(result: Any) -> Any:
+    """A response, or a stream's responses as a list."""
+    return list(result) if inspect.isgenerator(result) else result
+
+
+async def finish_async(result: Any) -> Any:
+    return [each async for each in result] if inspect.isasyncgen(result) else await result
+
+
+@pytest.mark.parametrize(("name", "arguments", "method", "seconds"), CALLS, ids=NAMES)
+async def test_both_clients_say_the_same(
+    server: SmallServer, name: str, arguments: tuple[Any, ...], method: str, seconds: float
+) -> None:
+    with QuintetClient(server.address) as client:
+        told = finish(getattr(client, name)(*arguments))
+    server.rag.collections.clear()
+    server.rag.generation = 0
+    async with AsyncQuintetClient(server.address) as async_client:
+        told_async = await finish_async(getattr(async_client, name)(*arguments))
+    first, second = (call for call in server.desk.seen if call.method == method)
+    assert told == told_async
+    assert first.request == second.request
+    for call in (first, second):
+        assert abs(seconds - call.seconds) < 2
+        assert len(call.metadata["x-request-id"]) == 32
+        assert "authorization" not in call.metadata
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    for name, method in inspect.getmembers(QuintetClient, inspect.isfunction):
+        if not name.startswith("_"):
+            twin = getattr(AsyncQuintetClient, name)
+            assert inspect.signature(method).parameters == inspect.signature(twin).parameters
+            assert method.__doc__ == twin.__doc__
+    assert {name for name, _ in inspect.getmembers(QuintetClient, inspect.isfunction)} >= set(NAMES)
+
+
+@pytest.mark.parametrize(("name", "arguments", "method", "_"), RETRIED, ids=[call[0] for call in RETRIED])
+async def test_unavailable_is_tried_again(
+    server: SmallServer, name: str, arguments: tuple[Any, ...], method: str, _: float
+) -> None:
+    server.desk.failures[method].extend([LOADING] * 3)
+    with QuintetClient(server.address) as client:
+        finish(getattr(client, name)(*arguments))
+    assert server.desk.methods().count(method) == 4
+    assert len({call.metadata["x-request-id"] for call in server.desk.seen}) == 1, "attempts of one request"
+    server.desk.failures[method].extend([LOADING] * 4)
+    async with AsyncQuintetClient(server.address) as async_client:
+        with pytest.raises(errors.ModelLoading) as raised:
+            await finish_async(getattr(async_client, name)(*arguments))
+    assert raised.value.retry_after == 0.02
+    assert server.desk.methods().count(method) == 8
+
+
+@pytest.mark.parametrize(("name", "arguments", "method", "_"), ONCE, ids=[call[0] for call in ONCE])
+def test_a_generation_is_tried_once(
+    server: SmallServer, name: str, arguments: tuple[Any, ...], method: str, _: float
+) -> None:
+    server.desk.failures[method].append(LOADING)
+    with QuintetClient(server.address) as client, pytest.raises(errors.ModelLoading):
+        finish(getattr(client, name)(*arguments))
+    assert server.desk.methods() == [method]
+
+
+def test_other_failures_are_not_tried_again(server: SmallServer) -> None:
+    server.desk.failures["Classify"].append(Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER_OVERLOADED"))
+    with QuintetClient(server.address) as client, pytest.raises(errors.ServerOverloaded):
+        client.classify("hello")
+    assert server.desk.methods() == ["Classify"]
+
+
+def test_large_writes_are_tried_again_too(server: SmallServer) -> None:
+    documents = [{"id": str(number), "text": "x" * 20_000} for number in range(128)]  # 2.5 MB
+    server.desk.failures["AddDocuments"].append(LOADING)
+    with QuintetClient(server.address) as client:
+        assert client.add_documents("notes", documents).added_count == 128
+    assert server.desk.methods() == ["AddDocuments"] * 2
+
+
+def test_the_calls_timeout_goes_before_the_clients(server: SmallServer) -> None:
+    with QuintetClient(server.address, timeout=50) as client:
+        client.classify("hello")
+        client.classify("hello", timeout=5)
+        client.chat("hello")
+    assert [round(call.seconds) for call in server.desk.seen] == [50, 5, 50]
+
+
+async def test_a_deadline_that_passes(server: SmallServer) -> None:
+    with QuintetClient(server.address) as client, pytest.raises(errors.DeadlineExceeded) as raised:
+        list(client.stream_chat("wait", timeout=0.3))
+    assert raised.value.request_id == server.desk.seen[0].metadata["x-request-id"]
+    async with AsyncQuintetClient(server.address) as async_client:
+        with pytest.raises(errors.DeadlineExceeded):
+            await finish_async(async_client.stream_chat("wait", timeout=0.3))
+
+
+def test_leaving_a_stream_stops_the_server(server: SmallServer) -> None:
+    with QuintetClient(server.address) as client:
+        for event in client.stream_chat("wait for me"):
+            assert event.delta.text == "You "
+            break
+        assert server.desk.ended.wait(5)
+
+
+async def test_closing_an_async_stream_stops_the_server(server: SmallServer) -> None:
+    async with AsyncQuintetClient(server.address) as client:
+        async with aclosing(client.stream_chat("wait for me")) as events:
+            assert (await anext(events)).delta.text == "You "
+        assert await asyncio.to_thread(server.desk.ended.wait, 5)
+
+
+async def test_cancelling_a_task_stops_the_server(server: SmallServer) -> None:
+    async with AsyncQuintetClient(server.address) as client:
+        started = asyncio.Event()
+
+        async def consume() -> None:
+            async for _ in client.stream_chat("wait for me"):
+                started.set()
+
+        task = asyncio.create_task(consume())
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(server.desk.ended.wait, 5)
+
+
+def test_an_error_in_the_middle_of_a_stream(server: SmallServer) -> None:
+    server.desk.failures["StreamChat:delta"].append(Failure(grpc.StatusCode.UNAVAILABLE, "UPSTREAM_FAILED"))
+    with QuintetClient(server.address) as client:
+        events = client.stream_chat("hello there")
+        assert next(events).delta.text == "You "
+        with pytest.raises(errors.UpstreamFailed):
+            list(events)
+
+
+def test_conversations_and_options(server: SmallServer) -> None:
+    with QuintetClient(server.address) as client:
+        client.chat(
+            [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}],
+            model="m",
+            max_output_tokens=5,
+            temperature=0.0,
+            top_p=None,
+            stop="END",
+            seed=-1,
+        )
+    request: Any = server.desk.seen[0].request
+    assert [(turn.role, turn.content) for turn in request.messages] == [(1, "Be brief."), (2, "Hello")]
+    assert (request.model, request.max_output_tokens, request.temperature, request.seed) == ("m", 5, 0, -1)
+    assert request.HasField("temperature")
+    assert not request.HasField("top_p")
+    assert list(request.stop) == ["END"]
+
+
+def without(house: House, *names: str) -> dict[str, object]:
+    return {name: value for name, value in house.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("house", "field", "description"),
+    [
+        (without(EXAMPLE, "garage_cars"), "houses[1].garage_cars", "is missing"),
+        ({**EXAMPLE, "fireplaces": None}, "houses[1].fireplaces", "is missing"),
+        ({**EXAMPLE, "fire_places": 1}, "houses[1].fire_places", 'is not a field; did you mean "fireplaces"?'),
+        ({**EXAMPLE, "bedrooms": 2.5}, "houses[1].bedrooms", "must be a whole number, 0 or more"),
+        ({**EXAMPLE, "bedrooms": -1}, "houses[1].bedrooms", "must be a whole number, 0 or more"),
+        ({**EXAMPLE, "bedrooms": True}, "houses[1].bedrooms", "must be a whole number, 0 or more"),
+        ({**EXAMPLE, "lot_area_sqft": "large"}, "houses[1].lot_area_sqft", "must be a number"),
+        ({**EXAMPLE, "lot_area_sqft": float("nan")}, "houses[1].lot_area_sqft", "must be a number"),
+        ({**EXAMPLE, "central_air": "Y"}, "houses[1].central_air", "must be true or false"),
+        ({**EXAMPLE, "neighborhood": 7}, "houses[1].neighborhood", "must be a text"),
+    ],
+)
+def test_a_house_that_would_be_sent_wrong_is_not_sent(
+    server: SmallServer, house: Mapping[str, object], field: str, description: str
+) -> None:
+    with QuintetClient(server.address) as client, pytest.raises(errors.InvalidRequest) as raised:
+        client.predict_price([EXAMPLE, house])
+    assert raised.value.violations == ((field, description),)
+    assert server.desk.seen == []
+
+
+def test_houses_have_the_fields_of_the_contract() -> None:
+    names = [field.name for field in pricing_pb2.House.DESCRIPTOR.fields]
+    assert list(House.__annotations__) == list(EXAMPLE) == names
+
+
+def test_names_that_the_contract_does_not_have(server: SmallServer) -> None:
+    with QuintetClient(server.address) as client:
+        with pytest.raises(errors.InvalidRequest, match=r"tasks\[1\]: must be one of entities"):
+            client.analyze("hello", ["syntax", "mood"])  # type: ignore[list-item]
+        with pytest.raises(errors.InvalidRequest, match=r"messages\[0\]\.role: must be one of system"):
+            client.chat([{"role": "bot", "content": "hello"}])  # type: ignore[typeddict-item]
+        with pytest.raises(errors.InvalidRequest, match=r"documents\[0\]\.text: is missing"):
+            client.add_documents("notes", [{"id": "1"}])
+    assert server.desk.seen == []
+
+
+async def test_health(server: SmallServer) -> None:
+    server.set_health("quintet.v1.RagService", False)
+    async with AsyncQuintetClient(server.address) as async_client:
+        with QuintetClient(server.address) as client:
+            for service, state in [
+                ("", "SERVING"),
+                ("ready", "SERVING"),
+                ("quintet.v1.RagService", "NOT_SERVING"),
+                ("no-such", "SERVICE_UNKNOWN"),
+            ]:
+                assert client.health(service) == await async_client.health(service) == state
+
+
+async def test_waiting_until_the_server_is_ready(server: SmallServer) -> None:
+    server.set_health("ready", False)
+    async with AsyncQuintetClient(server.address) as client:
+        waiting = asyncio.create_task(client.wait_ready(10))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        server.set_health("ready", True)
+        await asyncio.wait_for(waiting, 5)
+    server.set_health("ready", False)
+    with QuintetClient(server.address) as sync_client, pytest.raises(errors.DeadlineExceeded, match="NOT_SERVING"):
+        sync_client.wait_ready(0.3)
+
+
+def test_waiting_for_a_server_that_is_not_there_yet() -> None:
+    with running() as first:
+        address = first.address
+    with QuintetClient(address) as client:
+        with pytest.raises(errors.DeadlineExceeded, match=r"ready is not serving after 0\.5 s"):
+            client.wait_ready(0.5)
+        with running(port=int(address.split(":")[1])):
+            start = time.monotonic()
+            client.wait_ready(10)
+            assert time.monotonic() - start < 5, "gRPC's backoff is bounded"
+
+
+def test_the_environment_gives_defaults(server: SmallServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUINTET_ADDRESS", server.address)
+    monkeypatch.setenv("QUINTET_API_KEY", "sesame\n")
+    with QuintetClient() as client:
+        client.list_models()
+    with QuintetClient(api_key="other") as client:
+        client.list_models()
+    monkeypatch.delenv("QUINTET_ADDRESS")
+    assert QuintetClient().address == "127.0.0.1:50051"
+    assert [call.metadata["authorization"] for call in server.desk.seen] == ["Bearer sesame", "Bearer other"]
+
+
+async def test_the_key_is_shown_nowhere(server: SmallServer) -> None:
+    for client in (QuintetClient(api_key="sesame"), AsyncQuintetClient(api_key="sesame")):
+        assert "sesame" not in repr(client) + repr(client._connection)
+    for bad in ("se same", "sésame", "sesame\nx-admin: 1"):
+        with pytest.raises(ValueError, match="API key must be printable") as raised:
+            QuintetClient(api_key=bad)
+        assert "same" not in str(raised.value).replace("API key", "")
+
+
+def test_a_text_alone_is_one_text(server: SmallServer) -> None:
+    with QuintetClient(server.address) as client:
+        assert len(client.classify("I love it").results) == 1
+        client.delete_documents("notes", "an-id")
+    request: Any = server.desk.seen[1].request
+    assert list(request.document_ids) == ["an-id"]
