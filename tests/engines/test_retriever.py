@@ -28,7 +28,7 @@ from server.stores.collections import (
     write_collection,
 )
 
-DIMENSIONS = 64
+DIMENSIONS = 1024
 CAT = Document("cat", "The cat sleeps on the warm mat.", "Cat", "file:cat", {"kind": "animal"})
 DOG = Document("dog", "A dog chases the red ball.")
 SUN = Document("sun", "The sun is a star made of hot plasma.")

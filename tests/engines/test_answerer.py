@@ -1,0 +1,193 @@
+"""Answers from passages: what the model is given, when it is not asked, and what counts as grounded."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from server.engines.answerer import MIN_SCORE, NOTHING_FOUND, RagAnswerer
+from server.engines.chat import Endpoint, OpenAIChatModel
+from server.engines.embedded_llm import EmbeddedChatModel
+from server.engines.grounding import is_grounded
+from server.engines.interfaces import (
+    AskDone,
+    AskSources,
+    Document,
+    FinishReason,
+    ModelDescription,
+    ModelIdentity,
+    ModelTask,
+    Passage,
+    TextDelta,
+    Usage,
+    UsageSource,
+)
+from server.engines.retriever import FaissRetriever
+from server.errors import CollectionNotFound, UpstreamFailed
+from server.runtime.artefact import open_artefact
+from server.runtime.lanes import Lanes
+from tests.engines.test_retriever import CAT, DOG, SUN, HashingEmbedder
+from tests.fakes import OpenAIServer, Reply
+
+QUESTION = "Where sleeps the cat?"
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[OpenAIServer]:
+    async with OpenAIServer().running() as server:
+        yield server
+
+
+@pytest.fixture
+async def retriever(tmp_path: Path) -> AsyncIterator[FaissRetriever]:
+    lanes = Lanes(1, 16)
+    found = FaissRetriever(tmp_path, HashingEmbedder(), lanes)
+    await found.add("notes", [CAT, DOG, SUN], deadline=soon())
+    yield found
+    lanes.close()
+
+
+@pytest.fixture
+async def chat(upstream: OpenAIServer) -> AsyncIterator[OpenAIChatModel]:
+    description = ModelDescription(ModelIdentity("gpt", "", ""), ModelTask.CHAT, "openai", max_input_tokens=2048)
+    model = OpenAIChatModel(
+        description, Endpoint(upstream.base_url, "gpt", upstream.api_key), slots=1, token_seconds=5.0
+    )
+    yield model
+    await model.close()
+
+
+def soon() -> float:
+    return time.monotonic() + 30.0
+
+
+async def ask(
+    answerer: RagAnswerer, question: str, collection: str = "notes", top_k: int = 3
+) -> tuple[AskSources, str, AskDone]:
+    """All events, in the only order that is allowed."""
+    events = [event async for event in answerer.stream(question, collection, top_k, deadline=soon())]
+    sources, *deltas, done = events
+    assert isinstance(sources, AskSources)
+    assert isinstance(done, AskDone)
+    return sources, "".join(delta.text for delta in deltas if isinstance(delta, TextDelta)), done
+
+
+async def test_the_model_reads_the_passages_and_then_the_question(
+    retriever: FaissRetriever, chat: OpenAIChatModel, upstream: OpenAIServer
+) -> None:
+    upstream.replies = [Reply(deltas=["The cat sleeps on the", " warm mat."])]
+    sources, answer, done = await ask(RagAnswerer(retriever, chat), QUESTION)
+    assert answer == "The cat sleeps on the warm mat."
+    assert done.grounded
+    assert done.index == sources.retrieval.index
+    assert (done.chat.finish_reason, done.chat.usage.prompt_tokens) == (FinishReason.STOP, 11)
+    assert sources.retrieval.passages[0].document_id == "cat"
+    system, user = upstream.requests[0].body["messages"]
+    assert system["role"] == "system"
+    read = [passage.text for passage in sources.retrieval.passages]
+    assert all(text in user["content"] for text in read)
+    assert user["content"].startswith("Passage 1 (Cat):\nThe cat sleeps")
+    assert user["content"].endswith(f"\n\nQuestion: {QUESTION}")
+
+
+async def test_no_model_is_asked_without_a_passage_that_is_near(
+    retriever: FaissRetriever, chat: OpenAIChatModel, upstream: OpenAIServer
+) -> None:
+    sources, answer, done = await ask(RagAnswerer(retriever, chat), "What costs quantum insurance?")
+    assert upstream.requests == []
+    assert (sources.retrieval.passages, answer) == ((), NOTHING_FOUND)
+    assert (done.chat.finish_reason, done.grounded) == (FinishReason.NO_PASSAGES, False)
+    assert done.chat.usage == Usage(0, 0, UsageSource.ESTIMATED)
+    assert done.chat.model == chat.description.identity
+
+
+async def test_far_passages_are_not_read(retriever: FaissRetriever, chat: OpenAIChatModel) -> None:
+    sources, _, _ = await ask(RagAnswerer(retriever, chat), "plasma star sun hot")
+    assert [passage.document_id for passage in sources.retrieval.passages] == ["sun"]
+    assert all(passage.score >= MIN_SCORE for passage in sources.retrieval.passages)
+
+
+async def test_passages_fit_the_context(
+    retriever: FaissRetriever, chat: OpenAIChatModel, upstream: OpenAIServer
+) -> None:
+    long = [Document(f"long {i}", "cat sleeps where " * 50) for i in range(20)]
+    await retriever.add("notes", long, deadline=soon())
+    sources, _, _ = await ask(RagAnswerer(retriever, chat), QUESTION, top_k=20)
+    assert 1 < len(sources.retrieval.passages) < 10
+    assert sum(len(message["content"]) for message in upstream.requests[0].body["messages"]) < 2048 * 3
+
+
+async def test_failures_pass_through(retriever: FaissRetriever, chat: OpenAIChatModel, upstream: OpenAIServer) -> None:
+    answerer = RagAnswerer(retriever, chat)
+    with pytest.raises(CollectionNotFound):
+        await ask(answerer, QUESTION, "nothing")
+    upstream.replies = [Reply(cut_after=2)]
+    with pytest.raises(UpstreamFailed):
+        await ask(answerer, QUESTION)
+
+
+async def test_closing_stops_the_generation(
+    retriever: FaissRetriever, chat: OpenAIChatModel, upstream: OpenAIServer
+) -> None:
+    upstream.replies = [Reply(deltas=["a"] * 1000, pause=0.01)]
+    async with aclosing(RagAnswerer(retriever, chat).stream(QUESTION, "notes", 3, deadline=soon())) as events:
+        async for event in events:
+            if isinstance(event, TextDelta):
+                break
+    await asyncio.sleep(0.05)
+    assert (upstream.abandoned, upstream.active) == (1, 0)
+
+
+async def test_with_a_real_model(retriever: FaissRetriever, models: Path) -> None:
+    artefact = open_artefact(models, "smollm2-135m-instruct")
+    chat = EmbeddedChatModel(artefact, slots=1, context_tokens=1024, token_seconds=20.0)
+    await chat.start()
+    try:
+        _, answer, done = await ask(RagAnswerer(retriever, chat), "Where does the cat sleep? On what does it sleep?")
+    finally:
+        await chat.close()
+    assert "mat" in answer
+    assert done.grounded
+    assert done.chat.usage.source is UsageSource.PROVIDER
+
+
+EVEREST = Passage(
+    "everest",
+    "Mount Everest",
+    "It is 8,848 m high. Edmund Hillary and Tenzing Norgay climbed it in 1953.",
+    0.7,
+    "",
+    {},
+    0,
+    80,
+)
+HEIGHT = "How high is Mount Everest?"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "expected"),
+    [
+        (HEIGHT, "Mount Everest is 8,848 m high.", True),
+        (HEIGHT, "Mount Everest is 8,611 m high.", False),
+        (HEIGHT, "The passages do not contain the answer.", False),
+        (HEIGHT, "The context doesn't mention how high Mount Everest is.", False),
+        (HEIGHT, "I don't know.", False),
+        (HEIGHT, "", False),
+        ("Who climbed it first?", "Edmund Hillary and Tenzing Norgay were the climbers, in 1953.", True),
+        ("Who climbed it first?", "Reinhold Messner climbed it without oxygen.", False),
+        ("Did Hillary climb Everest in 1953?", "Yes, Hillary climbed Everest in 1953.", True),
+        ("Who is the mayor of Everest?", "The mayor of Everest is Christopher Smith.", False),
+    ],
+)
+def test_grounding(question: str, answer: str, expected: bool) -> None:
+    assert is_grounded(answer, question, [EVEREST]) is expected
+
+
+def test_grounding_in_chinese() -> None:
+    passage = replace(EVEREST, title="珠穆朗玛峰", text="珠穆朗玛峰高8848米，是世界最高峰。")
+    assert is_grounded("珠穆朗玛峰高8848米。", "珠穆朗玛峰有多高？", [passage])
+    assert not is_grounded("乔戈里峰位于巴基斯坦。", "珠穆朗玛峰有多高？", [passage])
