@@ -5,10 +5,9 @@ when the first of these engines is made. Code that comes with a model is never r
 """
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from typing import Any, Self
-
-import numpy as np
 
 from server.engines.describe import describe, from_schema
 from server.engines.interfaces import ModelDescription, ModelIdentity, ModelTask
@@ -18,7 +17,7 @@ from server.runtime.artefact import Artefact
 from server.runtime.lanes import Lanes
 
 MAX_TOKENS = 512  # for hub models; attention costs the square, and most are trained on no more
-_BATCH = 16  # padded; fills a GPU well enough, and torch's cost per call is high on CPUs, too
+_BATCH = 8  # padded; 4 to 8 are fastest on CPUs, and a GPU wants several
 
 
 class TransformersForward:
@@ -27,25 +26,27 @@ class TransformersForward:
     at_once = _BATCH
 
     def __init__(self, source: str, revision: str | None, device: str, max_tokens: int = MAX_TOKENS) -> None:
-        torch = _prepared_torch(device)
+        self._torch = _prepared_torch(device)
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         model = AutoModelForSequenceClassification.from_pretrained(
-            source, revision=revision, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+            source, revision=revision, trust_remote_code=False, use_safetensors=True, dtype=self._torch.float32
         )
         self.model: Any = model.to(device).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+        self._tokenizing = threading.Lock()
         self.max_tokens = min(max_tokens, self._tokenizer.model_max_length)
-        self._inference_mode = torch.inference_mode
 
     def __call__(self, texts: Sequence[str]) -> Outputs:
         """Logits of one text at least."""
-        batch = self._tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
-        )
-        with self._inference_mode():
+        with self._tokenizing:  # a tokenizer keeps its settings for padding and truncation in itself
+            batch = self._tokenizer(
+                list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+            )
+            truncated = _truncated(self._tokenizer, texts, self.max_tokens)
+        with self._torch.inference_mode():
             logits = self.model(**batch.to(self.model.device)).logits
-        return Outputs(logits.float().cpu().numpy(), _truncated(self._tokenizer, texts, self.max_tokens))
+        return Outputs(logits.cpu().numpy(), truncated)
 
 
 class SentenceTransformersForward:
@@ -56,7 +57,7 @@ class SentenceTransformersForward:
     def __init__(
         self, source: str, revision: str | None, device: str, max_tokens: int = MAX_TOKENS, *, normalise: bool = False
     ) -> None:
-        torch = _prepared_torch(device)
+        self._torch = _prepared_torch(device)
         from sentence_transformers import SentenceTransformer
 
         self.model: Any = SentenceTransformer(
@@ -64,20 +65,26 @@ class SentenceTransformersForward:
             revision=revision,
             device=device,
             trust_remote_code=False,
-            model_kwargs={"use_safetensors": True, "dtype": torch.float32},
-        )
+            model_kwargs={"use_safetensors": True, "dtype": self._torch.float32},
+        ).eval()
+        self._tokenizing = threading.Lock()
         self.max_tokens = min(max_tokens, self.model.max_seq_length or max_tokens)
         self.model.max_seq_length = self.max_tokens
         self._normalise = normalise
 
     def __call__(self, texts: Sequence[str]) -> Outputs:
         """Logits or vectors of one text at least."""
-        values = self.model.encode(
-            list(texts), batch_size=len(texts), normalize_embeddings=self._normalise, show_progress_bar=False
-        )
-        return Outputs(
-            np.asarray(values, np.float32), _truncated(self.model.tokenizer, texts, self.model.max_seq_length)
-        )
+        with self._tokenizing:  # as above
+            batch = self.model.preprocess(list(texts))
+            truncated = _truncated(self.model.tokenizer, texts, self.max_tokens)
+        on_device = {
+            key: value.to(self.model.device) if hasattr(value, "to") else value for key, value in batch.items()
+        }
+        with self._torch.inference_mode():
+            values = self.model(on_device)["sentence_embedding"]
+            if self._normalise:
+                values = self._torch.nn.functional.normalize(values, dim=1)
+        return Outputs(values.cpu().numpy(), truncated)
 
 
 class TorchClassifier(TextClassifier):

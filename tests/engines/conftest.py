@@ -44,7 +44,7 @@ def make_text_artefact(folder: Path, output: str, **changes: Any) -> Artefact:
     made = folder / "made"
     made.mkdir(parents=True)
     onnx.save(_graph(output), made / "model.onnx")
-    _tokenizer().save(str(made / "tokenizer.json"))
+    tiny_tokenizer().save(str(made / "tokenizer.json"))
     schema: dict[str, Any] = {"engine": "onnx", "max_tokens": MAX_TOKENS}
     schema |= {"labels": LABELS} if output == "logits" else {"dimensions": WIDTH}
     write_manifest(made, name="tiny", version="1", licence="MIT", metrics={"accuracy": 0.5}, schema=schema | changes)
@@ -52,7 +52,7 @@ def make_text_artefact(folder: Path, output: str, **changes: Any) -> Artefact:
     return open_artefact(folder / "models", "tiny")
 
 
-def _tokenizer() -> Tokenizer:
+def tiny_tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, "[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     ends = [(mark, WORDS.index(mark)) for mark in ("[CLS]", "[SEP]")]

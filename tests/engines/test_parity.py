@@ -1,0 +1,98 @@
+"""The published text models: every engine gives the answers of torch, and they make sense."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server.engines.interfaces import Classification, Classifier
+from server.engines.onnx_text import FILES, OnnxClassifier, OnnxEmbedder
+from server.engines.torch_text import TorchClassifier, TorchEmbedder
+from server.runtime.artefact import Artefact, open_artefact
+from server.runtime.lanes import Lanes
+from tests.engines.conftest import soon
+from tests.engines.texts import LEADS, OPINIONS
+
+TEXTS = {"sentiment": OPINIONS, "topics": LEADS}
+
+
+@pytest.fixture(scope="module")
+async def lanes() -> AsyncIterator[Lanes]:
+    made = Lanes(2, queue_limit=64)
+    yield made
+    made.close()
+
+
+def engines(artefact: Artefact) -> list[str]:
+    return [engine for engine, file in FILES.items() if file in artefact.manifest.files]
+
+
+def best(results: list[Classification]) -> list[str]:
+    return [result.labels[0].name for result in results]
+
+
+def scores(results: list[Classification]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    return np.array([[label.score for label in sorted(r.labels, key=lambda label: label.name)] for r in results])
+
+
+@pytest.mark.parametrize("name", TEXTS)
+async def test_classifiers_agree_with_torch(models: Path, lanes: Lanes, name: str) -> None:
+    artefact = open_artefact(models, name)
+    expected = await TorchClassifier.from_artefact(artefact, lanes).classify(TEXTS[name], deadline=soon())
+    assert len(set(best(expected))) > 2, "the texts are too much alike to compare anything"
+    for engine in engines(artefact):
+        found = await OnnxClassifier(artefact, lanes, engine).classify(TEXTS[name], deadline=soon())
+        agreement = np.mean([a == b for a, b in zip(best(found), best(expected), strict=True)])
+        assert agreement >= 0.995, f"{name} on {engine}"
+        if engine == "onnx":
+            assert np.abs(scores(found) - scores(expected)).max() < 1e-3
+    assert artefact.manifest.schema["engine"] in engines(artefact)
+
+
+async def test_vectors_agree_with_torch(models: Path, lanes: Lanes) -> None:
+    artefact = open_artefact(models, "embedder")
+    texts = [*OPINIONS[::4], *LEADS[::4], " ".join(LEADS[:30])]
+    expected = await TorchEmbedder.from_artefact(artefact, lanes).embed(texts, deadline=soon())
+    for engine in engines(artefact):
+        found = await OnnxEmbedder(artefact, lanes, engine).embed(texts, deadline=soon())
+        assert (found * expected).sum(axis=1).min() >= (0.9999 if engine == "onnx" else 0.99), engine
+
+
+async def test_a_folder_serves_like_a_hub_repository(models: Path, lanes: Lanes) -> None:
+    artefact = open_artefact(models, "sentiment")
+    folder = str(artefact.part("torch"))
+    hub = TorchClassifier.from_hub("mine", folder, None, lanes)
+    texts = [*OPINIONS[:20], "fine " * 2000]
+    found = await hub.classify(texts, deadline=soon())
+    onnx = await OnnxClassifier(artefact, lanes, "onnx").classify(texts[:20], deadline=soon())
+    assert best(found[:20]) == best(onnx)
+    assert [result.truncated for result in found] == [False] * 20 + [True]
+    assert set(hub.description.labels) == set(artefact.manifest.schema["labels"])
+    assert (hub.description.identity.name, hub.description.identity.version) == ("mine", "local")
+    assert hub.description.identity.digest.startswith("sha256:")
+    assert hub.description.size_bytes > 1_000_000
+
+
+async def check(classifier: Classifier, expected: dict[str, str]) -> None:
+    found = best(await classifier.classify(list(expected), deadline=soon()))
+    assert dict(zip(expected, found, strict=True)) == expected
+
+
+async def test_sentiment_makes_sense(models: Path, lanes: Lanes) -> None:
+    await check(
+        OnnxClassifier(open_artefact(models, "sentiment"), lanes),
+        {
+            "I love this, it is wonderful!": "positive",
+            "The best meal we have had in years.": "positive",
+            "This is terrible and I want my money back.": "negative",
+            "Awful. A complete waste of time.": "negative",
+        },
+    )
+
+
+async def test_vectors_know_what_belongs_together(models: Path, lanes: Lanes) -> None:
+    embedder = OnnxEmbedder(open_artefact(models, "embedder"), lanes)
+    texts = ["How do I reset my password?", "I forgot my login credentials.", "The volcano erupted at dawn."]
+    vectors = await embedder.embed(texts, deadline=soon())
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.3
