@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -48,10 +47,10 @@ PARSED = Linguistics(
 
 @dataclass
 class Engine:
-    """Every engine that an analysis needs. It answers after `delay` seconds, or fails."""
+    """Every engine that an analysis needs. It answers once `gate` is open, or fails."""
 
     name: str
-    delay: float = 0.0
+    gate: asyncio.Event | None = None
     error: Exception | None = None
     calls: int = 0
     cancelled: int = 0
@@ -64,7 +63,8 @@ class Engine:
     async def _work(self) -> None:
         self.calls += 1
         try:
-            await asyncio.sleep(self.delay)
+            if self.gate:
+                await self.gate.wait()
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -145,12 +145,18 @@ async def test_only_what_is_asked_for_is_done(task: AnalysisTask) -> None:
 
 
 async def test_results_come_as_they_are_ready_and_side_by_side() -> None:
-    bench = Bench(sentiment=Engine("s", 0.06), topics=Engine("t", 0.02), linguist=Engine("l", 0.04))
-    began = time.monotonic()
-    order = [item.task for item in await analyse(bench.analyzer())]
-    assert order[:2] == [AnalysisTask.LANGUAGE, AnalysisTask.TOPICS]
-    assert order[-1] is AnalysisTask.SENTIMENT
-    assert time.monotonic() - began < 0.11, "one after the other it takes 0.12 s"
+    gates = {task: asyncio.Event() for task in (AnalysisTask.SENTIMENT, AnalysisTask.TOPICS)}
+    bench = Bench(
+        sentiment=Engine("s", gates[AnalysisTask.SENTIMENT]),
+        topics=Engine("t", gates[AnalysisTask.TOPICS]),
+        linguist=Engine("l", asyncio.Event()),
+    )
+    async with aclosing(bench.analyzer().stream(TEXT, ALL, deadline=soon())) as results:
+        assert (await anext(results)).task is AnalysisTask.LANGUAGE
+        assert [engine.calls for engine in bench.engines] == [1, 1, 1, 1], "the others did not begin"
+        for task in (AnalysisTask.TOPICS, AnalysisTask.SENTIMENT):
+            gates[task].set()
+            assert (await anext(results)).task is task
 
 
 @pytest.mark.parametrize(
@@ -211,14 +217,14 @@ async def test_if_all_fail_for_different_reasons_each_is_told() -> None:
 
 
 async def test_closing_cancels_the_rest() -> None:
-    bench = Bench(linguist=Engine("l", 30), sentiment=Engine("s", 30))
+    bench = Bench(linguist=Engine("l", asyncio.Event()), sentiment=Engine("s", asyncio.Event()))
     async with aclosing(bench.analyzer().stream(TEXT, ALL, deadline=soon())) as results:
         await anext(results)
     assert (bench.linguist.cancelled, bench.sentiment.cancelled) == (1, 1)
 
 
 async def test_cancelling_the_caller_cancels_everything() -> None:
-    bench = Bench(*(Engine("x", 30) for _ in range(4)))
+    bench = Bench(*(Engine("x", asyncio.Event()) for _ in range(4)))
     call = asyncio.create_task(analyse(bench.analyzer()))
     await asyncio.sleep(0.01)
     call.cancel()
