@@ -65,15 +65,11 @@ class SpacyLinguist:
 
 
 def _span(found: Any) -> Span:
-    """The span of a spaCy span or token without white space around it. spaCy counts code points, too."""
+    """A span of spaCy without white space around it. spaCy counts code points, too."""
     text: str = found.text
     stripped = text.strip()
-    start = _start(found) + len(text) - len(text.lstrip())
+    start = found.start_char + len(text) - len(text.lstrip())
     return Span(stripped, start, start + len(stripped))
-
-
-def _start(found: Any) -> int:
-    return int(found.start_char if hasattr(found, "start_char") else found.idx)
 
 
 def _tokens(document: Any) -> tuple[Token, ...]:
@@ -82,7 +78,7 @@ def _tokens(document: Any) -> tuple[Token, ...]:
     index = {token.i: position for position, token in enumerate(visible)}
     return tuple(
         Token(
-            span=_span(token),
+            span=Span(token.text, token.idx, token.idx + len(token)),
             lemma=token.lemma_,
             pos=token.pos_,
             tag=token.tag_,
