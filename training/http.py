@@ -14,7 +14,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 TIMEOUT_SECONDS = 60.0  # for a connection, and for the next bytes
-ATTEMPTS = 5  # in a row without a new byte
+ATTEMPTS = 4  # in a row without a new byte
 _CHUNK = 1 << 18
 _HEADERS = {"User-Agent": "quintet-training", "Accept-Encoding": "identity"}
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}

@@ -103,7 +103,9 @@ def read_lock(path: Path = LOCK_FILE) -> dict[str, Input]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         return {name: _input(name, entry) for name, entry in raw["inputs"].items()}
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except LockError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise LockError(f"{path.name} is malformed: {type(error).__name__} {error}") from error
 
 

