@@ -66,9 +66,9 @@ class Service:
         """Why it does not serve; empty if it does."""
         for slot in self.needs:
             if slot.state is not State.READY:
-                return slot.message or f'model "{slot.name}" is loading'
+                return slot.message or f'"{slot.name}" is loading'
         loading = (slot for slot in self.awaits if slot.state is State.LOADING)
-        return next((slot.message or f'model "{slot.name}" is loading' for slot in loading), "")
+        return next((slot.message or f'"{slot.name}" is loading' for slot in loading), "")
 
 
 @dataclass(frozen=True)

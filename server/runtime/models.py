@@ -76,7 +76,7 @@ class Slot(Generic[T]):
             return self._engine
         if self.state is State.FAILED:
             raise ModelUnavailable(self.message, metadata={"model": self.name})
-        raise ModelLoading(self.message or f'model "{self.name}" is loading', retry_after=1.0)
+        raise ModelLoading(self.message or f'"{self.name}" is loading', retry_after=1.0)
 
 
 def find(slots: Mapping[str, Slot[T]], name: str) -> T:
