@@ -42,5 +42,5 @@ ENV PATH=/opt/quintet/bin:$PATH \
 USER quintet
 EXPOSE 50051
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["quintet", "health", "ready"]
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["quintet", "health"]
 ENTRYPOINT ["python", "-m", "server"]
