@@ -227,7 +227,13 @@ def test_models(quintet_command: Quintet, in_process: Quintet) -> None:
         "topics: the artefact is missing; run: make models",
     ]
     one = in_process("models", "house-prices").stdout
-    for expected in ("year_built       1872 to 2010", "kitchen_quality  Ex, Gd, TA", "r2      0.9071", "GPL-3"):
+    for expected in (
+        "year_built       1872 to 2010",
+        "kitchen_quality  Ex, Gd, TA",
+        "error_usd  14,901",
+        "r2         0.9071",
+        "GPL-3",
+    ):
         assert expected in one
     names = [model["ref"]["name"] for model in json_lines(in_process("models", "--json").stdout)]
     assert names == ["house-prices", "topics"]

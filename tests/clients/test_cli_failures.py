@@ -10,7 +10,7 @@ from quintet_client.cli.price import EXAMPLE
 from tests.clients.conftest import COMMAND, ENVIRONMENT, Quintet
 from tests.clients.desk import Failure
 from tests.clients.small_server import SmallServer, running
-from tests.clients.test_cli import table_of
+from tests.clients.test_cli import json_lines, table_of
 
 CODE = grpc.StatusCode
 
@@ -110,8 +110,8 @@ def test_global_options_stand_on_either_side(
 ) -> None:
     before = quintet_command("--json", "--timeout", "5", "models")
     after = in_process("models", "--timeout", "5", "--json")
-    assert before.stdout == after.stdout != ""
-    assert [round(call.seconds) for call in server.desk.seen] == [5, 5]
+    assert json_lines(before.stdout) == json_lines(after.stdout) != []
+    assert [call.seconds for call in server.desk.seen] == pytest.approx([5, 5], abs=2)
 
 
 def test_the_key_comes_from_a_file_and_is_told_to_nobody(
@@ -167,6 +167,23 @@ def test_a_reader_that_leaves(server: SmallServer) -> None:
         process.stdin.close()
         assert process.wait(15) == 141
         assert process.stderr.read() == b""
+
+
+def test_a_server_that_stops_in_the_middle() -> None:
+    with running() as stopping:
+        process = subprocess.Popen(
+            [*COMMAND, "chat", "wait for me", "--address", stopping.address],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+        )
+        assert process.stdout
+        assert process.stdout.read(4) == "You "
+    _, said = process.communicate(timeout=15)
+    assert process.returncode == 1
+    assert said.startswith(f"error: no answer from {stopping.address}: "), "gRPC's own log is not shown"
+    assert len(said.splitlines()) == 2
 
 
 def test_colours_are_for_terminals(quintet_command: Quintet) -> None:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from quintet_client.cli.documents import MAX_BYTES, MAX_DOCUMENTS, _batches
 from quintet_client.cli.failures import UsageError
@@ -108,6 +108,7 @@ def test_what_does_not_exist_ends_it_before_it_begins(tmp_path: Path) -> None:
         collect([str(tmp_path), str(tmp_path / "missing")])
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 80_000), max_size=300))
 def test_batches_fit_into_requests(sizes: list[int]) -> None:
     given_documents: list[Document] = [{"id": str(n), "text": "x" * size} for n, size in enumerate(sizes)]

@@ -4,7 +4,7 @@ import io
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from quintet_client.cli.terminal import Terminal, clean, cut, shrink, width, wrap
 
@@ -16,6 +16,7 @@ def test_width(text: str, columns: int) -> None:
     assert width(text) == columns
 
 
+@settings(deadline=None)
 @given(TEXTS, st.integers(1, 40))
 def test_cut_text_fits_and_is_its_beginning(text: str, columns: int) -> None:
     short = cut(text, columns)
@@ -23,6 +24,7 @@ def test_cut_text_fits_and_is_its_beginning(text: str, columns: int) -> None:
     assert short == text or (short.endswith("…") and text.startswith(short[:-1]) and width(text) > columns)
 
 
+@settings(deadline=None)
 @given(TEXTS, st.integers(2, 40))
 def test_wrapped_text_fits_and_loses_nothing(text: str, columns: int) -> None:
     lines = wrap(text, columns)
@@ -30,6 +32,7 @@ def test_wrapped_text_fits_and_loses_nothing(text: str, columns: int) -> None:
     assert "".join("".join(lines).split()) == "".join(clean(text).split())
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 50), st.booleans()), min_size=1, max_size=6), st.integers(1, 80))
 def test_columns_are_narrowed_only_as_far_as_needed(columns: list[tuple[int, bool]], total: int) -> None:
     before = [each for each, _ in columns]
@@ -44,6 +47,7 @@ def test_columns_are_narrowed_only_as_far_as_needed(columns: list[tuple[int, boo
         assert all(b == 1 for b, (_, may) in zip(after, columns, strict=True) if may)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(TEXTS, TEXTS), max_size=5))
 def test_a_table_has_a_line_for_every_row(rows: list[tuple[str, str]]) -> None:
     real, sys.stdout = sys.stdout, io.StringIO()

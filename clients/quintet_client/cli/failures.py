@@ -20,7 +20,6 @@ _ADVICE: dict[type[QuintetError], str] = {
     errors.ModelNotFound: "'quintet models' lists the models",
     errors.CollectionNotFound: "'quintet add COLLECTION FILE...' makes a collection",
     errors.ModelLoading: "'quintet health --wait 60' waits until the server is ready",
-    errors.ModelUnavailable: "'quintet health' says what is missing",
     errors.MessageTooLarge: "send less at once",
     errors.BudgetExhausted: "ask whoever runs the server for more",
 }

@@ -98,10 +98,14 @@ def _describe(out: Terminal, model: model_pb2.Model) -> None:
             out.line(f"  {name:8} {value}", _STYLES.get(state) if name == "state" else None)
     if model.metrics:
         out.line()
-        out.table(("METRIC", "VALUE"), [(k, f"{v:.4g}") for k, v in sorted(model.metrics.items())], right="VALUE")
+        out.table(("METRIC", "VALUE"), [(k, _number(v)) for k, v in sorted(model.metrics.items())], right="VALUE")
     if model.features:
         out.line()
         out.table(("FEATURE", "VALUES"), [(each.name, _values(each)) for each in model.features])
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _values(feature: model_pb2.Feature) -> str:
