@@ -21,8 +21,10 @@ from server.engines.interfaces import (
     UsageSource,
 )
 
-# Below this cosine a passage is not about the question.
-MIN_SCORE = 0.3
+# Below this cosine a passage is not about the question. Measured with MiniLM-L6 on the demonstration collection: the
+# best passage was above it for all of 70 questions that the collection answers (lowest right one: 0.45), and below it
+# for 22 of 40 that it does not; the model has to notice the others.
+MIN_SCORE = 0.4
 NOTHING_FOUND = "The collection does not contain the answer."
 _OPTIONS = ChatOptions(max_output_tokens=256, temperature=0.0)
 # Asked to cite or to be brief, small models answer "Passage 2": ask for sentences. Passages come first and the

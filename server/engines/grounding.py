@@ -1,7 +1,7 @@
 """Whether an answer stands in the passages: a count of words, which costs nothing and knows no language.
 
-An answer is grounded if it does not say that it found nothing, all its numbers and at least MIN_SHARE of its other
-content words are in the passages or their titles. Words of the question do not count, unless the answer has no
+An answer is grounded if it does not say that it found nothing, and all its numbers and at least MIN_SHARE of its
+other content words are in the passages or their titles. Words of the question do not count, unless the answer has no
 others: repeating the question proves nothing. This notices names and numbers that the model brought along; it cannot
 notice words of the passages that were put together wrongly.
 """
@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 from server.engines.interfaces import Passage
 
-MIN_SHARE = 0.7
+MIN_SHARE = 0.6
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]+")
+_FRAME = {"answer", "questi", "passag"}  # as in "The answer to this question is"
 _ABSTENTION = re.compile(
     r"\b(?:passages?|context|text|information)\b[^.]*(?:\bnot\b|n't\b|\bno\b)[^.]*"
     r"\b(?:contain|mention|provide|state|specify|say|include|answer|give)"
@@ -26,7 +27,7 @@ def is_grounded(answer: str, question: str, passages: Sequence[Passage]) -> bool
     if _ABSTENTION.search(answer):
         return False
     known = _content_words(" ".join(f"{passage.title} {passage.text}" for passage in passages))
-    words = _content_words(answer)
+    words = _content_words(answer) - _FRAME
     news = words - _content_words(question) or words
     if any(word.isdecimal() and word not in known for word in news):
         return False

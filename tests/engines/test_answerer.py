@@ -147,7 +147,7 @@ async def test_with_a_real_model(retriever: FaissRetriever, models: Path) -> Non
     chat = EmbeddedChatModel(artefact, slots=1, context_tokens=1024, token_seconds=20.0)
     await chat.start()
     try:
-        _, answer, done = await ask(RagAnswerer(retriever, chat), "Where does the cat sleep? On what does it sleep?")
+        _, answer, done = await ask(RagAnswerer(retriever, chat), "Where does the cat sleep?")
     finally:
         await chat.close()
     assert "mat" in answer
@@ -178,6 +178,7 @@ HEIGHT = "How high is Mount Everest?"
         (HEIGHT, "I don't know.", False),
         (HEIGHT, "", False),
         ("Who climbed it first?", "Edmund Hillary and Tenzing Norgay were the climbers, in 1953.", True),
+        ("Who climbed it first?", "The answer to this question is: Edmund Hillary.", True),
         ("Who climbed it first?", "Reinhold Messner climbed it without oxygen.", False),
         ("Did Hillary climb Everest in 1953?", "Yes, Hillary climbed Everest in 1953.", True),
         ("Who is the mayor of Everest?", "The mayor of Everest is Christopher Smith.", False),
