@@ -59,8 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PackageNotFoundError as error:
         return _fail(f"the library {error.name} is missing. Install what training needs with: pip install '.[train]'")
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        return _fail(f"{error.strerror or error}{where}. Make room or correct the path, then run it again")
+        from training.run import describe
+
+        return _fail(f"{describe(error)}. Make room or correct the path, then run it again")
     except KeyboardInterrupt:
         print("\ninterrupted. Run it again: it goes on where it stopped", file=sys.stderr, flush=True)
         os._exit(INTERRUPTED)  # a download may sit in a read for a minute; what is on disk is safe at any time
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show_results(results, places)
     failures = [result for result in results if result.failure]
     for result in failures:
-        _fail(f"{result.step.recipe.name}: {result.failure}. Run it again, or set PIP_INDEX_URL to a mirror")
+        _fail(f"{result.step.recipe.name}: {result.failure}")
     return 1 if failures else 0
 
 

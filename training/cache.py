@@ -58,7 +58,7 @@ class Cache:
         if content.sha256 not in self._verified:
             if file_sha256(path) != content.sha256:
                 path.unlink()
-                raise WrongContent(f"{content.path} in the cache was damaged and has been removed")
+                raise WrongContent(f"{content.path} in the cache was damaged and has been removed; run it again")
             self._verified.add(content.sha256)
         return path
 

@@ -26,7 +26,7 @@ def build(workshop: Workshop) -> Outcome:
     """Put the published folder in place, export it, quantise it, and compare."""
     folder = workshop.folder
     for path, source in workshop.input("minilm").items():
-        workshop.place(source, f"torch/{path}" if path != "LICENSE" else path)
+        workshop.place(source, f"torch/{path}")
     workshop.place(folder / "torch" / "tokenizer.json", "tokenizer.json")
 
     bert = BertModel.from_pretrained(

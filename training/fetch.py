@@ -19,7 +19,7 @@ CONNECTIONS = 4  # downloads at once, over all inputs
 
 
 class FetchFailed(Exception):
-    """No source had the input; the message says what each of them answered."""
+    """No source had the input; the message says what each of them answered, and what to do."""
 
 
 class Fetcher:
@@ -54,7 +54,10 @@ class Fetcher:
                 self._progress.say(f"{item.name}: from {source}")
                 return
             failures.append(f"{source}: lacks {', '.join(content.path for content in self._cache.missing(item))}")
-        raise FetchFailed(f"no source has {item.name}. " + ". ".join(failures))
+        tried = ". ".join(failures)
+        raise FetchFailed(
+            f"no source has {item.name}. {tried}. Run it again later, or with PIP_INDEX_URL set to a mirror"
+        )
 
     def _from_hub(self, item: Input, source: HubSource) -> None:
         contents = self._cache.missing(item)

@@ -11,7 +11,7 @@ spoken to in the OpenAI protocol. Answers about passages are checked by the serv
 
 
 def build(workshop: Workshop) -> Outcome:
-    """Put the file and its licence in place."""
+    """Put the file in place."""
     for path, source in workshop.input(workshop.label).items():
         workshop.place(source, path)
     write_report(workshop.folder, workshop.label, TEXT, {})

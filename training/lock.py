@@ -32,6 +32,11 @@ class Content:
     sha256: str
     optional: bool = False
 
+    @property
+    def is_licence(self) -> bool:
+        """Whether it is the text of a licence or notice."""
+        return PurePosixPath(self.path).name.upper().startswith(("LICEN", "NOTICE"))
+
 
 @dataclass(frozen=True)
 class Carrier:

@@ -101,15 +101,17 @@ class Run:
                 fetches[item.name].result()
             for need in step.recipe.needs:
                 if need in results and results[need].failure:
-                    raise FetchFailed(f"it is made from {need}, which failed")
+                    raise FetchFailed(f"it is made from {need}, which failed; see there")
             folder = self._places.cache.artefact(name, step.digest)
             if step.state is State.MISSING:
                 self._build(step)
             self._made[name] = folder
             if step.publish:
                 self._publish(step, folder)
-        except (FetchFailed, WrongContent, OSError) as error:
+        except (FetchFailed, WrongContent) as error:
             return Result(step, failure=str(error))
+        except OSError as error:
+            return Result(step, failure=f"{describe(error)}. Make room or correct the path, then run it again")
         seconds = time.monotonic() - begun
         if step.publish or step.state is State.MISSING:
             self._progress.say(f"{name} {step.version}: {'published' if step.publish else 'made'} in {seconds:.1f} s")
@@ -123,7 +125,7 @@ class Run:
             workshop = Workshop(folder, self._profile, self._progress, recipe.name, self._files, self._made.__getitem__)
             module = cast(Module, import_module(f"training.{recipe.module}"))
             outcome = module.build(workshop)
-            write_licence(folder, inputs)
+            self._place_licences(workshop, inputs)
             write_manifest(
                 folder,
                 name=recipe.name,
@@ -134,6 +136,14 @@ class Run:
                 metrics=outcome.metrics,
                 schema=outcome.schema,
             )
+
+    def _place_licences(self, workshop: Workshop, inputs: Sequence[Input]) -> None:
+        """Terms and authors of all inputs, and the texts that came with them."""
+        write_licence(workshop.folder, inputs)
+        for item in inputs:
+            for content in item.contents:
+                if content.is_licence and self._places.cache.has(content):
+                    workshop.place(self._places.cache.verified(content), f"licences/{item.name}/{content.path}")
 
     def _publish(self, step: Step, folder: Path) -> None:
         if step.recipe.kind is Kind.MODEL:
@@ -147,8 +157,8 @@ class Run:
 
     def _files(self, name: str) -> dict[str, Path]:
         """The verified files of an input."""
-        cache = self._places.cache
-        return {c.path: cache.verified(c) for c in self._inputs[name].contents if not c.optional or cache.has(c)}
+        contents = [content for content in self._inputs[name].contents if not content.is_licence]
+        return {content.path: self._places.cache.verified(content) for content in contents}
 
     def _all_inputs(self, recipe: Recipe) -> list[Input]:
         """Its own inputs and those of what it is made from, each once."""
@@ -156,6 +166,11 @@ class Run:
         for need in recipe.needs:
             found |= {item.name: item for item in self._all_inputs(self._recipes[need])}
         return list(found.values())
+
+
+def describe(error: OSError) -> str:
+    """An error of the system, with its file."""
+    return f"{error.strerror or error} ({error.filename})" if error.filename else str(error.strerror or error)
 
 
 def _distinct(steps: Sequence[Step]) -> list[Input]:

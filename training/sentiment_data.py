@@ -1,6 +1,6 @@
 """The sentiment data of Hutto and Gilbert (2014).
 
-24,000 sentences, each with the mean of twenty people's ratings from -4 to 4.
+24,000 sentences, each with the mean of twenty people's ratings from -4 to 4, and the words of their lexicon.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ SOURCES = {
 }
 
 Floats = NDArray[np.float64]
+_WORD = re.compile(r"[a-z][a-z' -]{2,}")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ def read_examples(files: Mapping[str, Path]) -> dict[str, list[Example]]:
                 seen.add(key)
                 parts[part_of(source, identity)].append(Example(source, rating, text))
     return parts
+
+
+def read_words(files: Mapping[str, Path]) -> list[Example]:
+    """The lexicon: 7,000 English words, each with the mean of ten people's ratings. Emoticons are left out."""
+    lines = (line.split("\t") for line in files["vader_lexicon.txt"].read_text(encoding="utf-8").splitlines())
+    return [Example("words", float(line[1]), line[0]) for line in lines if _WORD.fullmatch(line[0])]
 
 
 def part_of(source: str, identity: str) -> str:

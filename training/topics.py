@@ -27,7 +27,7 @@ from training.report import write_report
 from training.serving import run_graph
 
 MAX_TOKENS = 256
-INVERSE_REGULARISATION = 10.0
+INVERSE_REGULARISATION = 3.0  # of 1 to 100, the best on other articles than the test's
 SEED = 0
 TEXT = """
 A logistic regression on the vectors of all-MiniLM-L6-v2, trained on the first paragraphs of {train:,} articles and

@@ -32,6 +32,12 @@ def house(**changes: Any) -> pricing_pb2.PredictPriceRequest:
     return pricing_pb2.PredictPriceRequest(houses=[HOUSE, changed])
 
 
+def without(field: str) -> pricing_pb2.PredictPriceRequest:
+    request = house()
+    request.houses[1].ClearField(cast("Any", field))
+    return request
+
+
 def call(channel: grpc.Channel, method: str, payload: bytes, **options: Any) -> grpc.RpcError:
     """Send raw bytes; return the error. Fails if there is none."""
     invoke: Any = channel.unary_unary(f"/quintet.v1.{method}")
@@ -72,6 +78,8 @@ CASES = [
     ("PricingService/PredictPrice", house(year_remodeled=1950), "houses[1]"),
     ("PricingService/PredictPrice", house(neighborhood="Atlantis"), "houses[1].neighborhood"),
     ("PricingService/PredictPrice", house(kitchen_quality=""), "houses[1].kitchen_quality"),
+    ("PricingService/PredictPrice", without("basement_area_sqft"), "houses[1].basement_area_sqft"),
+    ("PricingService/PredictPrice", without("central_air"), "houses[1].central_air"),
     ("ChatService/Chat", Chat(), "messages"),
     ("ChatService/Chat", Chat(messages=[chat_pb2.ChatMessage(content="hi")]), "messages[0].role"),
     ("ChatService/Chat", Chat(messages=[chat_pb2.ChatMessage(role=ROLE_9, content="hi")]), "messages[0].role"),
@@ -198,7 +206,7 @@ def test_a_prompt_over_the_context_says_both_numbers(channel: grpc.Channel) -> N
 def test_the_request_id_comes_back(channel: grpc.Channel) -> None:
     error = call(channel, "ClassificationService/Classify", b"", metadata=(("x-request-id", "order-66"),))
     assert details(error)["ErrorInfo"].metadata["request_id"] == "order-66"
-    assert ("x-request-id", "order-66") in [tuple(item) for item in error.trailing_metadata() or ()]
+    assert ("x-request-id", "order-66") in [(item[0], item[1]) for item in error.trailing_metadata() or ()]
     invoke: Any = channel.unary_unary("/quintet.v1.ModelService/GetServerInfo")
     answer, rpc = invoke.with_call(b"", timeout=10)
     assert answer

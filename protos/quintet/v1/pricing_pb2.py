@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from quintet.v1 import common_pb2 as quintet_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18quintet/v1/pricing.proto\x12\nquintet.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17quintet/v1/common.proto\"M\n\x13PredictPriceRequest\x12\x36\n\x06houses\x18\x01 \x03(\x0b\x32\x11.quintet.v1.HouseB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02R\x06houses\"\xf2\x07\n\x05House\x12N\n\x16\x61\x62ove_ground_area_sqft\x18\x01 \x01(\x01\x42\x19\xbaH\x16\x12\x14\x19\x00\x00\x00\x00\x00\x88\xd3@)\x00\x00\x00\x00\x00\x00Y@@\x01R\x13\x61\x62oveGroundAreaSqft\x12=\n\rlot_area_sqft\x18\x02 \x01(\x01\x42\x19\xbaH\x16\x12\x14\x19\x00\x00\x00\x00\x80\x84.A)\x00\x00\x00\x00\x00@\x7f@@\x01R\x0blotAreaSqft\x12\x32\n\x0foverall_quality\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\n(\x01R\x0eoverallQuality\x12\x36\n\x11overall_condition\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\n(\x01R\x10overallCondition\x12*\n\nyear_built\x18\x05 \x01(\rB\x0b\xbaH\x08*\x06\x18\xb4\x10(\x88\x0eR\tyearBuilt\x12\x32\n\x0eyear_remodeled\x18\x06 \x01(\rB\x0b\xbaH\x08*\x06\x18\xb4\x10(\x88\x0eR\ryearRemodeled\x12G\n\x12\x62\x61sement_area_sqft\x18\x07 \x01(\x01\x42\x19\xbaH\x16\x12\x14\x19\x00\x00\x00\x00\x00\x88\xc3@)\x00\x00\x00\x00\x00\x00\x00\x00@\x01R\x10\x62\x61sementAreaSqft\x12(\n\x0bgarage_cars\x18\x08 \x01(\rB\x07\xbaH\x04*\x02\x18\nR\ngarageCars\x12&\n\nfull_baths\x18\t \x01(\rB\x07\xbaH\x04*\x02\x18\nR\tfullBaths\x12&\n\nhalf_baths\x18\n \x01(\rB\x07\xbaH\x04*\x02\x18\nR\thalfBaths\x12#\n\x08\x62\x65\x64rooms\x18\x0b \x01(\rB\x07\xbaH\x04*\x02\x18\x14R\x08\x62\x65\x64rooms\x12*\n\x0btotal_rooms\x18\x0c \x01(\rB\t\xbaH\x06*\x04\x18\x1e(\x01R\ntotalRooms\x12\'\n\nfireplaces\x18\r \x01(\rB\x07\xbaH\x04*\x02\x18\nR\nfireplaces\x12-\n\x0cneighborhood\x18\x0e \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18 R\x0cneighborhood\x12.\n\rbuilding_type\x18\x0f \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18 R\x0c\x62uildingType\x12*\n\x0bhouse_style\x18\x10 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18 R\nhouseStyle\x12\x1f\n\x0b\x63\x65ntral_air\x18\x11 \x01(\x08R\ncentralAir\x12\x32\n\x0fkitchen_quality\x18\x12 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18 R\x0ekitchenQuality:q\xbaHn\x1al\n\x14house.year_remodeled\x12,year_remodeled must not be before year_built\x1a&this.year_remodeled >= this.year_built\"{\n\x14PredictPriceResponse\x12\x37\n\testimates\x18\x01 \x03(\x0b\x32\x19.quintet.v1.PriceEstimateR\testimates\x12*\n\x05model\x18\x02 \x01(\x0b\x32\x14.quintet.v1.ModelRefR\x05model\"`\n\rPriceEstimate\x12\x1b\n\tprice_usd\x18\x01 \x01(\x01R\x08priceUsd\x12\x17\n\x07low_usd\x18\x02 \x01(\x01R\x06lowUsd\x12\x19\n\x08high_usd\x18\x03 \x01(\x01R\x07highUsd2c\n\x0ePricingService\x12Q\n\x0cPredictPrice\x12\x1f.quintet.v1.PredictPriceRequest\x1a .quintet.v1.PredictPriceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18quintet/v1/pricing.proto\x12\nquintet.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17quintet/v1/common.proto\"M\n\x13PredictPriceRequest\x12\x36\n\x06houses\x18\x01 \x03(\x0b\x32\x11.quintet.v1.HouseB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02R\x06houses\"\xa0\t\n\x05House\x12N\n\x16\x61\x62ove_ground_area_sqft\x18\x01 \x01(\x01\x42\x19\xbaH\x16\x12\x14\x19\x00\x00\x00\x00\x00\x88\xd3@)\x00\x00\x00\x00\x00\x00Y@@\x01R\x13\x61\x62oveGroundAreaSqft\x12=\n\rlot_area_sqft\x18\x02 \x01(\x01\x42\x19\xbaH\x16\x12\x14\x19\x00\x00\x00\x00\x80\x84.A)\x00\x00\x00\x00\x00@\x7f@@\x01R\x0blotAreaSqft\x12\x32\n\x0foverall_quality\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\n(\x01R\x0eoverallQuality\x12\x36\n\x11overall_condition\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\n(\x01R\x10overallCondition\x12*\n\nyear_built\x18\x05 \x01(\rB\x0b\xbaH\x08*\x06\x18\xb4\x10(\x88\x0eR\tyearBuilt\x12\x32\n\x0eyear_remodeled\x18\x06 \x01(\rB\x0b\xbaH\x08*\x06\x18\xb4\x10(\x88\x0eR\ryearRemodeled\x12O\n\x12\x62\x61sement_area_sqft\x18\x07 \x01(\x01\x42\x1c\xbaH\x19\x12\x14\x19\x00\x00\x00\x00\x00\x88\xc3@)\x00\x00\x00\x00\x00\x00\x00\x00@\x01\xc8\x01\x01H\x00R\x10\x62\x61sementAreaSqft\x88\x01\x01\x12\x30\n\x0bgarage_cars\x18\x08 \x01(\rB\n\xbaH\x07*\x02\x18\n\xc8\x01\x01H\x01R\ngarageCars\x88\x01\x01\x12.\n\nfull_baths\x18\t \x01(\rB\n\xbaH\x07*\x02\x18\n\xc8\x01\x01H\x02R\tfullBaths\x88\x01\x01\x12.\n\nhalf_baths\x18\n \x01(\rB\n\xbaH\x07*\x02\x18\n\xc8\x01\x01H\x03R\thalfBaths\x88\x01\x01\x12+\n\x08\x62\x65\x64rooms\x18\x0b \x01(\rB\n\xbaH\x07*\x02\x18\x14\xc8\x01\x01H\x04R\x08\x62\x65\x64rooms\x88\x01\x01\x12*\n\x0btotal_rooms\x18\x0c \x01(\rB\t\xbaH\x06*\x04\x18\x1e(\x01R\ntotalRooms\x12/\n\nfireplaces\x18\r \x01(\rB\n\xbaH\x07*\x02\x18\n\xc8\x01\x01H\x05R\nfireplaces\x88\x01\x01\x12-\n\x0cneighborhood\x18\x0e \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18 R\x0cneighborhood\x12.\n\rbuilding_type\x18\x0f \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18 R\x0c\x62uildingType\x12*\n\x0bhouse_style\x18\x10 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18 R\nhouseStyle\x12,\n\x0b\x63\x65ntral_air\x18\x11 \x01(\x08\x42\x06\xbaH\x03\xc8\x01\x01H\x06R\ncentralAir\x88\x01\x01\x12\x32\n\x0fkitchen_quality\x18\x12 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18 R\x0ekitchenQuality:q\xbaHn\x1al\n\x14house.year_remodeled\x12,year_remodeled must not be before year_built\x1a&this.year_remodeled >= this.year_builtB\x15\n\x13_basement_area_sqftB\x0e\n\x0c_garage_carsB\r\n\x0b_full_bathsB\r\n\x0b_half_bathsB\x0b\n\t_bedroomsB\r\n\x0b_fireplacesB\x0e\n\x0c_central_air\"{\n\x14PredictPriceResponse\x12\x37\n\testimates\x18\x01 \x03(\x0b\x32\x19.quintet.v1.PriceEstimateR\testimates\x12*\n\x05model\x18\x02 \x01(\x0b\x32\x14.quintet.v1.ModelRefR\x05model\"`\n\rPriceEstimate\x12\x1b\n\tprice_usd\x18\x01 \x01(\x01R\x08priceUsd\x12\x17\n\x07low_usd\x18\x02 \x01(\x01R\x06lowUsd\x12\x19\n\x08high_usd\x18\x03 \x01(\x01R\x07highUsd2c\n\x0ePricingService\x12Q\n\x0cPredictPrice\x12\x1f.quintet.v1.PredictPriceRequest\x1a .quintet.v1.PredictPriceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,25 +48,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HOUSE'].fields_by_name['year_remodeled']._loaded_options = None
   _globals['_HOUSE'].fields_by_name['year_remodeled']._serialized_options = b'\272H\010*\006\030\264\020(\210\016'
   _globals['_HOUSE'].fields_by_name['basement_area_sqft']._loaded_options = None
-  _globals['_HOUSE'].fields_by_name['basement_area_sqft']._serialized_options = b'\272H\026\022\024\031\000\000\000\000\000\210\303@)\000\000\000\000\000\000\000\000@\001'
+  _globals['_HOUSE'].fields_by_name['basement_area_sqft']._serialized_options = b'\272H\031\022\024\031\000\000\000\000\000\210\303@)\000\000\000\000\000\000\000\000@\001\310\001\001'
   _globals['_HOUSE'].fields_by_name['garage_cars']._loaded_options = None
-  _globals['_HOUSE'].fields_by_name['garage_cars']._serialized_options = b'\272H\004*\002\030\n'
+  _globals['_HOUSE'].fields_by_name['garage_cars']._serialized_options = b'\272H\007*\002\030\n\310\001\001'
   _globals['_HOUSE'].fields_by_name['full_baths']._loaded_options = None
-  _globals['_HOUSE'].fields_by_name['full_baths']._serialized_options = b'\272H\004*\002\030\n'
+  _globals['_HOUSE'].fields_by_name['full_baths']._serialized_options = b'\272H\007*\002\030\n\310\001\001'
   _globals['_HOUSE'].fields_by_name['half_baths']._loaded_options = None
-  _globals['_HOUSE'].fields_by_name['half_baths']._serialized_options = b'\272H\004*\002\030\n'
+  _globals['_HOUSE'].fields_by_name['half_baths']._serialized_options = b'\272H\007*\002\030\n\310\001\001'
   _globals['_HOUSE'].fields_by_name['bedrooms']._loaded_options = None
-  _globals['_HOUSE'].fields_by_name['bedrooms']._serialized_options = b'\272H\004*\002\030\024'
+  _globals['_HOUSE'].fields_by_name['bedrooms']._serialized_options = b'\272H\007*\002\030\024\310\001\001'
   _globals['_HOUSE'].fields_by_name['total_rooms']._loaded_options = None
   _globals['_HOUSE'].fields_by_name['total_rooms']._serialized_options = b'\272H\006*\004\030\036(\001'
   _globals['_HOUSE'].fields_by_name['fireplaces']._loaded_options = None
-  _globals['_HOUSE'].fields_by_name['fireplaces']._serialized_options = b'\272H\004*\002\030\n'
+  _globals['_HOUSE'].fields_by_name['fireplaces']._serialized_options = b'\272H\007*\002\030\n\310\001\001'
   _globals['_HOUSE'].fields_by_name['neighborhood']._loaded_options = None
   _globals['_HOUSE'].fields_by_name['neighborhood']._serialized_options = b'\272H\006r\004\020\001\030 '
   _globals['_HOUSE'].fields_by_name['building_type']._loaded_options = None
   _globals['_HOUSE'].fields_by_name['building_type']._serialized_options = b'\272H\006r\004\020\001\030 '
   _globals['_HOUSE'].fields_by_name['house_style']._loaded_options = None
   _globals['_HOUSE'].fields_by_name['house_style']._serialized_options = b'\272H\006r\004\020\001\030 '
+  _globals['_HOUSE'].fields_by_name['central_air']._loaded_options = None
+  _globals['_HOUSE'].fields_by_name['central_air']._serialized_options = b'\272H\003\310\001\001'
   _globals['_HOUSE'].fields_by_name['kitchen_quality']._loaded_options = None
   _globals['_HOUSE'].fields_by_name['kitchen_quality']._serialized_options = b'\272H\006r\004\020\001\030 '
   _globals['_HOUSE']._loaded_options = None
@@ -74,11 +76,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTPRICEREQUEST']._serialized_start=94
   _globals['_PREDICTPRICEREQUEST']._serialized_end=171
   _globals['_HOUSE']._serialized_start=174
-  _globals['_HOUSE']._serialized_end=1184
-  _globals['_PREDICTPRICERESPONSE']._serialized_start=1186
-  _globals['_PREDICTPRICERESPONSE']._serialized_end=1309
-  _globals['_PRICEESTIMATE']._serialized_start=1311
-  _globals['_PRICEESTIMATE']._serialized_end=1407
-  _globals['_PRICINGSERVICE']._serialized_start=1409
-  _globals['_PRICINGSERVICE']._serialized_end=1508
+  _globals['_HOUSE']._serialized_end=1358
+  _globals['_PREDICTPRICERESPONSE']._serialized_start=1360
+  _globals['_PREDICTPRICERESPONSE']._serialized_end=1483
+  _globals['_PRICEESTIMATE']._serialized_start=1485
+  _globals['_PRICEESTIMATE']._serialized_end=1581
+  _globals['_PRICINGSERVICE']._serialized_start=1583
+  _globals['_PRICINGSERVICE']._serialized_end=1682
 # @@protoc_insertion_point(module_scope)

@@ -46,7 +46,8 @@ Global___PredictPriceRequest: _TypeAlias = PredictPriceRequest  # noqa: Y015
 @_typing.final
 class House(_message.Message):
     """House describes one house. Areas are in square feet. ModelService.GetModel("house-prices") returns the
-    categories and ranges that the model was trained on.
+    categories and ranges that the model was trained on. Every field is required, those that may be 0 or false, too:
+    a basement that was forgotten must not become a house without one.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -117,24 +118,51 @@ class House(_message.Message):
         overall_condition: _builtins.int = ...,
         year_built: _builtins.int = ...,
         year_remodeled: _builtins.int = ...,
-        basement_area_sqft: _builtins.float = ...,
-        garage_cars: _builtins.int = ...,
-        full_baths: _builtins.int = ...,
-        half_baths: _builtins.int = ...,
-        bedrooms: _builtins.int = ...,
+        basement_area_sqft: _builtins.float | None = ...,
+        garage_cars: _builtins.int | None = ...,
+        full_baths: _builtins.int | None = ...,
+        half_baths: _builtins.int | None = ...,
+        bedrooms: _builtins.int | None = ...,
         total_rooms: _builtins.int = ...,
-        fireplaces: _builtins.int = ...,
+        fireplaces: _builtins.int | None = ...,
         neighborhood: _builtins.str = ...,
         building_type: _builtins.str = ...,
         house_style: _builtins.str = ...,
-        central_air: _builtins.bool = ...,
+        central_air: _builtins.bool | None = ...,
         kitchen_quality: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_basement_area_sqft", b"_basement_area_sqft", "_bedrooms", b"_bedrooms", "_central_air", b"_central_air", "_fireplaces", b"_fireplaces", "_full_baths", b"_full_baths", "_garage_cars", b"_garage_cars", "_half_baths", b"_half_baths", "basement_area_sqft", b"basement_area_sqft", "bedrooms", b"bedrooms", "central_air", b"central_air", "fireplaces", b"fireplaces", "full_baths", b"full_baths", "garage_cars", b"garage_cars", "half_baths", b"half_baths"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["above_ground_area_sqft", b"above_ground_area_sqft", "basement_area_sqft", b"basement_area_sqft", "bedrooms", b"bedrooms", "building_type", b"building_type", "central_air", b"central_air", "fireplaces", b"fireplaces", "full_baths", b"full_baths", "garage_cars", b"garage_cars", "half_baths", b"half_baths", "house_style", b"house_style", "kitchen_quality", b"kitchen_quality", "lot_area_sqft", b"lot_area_sqft", "neighborhood", b"neighborhood", "overall_condition", b"overall_condition", "overall_quality", b"overall_quality", "total_rooms", b"total_rooms", "year_built", b"year_built", "year_remodeled", b"year_remodeled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_basement_area_sqft", b"_basement_area_sqft", "_bedrooms", b"_bedrooms", "_central_air", b"_central_air", "_fireplaces", b"_fireplaces", "_full_baths", b"_full_baths", "_garage_cars", b"_garage_cars", "_half_baths", b"_half_baths", "above_ground_area_sqft", b"above_ground_area_sqft", "basement_area_sqft", b"basement_area_sqft", "bedrooms", b"bedrooms", "building_type", b"building_type", "central_air", b"central_air", "fireplaces", b"fireplaces", "full_baths", b"full_baths", "garage_cars", b"garage_cars", "half_baths", b"half_baths", "house_style", b"house_style", "kitchen_quality", b"kitchen_quality", "lot_area_sqft", b"lot_area_sqft", "neighborhood", b"neighborhood", "overall_condition", b"overall_condition", "overall_quality", b"overall_quality", "total_rooms", b"total_rooms", "year_built", b"year_built", "year_remodeled", b"year_remodeled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__basement_area_sqft: _TypeAlias = _typing.Literal["basement_area_sqft"]  # noqa: Y015
+    _WhichOneofArgType__basement_area_sqft: _TypeAlias = _typing.Literal["_basement_area_sqft", b"_basement_area_sqft"]  # noqa: Y015
+    _WhichOneofReturnType__bedrooms: _TypeAlias = _typing.Literal["bedrooms"]  # noqa: Y015
+    _WhichOneofArgType__bedrooms: _TypeAlias = _typing.Literal["_bedrooms", b"_bedrooms"]  # noqa: Y015
+    _WhichOneofReturnType__central_air: _TypeAlias = _typing.Literal["central_air"]  # noqa: Y015
+    _WhichOneofArgType__central_air: _TypeAlias = _typing.Literal["_central_air", b"_central_air"]  # noqa: Y015
+    _WhichOneofReturnType__fireplaces: _TypeAlias = _typing.Literal["fireplaces"]  # noqa: Y015
+    _WhichOneofArgType__fireplaces: _TypeAlias = _typing.Literal["_fireplaces", b"_fireplaces"]  # noqa: Y015
+    _WhichOneofReturnType__full_baths: _TypeAlias = _typing.Literal["full_baths"]  # noqa: Y015
+    _WhichOneofArgType__full_baths: _TypeAlias = _typing.Literal["_full_baths", b"_full_baths"]  # noqa: Y015
+    _WhichOneofReturnType__garage_cars: _TypeAlias = _typing.Literal["garage_cars"]  # noqa: Y015
+    _WhichOneofArgType__garage_cars: _TypeAlias = _typing.Literal["_garage_cars", b"_garage_cars"]  # noqa: Y015
+    _WhichOneofReturnType__half_baths: _TypeAlias = _typing.Literal["half_baths"]  # noqa: Y015
+    _WhichOneofArgType__half_baths: _TypeAlias = _typing.Literal["_half_baths", b"_half_baths"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__basement_area_sqft) -> _WhichOneofReturnType__basement_area_sqft | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bedrooms) -> _WhichOneofReturnType__bedrooms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__central_air) -> _WhichOneofReturnType__central_air | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fireplaces) -> _WhichOneofReturnType__fireplaces | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__full_baths) -> _WhichOneofReturnType__full_baths | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__garage_cars) -> _WhichOneofReturnType__garage_cars | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__half_baths) -> _WhichOneofReturnType__half_baths | None: ...
 
 Global___House: _TypeAlias = House  # noqa: Y015
 
