@@ -84,7 +84,7 @@ class Workshop:
     _made: Callable[[str], Path]
 
     def input(self, name: str) -> dict[str, Path]:
-        """The verified files of an input by their paths in the lock, without licences. They are read-only and shared."""
+        """The verified files of an input by their paths in the lock, without licences. They are shared: only read."""
         return self._input(name)
 
     def made(self, name: str) -> Path:

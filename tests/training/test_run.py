@@ -53,6 +53,7 @@ def test_an_artefact_is_published_with_a_complete_manifest(machine: Machine) -> 
     assert machine.run().failure == ""
     artefact = open_artefact(machine.places.models, "thing")
     assert set(artefact.manifest.files) == {"model.gguf", "report.md", "LICENCE.txt"}
+    assert artefact.part("model.gguf").read_bytes() == b"weights"
     assert artefact.manifest.schema == {"task": "chat"}
     assert artefact.manifest.licence == "thing: MIT (nobody)"
     content = machine.inputs["thing"].contents[0]
