@@ -1,6 +1,5 @@
 """Answers from passages: what the model is given, when it is not asked, and what counts as grounded."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -32,6 +31,7 @@ from server.runtime.artefact import open_artefact
 from server.runtime.lanes import Lanes
 from tests.engines.test_retriever import CAT, DOG, SUN, HashingEmbedder
 from tests.fakes import OpenAIServer, Reply
+from tests.waiting import until
 
 QUESTION = "Where sleeps the cat?"
 
@@ -138,8 +138,7 @@ async def test_closing_stops_the_generation(
         async for event in events:
             if isinstance(event, TextDelta):
                 break
-    await asyncio.sleep(0.05)
-    assert (upstream.abandoned, upstream.active) == (1, 0)
+    await until(lambda: (upstream.abandoned, upstream.active) == (1, 0), seconds=1.0)
 
 
 async def test_with_a_real_model(retriever: FaissRetriever, models: Path) -> None:

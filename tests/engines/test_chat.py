@@ -30,6 +30,7 @@ from server.errors import (
     UpstreamTimeout,
 )
 from tests.fakes import OpenAIServer, Reply
+from tests.waiting import until
 
 KEY = "sk-very-secret"
 FREE = Prices()
@@ -244,8 +245,7 @@ async def test_silence_is_a_timeout(upstream: OpenAIServer, reply: Reply) -> Non
     async with chatting(upstream.base_url, token_seconds=0.1) as impatient, chatting(upstream.base_url) as patient:
         assert isinstance(await failure(impatient), UpstreamTimeout)
         assert isinstance(await failure(patient, deadline=soon(0.1)), UpstreamTimeout)
-    await asyncio.sleep(0.05)
-    assert upstream.abandoned == 2
+    await until(lambda: upstream.abandoned == 2, seconds=1.0)
 
 
 async def test_slow_tokens_are_not_a_timeout(upstream: OpenAIServer) -> None:
@@ -263,8 +263,7 @@ async def test_closing_the_stream_closes_the_connection(upstream: OpenAIServer, 
     upstream.replies = [Reply(deltas=["a"] * 1000, pause=0.01)]
     async with aclosing(model.stream(MESSAGES, ChatOptions(), deadline=soon())) as events:
         assert await anext(events) == TextDelta("a")
-    await asyncio.sleep(0.05)
-    assert (upstream.abandoned, upstream.active) == (1, 0)
+    await until(lambda: (upstream.abandoned, upstream.active) == (1, 0), seconds=1.0)
 
 
 @pytest.mark.parametrize("reply", [Reply(delay=5.0), Reply(pause=5.0)], ids=["before the answer", "in the answer"])
@@ -273,13 +272,11 @@ async def test_cancelling_the_call_closes_the_connection(
 ) -> None:
     upstream.replies = [reply]
     call = asyncio.create_task(model.complete(MESSAGES, ChatOptions(), deadline=soon()))
-    await asyncio.sleep(0.1)
-    assert upstream.active == 1
+    await until(lambda: upstream.requests)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    await asyncio.sleep(0.05)
-    assert (upstream.abandoned, upstream.active) == (1, 0)
+    await until(lambda: (upstream.abandoned, upstream.active) == (1, 0), seconds=1.0)
 
 
 async def test_one_slot_four_waiting_and_the_rest_refused(upstream: OpenAIServer) -> None:

@@ -19,7 +19,7 @@ from server.engines.embedded_llm import EmbeddedChatModel
 from server.engines.interfaces import ChatOptions, FinishReason, Message, TextDelta, UsageSource
 from server.errors import InvalidRequest, ModelLoading, ModelUnavailable, UpstreamFailed
 from server.runtime.artefact import Artefact, open_artefact
-from tests.unit.test_supervisor import is_alive, until
+from tests.waiting import is_alive, until
 
 QUESTION = [Message("user", "What is the capital of France? Answer in one word.")]
 LONG = [Message("user", "Count from one to one thousand, in words.")]

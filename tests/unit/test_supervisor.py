@@ -14,6 +14,7 @@ import pytest
 from server.errors import ModelUnavailable
 from server.runtime import supervisor as supervisor_module
 from server.runtime.supervisor import Supervisor
+from tests.waiting import is_alive, until
 
 # Serves /health with the status that is in its configuration, until its standard input ends.
 CHILD = """
@@ -42,24 +43,12 @@ async def supervised(
         environment={"ONLY": "this"},
         on_change=on_change,
         start_seconds=start_seconds,
-        poll_seconds=0.1,
+        poll_seconds=0.3,
     )
     try:
         yield supervisor
     finally:
         await supervisor.stop()
-
-
-def is_alive(pid: int) -> bool:
-    with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  # what it waits for is outside of this process
-            await asyncio.sleep(0.01)
 
 
 async def test_life_and_end(caplog: pytest.LogCaptureFixture) -> None:
@@ -101,20 +90,22 @@ async def test_child_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> 
         assert not is_alive(first)
 
 
-async def test_back_off_grows(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_back_off_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor_module, "_MIN_DELAY", 0.1)
-    born: list[float] = []
-    async with supervised(CHILD, on_change=lambda: born.append(time.monotonic())) as supervisor:
+    waits: list[float] = []
+    async with supervised(CHILD) as supervisor:
         await supervisor.start()
         for _ in range(3):
-            assert supervisor.pid
-            os.kill(supervisor.pid, signal.SIGKILL)
+            pid = supervisor.pid
+            assert pid
+            os.kill(pid, signal.SIGKILL)
             await until(lambda: supervisor.address is None)
+            dead = time.monotonic()
+            await until(lambda: supervisor.pid != pid)  # noqa: B023
+            waits.append(time.monotonic() - dead)
             await until(lambda: supervisor.address)
-    deaths, births = born[1:-1:2], born[2:-1:2]
-    waits = [birth - death for death, birth in zip(deaths, births, strict=True)]
-    assert waits[0] + 0.05 < waits[1]
-    assert waits[1] + 0.1 < waits[2]
+    assert [wait >= least for wait, least in zip(waits, (0.1, 0.2, 0.4), strict=True)] == [True] * 3
+    assert waits[0] < 0.4
 
 
 @pytest.mark.parametrize(
@@ -128,7 +119,7 @@ async def test_back_off_grows(caplog: pytest.LogCaptureFixture, monkeypatch: pyt
     ],
 )
 async def test_child_that_cannot_start(code: str, status: int, why: str, caplog: pytest.LogCaptureFixture) -> None:
-    async with supervised(code, status, start_seconds=2.0) as supervisor:
+    async with supervised(code, status, start_seconds=1.0 if "sleep" in code else 10.0) as supervisor:
         with pytest.raises(ModelUnavailable, match="the child could not be started"):
             await supervisor.start()
         assert supervisor.pid
