@@ -13,7 +13,8 @@ import numpy as np
 
 from server.engines.passages import embedded_text, split
 from server.runtime.artefact import MANIFEST, open_artefact
-from server.stores.collections import DEMO, Content, DocumentRecord, EmbedderRecord, write_collection
+from server.stores.collections import DEMO, write_collection
+from server.stores.generation import Content, DocumentRecord, EmbedderRecord
 from training.leads import read_leads
 from training.recipe import Outcome, Workshop
 from training.report import write_report

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from server.engines.interfaces import Passage
 from server.engines.passages import embedded_text, split
-from server.stores.collections import Content, DocumentRecord
+from server.stores.generation import Content, DocumentRecord
 
 
 class Cut(NamedTuple):

@@ -25,9 +25,6 @@ from server.errors import CollectionNotFound, InvalidRequest, ModelUnavailable, 
 from server.runtime.lanes import Lanes
 from server.runtime.turns import Turns, remaining
 from server.stores.collections import (
-    Content,
-    DocumentRecord,
-    EmbedderRecord,
     Generation,
     collection_names,
     newest_number,
@@ -35,6 +32,7 @@ from server.stores.collections import (
     remedy,
     write_collection,
 )
+from server.stores.generation import Content, DocumentRecord, EmbedderRecord
 
 T = TypeVar("T")
 

@@ -1,10 +1,7 @@
 """Collections of documents on disk, in immutable generations.
 
-    INDEX/NAME/00000007/manifest.json      embedder, counts, and the files with their SHA-256
-    INDEX/NAME/00000007/vectors.npy        float32 [passages, dimensions], rows of length 1
-    INDEX/NAME/00000007/documents.jsonl    one DocumentRecord a line
-    INDEX/NAME/00000007/passages.jsonl     one {"document", "start", "end"} a line, in the order of the vectors
-    INDEX/NAME/current                     the number of the generation that is served
+    INDEX/NAME/00000007/       the files of a generation: `generation.py`
+    INDEX/NAME/current         the number of the generation that is served
 
 A write makes a folder aside, syncs it, renames it and moves the pointer last, so a process that is killed or a disk
 that is full leaves the old generation in place. Names that begin with a dot are remains; the next write removes them.
@@ -13,23 +10,19 @@ Everything here blocks: call it on a thread.
 
 import errno
 import fcntl
-import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
-from numpy.typing import NDArray
 
 from server.errors import ModelUnavailable, ServerOverloaded, StorageFull
-from server.runtime.artefact import MANIFEST, POINTER, file_sha256, sync_folder, write_durably
+from server.runtime.artefact import POINTER, sync_folder, write_durably
+from server.stores.generation import Content, read_files, write_files
 
 log = logging.getLogger(__name__)
 
@@ -37,50 +30,6 @@ DEMO = "wikipedia"
 KEPT_GENERATIONS = 3
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _NUMBER = re.compile(r"\d{8}")
-_FILES = _VECTORS, _DOCUMENTS, _PASSAGES = "vectors.npy", "documents.jsonl", "passages.jsonl"
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentRecord:
-    """A document as it was added."""
-
-    id: str
-    text: str
-    title: str = ""
-    uri: str = ""
-    metadata: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedderRecord:
-    """Which embedder made the vectors. Vectors of two embedders cannot be compared."""
-
-    name: str
-    version: str
-    digest: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Content:
-    """What a generation holds. Raises ValueError if the parts do not fit together.
-
-    passages: int32 [n, 3], the columns being the document's index, the first code point and the one after the last.
-    vectors: float32 [n, dimensions], rows of length 1.
-    """
-
-    embedder: EmbedderRecord
-    documents: tuple[DocumentRecord, ...]
-    passages: NDArray[np.int32]
-    vectors: NDArray[np.float32]
-
-    def __post_init__(self) -> None:
-        if self.vectors.ndim != 2 or self.vectors.dtype != np.float32:
-            raise ValueError("vectors must be float32 [passages, dimensions]")
-        if self.passages.shape != (len(self.vectors), 3) or self.passages.dtype != np.int32:
-            raise ValueError("passages must be int32 [passages, 3], as many as vectors")
-        owners = self.passages[:, 0]
-        if len(owners) and not (owners.min() >= 0 and owners.max() < len(self.documents)):
-            raise ValueError("a passage belongs to no document")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,26 +127,7 @@ def _write(home: Path, number: int, content: Content) -> Generation:
     updated = datetime.now(UTC)
     try:
         aside.mkdir()
-        with _synced(aside / _VECTORS) as file:
-            vectors = np.ascontiguousarray(content.vectors)
-            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(vectors))
-            file.write(vectors.data)  # np.save would lose the errno of a full disk
-        _write_lines(aside / _DOCUMENTS, map(asdict, content.documents))
-        rows = content.passages.tolist()
-        _write_lines(aside / _PASSAGES, ({"document": owner, "start": start, "end": end} for owner, start, end in rows))
-        manifest = {
-            "collection": home.name,
-            "generation": number,
-            "embedder": asdict(content.embedder),
-            "dimensions": content.vectors.shape[1],
-            "documents": len(content.documents),
-            "passages": len(content.vectors),
-            "updated": updated.isoformat(),
-            "files": {
-                name: {"sha256": file_sha256(aside / name), "bytes": (aside / name).stat().st_size} for name in _FILES
-            },
-        }
-        write_durably(aside / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
+        write_files(aside, home.name, number, updated, content)
         aside.rename(target)
         sync_folder(home)
         write_durably(home / POINTER, f"{number}\n".encode())
@@ -209,42 +139,10 @@ def _write(home: Path, number: int, content: Content) -> Generation:
     return Generation(home.name, number, number, updated, _size(target), content)
 
 
-@contextmanager
-def _synced(path: Path) -> Iterator[BinaryIO]:
-    with path.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    with _synced(path) as file:
-        for record in records:
-            file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
-
-
 def _read(home: Path, number: int, newest: int) -> Generation:
     folder = _folder(home, number)
-    manifest = json.loads((folder / MANIFEST).read_bytes())
-    if (manifest["collection"], manifest["generation"]) != (home.name, number):
-        raise ValueError("the manifest is that of another generation")
-    for name in _FILES:
-        if file_sha256(folder / name) != manifest["files"][name]["sha256"]:
-            raise ValueError(f"{name} does not match its SHA-256")
-    rows = [(line["document"], line["start"], line["end"]) for line in _read_lines(folder / _PASSAGES)]
-    content = Content(
-        embedder=EmbedderRecord(**manifest["embedder"]),
-        documents=tuple(DocumentRecord(**line) for line in _read_lines(folder / _DOCUMENTS)),
-        passages=np.array(rows, dtype=np.int32).reshape(-1, 3),
-        vectors=np.load(folder / _VECTORS, allow_pickle=False),
-    )
-    updated = datetime.fromisoformat(manifest["updated"])
+    updated, content = read_files(folder, home.name, number)
     return Generation(home.name, number, newest, updated, _size(folder), content)
-
-
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as file:
-        yield from map(json.loads, file)
 
 
 def _home(index: Path, name: str) -> Path:

@@ -19,14 +19,8 @@ from server.engines.interfaces import Document, IndexIdentity, ModelDescription,
 from server.engines.retriever import FaissRetriever
 from server.errors import CollectionNotFound, DeadlineExceeded, InvalidRequest, ModelUnavailable, ServerOverloaded
 from server.runtime.lanes import Lanes
-from server.stores.collections import (
-    Content,
-    DocumentRecord,
-    EmbedderRecord,
-    collection_names,
-    open_collection,
-    write_collection,
-)
+from server.stores.collections import collection_names, open_collection, write_collection
+from server.stores.generation import Content, DocumentRecord, EmbedderRecord
 
 DIMENSIONS = 1024
 CAT = Document("cat", "The cat sleeps on the warm mat.", "Cat", "file:cat", {"kind": "animal"})

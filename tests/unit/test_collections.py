@@ -13,15 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.errors import ModelUnavailable, ServerOverloaded
-from server.stores.collections import (
-    Content,
-    DocumentRecord,
-    EmbedderRecord,
-    collection_names,
-    newest_number,
-    open_collection,
-    write_collection,
-)
+from server.stores.collections import collection_names, newest_number, open_collection, write_collection
+from server.stores.generation import Content, DocumentRecord, EmbedderRecord
 
 EMBEDDER = EmbedderRecord("embedder", "1", "sha256:0")
 
