@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_COMPILE := 1  # Python compiles what it imports, which is a small part
 export QUINTET_GIT_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 .DEFAULT_GOAL := help
 .PHONY: help serve test check train protos format lock clean
@@ -35,21 +37,22 @@ format: $(VENV)/dev ## Put the code into shape
 	$(BIN)/ruff format .
 
 lock: $(VENV)/dev ## Write requirements.lock from what is installed
-	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
+	@(head -1 requirements.lock; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//') > requirements.new
+	@mv requirements.new requirements.lock
 
 clean: ## Remove the environment and what was published here; the user's cache stays
 	rm -rf $(VENV) data/models data/index
 
 $(VENV)/serve: requirements.lock pyproject.toml clients/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --disable-pip-version-check -c requirements.lock hatchling editables
-	$(BIN)/pip install --disable-pip-version-check --no-build-isolation -c requirements.lock -e clients -e .
+	$(BIN)/pip install -c requirements.lock hatchling editables
+	$(BIN)/pip install --no-build-isolation -c requirements.lock -e clients -e .
 	@touch $@
 
 $(VENV)/train: $(VENV)/serve
-	$(BIN)/pip install --disable-pip-version-check --no-build-isolation -c requirements.lock -e clients -e '.[train]'
+	$(BIN)/pip install --no-build-isolation -c requirements.lock -e clients -e '.[train]'
 	@touch $@
 
 $(VENV)/dev: $(VENV)/train
-	$(BIN)/pip install --disable-pip-version-check --no-build-isolation -c requirements.lock -e clients -e '.[train,dev]'
+	$(BIN)/pip install --no-build-isolation -c requirements.lock -e clients -e '.[train,dev]'
 	@touch $@
