@@ -39,15 +39,21 @@ def scores(results: list[Classification]) -> np.ndarray[tuple[int, int], np.dtyp
 @pytest.mark.parametrize("name", TEXTS)
 async def test_classifiers_agree_with_torch(models: Path, lanes: Lanes, name: str) -> None:
     artefact = open_artefact(models, name)
+    assert artefact.manifest.schema["engine"] in engines(artefact)
     expected = await TorchClassifier.from_artefact(artefact, lanes).classify(TEXTS[name], deadline=soon())
     assert len(set(best(expected))) > 2, "the texts are too much alike to compare anything"
+    margins = np.array([result.labels[0].score - result.labels[1].score for result in expected])
     for engine in engines(artefact):
         found = await OnnxClassifier(artefact, lanes, engine).classify(TEXTS[name], deadline=soon())
-        agreement = np.mean([a == b for a, b in zip(best(found), best(expected), strict=True)])
-        assert agreement >= 0.995, f"{name} on {engine}"
+        agree = np.array([a == b for a, b in zip(best(found), best(expected), strict=True)])
         if engine == "onnx":
+            assert agree.mean() >= 0.995, name
             assert np.abs(scores(found) - scores(expected)).max() < 1e-3
-    assert artefact.manifest.schema["engine"] in engines(artefact)
+        else:
+            # Quantised, a text that lies between two labels may change sides. The manifest of topics measures 0.990 on
+            # held-out texts, from which 240 texts stray by 0.019 (3 standard deviations).
+            assert agree.mean() >= 0.97, f"{name} on {engine}"
+            assert margins[~agree].max(initial=0) < 0.2, f"{name} on {engine}: torch was sure, and it is not"
 
 
 async def test_vectors_agree_with_torch(models: Path, lanes: Lanes) -> None:
