@@ -56,7 +56,7 @@ RECIPES = {
             ),
             libraries=(*_GRAPHS, "scikit-learn"),
             seconds={"fast": 230, "long": 400},
-            key_metric="accuracy_int8",
+            key_metric="accuracy",
         ),
         Recipe(
             "wikipedia",
@@ -76,7 +76,7 @@ RECIPES = {
             code=("training.corpus", "training.leads", "training.serving"),
             libraries=(*_GRAPHS, "sentence-transformers", "scikit-learn"),
             seconds=30,
-            key_metric="accuracy_int8",
+            key_metric="accuracy",
         ),
         Recipe(LLMS["default"], "llm", inputs=(LLMS["default"],)),
         Recipe(LLMS["small"], "llm", inputs=(LLMS["small"],)),

@@ -40,3 +40,14 @@ def run_graph(
     for group, part in zip(groups, parts, strict=True):
         result[group] = part
     return result
+
+
+def recommend(truth: NDArray[np.int64], exact: NDArray[np.int64], quantised: NDArray[np.int64]) -> str:
+    """The engine to serve with: int8 where it hardly differs from fp32, else fp32.
+
+    Given are the true labels and those of both graphs. int8 must agree with fp32 on 99.5 % of the texts and lose at
+    most 0.3 points of accuracy.
+    """
+    agreement = float((exact == quantised).mean())
+    loss = float((exact == truth).mean() - (quantised == truth).mean())
+    return "onnx-int8" if agreement >= 0.995 and loss <= 0.003 else "onnx"
