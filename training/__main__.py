@@ -26,6 +26,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 from training.cache import Cache, default_root
 from training.catalogue import LLMS, RECIPES
+from training.errors import TrainingError
 from training.lock import Input, read_lock
 from training.plan import Places, State, Step, make_plan
 from training.recipe import Kind
@@ -58,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             results = _carry_out(plan, options, inputs, places)
     except PackageNotFoundError as error:
         return _fail(f"the library {error.name} is missing. Install what training needs with: pip install '.[train]'")
+    except TrainingError as error:
+        return _fail(str(error))
     except OSError as error:
         from training.run import describe
 
@@ -82,13 +85,13 @@ def _carry_out(
     from training.fetch import Fetcher
     from training.http import Client
     from training.hub import Hub
-    from training.index import PackageIndex, pip_settings
+    from training.index import PackageIndex, PipSettings, pip_settings
     from training.progress import show_progress
     from training.run import Run
 
     stop = threading.Event()
     with show_progress(Console()) as progress:
-        settings = pip_settings()
+        settings = pip_settings() if any(step.fetch for step in plan) else PipSettings()
         client = Client(stop, certificates=settings.certificates, proxy=settings.proxy)
         index = PackageIndex(client, settings.index_urls)
         fetcher = Fetcher(places.cache, client, Hub(), index, progress)

@@ -18,11 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from server.runtime.artefact import file_sha256, sync_folder
+from training.errors import WrongContent
 from training.lock import Content, Input
-
-
-class WrongContent(Exception):
-    """A file has not the size or digest of its pin."""
 
 
 def default_root() -> Path:

@@ -17,16 +17,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
+from training.errors import CarrierRefused
 from training.lock import NESTED, safe_path
 
 NESTED_LIMIT = 512 << 20  # bytes of an archive within an archive
 TAR_LIMIT = 512 << 20  # bytes of an unpacked tar; a tar must be read from its beginning to find anything
 _CHUNK = 1 << 20
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-
-
-class CarrierRefused(Exception):
-    """The archive is not what it should be; the message says what is wrong."""
 
 
 def read_members(archive: Path, wanted: Mapping[str, int]) -> Iterator[tuple[str, Iterator[bytes]]]:

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from training.cache import Cache, WrongContent
-from training.carriers import CarrierRefused, read_members
-from training.http import Client, DownloadFailed
+from training.cache import Cache
+from training.carriers import read_members
+from training.errors import CarrierRefused, DownloadFailed, FetchFailed, WrongContent
+from training.http import Client
 from training.hub import Hub
 from training.index import PackageIndex
 from training.lock import Carrier, Content, HubSource, Input, PackageSource
@@ -16,10 +17,6 @@ from training.progress import Progress
 T = TypeVar("T")
 
 CONNECTIONS = 4  # downloads at once, over all inputs
-
-
-class FetchFailed(Exception):
-    """No source had the input; the message says what each of them answered, and what to do."""
 
 
 class Fetcher:

@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
+from training.errors import DownloadFailed
+
 TIMEOUT_SECONDS = 60.0  # for a connection, and for the next bytes
 ATTEMPTS = 4  # in a row without a new byte
 _CHUNK = 1 << 18
 _HEADERS = {"User-Agent": "quintet-training", "Accept-Encoding": "identity"}
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
-
-
-class DownloadFailed(Exception):
-    """The file could not be got; the message says why, without credentials."""
 
 
 class Stopped(Exception):

@@ -11,7 +11,8 @@ import re
 from typing import NamedTuple
 from urllib.parse import urldefrag, urljoin
 
-from training.http import Client, DownloadFailed
+from training.errors import DownloadFailed
+from training.http import Client
 from training.lock import Carrier
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
@@ -21,9 +22,9 @@ _PAGE_LIMIT = 64 << 20
 class PipSettings(NamedTuple):
     """Where pip would look."""
 
-    index_urls: tuple[str, ...]
-    certificates: str | None
-    proxy: str | None
+    index_urls: tuple[str, ...] = ()
+    certificates: str | None = None
+    proxy: str | None = None
 
 
 def pip_settings() -> PipSettings:

@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from training.errors import LockError
+
 LOCK_FILE = Path(__file__).with_name("artefacts.lock.json")
 NESTED = "!/"  # in a member's name: "model.zip!/config.json" lies in an archive within the archive
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-class LockError(ValueError):
-    """The lock file is malformed; the message says where."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from server.runtime.artefact import publish, write_manifest
-from training.cache import WrongContent
-from training.fetch import Fetcher, FetchFailed
+from training.errors import FetchFailed, TrainingError
+from training.fetch import Fetcher
 from training.lock import Input
 from training.plan import Places, State, Step, is_whole
 from training.progress import Progress
@@ -108,7 +108,7 @@ class Run:
             self._made[name] = folder
             if step.publish:
                 self._publish(step, folder)
-        except (FetchFailed, WrongContent) as error:
+        except TrainingError as error:
             return Result(step, failure=str(error))
         except OSError as error:
             return Result(step, failure=f"{describe(error)}. Make room or correct the path, then run it again")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.training.index_server import wheel
 from training import carriers
-from training.carriers import CarrierRefused, read_members
+from training.carriers import read_members
+from training.errors import CarrierRefused
 from training.lock import safe_path
 
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from tests.training.index_server import IndexServer, stored_wheel, wheel
-from training.cache import Cache, WrongContent
-from training.fetch import Fetcher, FetchFailed
+from training.cache import Cache
+from training.errors import FetchFailed, WrongContent
+from training.fetch import Fetcher
 from training.http import Client
 from training.hub import Hub
 from training.index import PackageIndex

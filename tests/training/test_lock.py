@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from training.catalogue import LLMS, RECIPES
-from training.lock import HubSource, Input, LockError, PackageSource, read_lock
+from training.errors import LockError
+from training.lock import HubSource, Input, PackageSource, read_lock
 
 
 def test_every_file_has_a_size_and_a_digest() -> None:
