@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-export PIP_NO_COMPILE := 1  # Python compiles what it imports, which is a small part
+# Python compiles what it imports, which is a small part of what is installed.
+export PIP_NO_COMPILE := 1
 export QUINTET_GIT_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 .DEFAULT_GOAL := help
 .PHONY: help serve test check train protos format lock clean
