@@ -184,7 +184,7 @@ def test_secrets_stay_inside(data: Path, tmp_path: Path) -> None:
         log_level="DEBUG",
     )
     try:
-        wait_ready(running.address, "quintet.v1.ChatService")
+        wait_ready(running.address)
         with grpc.insecure_channel(running.address) as channel:
             with pytest.raises(grpc.RpcError) as caught:
                 chat_pb2_grpc.ChatServiceStub(channel).Chat(
