@@ -42,7 +42,7 @@ class Registrar:
 
     def _wrap(self, method: str, handler: Any) -> Any:
         if handler.request_streaming:
-            raise NotImplementedError(f"{method}: no method streams requests yet")
+            raise TypeError(f"{method} streams its requests, which nothing here checks")
         # The generated deserializer is the message class's FromString; bytes pass, and are parsed inside.
         message_type = handler.request_deserializer.__self__
         serve = handler.unary_stream if handler.response_streaming else handler.unary_unary

@@ -56,6 +56,13 @@ def test_health_knows_every_service(channel: grpc.Channel) -> None:
     assert set(listed.statuses) == {"", "ready", *SERVICES}
 
 
+def test_serving_needs_no_torch(server: ServerProcess, channel: grpc.Channel) -> None:
+    assert check(channel, "ready") == SERVING
+    mapped = Path(f"/proc/{server.process.pid}/maps").read_text()
+    assert "onnxruntime" in mapped
+    assert "libtorch" not in mapped
+
+
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
 def test_reflection_lists_and_describes(channel: grpc.Channel, version: str) -> None:
     invoke = channel.stream_stream(
