@@ -23,7 +23,7 @@ from training.report import write_report
 from training.serving import run_graph
 
 LICENCE = "CC BY-SA 4.0, © Wikipedia contributors"
-DOCUMENTS = 6_000  # of 10,033: embedding takes most of the time; topics needs 4,000 for its accuracy
+DOCUMENTS = 7_000  # of 10,033: embedding takes time, and topics needs thousands for its accuracy
 TEXT = """
 The first paragraphs of Wikipedia's vital articles in English, split and embedded as the service does it with the
 documents that it is given.
