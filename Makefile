@@ -15,7 +15,8 @@ help: ## Show this list
 serve: train ## Install, fetch, train what is missing, and start the server on 127.0.0.1:50051
 	@exec $(BIN)/python -m server
 
-test: train $(VENV)/dev ## Install, fetch, train what is missing, and run the tests
+test: $(VENV)/dev ## Install, fetch, train what is missing, and run the tests, with the small language model
+	@$(BIN)/python -m training --llm small
 	$(BIN)/python -m pytest
 
 check: $(VENV)/dev ## Lint, types, contract, stale stubs, import rules

@@ -1,7 +1,9 @@
 """What the tests share: the published artefacts, and a real server in a process of its own."""
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,14 +15,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 60.0
+# Whoever starts the tests in the background of a shell has Ctrl-C ignored, which the processes under test inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def models() -> Path:
     """The folder of published artefacts. `make test` fills it before the tests run."""
     folder = Path(os.environ.get("QUINTET_DATA", ROOT / "data")) / "models"
-    if not (folder / "sentiment" / "current").is_file():
-        pytest.fail(f"{folder} holds no artefacts: run 'make train' first", pytrace=False)
+    if not (folder / "smollm2-135m-instruct" / "current").is_file():
+        pytest.fail(f"{folder} lacks what the tests need: run 'make test'", pytrace=False)
     return folder
 
 
@@ -71,7 +75,7 @@ def wait_ready(address: str, service: str = "ready", seconds: float = START_SECO
     """Wait until a service is SERVING, as a load balancer would: by Health.Watch."""
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address) as channel, contextlib.suppress(grpc.RpcError):  # the deadline
         stub = health_pb2_grpc.HealthStub(channel)
         for answer in stub.Watch(health_pb2.HealthCheckRequest(service=service), timeout=seconds):
             if answer.status == health_pb2.HealthCheckResponse.SERVING:
@@ -94,9 +98,12 @@ def data(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A warm server with the small language model."""
     running = start_server(data, tmp_path_factory.mktemp("server") / "log.txt", log_level="DEBUG")
-    wait_ready(running.address)
-    yield running
-    assert running.stop() == 0
+    try:
+        wait_ready(running.address)
+        yield running
+    finally:
+        status = running.stop()
+    assert status == 0
 
 
 @pytest.fixture(scope="session")
