@@ -37,7 +37,7 @@ class PseudoTerminal:
         """Press Ctrl-C."""
         self._process.send_signal(signal.SIGINT)
 
-    def read_until(self, text: str, seconds: float = 15) -> str:
+    def read_until(self, text: str, seconds: float = 60) -> str:
         """What is written up to and including `text`; all that is left if `text` is empty."""
         end = time.monotonic() + seconds
         while not text or text not in self.output:
@@ -59,7 +59,7 @@ class PseudoTerminal:
         head, tail = self.output.split(text, 1)
         return head + text, tail
 
-    def wait(self, seconds: float = 15) -> int:
+    def wait(self, seconds: float = 60) -> int:
         """The exit status."""
         return self._process.wait(seconds)
 
