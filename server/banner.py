@@ -38,7 +38,7 @@ def _next_steps(app: "App") -> str:
             "Try:",
             f'  grpcurl -plaintext -d \'{{"texts": ["What a day!"]}}\' {address} '
             "quintet.v1.ClassificationService/Classify",
-            f'  .venv/bin/quintet{option} ask "Which metal is liquid at room temperature?"',
+            f'  .venv/bin/quintet{option} ask "Who discovered penicillin?"',
             "  .venv/bin/python -c 'from quintet_client import QuintetClient as Q; "
             f'print(Q({argument}).analyze("Ada Lovelace lived in London."))\'',
         )
