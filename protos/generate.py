@@ -9,6 +9,7 @@ is written: the exit status is 1 if a committed stub differs from what would be 
 
 import argparse
 import filecmp
+import os
 import shutil
 import sys
 import tempfile
@@ -40,7 +41,8 @@ def validate_descriptor() -> descriptor_pb2.FileDescriptorSet:
 
 
 def run_protoc(*arguments: str) -> None:
-    """Run protoc; exit with its status if it fails."""
+    """Run protoc, with the plugins that are installed beside this Python; exit with its status if it fails."""
+    os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     if status := protoc.main(["protoc", *arguments]):
         sys.exit(status)
 
