@@ -85,12 +85,12 @@ def wait_ready(address: str, service: str = "ready", seconds: float = START_SECO
 
 @pytest.fixture(scope="session")
 def data(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with the published artefacts and a copy of the index, so that tests may write to it."""
+    """A data folder with the published artefacts and a copy of the demo collection, so that tests may write to it."""
     import shutil
 
     folder = tmp_path_factory.mktemp("data")
     (folder / "models").symlink_to(models.resolve())
-    shutil.copytree(models.parent / "index", folder / "index")
+    shutil.copytree(models.parent / "index" / "wikipedia", folder / "index" / "wikipedia")
     return folder
 
 

@@ -65,7 +65,7 @@ async def test_answer(model: EmbeddedChatModel) -> None:
 
 
 async def test_limit_of_output_tokens(model: EmbeddedChatModel) -> None:
-    answer = await model.complete(LONG, ChatOptions(max_output_tokens=5), deadline=soon())
+    answer = await model.complete(LONG, ChatOptions(max_output_tokens=5, temperature=0.0), deadline=soon())
     assert (answer.done.finish_reason, answer.done.usage.completion_tokens) == (FinishReason.LENGTH, 5)
 
 
