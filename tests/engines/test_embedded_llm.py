@@ -65,8 +65,8 @@ async def test_answer(model: EmbeddedChatModel) -> None:
 
 
 async def test_limit_of_output_tokens(model: EmbeddedChatModel) -> None:
-    answer = await model.complete(LONG, ChatOptions(max_output_tokens=5, temperature=0.0), deadline=soon())
-    assert (answer.done.finish_reason, answer.done.usage.completion_tokens) == (FinishReason.LENGTH, 5)
+    answer = await model.complete(LONG, ChatOptions(max_output_tokens=2, temperature=0.0), deadline=soon())
+    assert (answer.done.finish_reason, answer.done.usage.completion_tokens) == (FinishReason.LENGTH, 2)
 
 
 async def test_prompt_over_the_context(model: EmbeddedChatModel) -> None:
