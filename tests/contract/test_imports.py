@@ -18,7 +18,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "protos/quintet": {"server", "training", "quintet_client"},
     "clients/quintet_client": {"server", "training", "numpy", *HEAVY},
     "server/errors.py": {"server", "google", "numpy", *TRANSPORT, *HEAVY},
-    "server/engines/interfaces.py": {"server", "google", *TRANSPORT, *HEAVY},
+    "server/engines/interfaces": {"server.errors", "server.runtime", "server.stores", "google", *TRANSPORT, *HEAVY},
     "server/engines": {"server.services", "server.interceptors", "server.app", "server.settings", *TRANSPORT},
     "server/runtime": {"server.engines", "server.services", "server.interceptors", "server.app", *TRANSPORT, *HEAVY},
     "server/stores": {"server.engines", "server.services", "server.interceptors", "server.app", *TRANSPORT, *HEAVY},
