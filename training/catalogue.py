@@ -50,6 +50,7 @@ RECIPES = {
             code=(
                 "training.sentiment_data",
                 "training.half_frozen",
+                "training.first_token",
                 "training.export",
                 "training.quantise",
                 "training.serving",

@@ -8,11 +8,10 @@ token_type_ids are zeros inside the graph: every text has one segment.
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BertForSequenceClassification, BertModel
+from transformers import BertModel
 
 OPSET = 17  # from here on LayerNormalization is one operator
 
@@ -26,23 +25,12 @@ class Encoder(nn.Module):  # type: ignore[misc]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Embedding [batch, hidden]"""
-        tokens = _run(self.bert, input_ids, attention_mask).last_hidden_state
+        mask = added_mask(attention_mask)
+        types = torch.zeros_like(input_ids)
+        tokens = self.bert(input_ids=input_ids, attention_mask=mask, token_type_ids=types).last_hidden_state
         weight = attention_mask.unsqueeze(-1).to(tokens.dtype)
         mean = (tokens * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
         return mean / mean.norm(p=2, dim=1, keepdim=True).clamp(min=1e-12)
-
-
-class Classifier(nn.Module):  # type: ignore[misc]
-    """The logits of a sequence classifier."""
-
-    def __init__(self, model: BertForSequenceClassification) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits [batch, labels]"""
-        logits: Tensor = _run(self.model, input_ids, attention_mask).logits
-        return logits
 
 
 def export(module: nn.Module, target: Path, output: str) -> None:
@@ -66,12 +54,11 @@ def export(module: nn.Module, target: Path, output: str) -> None:
         )
 
 
-def _run(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Any:
-    """Call a BERT with a mask that is ready to be added to the attention scores.
+def added_mask(attention_mask: Tensor) -> Tensor:
+    """A mask that is added to the attention scores.
 
-    transformers would build that mask with operations that tracing cannot follow; one of four dimensions is
-    passed through as it is, and gives the plain attention that onnxruntime knows how to fuse.
+    transformers would build it with operations that tracing cannot follow; one of four dimensions is passed through
+    as it is, and gives the plain attention that onnxruntime knows how to fuse.
     """
     visible = attention_mask.unsqueeze(1).unsqueeze(2).to(torch.float32)
-    mask = (1.0 - visible) * torch.finfo(torch.float32).min
-    return model(input_ids=input_ids, attention_mask=mask, token_type_ids=torch.zeros_like(input_ids))
+    return (1.0 - visible) * torch.finfo(torch.float32).min

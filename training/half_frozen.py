@@ -1,6 +1,7 @@
 """A BERT whose lower layers are not trained: what they make of a text never changes, so it is computed once.
 
-With three of six layers frozen, a training step costs half of a full one. It is exact as long as there is no dropout.
+With three of six layers frozen, and the last one computed for the first token alone, a training step costs 36 % of a
+full one. It is exact as long as there is no dropout.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from training.first_token import first_token
 
 _TOKENS_AT_ONCE = 2048
 
@@ -40,9 +43,10 @@ class HalfFrozen:
         mask = None  # attention is faster without one
         if bool(is_padding.any()):
             mask = torch.zeros(is_padding.shape).masked_fill(is_padding, -torch.inf)[:, None, None, :]
-        for layer in self._upper:
+        *inner, last = self._upper
+        for layer in inner:
             hidden = layer(hidden, attention_mask=mask)
-        pooled: Tensor = self._bert.pooler(hidden)
+        pooled: Tensor = self._bert.pooler(first_token(last, hidden, mask))
         return pooled
 
 

@@ -20,7 +20,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoTokenizer, BertForSequenceClassification
 
-from training.export import Classifier, export
+from training.export import export
+from training.first_token import Classifier
 from training.half_frozen import HalfFrozen
 from training.pictures import draw_confusion
 from training.quantise import quantise

@@ -11,6 +11,7 @@ from quintet_client import AsyncQuintetClient, House, QuintetClient, errors
 from quintet_client.cli.price import EXAMPLE
 
 from tests.clients.small_server import SmallServer, running
+from tests.waiting import until
 
 DOCUMENT = {"id": "1", "text": "The office closes at six.", "metadata": {"by": "me"}}
 
@@ -152,7 +153,7 @@ async def test_waiting_until_the_server_is_ready(server: SmallServer) -> None:
     server.set_health("ready", False)
     async with AsyncQuintetClient(server.address) as client:
         waiting = asyncio.create_task(client.wait_ready(10))
-        await asyncio.sleep(0.3)
+        await until(lambda: server.desk.seen)
         assert not waiting.done()
         server.set_health("ready", True)
         await asyncio.wait_for(waiting, 5)

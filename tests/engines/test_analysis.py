@@ -34,6 +34,7 @@ from server.runtime.artefact import open_artefact
 from server.runtime.lanes import Lanes
 from server.runtime.models import Slot
 from tests.engines.conftest import soon
+from tests.waiting import until
 
 ALL = frozenset(AnalysisTask)
 TEXT = "Ann lives in Paris."
@@ -226,7 +227,7 @@ async def test_closing_cancels_the_rest() -> None:
 async def test_cancelling_the_caller_cancels_everything() -> None:
     bench = Bench(*(Engine("x", asyncio.Event()) for _ in range(4)))
     call = asyncio.create_task(analyse(bench.analyzer()))
-    await asyncio.sleep(0.01)
+    await until(lambda: all(engine.calls for engine in bench.engines))
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call

@@ -292,7 +292,7 @@ async def test_who_waits_for_a_turn_keeps_his_deadline(upstream: OpenAIServer) -
     upstream.replies = [Reply(delay=0.5)]
     async with chatting(upstream.base_url) as model:
         first = asyncio.create_task(model.complete(MESSAGES, ChatOptions(), deadline=soon()))
-        await asyncio.sleep(0.05)
+        await until(lambda: upstream.requests)
         assert isinstance(await failure(model, deadline=soon(0.05)), DeadlineExceeded)
         assert (await first).text == "Hello there."
     assert len(upstream.requests) == 1
