@@ -1,0 +1,40 @@
+"""The memory of a process as the system sees it, and giving it back."""
+
+import contextlib
+import ctypes
+import gc
+import os
+from pathlib import Path
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_SELF = Path("/proc/self")
+
+
+def resident_bytes(pid: int | None = None) -> int:
+    """What a process, this one by default, has in memory (the RSS of proc_pid_statm(5)). 0 if there is none such."""
+    try:
+        return int(Path(f"/proc/{pid or 'self'}/statm").read_text().split()[1]) * _PAGE
+    except OSError:
+        return 0
+
+
+def forget_peak() -> None:
+    """Begin to measure the peak anew (proc_pid_clear_refs(5)); where that is not allowed, the peak is the old one."""
+    with contextlib.suppress(OSError):
+        (_SELF / "clear_refs").write_text("5")
+
+
+def peak_bytes() -> int:
+    """The largest RSS since forget_peak()."""
+    for line in (_SELF / "status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resident_bytes()
+
+
+def give_back() -> None:
+    """Return what is free to the system: collect cycles, then malloc_trim(3). It blocks for some milliseconds."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
+    if trim is not None:
+        trim(0)
