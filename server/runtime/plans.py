@@ -1,7 +1,11 @@
 """How models are brought into memory and out of it: what runs on the pool's loading thread."""
 
+import contextlib
+import gc
+import os
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -11,6 +15,7 @@ from server.runtime.models import Resident
 from server.runtime.store import Use
 
 T = TypeVar("T")
+_LOWEST = 19
 Found = tuple[Artefact | None, str]  # what to load, and what is to be said of it
 
 
@@ -32,20 +37,35 @@ class Plan(Generic[T]):
     pinned: bool = False
 
 
+def step_back() -> None:
+    """Give this thread the lowest priority (on Linux priorities are those of threads)."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST)
+
+
 def construct(plan: Plan[T], artefact: Artefact | None) -> tuple[T, Use]:
     """The engine, and what it took. Libraries are imported first: they stay, and belong to no model."""
     build = plan.prepare()
-    memory.give_back()
+    memory.trim()
     before, begun = memory.resident_bytes(), time.monotonic()
     memory.forget_peak()
     engine = build(artefact)
     peak = memory.peak_bytes()
-    memory.give_back()
+    memory.trim()
     resident = max(0, memory.resident_bytes() - before)
     return engine, Use(resident, max(resident, peak - before), time.monotonic() - begun)
+
+
+def prepare_all(plans: Iterable[Plan[Any]]) -> None:
+    """Import what all of them need, before there is an engine. What cannot be imported fails its own model later."""
+    for plan in plans:
+        with contextlib.suppress(Exception):
+            plan.prepare()
+    memory.freeze()
 
 
 def drop(resident: Resident[Any]) -> None:
     """Let go of an engine that nobody reads, and of its memory."""
     resident.engine = None
-    memory.give_back()
+    gc.collect()
+    memory.trim()

@@ -18,7 +18,7 @@ from server.errors import ModelCheckFailed, ModelDoesNotFit, ModelLoading
 from server.runtime.artefact import Artefact, open_artefact
 from server.runtime.budget import Budget
 from server.runtime.models import ModelSlot, Resident, State, explain
-from server.runtime.plans import Found, Plan, construct, drop
+from server.runtime.plans import Found, Plan, construct, drop, prepare_all, step_back
 from server.runtime.registry import Registry
 from server.runtime.store import CURRENT
 
@@ -41,6 +41,8 @@ class Pool:
         self.slots: dict[str, ModelSlot[Any]] = {}
         self._admission = asyncio.Lock()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        # Reading and hashing files can wait for those who are served.
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader", initializer=step_back)
         self._demands: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -56,6 +58,7 @@ class Pool:
                 task.cancel()
             await asyncio.gather(*pool._tasks, return_exceptions=True)
             pool._loader.shutdown(cancel_futures=True)
+            pool._reader.shutdown(cancel_futures=True)
 
     def add(self, plan: Plan[T]) -> ModelSlot[T]:
         """A slot for a model; nothing is loaded yet."""
@@ -70,6 +73,7 @@ class Pool:
     async def preload(self) -> None:
         """Load what is to be in memory from the start, as far as the budget goes: nothing is evicted for it."""
         wanted = [slot for name, slot in self.slots.items() if self.plans[name].preload]
+        await self._on(self._loader, partial(prepare_all, [self.plans[slot.name] for slot in wanted]))
         await asyncio.gather(*(self._load(slot, evict=False) for slot in wanted), return_exceptions=True)
 
     # ------------------------------------------------------------ what operators ask for
@@ -119,7 +123,7 @@ class Pool:
 
                 await self._replace(slot, find, strict=not force, commit=commit)
             else:
-                await asyncio.to_thread(self.store.open_version, name, version)
+                await self._on(self._reader, partial(self.store.open_version, name, version))
                 await asyncio.to_thread(commit)
                 slot.move(slot.state, slot.message)
             log.info('model "%s": %s is version %s now', name, alias, version)
@@ -198,7 +202,7 @@ class Pool:
         old, before = slot.resident, (slot.state, slot.message)
         slot.move(State.READY if old else State.LOADING, "another version is being loaded" if old else "")
         try:
-            artefact, note = await asyncio.to_thread(find)
+            artefact, note = await self._on(self._reader, find)
             fresh = await self._load_aside(slot, artefact, evict=evict)
             try:
                 if artefact and (difference := await self._check(slot, fresh, artefact)):
@@ -249,7 +253,7 @@ class Pool:
             await self._make_room(slot.name, needed, evict=evict)
             self.budget.hold(slot, needed)
             try:
-                engine, use = await self._on_loader(partial(construct, plan, artefact))
+                engine, use = await self._on(self._loader, partial(construct, plan, artefact))
             finally:
                 self.budget.free(slot)
             if artefact:
@@ -295,7 +299,7 @@ class Pool:
 
     async def _discard(self, resident: Resident[Any]) -> None:
         """Drop the engine on the loading thread, for that takes a while, and give its memory back."""
-        await self._on_loader(partial(drop, resident))
+        await self._on(self._loader, partial(drop, resident))
         self.budget.free(resident)
 
     def _is_current(self, slot: ModelSlot[Any]) -> bool:
@@ -303,8 +307,9 @@ class Pool:
         identity = slot.loaded.description.identity
         return self.store.digest(slot.name) == (identity.version, identity.digest)
 
-    async def _on_loader(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._loader, work)
+    @staticmethod
+    async def _on(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(thread, work)
 
     async def _to_its_end(self, work: Any) -> None:
         """Do what an operator asked for even if the call is cancelled meanwhile: half of it would help nobody."""

@@ -21,6 +21,14 @@ log = logging.getLogger(__name__)
 
 # Tags of a model version in MLflow.
 _VERSION, _DIGEST = "quintet.version", "quintet.digest"
+# What MLflow's client reads: soon give up, say nothing on standard output, and nothing to its makers.
+_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
 
 
 class Registry(Protocol):
@@ -136,8 +144,9 @@ class MlflowRegistry:
         aside = Path(tempfile.mkdtemp(prefix=".download-", dir=self.store.models))
         try:
             (aside / name).mkdir()
-            got = Path(download_artifacts(artifact_uri=source, dst_path=str(aside), tracking_uri=self._uri))
-            got.rename(aside / name / version)
+            (aside / "got").mkdir()
+            got = download_artifacts(artifact_uri=source, dst_path=str(aside / "got"), tracking_uri=self._uri)
+            Path(got).rename(aside / name / version)
             artefact = open_version(aside, name, version)
             if artefact.digest != digest:
                 raise RegistryFailed(f"the registry's {name} {version} is {artefact.digest} instead of {digest}")
@@ -172,9 +181,8 @@ class MlflowRegistry:
     def _client(self) -> Any:
         with self._lock:
             if self._made is None:
-                os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-                os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-                os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+                for name, value in _ENVIRONMENT.items():
+                    os.environ.setdefault(name, value)
                 from mlflow import MlflowClient
 
                 self._made = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)

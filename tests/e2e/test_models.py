@@ -290,7 +290,7 @@ async def test_watchers_see_all_then_changes_then_the_end(published: Path, serve
         changed = (await anext(events)).changed
         assert (changed.ref.name, changed.state) == ("tiny", States.MODEL_STATE_UNLOADED)
         await desk.load()
-        states = []
+        states: list[int] = []
         while not states or states[-1] != States.MODEL_STATE_READY:
             states.append((await anext(events)).changed.state)
         assert states[0] == States.MODEL_STATE_LOADING
