@@ -64,11 +64,8 @@ class Service:
 
     def trouble(self) -> str:
         """Why it does not serve; empty if it does."""
-        for slot in self.needs:
-            if slot.state is not State.READY:
-                return slot.message or f'"{slot.name}" is loading'
-        loading = (slot for slot in self.awaits if slot.state is State.LOADING)
-        return next((slot.message or f'"{slot.name}" is loading' for slot in loading), "")
+        may_fail = (slot for slot in self.awaits if slot.state is not State.FAILED)
+        return next((trouble for slot in (*self.needs, *may_fail) if (trouble := slot.trouble())), "")
 
 
 @dataclass(frozen=True)
@@ -94,14 +91,16 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             # Twice the limit, so that what is a little too large gets an answer with details.
             options=(*_OPTIONS, ("grpc.max_receive_message_length", 2 * settings.max_request_bytes)),
         )
-        _register(server, settings, engines, health, admission)
+        models = _model_servicer(settings, engines, health)
+        _register(server, settings, engines, models, health, admission=admission)
         address = _listen(server, settings)
         await server.start()
-        stack.push_async_callback(_stop, server, health, admission, settings)
+        stack.push_async_callback(_stop, server, health, models, admission, settings)
 
         def update() -> None:
             for service in services:
                 health.set(service.name, service.trouble())
+            models.wake()
 
         engines.on_change = update
         update()
@@ -123,8 +122,29 @@ def _service_table(engines: Engines) -> list[Service]:
     ]
 
 
+def _model_servicer(settings: Settings, engines: Engines, health: Health) -> ModelServicer:
+    return ModelServicer(
+        [Row(slot, task) for slot, task in engines.models],
+        engines.pool,
+        health,
+        version=version("quintet"),
+        git_commit=settings.git_commit,
+        limits={
+            "max_request_bytes": settings.max_request_bytes,
+            "max_concurrent_calls": settings.max_concurrent_calls,
+            "default_deadline_seconds": settings.default_deadline_seconds,
+        },
+    )
+
+
 def _register(
-    server: grpc.aio.Server, settings: Settings, engines: Engines, health: Health, admission: Admission
+    server: grpc.aio.Server,
+    settings: Settings,
+    engines: Engines,
+    models: ModelServicer,
+    health: Health,
+    *,
+    admission: Admission,
 ) -> None:
     registrar: Any = Registrar(server, admission, settings.max_request_bytes)
     servicers: Mapping[Callable[[Any, Any], None], object] = {
@@ -135,17 +155,7 @@ def _register(
         chat_pb2_grpc.add_ChatServiceServicer_to_server: ChatServicer({engines.chat.name: engines.chat}),
         rag_pb2_grpc.add_RagServiceServicer_to_server: RagServicer(engines.retriever, engines.answerer),
         analysis_pb2_grpc.add_AnalysisServiceServicer_to_server: AnalysisServicer(engines.analyzer()),
-        model_pb2_grpc.add_ModelServiceServicer_to_server: ModelServicer(
-            [Row(slot, task) for slot, task in engines.models],
-            health,
-            version=version("quintet"),
-            git_commit=settings.git_commit,
-            limits={
-                "max_request_bytes": settings.max_request_bytes,
-                "max_concurrent_calls": settings.max_concurrent_calls,
-                "default_deadline_seconds": settings.default_deadline_seconds,
-            },
-        ),
+        model_pb2_grpc.add_ModelServiceServicer_to_server: models,
     }
     for add, servicer in servicers.items():
         add(servicer, registrar)
@@ -163,8 +173,11 @@ def _listen(server: grpc.aio.Server, settings: Settings) -> str:
     return f"{settings.host}:{port}"
 
 
-async def _stop(server: grpc.aio.Server, health: Health, admission: Admission, settings: Settings) -> None:
+async def _stop(
+    server: grpc.aio.Server, health: Health, models: ModelServicer, admission: Admission, settings: Settings
+) -> None:
     health.stop()
+    models.stop()
     await asyncio.sleep(settings.shutdown_pause_seconds)
     admission.stopping = True
     await server.stop(settings.shutdown_grace_seconds)

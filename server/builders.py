@@ -1,17 +1,18 @@
 """How engines are made and kept: a slot for each, filled in the background, closed in reverse order.
 
-Heavy libraries are imported here, inside the builders and on one loading thread: importing and constructing hold the
-GIL anyway, and the port is open meanwhile. Digests are checked beside it, on threads that only read and hash, and the
-language model starts in its own process.
+Models that come from artefacts or a hub have a plan each, in one table, and are kept by the pool
+(`runtime/pool.py`). Heavy libraries are imported inside the plans, on the pool's loading thread. The language model
+starts in its own process, and what is made of models (retriever, answerer) follows them.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
+from server.engines.golden import difference
 from server.engines.interfaces import (
     Analyzer,
     Answerer,
@@ -26,47 +27,86 @@ from server.engines.interfaces import (
     Pricer,
     Retriever,
 )
+from server.runtime import memory
 from server.runtime.artefact import Artefact, open_artefact
 from server.runtime.lanes import Lanes
-from server.runtime.models import Slot
+from server.runtime.models import ModelSlot, Slot
+from server.runtime.plans import Plan
+from server.runtime.pool import Pool
+from server.runtime.registry import open_registry
+from server.runtime.watch import follow, sync
 from server.settings import ModelSettings, Settings
-
-T = TypeVar("T")
 
 CLASSIFIERS = ("sentiment", "topics")
 EMBEDDER, PRICES, LINGUIST, LANGUAGE = "embedder", "house-prices", "en_core_web_sm", "lid.176"
 EMBEDDED_LLMS = {"default": "qwen2.5-coder-1.5b-instruct", "small": "smollm2-135m-instruct"}
 NO_LLM = "none"
+_START_SECONDS = 600.0
+
+Build = Callable[[Artefact], Any]
 
 
 class Engines:
     """The slots of all engines. `on_change` is called whenever one of them changes its state."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, pool: Pool) -> None:
         self.on_change: Callable[[], None] = lambda: None
+        self.pool = pool
         self._settings = settings
-        self._models = settings.data / "models"
         self._lanes = Lanes(settings.lanes, settings.lane_queue)
         self._spacy_lane = Lanes(1, settings.lane_queue)  # spaCy holds the GIL: a second thread would gain nothing
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._closing = AsyncExitStack()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loading: list[asyncio.Task[None]] = []
+        self._searched_with: ModelIdentity | None = None  # the embedder that the retriever was opened with
 
-        added = (name for name in settings.models if name not in (*CLASSIFIERS, EMBEDDER))
-        self.classifiers: dict[str, Slot[Classifier]] = {name: self._slot(name) for name in (*CLASSIFIERS, *added)}
-        self.pricer: Slot[Pricer] = self._slot(PRICES)
-        self.embedder: Slot[Embedder] = self._slot(EMBEDDER)
-        self.linguist: Slot[Linguist] = self._slot(LINGUIST)
-        self.languages: Slot[LanguageIdentifier] = self._slot(LANGUAGE)
-        self.retriever: Slot[Retriever] = self._slot("collections")
-        self.chat: Slot[ChatModel] = self._slot(self._chat_name())
-        self.answerer: Slot[Answerer] = self._slot("answers")
+        pool.on_change = self._changed
+        self._models = {plan.name: (pool.add(plan), task) for task, plan in self._plans()}
+        self.classifiers: dict[str, ModelSlot[Classifier]] = {
+            name: slot for name, (slot, task) in self._models.items() if task is ModelTask.CLASSIFICATION
+        }
+        self.pricer: ModelSlot[Pricer] = self._models[PRICES][0]
+        self.embedder: ModelSlot[Embedder] = self._models[EMBEDDER][0]
+        self.linguist: ModelSlot[Linguist] = self._models[LINGUIST][0]
+        self.languages: ModelSlot[LanguageIdentifier] = self._models[LANGUAGE][0]
+        self.retriever: Slot[Retriever] = Slot("collections", self._changed)
+        self.chat: Slot[ChatModel] = Slot(self._chat_name(), self._changed)
+        self.answerer: Slot[Answerer] = Slot("answers", self._changed)
 
-    def _slot(self, name: str) -> Slot[Any]:
-        return Slot(name, self._changed)
+    def _plans(self) -> Iterator[tuple[ModelTask, Plan[Any]]]:
+        """One row a model. What the settings name besides is a classifier."""
+        others: dict[str, tuple[ModelTask, Callable[[], Build]]] = {
+            PRICES: (ModelTask.REGRESSION, partial(_house_pricer, self._lanes)),
+            LINGUIST: (ModelTask.LINGUISTICS, partial(_linguist, self._spacy_lane)),
+            LANGUAGE: (ModelTask.LANGUAGE_ID, partial(_language_identifier, self._lanes)),
+        }
+        texts = dict.fromkeys((*CLASSIFIERS, *self._settings.models), ModelTask.CLASSIFICATION)
+        texts[EMBEDDER] = ModelTask.EMBEDDING
+        for name, task in texts.items():
+            if name not in others:
+                wanted = self._settings.models.get(name, ModelSettings())
+                yield task, self._plan(name, wanted, partial(_text_model, name, task, wanted, self._lanes))
+        for name, (task, prepare) in others.items():
+            yield task, self._plan(name, self._settings.models.get(name, ModelSettings()), prepare)
+
+    @staticmethod
+    def _plan(name: str, wanted: ModelSettings, prepare: Callable[[], Build]) -> Plan[Any]:
+        return Plan(
+            name,
+            prepare,
+            difference,
+            has_artefact=not wanted.source,
+            engine=wanted.engine or "recommended",
+            preload=wanted.preload,
+            pinned=wanted.pinned,
+        )
 
     def _changed(self) -> None:
         self.on_change()
+        embedder = self.embedder.loaded
+        if embedder and self._searched_with and embedder.description.identity != self._searched_with:
+            self._searched_with = None
+            self._start(self._reopen())
 
     def _chat_name(self) -> str:
         if self._settings.llm_base_url:
@@ -81,55 +121,50 @@ class Engines:
     @property
     def models(self) -> list[tuple[Slot[Any], ModelTask]]:
         """The slots that hold a model, with what it does."""
-        found: list[tuple[Slot[Any], ModelTask]] = [
-            *((slot, ModelTask.CLASSIFICATION) for slot in self.classifiers.values()),
-            (self.pricer, ModelTask.REGRESSION),
-            (self.embedder, ModelTask.EMBEDDING),
-            (self.linguist, ModelTask.LINGUISTICS),
-            (self.languages, ModelTask.LANGUAGE_ID),
-        ]
+        found: list[tuple[Slot[Any], ModelTask]] = list(self._models.values())
         return found if self.llm_is_off else [*found, (self.chat, ModelTask.CHAT)]
 
     async def loaded(self) -> None:
-        """Return when every slot was filled or has failed."""
-        await asyncio.wait(self._tasks)
+        """Return when everything that is loaded at the start was loaded or has failed."""
+        await asyncio.wait(self._loading)
 
     @classmethod
     @asynccontextmanager
     async def create(cls, settings: Settings) -> AsyncIterator["Engines"]:
         """Empty slots; load() fills them. On leaving, loading is given up and everything is closed."""
-        engines = cls(settings)
-        try:
-            yield engines
-        finally:
-            for task in engines._tasks:
-                task.cancel()
-            await asyncio.gather(*engines._tasks, return_exceptions=True)
-            await engines._closing.aclose()
-            engines._lanes.close()
-            engines._spacy_lane.close()
-            engines._loader.shutdown(cancel_futures=True)
+        registry = open_registry(settings.data / "models", settings.registry)
+        async with Pool.running(registry, settings.memory_budget) as pool:
+            engines = cls(settings, pool)
+            try:
+                yield engines
+            finally:
+                for task in engines._tasks:
+                    task.cancel()
+                await asyncio.gather(*engines._tasks, return_exceptions=True)
+                await engines._closing.aclose()
+                engines._lanes.close()
+                engines._spacy_lane.close()
 
     def load(self) -> None:
-        """Begin to fill all slots."""
-        for name, slot in self.classifiers.items():
-            self._start(slot.load(partial(self._text_model, name, ModelTask.CLASSIFICATION)))
-        self._start(self.pricer.load(partial(self._from_artefact, PRICES, _house_pricer)))
-        self._start(self.linguist.load(self._linguist))
-        self._start(self.languages.load(partial(self._from_artefact, LANGUAGE, _language_identifier)))
-        embedder = self._start(self.embedder.load(partial(self._text_model, EMBEDDER, ModelTask.EMBEDDING)))
-        retriever = self._start(self._after(embedder, self.retriever.load(self._retriever)))
+        """Begin to fill all slots, and to follow what others change."""
+        models = self._start(self._after(sync(self.pool), self.pool.preload()))
+        retriever = self._start(self.retriever.load(self._retriever))
+        self._loading += [models, retriever]
+        versioned = [name for name, plan in self.pool.plans.items() if plan.has_artefact]
+        self._start(follow(self.pool, self.pool.store.marks(versioned)))
         if self.llm_is_off:
             message = "there is no language model: QUINTET_LLM is off"
             self.chat.fail(message)
             self.answerer.fail(message)
         else:
             chat = self._start(self.chat.load(self._chat_model))
-            self._start(self._after(asyncio.gather(retriever, chat), self.answerer.load(self._answerer)))
+            both = asyncio.gather(retriever, chat)
+            self._loading += [chat, self._start(self._after(both, self.answerer.load(self._answerer)))]
 
     def _start(self, work: Any) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.append(task)
+        task: asyncio.Task[None] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return task
 
     @staticmethod
@@ -137,40 +172,31 @@ class Engines:
         await first
         await then
 
-    async def _on_loader(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._loader, work)
-
-    # ------------------------------------------------------------ builders
-
-    async def _from_artefact(self, name: str, build: Callable[[Artefact, Lanes], T]) -> T:
-        artefact = await asyncio.to_thread(open_artefact, self._models, name)
-        return await self._on_loader(partial(build, artefact, self._lanes))
-
-    async def _text_model(self, name: str, task: ModelTask) -> Any:
-        wanted = self._settings.models.get(name, ModelSettings())
-        if wanted.source:
-            return await self._on_loader(partial(_hub_model, name, task, wanted, self._lanes))
-        return await self._from_artefact(name, partial(_text_model, task, wanted))
-
-    async def _linguist(self) -> Linguist:
-        def build(artefact: Artefact, _: Lanes) -> Linguist:
-            from server.engines.linguist import SpacyLinguist
-
-            return SpacyLinguist(artefact, self._spacy_lane)
-
-        return await self._from_artefact(LINGUIST, build)
+    # ------------------------------------------------------------ what is made of models
 
     async def _retriever(self) -> Retriever:
+        from server.engines.leased import LeasedEmbedder
         from server.engines.retriever import FaissRetriever
 
-        retriever = FaissRetriever(self._settings.data / "index", self.embedder.get(), self._lanes)
+        async with self.embedder.use(_whenever()) as engine:
+            embedder = LeasedEmbedder(self.embedder, engine.description)
+        retriever = FaissRetriever(self._settings.data / "index", embedder, self._lanes)
         await retriever.open()
+        self._searched_with = embedder.description.identity
         return retriever
+
+    async def _reopen(self) -> None:
+        """Another embedder is served: the collections that fit it are found anew."""
+        self.retriever.pause("the embedder was replaced; the collections are being opened again")
+        await self.retriever.load(self._retriever)
+        if self.answerer.loaded:
+            await self.answerer.load(self._answerer)
 
     async def _chat_model(self) -> ChatModel:
         if self._settings.llm_base_url:
             return await self._remote_chat_model()
-        artefact = await asyncio.to_thread(open_artefact, self._models, self.chat.name)
+        artefact = await asyncio.to_thread(open_artefact, self._settings.data / "models", self.chat.name)
+        await self.pool.charge(self.chat.name, artefact.manifest.size_bytes)
         from server.engines.embedded_llm import EmbeddedChatModel
 
         model = EmbeddedChatModel(
@@ -182,6 +208,7 @@ class Engines:
         )
         self._closing.push_async_callback(model.close)
         await model.start()
+        self.pool.budget.hold(self.chat.name, memory.resident_bytes(model.pid))
         return model
 
     def _follow_chat(self, ready: bool) -> None:
@@ -218,39 +245,46 @@ class Engines:
         from server.engines.analysis import SideBySideAnalyzer
 
         return SideBySideAnalyzer(
-            sentiment=self.classifiers["sentiment"].get,
-            topics=self.classifiers["topics"].get,
-            linguist=self.linguist.get,
-            languages=self.languages.get,
+            sentiment=self.classifiers["sentiment"].use,
+            topics=self.classifiers["topics"].use,
+            linguist=self.linguist.use,
+            languages=self.languages.use,
         )
 
 
-def _text_model(task: ModelTask, wanted: ModelSettings, artefact: Artefact, lanes: Lanes) -> Classifier | Embedder:
+def _whenever() -> float:
+    """A deadline for what is loaded at the start, where nobody waits."""
+    return time.monotonic() + _START_SECONDS
+
+
+def _text_model(name: str, task: ModelTask, wanted: ModelSettings, lanes: Lanes) -> Build:
     embeds = task is ModelTask.EMBEDDING
-    if wanted.engine == "torch":
+    if wanted.engine == "torch" or wanted.source:
         from server.engines import torch_text
 
         kind = torch_text.TorchEmbedder if embeds else torch_text.TorchClassifier
-        return kind.from_artefact(artefact, lanes, wanted.device)
+        if wanted.source:
+            return lambda _: kind.from_hub(name, str(wanted.source), wanted.revision, lanes, wanted.device)
+        return lambda artefact: kind.from_artefact(artefact, lanes, wanted.device)
     from server.engines import onnx_text
 
-    return (onnx_text.OnnxEmbedder if embeds else onnx_text.OnnxClassifier)(artefact, lanes, wanted.engine)
+    onnx = onnx_text.OnnxEmbedder if embeds else onnx_text.OnnxClassifier
+    return lambda artefact: onnx(artefact, lanes, wanted.engine)
 
 
-def _hub_model(name: str, task: ModelTask, wanted: ModelSettings, lanes: Lanes) -> Classifier | Embedder:
-    from server.engines import torch_text
-
-    kind = torch_text.TorchEmbedder if task is ModelTask.EMBEDDING else torch_text.TorchClassifier
-    return kind.from_hub(name, str(wanted.source), wanted.revision, lanes, wanted.device)
-
-
-def _house_pricer(artefact: Artefact, lanes: Lanes) -> Pricer:
+def _house_pricer(lanes: Lanes) -> Build:
     from server.engines.house_prices import HousePricer
 
-    return HousePricer(artefact, lanes)
+    return lambda artefact: HousePricer(artefact, lanes)
 
 
-def _language_identifier(artefact: Artefact, lanes: Lanes) -> LanguageIdentifier:
+def _linguist(lane: Lanes) -> Build:
+    from server.engines.linguist import SpacyLinguist
+
+    return lambda artefact: SpacyLinguist(artefact, lane)
+
+
+def _language_identifier(lanes: Lanes) -> Build:
     from server.engines.language import FastTextIdentifier
 
-    return FastTextIdentifier(artefact, lanes)
+    return lambda artefact: FastTextIdentifier(artefact, lanes)

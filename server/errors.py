@@ -5,13 +5,17 @@
     ├── MessageTooLarge
     ├── NotFound
     │   ├── ModelNotFound
+    │   ├── ModelVersionNotFound
     │   └── CollectionNotFound
     ├── Unavailable             worth another try; carries a delay
     │   ├── ModelLoading
     │   ├── ServerStopping
     │   ├── ServerOverloaded
+    │   ├── RegistryFailed
     │   └── UpstreamFailed
     ├── ModelUnavailable        the artefact is missing or broken; an operator must act
+    ├── ModelCheckFailed        the artefact is whole and answers otherwise than when it was made
+    ├── ModelDoesNotFit         the memory budget has no room for it
     ├── StorageFull             the disk is full; an operator must act
     ├── UpstreamTimeout
     └── DeadlineExceeded
@@ -72,6 +76,19 @@ class ModelNotFound(NotFound):
         super().__init__(f'no such model: "{name}"; known: {names}', metadata={"model": name, "known": names})
 
 
+class ModelVersionNotFound(NotFound):
+    """The model has no such version, and no alias of that name."""
+
+    reason = "MODEL_VERSION_NOT_FOUND"
+
+    def __init__(self, model: str, version: str, known: Sequence[str]) -> None:
+        versions = ", ".join(known) or "none"
+        super().__init__(
+            f'model "{model}" has no version "{version}"; known: {versions}',
+            metadata={"model": model, "version": version, "known": versions},
+        )
+
+
 class CollectionNotFound(NotFound):
     """No collection has this name."""
 
@@ -108,6 +125,12 @@ class UpstreamFailed(Unavailable):
     reason = "UPSTREAM_FAILED"
 
 
+class RegistryFailed(Unavailable):
+    """The model registry cannot be reached, refused, or gave something else than it promised."""
+
+    reason = "REGISTRY_FAILED"
+
+
 class ServerOverloaded(Unavailable):
     """A queue is full."""
 
@@ -118,6 +141,24 @@ class ModelUnavailable(QuintetError):
     """The artefact is missing, truncated or does not match its manifest; the message says how to make it."""
 
     reason = "MODEL_UNAVAILABLE"
+
+
+class ModelCheckFailed(QuintetError):
+    """The golden inputs give other outputs than when the model was made, by more than its manifest allows."""
+
+    reason = "MODEL_CHECK_FAILED"
+
+
+class ModelDoesNotFit(QuintetError):
+    """The memory budget has no room for the model, and nothing can be evicted for it. Numbers are bytes."""
+
+    reason = "MODEL_DOES_NOT_FIT"
+
+    def __init__(self, model: str, needed: int, budget: int, in_use: int) -> None:
+        super().__init__(
+            f'model "{model}" needs {needed} bytes; of the budget of {budget}, {in_use} are in use and cannot be freed',
+            metadata={"model": model, "needed": str(needed), "budget": str(budget), "in_use": str(in_use)},
+        )
 
 
 class StorageFull(QuintetError):

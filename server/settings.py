@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic import BaseModel, ByteSize, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class ModelSettings(BaseModel):
-    """How one text model is run."""
+    """How one model is run and kept; engine, source, revision and device are for text models."""
 
     engine: Literal["onnx", "onnx-int8", "torch"] | None = Field(
         None, description="what runs it; unset: what the artefact's manifest recommends"
@@ -17,6 +17,8 @@ class ModelSettings(BaseModel):
     source: str | None = Field(None, description="a model hub's repository or a folder, for engine torch")
     revision: str | None = Field(None, description="the hub's commit to load; name one in production")
     device: str = Field("cpu", description="where torch runs: cpu, cuda, cuda:1, mps")
+    preload: bool = Field(True, description="load it at the start, not when it is first asked for")
+    pinned: bool = Field(False, description="never evict it")
 
 
 class Settings(BaseSettings):
@@ -29,8 +31,13 @@ class Settings(BaseSettings):
     data: Path = Field(Path("data"), description="folder of models/, index/ and state/")
     models: dict[str, ModelSettings] = Field(
         default_factory=dict,
-        description='per model, as JSON: {"sentiment": {"engine": "torch"}}; a new name adds a classifier',
+        description='per model, as JSON: {"sentiment": {"engine": "torch"}, "topics": {"preload": false}}; '
+        "a new name adds a classifier",
     )
+    memory_budget: ByteSize | None = Field(
+        None, description="memory of all models together, in bytes or as 2GiB; models are evicted to keep it"
+    )
+    registry: str = Field("", description="URI of an MLflow server whose aliases decide what is served")
     lanes: int = Field(os.cpu_count() or 1, ge=1, description="threads that compute, one a core")
     lane_queue: int = Field(256, ge=0, description="computations that may wait for a lane")
     max_concurrent_calls: int = Field(512, ge=1, description="calls at once; more are refused")

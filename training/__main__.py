@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         inputs = read_lock()
-        places = Places(Cache(options.cache), options.data / "models", options.data / "index")
+        registry = os.environ.get("QUINTET_REGISTRY", "")
+        places = Places(Cache(options.cache), options.data / "models", options.data / "index", registry)
         plan = _plan(options, inputs, places)
         todo = [step for step in plan if step.state is not State.READY]
         if options.list or todo:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from server.errors import ModelUnavailable
 from server.runtime.artefact import MANIFEST, POINTER, file_sha256, open_artefact
+from server.runtime.registry import Registry, open_registry
 from training.cache import Cache
+from training.golden import lacks_golden
 from training.lock import Input, PackageSource
 from training.recipe import Kind, Profile, Recipe, digest_of, version_of
 
@@ -39,11 +41,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Places:
-    """The cache, and the folders of what is served."""
+    """The cache, the folders of what is served, and a registry that gets the models, too, if there is one."""
 
     cache: Cache
     models: Path
     index: Path
+    registry_uri: str = ""
+
+    def registry(self) -> Registry:
+        """Where models are published."""
+        return open_registry(self.models, self.registry_uri)
 
 
 def make_plan(
@@ -117,8 +124,11 @@ def _is_ready(recipe: Recipe, versions: Mapping[str, str], places: Places, check
     pointer = places.models / recipe.name / POINTER
     if not pointer.is_file() or pointer.read_text().strip() != versions[recipe.name]:
         return False
+    folder = places.models / recipe.name / versions[recipe.name]
+    if not is_whole(folder, check=False) or lacks_golden(folder):
+        return False
     if not check:
-        return is_whole(places.models / recipe.name / versions[recipe.name], check=False)
+        return True
     try:
         open_artefact(places.models, recipe.name)
     except ModelUnavailable:
@@ -136,7 +146,8 @@ def _is_installed(recipe: Recipe, versions: Mapping[str, str], places: Places, c
         fits = made_with["digest"] == f"sha256:{file_sha256(published)}"
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return fits and is_whole(folder, check)
+    # An embedder that is about to be published with golden inputs gets another digest.
+    return fits and not lacks_golden(published.parent) and is_whole(folder, check)
 
 
 def is_whole(folder: Path, check: bool) -> bool:

@@ -9,9 +9,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from server.runtime.artefact import publish, write_manifest
+from server.errors import QuintetError
+from server.runtime.artefact import write_manifest
 from training.errors import FetchFailed, TrainingError
 from training.fetch import Fetcher
+from training.golden import with_golden
 from training.lock import Input
 from training.plan import Places, State, Step, is_whole
 from training.progress import Progress
@@ -110,6 +112,8 @@ class Run:
                 self._publish(step, folder)
         except TrainingError as error:
             return Result(step, failure=str(error))
+        except QuintetError as error:
+            return Result(step, failure=f"{error.message}. Then run it again")
         except OSError as error:
             return Result(step, failure=f"{describe(error)}. Make room or correct the path, then run it again")
         seconds = time.monotonic() - begun
@@ -150,7 +154,8 @@ class Run:
             published = self._places.models / step.recipe.name / step.version
             if published.exists() and not is_whole(published, check=True):
                 shutil.rmtree(published)  # publishing keeps what has the right manifest, damaged or not
-            publish(folder, self._places.models)
+            with with_golden(folder, self._places.models) as finished:
+                self._places.registry().publish(finished)
         else:
             module = cast(CollectionModule, import_module(f"training.{step.recipe.module}"))
             module.install(folder, self._places.index, self._places.models)

@@ -185,6 +185,32 @@ class QuintetClient:
         """One model: labels, features, metrics, licence."""
         return self._unary(self._models.GetModel, model_pb2.GetModelRequest(name=name), timeout)
 
+    def load_model(self, name: str, *, timeout: float | None = None) -> model_pb2.LoadModelResponse:
+        """Bring a model into memory."""
+        return self._unary(self._models.LoadModel, model_pb2.LoadModelRequest(name=name), timeout)
+
+    def unload_model(self, name: str, *, timeout: float | None = None) -> model_pb2.UnloadModelResponse:
+        """Take a model out of memory after its last reader; the next call that needs it loads it again."""
+        return self._unary(self._models.UnloadModel, model_pb2.UnloadModelRequest(name=name), timeout)
+
+    def reload_model(self, name: str, *, timeout: float | None = None) -> model_pb2.ReloadModelResponse:
+        """Read and check a model's files again, and serve what they are now."""
+        return self._unary(self._models.ReloadModel, model_pb2.ReloadModelRequest(name=name), timeout)
+
+    def set_alias(
+        self, name: str, alias: str, target: str, *, force: bool = False, timeout: float | None = None
+    ) -> model_pb2.SetAliasResponse:
+        """Move "current" or "candidate" to a version, or to that of another alias: "previous" is a rollback.
+
+        "current" moves only to what answers its golden inputs as it did when it was made, unless `force` is given.
+        """
+        request = model_pb2.SetAliasRequest(name=name, alias=alias, target=target, force=force)
+        return self._unary(self._models.SetAlias, request, timeout)
+
+    def watch_models(self, *, timeout: float | None = None) -> Generator[model_pb2.WatchModelsResponse, None, None]:
+        """All models, then each that changes, then done when the server stops. Closing the iterator ends it."""
+        return self._stream(self._models.WatchModels, model_pb2.WatchModelsRequest(), timeout)
+
     def server_info(self, *, timeout: float | None = None) -> model_pb2.GetServerInfoResponse:
         """Version, limits and the state of every service with its reason."""
         return self._unary(self._models.GetServerInfo, model_pb2.GetServerInfoRequest(), timeout)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.message import Message
-from quintet.v1 import chat_pb2, rag_pb2
+from quintet.v1 import chat_pb2, model_pb2, rag_pb2
 
 from quintet_client.contract import PACKAGE
 from quintet_client.errors import DeadlineExceeded
@@ -27,6 +27,11 @@ _SECONDS: dict[type[Message], float] = {
     rag_pb2.StreamAskRequest: 120.0,
     rag_pb2.AddDocumentsRequest: 300.0,  # every passage is embedded before the server answers
     rag_pb2.DeleteDocumentsRequest: 300.0,
+    # A model is read, checked and loaded before the server answers.
+    model_pb2.LoadModelRequest: 120.0,
+    model_pb2.ReloadModelRequest: 120.0,
+    model_pb2.SetAliasRequest: 120.0,
+    model_pb2.WatchModelsRequest: 24 * 3600.0,  # it is meant to stay open
 }
 
 # What is tried again after UNAVAILABLE: everything that reads, and the writes, which are idempotent by document id.

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from server.engines.interfaces import (
     AnalysisTask,
@@ -28,18 +29,22 @@ _FROM_PARSE: dict[AnalysisTask, Callable[[Linguistics], AnalysisValue]] = {
 }
 
 
+T = TypeVar("T")
+Lender = Callable[[float], AbstractAsyncContextManager[T]]
 _Members = tuple[AnalysisTask, ...]
 _Work = Coroutine[Any, Any, list[TaskResult]]
 
 
 @dataclass(frozen=True)
 class SideBySideAnalyzer:
-    """An Analyzer. Every field returns an engine that is ready now, or raises ModelLoading or ModelUnavailable."""
+    """An Analyzer. Every field lends an engine for the length of a block, given the deadline; entering the block may
+    load it, and raises ModelLoading, ModelUnavailable or ModelDoesNotFit.
+    """
 
-    sentiment: Callable[[], Classifier]
-    topics: Callable[[], Classifier]
-    linguist: Callable[[], Linguist]
-    languages: Callable[[], LanguageIdentifier]
+    sentiment: Lender[Classifier]
+    topics: Lender[Classifier]
+    linguist: Lender[Linguist]
+    languages: Lender[LanguageIdentifier]
 
     async def stream(
         self, text: str, tasks: frozenset[AnalysisTask], *, deadline: float
@@ -83,22 +88,21 @@ class SideBySideAnalyzer:
         return parts
 
     async def _parse(self, tasks: _Members, text: str, deadline: float) -> list[TaskResult]:
-        linguist = self.linguist()
-        parsed = await linguist.parse(text, deadline=deadline)
-        return [TaskResult(task, _FROM_PARSE[task](parsed), linguist.description.identity) for task in tasks]
+        async with self.linguist(deadline) as linguist:
+            parsed = await linguist.parse(text, deadline=deadline)
+            model = linguist.description.identity
+        return [TaskResult(task, _FROM_PARSE[task](parsed), model) for task in tasks]
 
     async def _identify(self, text: str, deadline: float) -> list[TaskResult]:
-        identifier = self.languages()
-        labels = await identifier.identify(text, deadline=deadline)
-        return [TaskResult(AnalysisTask.LANGUAGE, labels, identifier.description.identity)]
+        async with self.languages(deadline) as identifier:
+            labels = await identifier.identify(text, deadline=deadline)
+            return [TaskResult(AnalysisTask.LANGUAGE, labels, identifier.description.identity)]
 
 
-async def _classify(
-    task: AnalysisTask, classifier: Callable[[], Classifier], text: str, deadline: float
-) -> list[TaskResult]:
-    engine = classifier()
-    (classification,) = await engine.classify([text], deadline=deadline)
-    return [TaskResult(task, classification, engine.description.identity)]
+async def _classify(task: AnalysisTask, classifier: Lender[Classifier], text: str, deadline: float) -> list[TaskResult]:
+    async with classifier(deadline) as engine:
+        (classification,) = await engine.classify([text], deadline=deadline)
+        return [TaskResult(task, classification, engine.description.identity)]
 
 
 def _known(error: BaseException, tasks: _Members) -> QuintetError:

@@ -25,6 +25,8 @@ CODES: tuple[tuple[type[errors.QuintetError], grpc.StatusCode], ...] = (
     (errors.StorageFull, Code.RESOURCE_EXHAUSTED),
     (errors.Unavailable, Code.UNAVAILABLE),
     (errors.ModelUnavailable, Code.FAILED_PRECONDITION),
+    (errors.ModelCheckFailed, Code.FAILED_PRECONDITION),
+    (errors.ModelDoesNotFit, Code.RESOURCE_EXHAUSTED),
     (errors.UpstreamTimeout, Code.DEADLINE_EXCEEDED),
     (errors.DeadlineExceeded, Code.DEADLINE_EXCEEDED),
 )

@@ -1,17 +1,15 @@
-"""Artefacts on disk: the manifest, publishing, and opening with verification.
+"""Artefacts on disk: the manifest, and opening with verification. `store.py` has their versions and aliases.
 
     MODELS/NAME/VERSION/manifest.json     the files with their SHA-256, and what is known of the model
     MODELS/NAME/VERSION/...               the files
     MODELS/NAME/current                   the version that is served
 
-Publishing writes aside, syncs, renames the folder and then the pointer, so nothing half-written can be seen.
 Opening checks every file against the manifest before anything is loaded: joblib and pickle are code.
 """
 
 import hashlib
 import json
 import os
-import shutil
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,7 +94,7 @@ def write_manifest(
 ) -> None:
     """Hash every file in `folder` and write its manifest beside them."""
     files = {
-        path.relative_to(folder).as_posix(): FileEntry(file_sha256(path), path.stat().st_size)
+        path.relative_to(folder).as_posix(): entry_of(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path != folder / MANIFEST
     }
@@ -111,8 +109,18 @@ def write_manifest(
         metrics=metrics or {},
         schema=schema or {},
     )
+    save_manifest(folder, manifest)
+
+
+def save_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of a folder whose files it describes."""
     text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
     write_durably(folder / MANIFEST, text.encode())
+
+
+def entry_of(path: Path) -> FileEntry:
+    """What a manifest says of a file."""
+    return FileEntry(file_sha256(path), path.stat().st_size)
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -135,55 +143,24 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def publish(source: Path, models: Path) -> Path:
-    """Make the finished artefact folder `source` the current version below `models`; return its new place.
-
-    Files are hard-linked where both are on one disk, else copied. A version that is there already with the same
-    manifest is kept; with another manifest it is replaced.
-    """
-    manifest = _read_manifest(source / MANIFEST)
-    home = models / manifest.name
-    home.mkdir(parents=True, exist_ok=True)
-    target = home / manifest.version
-    if not (target / MANIFEST).is_file() or file_sha256(target / MANIFEST) != file_sha256(source / MANIFEST):
-        aside = home / f".{manifest.version}.{os.getpid()}"
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(source, aside, copy_function=_place)
-        for folder in (path for path in (*aside.rglob("*"), aside) if path.is_dir()):
-            sync_folder(folder)
-        if target.exists():
-            old = home / f".{manifest.version}.{os.getpid()}.old"
-            target.replace(old)
-            aside.replace(target)
-            shutil.rmtree(old)
-        else:
-            aside.replace(target)
-        sync_folder(home)
-    write_durably(home / POINTER, f"{manifest.version}\n".encode())
-    return target
-
-
-def _place(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    with Path(target).open("rb") as file:
-        os.fsync(file.fileno())
-
-
 def open_artefact(models: Path, name: str) -> Artefact:
-    """Find the current version of `name`, check every file, and return it.
+    """The current version of `name`; the rest as for open_version."""
+    try:
+        version = read_pointer(models / name / POINTER)
+    except (OSError, ValueError) as error:
+        raise unusable(name, _explain(error)) from error
+    return open_version(models, name, version)
+
+
+def open_version(models: Path, name: str, version: str) -> Artefact:
+    """Check every file of a version of `name`, and return it.
 
     Raises ModelUnavailable, with the artefact and the command that makes it, if anything is missing or differs.
     Reads every byte: call it on a thread.
     """
+    folder = models / name / version
     try:
-        version = (models / name / POINTER).read_text().strip()
-        if not version or "/" in version or version.startswith("."):
-            raise ValueError(f"the pointer names {version!r}")
-        folder = models / name / version
-        manifest = _read_manifest(folder / MANIFEST)
+        manifest = read_manifest(folder)
         if (manifest.name, manifest.version) != (name, version):
             raise ValueError(f"the manifest is that of {manifest.name} {manifest.version}")
         for relative, entry in manifest.files.items():
@@ -194,8 +171,17 @@ def open_artefact(models: Path, name: str) -> Artefact:
     return Artefact(folder, manifest, f"sha256:{file_sha256(folder / MANIFEST)}")
 
 
-def _read_manifest(path: Path) -> Manifest:
-    raw = json.loads(path.read_bytes())
+def read_pointer(path: Path) -> str:
+    """The version that a pointer names. Raises OSError, or ValueError for what cannot be the name of a folder."""
+    version = path.read_text().strip()
+    if not version or "/" in version or version.startswith("."):
+        raise ValueError(f"the pointer names {version!r}")
+    return version
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a version's folder, nothing checked. Raises OSError, ValueError, KeyError or TypeError."""
+    raw = json.loads((folder / MANIFEST).read_bytes())
     raw["files"] = {name: FileEntry(**entry) for name, entry in raw["files"].items()}
     return Manifest(**raw)
 

@@ -33,7 +33,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
     async def Chat(self, request: chat_pb2.ChatRequest, context: Any) -> chat_pb2.ChatResponse:
         """The whole answer."""
         messages = _messages(request)
-        model = find(self._models, request.model or self._default)
+        model = find(self._models, request.model or self._default).get()
         answer = await model.complete(messages, _options(request), deadline=calls.current().deadline)
         return chat_pb2.ChatResponse(
             message=chat_pb2.ChatMessage(role=chat_pb2.CHAT_ROLE_ASSISTANT, content=answer.text),
@@ -47,7 +47,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
     ) -> AsyncIterator[chat_pb2.StreamChatResponse]:
         """The answer as it is generated."""
         messages = _messages(request)
-        model = find(self._models, request.model or self._default)
+        model = find(self._models, request.model or self._default).get()
         events = model.stream(messages, _options(request), deadline=calls.current().deadline)
         async with aclosing(events):
             async for event in events:

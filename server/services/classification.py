@@ -7,7 +7,7 @@ from quintet.v1 import classification_pb2, classification_pb2_grpc
 
 from server import calls
 from server.engines.interfaces import Classifier
-from server.runtime.models import Slot, find
+from server.runtime.models import ModelSlot, find
 from server.services.convert import labels, model_ref
 
 DEFAULT_MODEL = "sentiment"
@@ -17,20 +17,22 @@ _MAX_LABELS = 20
 class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServicer):
     """Texts to labels."""
 
-    def __init__(self, classifiers: Mapping[str, Slot[Classifier]]) -> None:
+    def __init__(self, classifiers: Mapping[str, ModelSlot[Classifier]]) -> None:
         self._classifiers = classifiers
 
     async def Classify(
         self, request: classification_pb2.ClassifyRequest, context: Any
     ) -> classification_pb2.ClassifyResponse:
         """Label every text."""
-        classifier = find(self._classifiers, request.model or DEFAULT_MODEL)
-        results = await classifier.classify(request.texts, deadline=calls.current().deadline)
+        deadline = calls.current().deadline
+        async with find(self._classifiers, request.model or DEFAULT_MODEL).use(deadline) as classifier:
+            results = await classifier.classify(request.texts, deadline=deadline)
+            model = model_ref(classifier.description.identity)
         top_k = request.top_k or _MAX_LABELS
         return classification_pb2.ClassifyResponse(
             results=[
                 classification_pb2.ClassificationResult(labels=labels(r.labels[:top_k]), truncated=r.truncated)
                 for r in results
             ],
-            model=model_ref(classifier.description.identity),
+            model=model,
         )

@@ -1,6 +1,7 @@
 """quintet.v1.ModelService"""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 from quintet.v1 import common_pb2, model_pb2, model_pb2_grpc
 
+from server import calls
 from server.engines.interfaces import Described, ModelDescription, ModelTask
-from server.errors import ModelNotFound
-from server.runtime.models import Slot
+from server.errors import InvalidRequest, Violation
+from server.runtime.models import ModelSlot, Slot, find
+from server.runtime.pool import Pool
 from server.services.convert import model_ref
 from server.services.health import Health
 
@@ -24,11 +27,12 @@ class Row:
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
-    """What is served here, and how it is."""
+    """What is served here, how it is, and how it is replaced."""
 
     def __init__(
         self,
         rows: Sequence[Row],
+        pool: Pool,
         health: Health,
         *,
         version: str,
@@ -36,7 +40,10 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         limits: Mapping[str, int],
     ) -> None:
         self._rows = {row.slot.name: row for row in sorted(rows, key=lambda row: row.slot.name)}
+        self._pool = pool
         self._health = health
+        self._changed = asyncio.Event()
+        self._stopping = False
         self._version = version
         self._git_commit = git_commit
         self._limits = model_pb2.ServerLimits(**limits)
@@ -44,13 +51,64 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
 
     async def ListModels(self, request: model_pb2.ListModelsRequest, context: Any) -> model_pb2.ListModelsResponse:
         """Every model, sorted by name."""
-        return model_pb2.ListModelsResponse(models=[_model(row) for row in self._rows.values()])
+        return model_pb2.ListModelsResponse(models=await self._models())
 
     async def GetModel(self, request: model_pb2.GetModelRequest, context: Any) -> model_pb2.GetModelResponse:
         """One model."""
-        if request.name not in self._rows:
-            raise ModelNotFound(request.name, list(self._rows))
-        return model_pb2.GetModelResponse(model=_model(self._rows[request.name]))
+        return model_pb2.GetModelResponse(model=await self._model(find(self._rows, request.name)))
+
+    async def LoadModel(self, request: model_pb2.LoadModelRequest, context: Any) -> model_pb2.LoadModelResponse:
+        """Into memory."""
+        row = self._pooled(request.name)
+        await self._pool.load(request.name, calls.current().deadline)
+        return model_pb2.LoadModelResponse(model=await self._model(row))
+
+    async def UnloadModel(self, request: model_pb2.UnloadModelRequest, context: Any) -> model_pb2.UnloadModelResponse:
+        """Out of memory."""
+        row = self._pooled(request.name)
+        await self._pool.unload(request.name)
+        return model_pb2.UnloadModelResponse(model=await self._model(row))
+
+    async def ReloadModel(self, request: model_pb2.ReloadModelRequest, context: Any) -> model_pb2.ReloadModelResponse:
+        """What is on disk now."""
+        row = self._pooled(request.name)
+        await self._pool.reload(request.name)
+        return model_pb2.ReloadModelResponse(model=await self._model(row))
+
+    async def SetAlias(self, request: model_pb2.SetAliasRequest, context: Any) -> model_pb2.SetAliasResponse:
+        """Another version."""
+        row = self._pooled(request.name)
+        if not self._pool.plans[request.name].has_artefact:
+            raise InvalidRequest([Violation("name", "is a hub's model, which has no versions here")])
+        await self._pool.set_alias(request.name, request.alias, request.target, force=request.force)
+        return model_pb2.SetAliasResponse(model=await self._model(row))
+
+    async def WatchModels(
+        self, request: model_pb2.WatchModelsRequest, context: Any
+    ) -> AsyncIterator[model_pb2.WatchModelsResponse]:
+        """All models, then those that change, then done. Nothing queues up for a slow reader but the latest."""
+        seen = {name: row.slot.revision for name, row in self._rows.items()}
+        snapshot = model_pb2.ModelsSnapshot(models=await self._models())
+        yield model_pb2.WatchModelsResponse(snapshot=snapshot)
+        while not self._stopping:
+            changed = self._changed
+            for name, row in self._rows.items():
+                if row.slot.revision != seen[name]:
+                    seen[name] = row.slot.revision
+                    yield model_pb2.WatchModelsResponse(changed=await self._model(row))
+            if changed is self._changed:
+                await changed.wait()
+        yield model_pb2.WatchModelsResponse(done=model_pb2.WatchModelsDone())
+
+    def wake(self) -> None:
+        """Something may have changed: tell the watchers."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def stop(self) -> None:
+        """End every watch, so that none holds the stop of the server."""
+        self._stopping = True
+        self.wake()
 
     async def GetServerInfo(
         self, request: model_pb2.GetServerInfoRequest, context: Any
@@ -69,17 +127,34 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             ],
         )
 
+    def _pooled(self, name: str) -> Row:
+        """A model that is loaded and replaced by request. Raises ModelNotFound or InvalidRequest."""
+        row = find(self._rows, name)
+        if name not in self._pool.plans:
+            raise InvalidRequest([Violation("name", "is a language model, which the server's settings start")])
+        return row
 
-def _model(row: Row) -> model_pb2.Model:
-    model = model_pb2.Model(
-        ref=common_pb2.ModelRef(name=row.slot.name),
-        task=model_pb2.ModelTask.ValueType(row.task.value),
-        state=model_pb2.ModelState.ValueType(row.slot.state.value),
-        state_message=row.slot.message,
-    )
-    if isinstance(row.slot.loaded, Described):
-        _describe(model, row.slot.loaded.description)
-    return model
+    async def _models(self) -> list[model_pb2.Model]:
+        return [await self._model(row) for row in self._rows.values()]
+
+    async def _model(self, row: Row) -> model_pb2.Model:
+        slot = row.slot
+        model = model_pb2.Model(
+            ref=common_pb2.ModelRef(name=slot.name),
+            task=model_pb2.ModelTask.ValueType(row.task.value),
+            state=model_pb2.ModelState.ValueType(slot.state.value),
+            state_message=slot.message,
+        )
+        if isinstance(slot.loaded, Described):
+            _describe(model, slot.loaded.description)
+        if isinstance(slot, ModelSlot):
+            plan = self._pool.plans[slot.name]
+            model.pinned = plan.pinned
+            model.memory_bytes = slot.resident.bytes if slot.resident else 0
+            model.load_count, model.failed_load_count = slot.loads, slot.failures
+            if plan.has_artefact:
+                model.aliases.update(await asyncio.to_thread(self._pool.store.aliases, slot.name))
+        return model
 
 
 def _describe(model: model_pb2.Model, known: ModelDescription) -> None:

@@ -7,7 +7,7 @@ from quintet.v1 import pricing_pb2, pricing_pb2_grpc
 
 from server import calls
 from server.engines.interfaces import House, Pricer
-from server.runtime.models import Slot
+from server.runtime.models import ModelSlot
 from server.services.convert import model_ref
 
 _FEATURES = tuple(field.name for field in fields(House))
@@ -16,20 +16,22 @@ _FEATURES = tuple(field.name for field in fields(House))
 class PricingServicer(pricing_pb2_grpc.PricingServiceServicer):
     """Houses to prices."""
 
-    def __init__(self, pricer: Slot[Pricer]) -> None:
+    def __init__(self, pricer: ModelSlot[Pricer]) -> None:
         self._pricer = pricer
 
     async def PredictPrice(
         self, request: pricing_pb2.PredictPriceRequest, context: Any
     ) -> pricing_pb2.PredictPriceResponse:
         """Estimate every house."""
-        pricer = self._pricer.get()
+        deadline = calls.current().deadline
         houses = [House(*(getattr(house, name) for name in _FEATURES)) for house in request.houses]
-        estimates = await pricer.predict(houses, deadline=calls.current().deadline)
+        async with self._pricer.use(deadline) as pricer:
+            estimates = await pricer.predict(houses, deadline=deadline)
+            model = model_ref(pricer.description.identity)
         return pricing_pb2.PredictPriceResponse(
             estimates=[
                 pricing_pb2.PriceEstimate(price_usd=e.price_usd, low_usd=e.low_usd, high_usd=e.high_usd)
                 for e in estimates
             ],
-            model=model_ref(pricer.description.identity),
+            model=model,
         )

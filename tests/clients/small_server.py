@@ -139,6 +139,37 @@ class Models(model_pb2_grpc.ModelServiceServicer):
         self.desk.enter("GetModel", request, context)
         return model_pb2.GetModelResponse(model=next(each for each in self.models if each.ref.name == request.name))
 
+    def LoadModel(self, request: model_pb2.LoadModelRequest, context: Context) -> model_pb2.LoadModelResponse:
+        self.desk.enter("LoadModel", request, context)
+        return model_pb2.LoadModelResponse(model=self._moved(request.name, model_pb2.MODEL_STATE_READY))
+
+    def UnloadModel(self, request: model_pb2.UnloadModelRequest, context: Context) -> model_pb2.UnloadModelResponse:
+        self.desk.enter("UnloadModel", request, context)
+        return model_pb2.UnloadModelResponse(model=self._moved(request.name, model_pb2.MODEL_STATE_UNLOADED))
+
+    def ReloadModel(self, request: model_pb2.ReloadModelRequest, context: Context) -> model_pb2.ReloadModelResponse:
+        self.desk.enter("ReloadModel", request, context)
+        return model_pb2.ReloadModelResponse(model=self._moved(request.name, model_pb2.MODEL_STATE_READY))
+
+    def SetAlias(self, request: model_pb2.SetAliasRequest, context: Context) -> model_pb2.SetAliasResponse:
+        self.desk.enter("SetAlias", request, context)
+        model = self._moved(request.name, model_pb2.MODEL_STATE_READY)
+        model.aliases[request.alias] = request.target
+        return model_pb2.SetAliasResponse(model=model)
+
+    def WatchModels(
+        self, request: model_pb2.WatchModelsRequest, context: Context
+    ) -> Iterator[model_pb2.WatchModelsResponse]:
+        self.desk.enter("WatchModels", request, context)
+        yield model_pb2.WatchModelsResponse(snapshot=model_pb2.ModelsSnapshot(models=self.models))
+        yield model_pb2.WatchModelsResponse(changed=self.models[1])
+        yield model_pb2.WatchModelsResponse(done=model_pb2.WatchModelsDone())
+
+    def _moved(self, name: str, state: model_pb2.ModelState.ValueType) -> model_pb2.Model:
+        model = next(each for each in self.models if each.ref.name == name)
+        model.state, model.state_message = state, ""
+        return model
+
     def GetServerInfo(
         self, request: model_pb2.GetServerInfoRequest, context: Context
     ) -> model_pb2.GetServerInfoResponse:

@@ -11,8 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from server.runtime.artefact import Artefact, open_artefact, publish, write_manifest
+from server.runtime.artefact import Artefact, open_artefact, write_manifest
 from server.runtime.lanes import Lanes
+from server.runtime.publish import publish
 
 WORDS = (
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]"),
@@ -43,7 +44,7 @@ def make_text_artefact(folder: Path, output: str, **changes: Any) -> Artefact:
     folder /= output
     made = folder / "made"
     made.mkdir(parents=True)
-    onnx.save(_graph(output), made / "model.onnx")
+    onnx.save(tiny_graph(output), made / "model.onnx")
     tiny_tokenizer().save(str(made / "tokenizer.json"))
     schema: dict[str, Any] = {"engine": "onnx", "max_tokens": MAX_TOKENS}
     schema |= {"labels": LABELS} if output == "logits" else {"dimensions": WIDTH}
@@ -61,8 +62,8 @@ def tiny_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def _graph(output: str) -> onnx.ModelProto:
-    random = np.random.default_rng(0)
+def tiny_graph(output: str, seed: int = 0) -> onnx.ModelProto:
+    random = np.random.default_rng(seed)
     nodes = [
         helper.make_node("Gather", ["vectors", "input_ids"], ["tokens"]),
         helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),

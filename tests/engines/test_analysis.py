@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -32,10 +33,10 @@ from server.engines.onnx_text import OnnxClassifier
 from server.errors import DeadlineExceeded, ModelLoading, ModelUnavailable, QuintetError, ServerOverloaded
 from server.runtime.artefact import open_artefact
 from server.runtime.lanes import Lanes
-from server.runtime.models import Slot
 from tests.engines.conftest import soon
 from tests.waiting import until
 
+T = TypeVar("T")
 ALL = frozenset(AnalysisTask)
 TEXT = "Ann lives in Paris."
 PARSED = Linguistics(
@@ -85,6 +86,11 @@ class Engine:
         return (Label("en", 1.0),)
 
 
+def lender(engine: T) -> Callable[[float], AbstractAsyncContextManager[T]]:
+    """Lends an engine that is always there."""
+    return lambda deadline: nullcontext(engine)
+
+
 @dataclass
 class Bench:
     """An analyzer and the engines behind it."""
@@ -100,10 +106,10 @@ class Bench:
 
     def analyzer(self) -> SideBySideAnalyzer:
         return SideBySideAnalyzer(
-            sentiment=lambda: self.sentiment,
-            topics=lambda: self.topics,
-            linguist=lambda: self.linguist,
-            languages=lambda: self.languages,
+            sentiment=lender(self.sentiment),
+            topics=lender(self.topics),
+            linguist=lender(self.linguist),
+            languages=lender(self.languages),
         )
 
 
@@ -183,21 +189,23 @@ async def test_a_task_that_fails_does_not_lose_the_others(
 
 async def test_readiness_is_looked_up_on_every_call() -> None:
     bench = Bench()
-    slot: Slot[Classifier] = Slot("topics", lambda: None)
-    analyzer = replace(bench.analyzer(), topics=slot.get)
+    state = {"error": ModelLoading("soon")}
+
+    @asynccontextmanager
+    async def topics(deadline: float) -> AsyncIterator[Classifier]:
+        if error := state.get("error"):
+            raise error
+        yield bench.topics
+
+    analyzer = replace(bench.analyzer(), topics=topics)
 
     async def reason() -> str:
         found = {item.task: item for item in await analyse(analyzer)}[AnalysisTask.TOPICS]
         return found.reason if isinstance(found, TaskFailed) else ""
 
-    async def build() -> Classifier:
-        return bench.topics
-
     assert await reason() == "MODEL_LOADING"
-    await slot.load(build)
+    state.clear()
     assert await reason() == ""
-    slot.fail("broken")
-    assert await reason() == "MODEL_UNAVAILABLE"
 
 
 @pytest.mark.parametrize(
@@ -239,7 +247,7 @@ async def test_real_models_side_by_side(models: Path, lanes: Lanes) -> None:
     sentiment, topics = (OnnxClassifier(open_artefact(models, name), lanes) for name in ("sentiment", "topics"))
     linguist = SpacyLinguist(open_artefact(models, "en_core_web_sm"), lane)
     languages = FastTextIdentifier(open_artefact(models, "lid.176"), lanes)
-    analyzer = SideBySideAnalyzer(lambda: sentiment, lambda: topics, lambda: linguist, lambda: languages)
+    analyzer = SideBySideAnalyzer(lender(sentiment), lender(topics), lender(linguist), lender(languages))
     text = ("I love the wonderful museums of Paris. " * 150)[:5000]
     found = {item.task: item for item in await analyse(analyzer, text=text)}
     lane.close()

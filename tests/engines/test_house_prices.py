@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from server.engines.house_prices import HousePricer
 from server.engines.interfaces import House, ModelTask
 from server.errors import DeadlineExceeded, InvalidRequest, ModelUnavailable, Violation
-from server.runtime.artefact import MANIFEST, Artefact, open_artefact, publish
+from server.runtime.artefact import MANIFEST, Artefact, open_artefact
 from server.runtime.lanes import Lanes
+from server.runtime.publish import publish
 from tests.engines.conftest import soon
 
 HOUSE = House(1500, 9000, 6, 5, 1980, 1995, 900, 2, 2, 0, 3, 6, 1, "NAmes", "1Fam", "1Story", True, "TA")

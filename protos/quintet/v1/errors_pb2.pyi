@@ -39,7 +39,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 7
     """NOT_FOUND: no model has this name. The metadata lists the names that exist."""
     ERROR_REASON_MODEL_DOES_NOT_FIT: _ErrorReason.ValueType  # 8
-    """RESOURCE_EXHAUSTED: the model needs more memory than the budget leaves."""
+    """RESOURCE_EXHAUSTED: the model needs more memory than the budget leaves. The metadata has the bytes: needed, budget,
+    in_use.
+    """
     ERROR_REASON_MODEL_UNAVAILABLE: _ErrorReason.ValueType  # 9
     """FAILED_PRECONDITION: the artefact is missing or broken. The message names the command that makes it."""
     ERROR_REASON_UPSTREAM_FAILED: _ErrorReason.ValueType  # 10
@@ -54,6 +56,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE: the server is stopping."""
     ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 16
     """RESOURCE_EXHAUSTED: the server's disk is full. Nothing was lost."""
+    ERROR_REASON_MODEL_CHECK_FAILED: _ErrorReason.ValueType  # 20
+    """FAILED_PRECONDITION: a version's golden inputs give other outputs than when it was made. What was served still is."""
+    ERROR_REASON_MODEL_VERSION_NOT_FOUND: _ErrorReason.ValueType  # 21
+    """NOT_FOUND: the model has no such version or alias. The metadata lists the versions that exist."""
+    ERROR_REASON_REGISTRY_FAILED: _ErrorReason.ValueType  # 22
+    """UNAVAILABLE: the model registry cannot be reached or refused. RetryInfo says when to come back."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 15
     """INTERNAL: a fault of the server. The log has the details under the request id in the metadata."""
 
@@ -79,7 +87,9 @@ ERROR_REASON_MODEL_LOADING: ErrorReason.ValueType  # 6
 ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 7
 """NOT_FOUND: no model has this name. The metadata lists the names that exist."""
 ERROR_REASON_MODEL_DOES_NOT_FIT: ErrorReason.ValueType  # 8
-"""RESOURCE_EXHAUSTED: the model needs more memory than the budget leaves."""
+"""RESOURCE_EXHAUSTED: the model needs more memory than the budget leaves. The metadata has the bytes: needed, budget,
+in_use.
+"""
 ERROR_REASON_MODEL_UNAVAILABLE: ErrorReason.ValueType  # 9
 """FAILED_PRECONDITION: the artefact is missing or broken. The message names the command that makes it."""
 ERROR_REASON_UPSTREAM_FAILED: ErrorReason.ValueType  # 10
@@ -94,6 +104,12 @@ ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 14
 """UNAVAILABLE: the server is stopping."""
 ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 16
 """RESOURCE_EXHAUSTED: the server's disk is full. Nothing was lost."""
+ERROR_REASON_MODEL_CHECK_FAILED: ErrorReason.ValueType  # 20
+"""FAILED_PRECONDITION: a version's golden inputs give other outputs than when it was made. What was served still is."""
+ERROR_REASON_MODEL_VERSION_NOT_FOUND: ErrorReason.ValueType  # 21
+"""NOT_FOUND: the model has no such version or alias. The metadata lists the versions that exist."""
+ERROR_REASON_REGISTRY_FAILED: ErrorReason.ValueType  # 22
+"""UNAVAILABLE: the model registry cannot be reached or refused. RetryInfo says when to come back."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 15
 """INTERNAL: a fault of the server. The log has the details under the request id in the metadata."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

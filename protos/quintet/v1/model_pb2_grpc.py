@@ -26,7 +26,10 @@ if _version_not_supported:
 
 
 class ModelServiceStub:
-    """ModelService says what is served here.
+    """ModelService says what is served here, and replaces it while it is served.
+
+    LoadModel, UnloadModel, ReloadModel and SetAlias are for operators. They ask for no authorisation yet: whoever
+    reaches the port may call them, so keep the port on a trusted network.
     """
 
     def __init__(self, channel):
@@ -45,6 +48,31 @@ class ModelServiceStub:
                 request_serializer=quintet_dot_v1_dot_model__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=quintet_dot_v1_dot_model__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/quintet.v1.ModelService/LoadModel',
+                request_serializer=quintet_dot_v1_dot_model__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=quintet_dot_v1_dot_model__pb2.LoadModelResponse.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/quintet.v1.ModelService/UnloadModel',
+                request_serializer=quintet_dot_v1_dot_model__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=quintet_dot_v1_dot_model__pb2.UnloadModelResponse.FromString,
+                _registered_method=True)
+        self.ReloadModel = channel.unary_unary(
+                '/quintet.v1.ModelService/ReloadModel',
+                request_serializer=quintet_dot_v1_dot_model__pb2.ReloadModelRequest.SerializeToString,
+                response_deserializer=quintet_dot_v1_dot_model__pb2.ReloadModelResponse.FromString,
+                _registered_method=True)
+        self.SetAlias = channel.unary_unary(
+                '/quintet.v1.ModelService/SetAlias',
+                request_serializer=quintet_dot_v1_dot_model__pb2.SetAliasRequest.SerializeToString,
+                response_deserializer=quintet_dot_v1_dot_model__pb2.SetAliasResponse.FromString,
+                _registered_method=True)
+        self.WatchModels = channel.unary_stream(
+                '/quintet.v1.ModelService/WatchModels',
+                request_serializer=quintet_dot_v1_dot_model__pb2.WatchModelsRequest.SerializeToString,
+                response_deserializer=quintet_dot_v1_dot_model__pb2.WatchModelsResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/quintet.v1.ModelService/GetServerInfo',
                 request_serializer=quintet_dot_v1_dot_model__pb2.GetServerInfoRequest.SerializeToString,
@@ -53,7 +81,10 @@ class ModelServiceStub:
 
 
 class ModelServiceServicer:
-    """ModelService says what is served here.
+    """ModelService says what is served here, and replaces it while it is served.
+
+    LoadModel, UnloadModel, ReloadModel and SetAlias are for operators. They ask for no authorisation yet: whoever
+    reaches the port may call them, so keep the port on a trusted network.
     """
 
     def ListModels(self, request, context):
@@ -69,6 +100,59 @@ class ModelServiceServicer:
         """GetModel returns one model.
 
         INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no model has this name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadModel(self, request, context):
+        """LoadModel brings a model into memory, where it stays until the memory is needed for another. A model that is there
+        already is left alone.
+
+        INVALID_ARGUMENT: a limit is broken, or the model is not loaded by request (a language model). NOT_FOUND: no model
+        has this name. RESOURCE_EXHAUSTED: it does not fit into the memory budget. FAILED_PRECONDITION: its artefact is
+        missing or broken. UNAVAILABLE: it is still loading when the deadline is near.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """UnloadModel takes a model out of memory after its last reader. The next request that needs it loads it again.
+
+        INVALID_ARGUMENT: a limit is broken, or the model is not loaded by request. NOT_FOUND: no model has this name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReloadModel(self, request, context):
+        """ReloadModel reads the alias "current" and every file again, and replaces what is served. If that fails, what was
+        served still is.
+
+        The status codes are those of LoadModel. FAILED_PRECONDITION also: the golden inputs give other outputs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAlias(self, request, context):
+        """SetAlias moves an alias to a version. Moving "current" replaces what is served: the version is verified, loaded
+        aside and asked the golden inputs that lie in its artefact; if outputs differ by more than the manifest allows, it
+        is refused and nothing changes. The target "previous" is a rollback.
+
+        The status codes are those of ReloadModel. NOT_FOUND also: the model has no such version. UNAVAILABLE also: the
+        registry cannot be reached.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchModels(self, request, context):
+        """WatchModels sends all models, then every model whose state has changed, then done when the server stops. A reader
+        that is too slow for every change gets the latest.
+
+        DEADLINE_EXCEEDED: the call's deadline, or the server's default one, has passed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +180,31 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=quintet_dot_v1_dot_model__pb2.GetModelRequest.FromString,
                     response_serializer=quintet_dot_v1_dot_model__pb2.GetModelResponse.SerializeToString,
             ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=quintet_dot_v1_dot_model__pb2.LoadModelRequest.FromString,
+                    response_serializer=quintet_dot_v1_dot_model__pb2.LoadModelResponse.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=quintet_dot_v1_dot_model__pb2.UnloadModelRequest.FromString,
+                    response_serializer=quintet_dot_v1_dot_model__pb2.UnloadModelResponse.SerializeToString,
+            ),
+            'ReloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReloadModel,
+                    request_deserializer=quintet_dot_v1_dot_model__pb2.ReloadModelRequest.FromString,
+                    response_serializer=quintet_dot_v1_dot_model__pb2.ReloadModelResponse.SerializeToString,
+            ),
+            'SetAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAlias,
+                    request_deserializer=quintet_dot_v1_dot_model__pb2.SetAliasRequest.FromString,
+                    response_serializer=quintet_dot_v1_dot_model__pb2.SetAliasResponse.SerializeToString,
+            ),
+            'WatchModels': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchModels,
+                    request_deserializer=quintet_dot_v1_dot_model__pb2.WatchModelsRequest.FromString,
+                    response_serializer=quintet_dot_v1_dot_model__pb2.WatchModelsResponse.SerializeToString,
+            ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
                     request_deserializer=quintet_dot_v1_dot_model__pb2.GetServerInfoRequest.FromString,
@@ -110,7 +219,10 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """ModelService says what is served here.
+    """ModelService says what is served here, and replaces it while it is served.
+
+    LoadModel, UnloadModel, ReloadModel and SetAlias are for operators. They ask for no authorisation yet: whoever
+    reaches the port may call them, so keep the port on a trusted network.
     """
 
     @staticmethod
@@ -157,6 +269,141 @@ class ModelService:
             '/quintet.v1.ModelService/GetModel',
             quintet_dot_v1_dot_model__pb2.GetModelRequest.SerializeToString,
             quintet_dot_v1_dot_model__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quintet.v1.ModelService/LoadModel',
+            quintet_dot_v1_dot_model__pb2.LoadModelRequest.SerializeToString,
+            quintet_dot_v1_dot_model__pb2.LoadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quintet.v1.ModelService/UnloadModel',
+            quintet_dot_v1_dot_model__pb2.UnloadModelRequest.SerializeToString,
+            quintet_dot_v1_dot_model__pb2.UnloadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quintet.v1.ModelService/ReloadModel',
+            quintet_dot_v1_dot_model__pb2.ReloadModelRequest.SerializeToString,
+            quintet_dot_v1_dot_model__pb2.ReloadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quintet.v1.ModelService/SetAlias',
+            quintet_dot_v1_dot_model__pb2.SetAliasRequest.SerializeToString,
+            quintet_dot_v1_dot_model__pb2.SetAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/quintet.v1.ModelService/WatchModels',
+            quintet_dot_v1_dot_model__pb2.WatchModelsRequest.SerializeToString,
+            quintet_dot_v1_dot_model__pb2.WatchModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServiceStub:
-    """ModelService says what is served here."""
+    """ModelService says what is served here, and replaces it while it is served.
+
+    LoadModel, UnloadModel, ReloadModel and SetAlias are for operators. They ask for no authorisation yet: whoever
+    reaches the port may call them, so keep the port on a trusted network.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -43,6 +47,39 @@ class ModelServiceStub:
 
     INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no model has this name.
     """
+    LoadModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.LoadModelRequest, _model_pb2.LoadModelResponse]
+    """LoadModel brings a model into memory, where it stays until the memory is needed for another. A model that is there
+    already is left alone.
+
+    INVALID_ARGUMENT: a limit is broken, or the model is not loaded by request (a language model). NOT_FOUND: no model
+    has this name. RESOURCE_EXHAUSTED: it does not fit into the memory budget. FAILED_PRECONDITION: its artefact is
+    missing or broken. UNAVAILABLE: it is still loading when the deadline is near.
+    """
+    UnloadModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.UnloadModelRequest, _model_pb2.UnloadModelResponse]
+    """UnloadModel takes a model out of memory after its last reader. The next request that needs it loads it again.
+
+    INVALID_ARGUMENT: a limit is broken, or the model is not loaded by request. NOT_FOUND: no model has this name.
+    """
+    ReloadModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.ReloadModelRequest, _model_pb2.ReloadModelResponse]
+    """ReloadModel reads the alias "current" and every file again, and replaces what is served. If that fails, what was
+    served still is.
+
+    The status codes are those of LoadModel. FAILED_PRECONDITION also: the golden inputs give other outputs.
+    """
+    SetAlias: _grpc.UnaryUnaryMultiCallable[_model_pb2.SetAliasRequest, _model_pb2.SetAliasResponse]
+    """SetAlias moves an alias to a version. Moving "current" replaces what is served: the version is verified, loaded
+    aside and asked the golden inputs that lie in its artefact; if outputs differ by more than the manifest allows, it
+    is refused and nothing changes. The target "previous" is a rollback.
+
+    The status codes are those of ReloadModel. NOT_FOUND also: the model has no such version. UNAVAILABLE also: the
+    registry cannot be reached.
+    """
+    WatchModels: _grpc.UnaryStreamMultiCallable[_model_pb2.WatchModelsRequest, _model_pb2.WatchModelsResponse]
+    """WatchModels sends all models, then every model whose state has changed, then done when the server stops. A reader
+    that is too slow for every change gets the latest.
+
+    DEADLINE_EXCEEDED: the call's deadline, or the server's default one, has passed.
+    """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_model_pb2.GetServerInfoRequest, _model_pb2.GetServerInfoResponse]
     """GetServerInfo returns versions, limits and the state of every service.
 
@@ -51,7 +88,11 @@ class ModelServiceStub:
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
-    """ModelService says what is served here."""
+    """ModelService says what is served here, and replaces it while it is served.
+
+    LoadModel, UnloadModel, ReloadModel and SetAlias are for operators. They ask for no authorisation yet: whoever
+    reaches the port may call them, so keep the port on a trusted network.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_model_pb2.ListModelsRequest, _model_pb2.ListModelsResponse]  # type: ignore[assignment]
@@ -64,6 +105,39 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no model has this name.
     """
+    LoadModel: _aio.UnaryUnaryMultiCallable[_model_pb2.LoadModelRequest, _model_pb2.LoadModelResponse]  # type: ignore[assignment]
+    """LoadModel brings a model into memory, where it stays until the memory is needed for another. A model that is there
+    already is left alone.
+
+    INVALID_ARGUMENT: a limit is broken, or the model is not loaded by request (a language model). NOT_FOUND: no model
+    has this name. RESOURCE_EXHAUSTED: it does not fit into the memory budget. FAILED_PRECONDITION: its artefact is
+    missing or broken. UNAVAILABLE: it is still loading when the deadline is near.
+    """
+    UnloadModel: _aio.UnaryUnaryMultiCallable[_model_pb2.UnloadModelRequest, _model_pb2.UnloadModelResponse]  # type: ignore[assignment]
+    """UnloadModel takes a model out of memory after its last reader. The next request that needs it loads it again.
+
+    INVALID_ARGUMENT: a limit is broken, or the model is not loaded by request. NOT_FOUND: no model has this name.
+    """
+    ReloadModel: _aio.UnaryUnaryMultiCallable[_model_pb2.ReloadModelRequest, _model_pb2.ReloadModelResponse]  # type: ignore[assignment]
+    """ReloadModel reads the alias "current" and every file again, and replaces what is served. If that fails, what was
+    served still is.
+
+    The status codes are those of LoadModel. FAILED_PRECONDITION also: the golden inputs give other outputs.
+    """
+    SetAlias: _aio.UnaryUnaryMultiCallable[_model_pb2.SetAliasRequest, _model_pb2.SetAliasResponse]  # type: ignore[assignment]
+    """SetAlias moves an alias to a version. Moving "current" replaces what is served: the version is verified, loaded
+    aside and asked the golden inputs that lie in its artefact; if outputs differ by more than the manifest allows, it
+    is refused and nothing changes. The target "previous" is a rollback.
+
+    The status codes are those of ReloadModel. NOT_FOUND also: the model has no such version. UNAVAILABLE also: the
+    registry cannot be reached.
+    """
+    WatchModels: _aio.UnaryStreamMultiCallable[_model_pb2.WatchModelsRequest, _model_pb2.WatchModelsResponse]  # type: ignore[assignment]
+    """WatchModels sends all models, then every model whose state has changed, then done when the server stops. A reader
+    that is too slow for every change gets the latest.
+
+    DEADLINE_EXCEEDED: the call's deadline, or the server's default one, has passed.
+    """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_model_pb2.GetServerInfoRequest, _model_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """GetServerInfo returns versions, limits and the state of every service.
 
@@ -71,7 +145,11 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ModelService says what is served here."""
+    """ModelService says what is served here, and replaces it while it is served.
+
+    LoadModel, UnloadModel, ReloadModel and SetAlias are for operators. They ask for no authorisation yet: whoever
+    reaches the port may call them, so keep the port on a trusted network.
+    """
 
     @_abc_1.abstractmethod
     def ListModels(
@@ -93,6 +171,69 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """GetModel returns one model.
 
         INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no model has this name.
+        """
+
+    @_abc_1.abstractmethod
+    def LoadModel(
+        self,
+        request: _model_pb2.LoadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.LoadModelResponse, _abc.Awaitable[_model_pb2.LoadModelResponse]]:
+        """LoadModel brings a model into memory, where it stays until the memory is needed for another. A model that is there
+        already is left alone.
+
+        INVALID_ARGUMENT: a limit is broken, or the model is not loaded by request (a language model). NOT_FOUND: no model
+        has this name. RESOURCE_EXHAUSTED: it does not fit into the memory budget. FAILED_PRECONDITION: its artefact is
+        missing or broken. UNAVAILABLE: it is still loading when the deadline is near.
+        """
+
+    @_abc_1.abstractmethod
+    def UnloadModel(
+        self,
+        request: _model_pb2.UnloadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.UnloadModelResponse, _abc.Awaitable[_model_pb2.UnloadModelResponse]]:
+        """UnloadModel takes a model out of memory after its last reader. The next request that needs it loads it again.
+
+        INVALID_ARGUMENT: a limit is broken, or the model is not loaded by request. NOT_FOUND: no model has this name.
+        """
+
+    @_abc_1.abstractmethod
+    def ReloadModel(
+        self,
+        request: _model_pb2.ReloadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.ReloadModelResponse, _abc.Awaitable[_model_pb2.ReloadModelResponse]]:
+        """ReloadModel reads the alias "current" and every file again, and replaces what is served. If that fails, what was
+        served still is.
+
+        The status codes are those of LoadModel. FAILED_PRECONDITION also: the golden inputs give other outputs.
+        """
+
+    @_abc_1.abstractmethod
+    def SetAlias(
+        self,
+        request: _model_pb2.SetAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.SetAliasResponse, _abc.Awaitable[_model_pb2.SetAliasResponse]]:
+        """SetAlias moves an alias to a version. Moving "current" replaces what is served: the version is verified, loaded
+        aside and asked the golden inputs that lie in its artefact; if outputs differ by more than the manifest allows, it
+        is refused and nothing changes. The target "previous" is a rollback.
+
+        The status codes are those of ReloadModel. NOT_FOUND also: the model has no such version. UNAVAILABLE also: the
+        registry cannot be reached.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchModels(
+        self,
+        request: _model_pb2.WatchModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_model_pb2.WatchModelsResponse], _abc.AsyncIterator[_model_pb2.WatchModelsResponse]]:
+        """WatchModels sends all models, then every model whose state has changed, then done when the server stops. A reader
+        that is too slow for every change gets the latest.
+
+        DEADLINE_EXCEEDED: the call's deadline, or the server's default one, has passed.
         """
 
     @_abc_1.abstractmethod

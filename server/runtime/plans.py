@@ -1,0 +1,71 @@
+"""How models are brought into memory and out of it: what runs on the pool's loading thread."""
+
+import contextlib
+import gc
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from server.runtime import memory
+from server.runtime.artefact import Artefact
+from server.runtime.models import Resident
+from server.runtime.store import Use
+
+T = TypeVar("T")
+_LOWEST = 19
+Found = tuple[Artefact | None, str]  # what to load, and what is to be said of it
+
+
+@dataclass(frozen=True)
+class Plan(Generic[T]):
+    """How a model is brought into memory.
+
+    `prepare` imports what is needed and returns what constructs the warm engine; both run on the loading thread.
+    `check` replays the golden inputs: it returns what differs, or nothing. A model without an artefact (of a hub)
+    has no versions here. `engine` tells apart what one version takes on several engines.
+    """
+
+    name: str
+    prepare: Callable[[], Callable[[Any], T]]
+    check: Callable[[T, Artefact], Awaitable[str]]
+    has_artefact: bool = True
+    engine: str = ""
+    preload: bool = True
+    pinned: bool = False
+
+
+def step_back() -> None:
+    """Give this thread the lowest priority (on Linux priorities are those of threads)."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST)
+
+
+def construct(plan: Plan[T], artefact: Artefact | None) -> tuple[T, Use]:
+    """The engine, and what it took. Libraries are imported first: they stay, and belong to no model."""
+    build = plan.prepare()
+    memory.trim()
+    before, begun = memory.resident_bytes(), time.monotonic()
+    memory.forget_peak()
+    engine = build(artefact)
+    peak = memory.peak_bytes()
+    memory.trim()
+    resident = max(0, memory.resident_bytes() - before)
+    return engine, Use(resident, max(resident, peak - before), time.monotonic() - begun)
+
+
+def prepare_all(plans: Iterable[Plan[Any]]) -> None:
+    """Import what all of them need, before there is an engine. What cannot be imported fails its own model later."""
+    for plan in plans:
+        with contextlib.suppress(Exception):
+            plan.prepare()
+    memory.freeze()
+
+
+def drop(resident: Resident[Any]) -> None:
+    """Let go of an engine that nobody reads, and of its memory."""
+    resident.engine = None
+    gc.collect()
+    memory.trim()

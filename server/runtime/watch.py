@@ -1,0 +1,42 @@
+"""Following what others change: pointers on disk, and the aliases of a registry."""
+
+import asyncio
+import logging
+import time
+
+from server.errors import QuintetError
+from server.runtime.pool import Pool
+from server.runtime.store import Mark
+
+log = logging.getLogger(__name__)
+
+_POINTER_SECONDS = 1.0  # a look is one stat() a model
+_REGISTRY_SECONDS = 10.0
+
+
+async def follow(pool: Pool, marks: dict[str, Mark | None]) -> None:
+    """Serve what the aliases mean, until cancelled: pointers within 2 s, a registry's aliases within some more.
+
+    `marks` are those from before anything was loaded, so that no change is missed.
+    """
+    registry_seen = time.monotonic()
+    while True:
+        await asyncio.sleep(_POINTER_SECONDS)
+        if time.monotonic() - registry_seen >= _REGISTRY_SECONDS:
+            await sync(pool)
+            registry_seen = time.monotonic()
+        seen = await asyncio.to_thread(pool.store.marks, marks)
+        changed = [name for name in marks if seen[name] != marks[name]]
+        marks = seen
+        pool.follow_soon(changed)
+
+
+async def sync(pool: Pool) -> None:
+    """Bring the store up to date with the registry; if that cannot be reached, the store stays as it is."""
+    for name, plan in pool.plans.items():
+        try:
+            if plan.has_artefact:
+                await asyncio.to_thread(pool.registry.sync, name)
+        except QuintetError as error:
+            log.warning("%s", error.message)
+            return

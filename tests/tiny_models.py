@@ -1,0 +1,46 @@
+"""Versions of a tiny text classifier, real enough to be published, loaded, checked and replaced."""
+
+import asyncio
+import json
+import tempfile
+from pathlib import Path
+
+import onnx
+
+from server.engines.golden import GOLDEN, Answer, ask
+from server.engines.onnx_text import OnnxClassifier
+from server.runtime.artefact import Artefact, read_manifest, write_manifest
+from server.runtime.lanes import Lanes
+from server.runtime.publish import publish
+from tests.engines.conftest import LABELS, MAX_TOKENS, tiny_graph, tiny_tokenizer
+
+TEXTS = ["the house is good", "a very bad garden"]
+
+
+def make(folder: Path, version: str, *, name: str = "tiny", wrong_by: float = 0.0) -> Path:
+    """A finished artefact in `folder`. Versions differ in their weights; golden outputs are `wrong_by` that much."""
+    folder.mkdir(parents=True)
+    onnx.save(tiny_graph("logits", seed=sum(version.encode())), folder / "model.onnx")
+    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    schema = {"engine": "onnx", "max_tokens": MAX_TOKENS, "labels": LABELS, "golden": {"tolerance": {"onnx": 1e-3}}}
+    write_manifest(folder, name=name, version=version, licence="MIT", schema=schema)
+    answers = asyncio.run(_answers(Artefact(folder, read_manifest(folder), "")))
+    outputs = [{label: score + wrong_by for label, score in answer.items()} for answer in answers]
+    (folder / GOLDEN).write_text(json.dumps({"inputs": TEXTS, "outputs": {"onnx": outputs}}))
+    write_manifest(folder, name=name, version=version, licence="MIT", schema=schema)
+    return folder
+
+
+def add(models: Path, version: str, *, name: str = "tiny", alias: str = "current", wrong_by: float = 0.0) -> Path:
+    """Make and publish a version; return its folder. Not for a thread that runs an event loop."""
+    with tempfile.TemporaryDirectory(dir=models.parent) as aside:
+        return publish(make(Path(aside) / version, version, name=name, wrong_by=wrong_by), models, alias)
+
+
+async def _answers(artefact: Artefact) -> list[Answer]:
+    lanes = Lanes(1, queue_limit=1)
+    try:
+        engine = OnnxClassifier(artefact, lanes)
+        return [await ask(engine, text) for text in TEXTS]
+    finally:
+        lanes.close()

@@ -1,0 +1,136 @@
+"""Golden inputs of what is trained here: asked of the finished artefact when it is published.
+
+They belong to no recipe's digest: to change them, or to add some, nothing is trained again. The published manifest
+vouches for golden.json like for any other file, and holds the tolerances.
+"""
+
+import asyncio
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from server.engines.golden import GOLDEN, Answer, ask
+from server.engines.interfaces import House
+from server.runtime.artefact import Artefact, entry_of, read_manifest, save_manifest
+from server.runtime.lanes import Lanes
+from server.runtime.publish import place
+
+_TEXTS = (
+    "What a day! Everything about this place was wonderful.",
+    "The screen broke after a week and nobody answered my letters.",
+    "The train leaves at nine and arrives at noon.",
+    "The parliament passed the budget after a long debate about taxes.",
+    "Photosynthesis turns light into chemical energy in the leaves of plants.",
+)
+_HOUSES = (
+    asdict(House(1710, 8450, 7, 5, 2003, 2003, 856, 2, 2, 1, 3, 8, 0, "CollgCr", "1Fam", "2Story", True, "Gd")),
+    asdict(House(896, 11622, 5, 6, 1961, 1961, 882, 1, 1, 0, 2, 5, 0, "NAmes", "1Fam", "1Story", False, "TA")),
+)
+_EXACT = 1e-3  # fp32 on another processor, or on torch
+_QUANTISED = 0.05  # int8 kernels of other processors round and saturate in other places
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Inputs, and the largest difference that each engine may show."""
+
+    inputs: tuple[Any, ...]
+    tolerance: Mapping[str, float]
+
+
+def golden_of(name: str) -> Golden | None:
+    """The golden inputs of an artefact; None if it has none."""
+    texts = {"onnx": _EXACT, "torch": _EXACT, "onnx-int8": _QUANTISED}
+    match name:
+        case "sentiment" | "topics":
+            return Golden(_TEXTS, texts)
+        case "embedder":
+            return Golden(_TEXTS[:3], texts)
+        case "house-prices":
+            return Golden(_HOUSES, {"sklearn": 1e-6})
+        case "lid.176":
+            return Golden((_TEXTS[0], "Guten Morgen, wie geht es Ihnen?", "Où est la gare ?"), {"fasttext": _EXACT})
+        case "en_core_web_sm":
+            return Golden(("Ada Lovelace lived in London.",), {"spacy": 0.0})
+    return None
+
+
+def lacks_golden(published: Path) -> bool:
+    """Whether a published version should have golden inputs and has none. Raises what read_manifest raises."""
+    manifest = read_manifest(published)
+    return golden_of(manifest.name) is not None and GOLDEN not in manifest.files
+
+
+@contextmanager
+def with_golden(folder: Path, near: Path) -> Iterator[Path]:
+    """The artefact in `folder` with its golden inputs, in a folder below `near` that is gone afterwards."""
+    manifest = read_manifest(folder)
+    golden = golden_of(manifest.name)
+    if golden is None:
+        yield folder
+        return
+    near.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".golden-", dir=near))
+    try:
+        staged = aside / manifest.version
+        shutil.copytree(folder, staged, copy_function=place)
+        outputs = asyncio.run(_answers(Artefact(folder, manifest, ""), golden))
+        content = json.dumps({"inputs": golden.inputs, "outputs": outputs}, ensure_ascii=False, indent=1)
+        (staged / GOLDEN).write_text(content + "\n", encoding="utf-8")
+        schema = {**manifest.schema, "golden": {"tolerance": dict(golden.tolerance)}}
+        files = {**manifest.files, GOLDEN: entry_of(staged / GOLDEN)}
+        save_manifest(staged, replace(manifest, files=files, schema=schema))
+        yield staged
+    finally:
+        shutil.rmtree(aside)
+
+
+async def _answers(artefact: Artefact, golden: Golden) -> dict[str, list[Answer]]:
+    """Answers to all inputs by engine. torch answers like the graph that was exported from it."""
+    lanes = Lanes(1, queue_limit=1)
+    try:
+        engines = _engines(artefact, lanes)
+        found = {
+            kind: [
+                {key: round(number, 6) for key, number in (await ask(engine, asked)).items()} for asked in golden.inputs
+            ]
+            for kind, engine in engines.items()
+        }
+    finally:
+        lanes.close()
+    return found | ({"torch": found["onnx"]} if "onnx" in found else {})
+
+
+def _rounded(answer: Answer) -> Answer:
+    return {name: round(number, 6) for name, number in answer.items()}
+
+
+def _engines(artefact: Artefact, lanes: Lanes) -> dict[str, Any]:
+    match artefact.manifest.schema.get("task"):
+        case "classification":
+            from server.engines.onnx_text import FILES, OnnxClassifier
+
+            return {kind: OnnxClassifier(artefact, lanes, kind) for kind in FILES}
+        case "embedding":
+            from server.engines.onnx_text import FILES, OnnxEmbedder
+
+            return {kind: OnnxEmbedder(artefact, lanes, kind) for kind in FILES}
+        case "regression":
+            from server.engines.house_prices import HousePricer
+
+            return {"sklearn": HousePricer(artefact, lanes)}
+        case "language_id":
+            from server.engines.language import FastTextIdentifier
+
+            return {"fasttext": FastTextIdentifier(artefact, lanes)}
+        case "linguistics":
+            from server.engines.linguist import SpacyLinguist
+
+            return {"spacy": SpacyLinguist(artefact, lanes)}
+        case other:
+            raise ValueError(f"no engine for {other}")
