@@ -5,13 +5,19 @@
     ├── MessageTooLarge
     ├── NotFound
     │   ├── ModelNotFound
-    │   └── CollectionNotFound
+    │   ├── CollectionNotFound
+    │   └── GenerationNotFound
+    ├── CollectionExists
     ├── Unavailable             worth another try; carries a delay
     │   ├── ModelLoading
+    │   ├── GenerationNotReached
     │   ├── ServerStopping
     │   ├── ServerOverloaded
     │   └── UpstreamFailed
     ├── ModelUnavailable        the artefact is missing or broken; an operator must act
+    ├── CollectionUnavailable   the same for a collection
+    │   ├── CollectionBroken
+    │   └── EmbedderMismatch
     ├── StorageFull             the disk is full; an operator must act
     ├── UpstreamTimeout
     └── DeadlineExceeded
@@ -82,6 +88,28 @@ class CollectionNotFound(NotFound):
         super().__init__(f'no such collection: "{name}"; known: {names}', metadata={"collection": name, "known": names})
 
 
+class GenerationNotFound(NotFound):
+    """The generation is not kept."""
+
+    reason = "GENERATION_NOT_FOUND"
+
+    def __init__(self, collection: str, number: int, kept: Sequence[int]) -> None:
+        numbers = ", ".join(map(str, kept))
+        super().__init__(
+            f'collection "{collection}" keeps no generation {number}; it keeps: {numbers}',
+            metadata={"collection": collection, "kept": numbers},
+        )
+
+
+class CollectionExists(QuintetError):
+    """There is a collection of this name."""
+
+    reason = "COLLECTION_EXISTS"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'there is a collection "{name}" already', metadata={"collection": name})
+
+
 class Unavailable(QuintetError):
     """It does not work now and may work after `retry_after` seconds."""
 
@@ -94,6 +122,12 @@ class ModelLoading(Unavailable):
     """The model is being read and checked."""
 
     reason = "MODEL_LOADING"
+
+
+class GenerationNotReached(Unavailable):
+    """The collection has not come to the generation that was asked for."""
+
+    reason = "GENERATION_NOT_REACHED"
 
 
 class ServerStopping(Unavailable):
@@ -118,6 +152,22 @@ class ModelUnavailable(QuintetError):
     """The artefact is missing, truncated or does not match its manifest; the message says how to make it."""
 
     reason = "MODEL_UNAVAILABLE"
+
+
+class CollectionUnavailable(QuintetError):
+    """The collection cannot be used as it is; the message says how to mend it."""
+
+
+class CollectionBroken(CollectionUnavailable):
+    """No generation of the collection is whole."""
+
+    reason = "COLLECTION_BROKEN"
+
+
+class EmbedderMismatch(CollectionUnavailable):
+    """Another embedder made the collection, and vectors of two embedders cannot be compared."""
+
+    reason = "EMBEDDER_MISMATCH"
 
 
 class StorageFull(QuintetError):

@@ -21,10 +21,12 @@ CODES: tuple[tuple[type[errors.QuintetError], grpc.StatusCode], ...] = (
     (errors.InvalidRequest, Code.INVALID_ARGUMENT),
     (errors.MessageTooLarge, Code.RESOURCE_EXHAUSTED),
     (errors.NotFound, Code.NOT_FOUND),
+    (errors.CollectionExists, Code.ALREADY_EXISTS),
     (errors.ServerOverloaded, Code.RESOURCE_EXHAUSTED),
     (errors.StorageFull, Code.RESOURCE_EXHAUSTED),
     (errors.Unavailable, Code.UNAVAILABLE),
     (errors.ModelUnavailable, Code.FAILED_PRECONDITION),
+    (errors.CollectionUnavailable, Code.FAILED_PRECONDITION),
     (errors.UpstreamTimeout, Code.DEADLINE_EXCEEDED),
     (errors.DeadlineExceeded, Code.DEADLINE_EXCEEDED),
 )

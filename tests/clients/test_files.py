@@ -61,8 +61,8 @@ def test_a_file_named_twice_is_added_once(tmp_path: Path, monkeypatch: pytest.Mo
         (b"text\x00text", "binary"),
         ("text".encode("utf-16"), "binary"),
         (b"caf\xe9", "not UTF-8 (byte 3)"),
-        ("é" * 20_001, "too long: 20001 characters; at most 20000 are allowed"),
-        (b"x" * 80_004, "too long: 80004 bytes; at most 20000 characters are allowed"),
+        ("é" * 200_001, "too long: 200001 characters; at most 200000 are allowed"),
+        (b"x" * 800_004, "too long: 800004 bytes; at most 200000 characters are allowed"),
     ],
 )
 def test_what_is_left_out(tmp_path: Path, content: str | bytes, reason: str) -> None:
@@ -83,8 +83,8 @@ def test_names_that_cannot_be_ids(tmp_path: Path) -> None:
 
 
 def test_the_longest_text_that_fits(tmp_path: Path) -> None:
-    write(tmp_path, {"a.txt": "\ufeff" + "🎉" * 20_000})
-    assert documents(tmp_path)[f"{tmp_path.name}/a.txt"]["text"] == "🎉" * 20_000
+    write(tmp_path, {"a.txt": "\ufeff" + "🎉" * 200_000})
+    assert documents(tmp_path)[f"{tmp_path.name}/a.txt"]["text"] == "🎉" * 200_000
 
 
 @pytest.mark.parametrize(

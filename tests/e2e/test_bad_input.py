@@ -96,7 +96,7 @@ CASES = [
     ("RagService/AddDocuments", rag_pb2.AddDocumentsRequest(collection="c"), "documents"),
     (
         "RagService/AddDocuments",
-        rag_pb2.AddDocumentsRequest(collection="c", documents=[rag_pb2.Document(id="a", text="t" * 20_001)]),
+        rag_pb2.AddDocumentsRequest(collection="c", documents=[rag_pb2.Document(id="a", text="t" * 200_001)]),
         "documents[0].text",
     ),
     (
