@@ -86,9 +86,9 @@ def read_sections(archive: Path, docs: Docs) -> Iterator[Section]:
             path = PurePosixPath(member.name)
             if not member.isreg() or path.suffix not in {".rst", ".txt"} or not path.is_relative_to(docs.root):
                 continue
-            name = path.relative_to(docs.root)
-            if name.parts[0] in docs.parts and (file := tar.extractfile(member)):
-                pages[name.as_posix()] = file.read().decode()
+            below = path.relative_to(docs.root)
+            if below.parts[0] in docs.parts and (file := tar.extractfile(member)):
+                pages[below.as_posix()] = file.read().decode()
     for name in sorted(pages):
         yield from split_page(f"{docs.input}/{name}", pages[name], is_faq=name.startswith(docs.faq))
 

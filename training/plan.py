@@ -112,6 +112,8 @@ def _missing_inputs(recipe: Recipe, inputs: Mapping[str, Input], cache: Cache) -
 
 def _is_ready(recipe: Recipe, versions: Mapping[str, str], places: Places, check: bool) -> bool:
     """Whether it is served already; `versions` are those that it and what it needs should have."""
+    if recipe.kind is Kind.REPORT:
+        return False  # it is asked for by name, to be shown
     if recipe.kind is Kind.COLLECTION:
         return _is_installed(recipe, versions, places, check)
     pointer = places.models / recipe.name / POINTER
