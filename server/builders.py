@@ -164,6 +164,7 @@ class Engines:
         from server.engines.retriever import FaissRetriever
 
         retriever = FaissRetriever(self._settings.data / "index", self.embedder.get(), self._lanes)
+        self._closing.push_async_callback(retriever.close)
         await retriever.open()
         return retriever
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from server.errors import ModelUnavailable
 from server.runtime.artefact import MANIFEST, POINTER, file_sha256, open_artefact
+from server.stores.generation import FORMAT
 from training.cache import Cache
 from training.lock import Input, PackageSource
 from training.recipe import Kind, Profile, Recipe, digest_of, version_of
@@ -133,9 +134,10 @@ def _is_installed(recipe: Recipe, versions: Mapping[str, str], places: Places, c
     home = places.index / recipe.name
     try:
         folder = home / f"{int((home / POINTER).read_text()):08}"
-        made_with = json.loads((folder / MANIFEST).read_bytes())["embedder"]
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        made_with = manifest["embedder"]
         published = places.models / made_with["name"] / versions[made_with["name"]] / MANIFEST
-        fits = made_with["digest"] == f"sha256:{file_sha256(published)}"
+        fits = manifest["format"] == FORMAT and made_with["digest"] == f"sha256:{file_sha256(published)}"
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return fits and is_whole(folder, check)
