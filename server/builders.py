@@ -35,6 +35,7 @@ T = TypeVar("T")
 
 CLASSIFIERS = ("sentiment", "topics")
 EMBEDDER, PRICES, LINGUIST, LANGUAGE = "embedder", "house-prices", "en_core_web_sm", "lid.176"
+RERANKER = "reranker"
 EMBEDDED_LLMS = {"default": "qwen2.5-coder-1.5b-instruct", "small": "smollm2-135m-instruct"}
 NO_LLM = "none"
 
@@ -163,7 +164,15 @@ class Engines:
     async def _retriever(self) -> Retriever:
         from server.engines.retriever import FaissRetriever
 
-        retriever = FaissRetriever(self._settings.data / "index", self.embedder.get(), self._lanes)
+        index, embedder = self._settings.data / "index", self.embedder.get()
+        if self._settings.rerank:
+            from server.engines.reranker import OnnxReranker
+            from server.engines.reranking import RerankingRetriever
+
+            reranker = await self._from_artefact(RERANKER, OnnxReranker)
+            retriever: FaissRetriever = RerankingRetriever(index, embedder, self._lanes, reranker)
+        else:
+            retriever = FaissRetriever(index, embedder, self._lanes)
         self._closing.push_async_callback(retriever.close)
         await retriever.open()
         return retriever

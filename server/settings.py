@@ -31,6 +31,7 @@ class Settings(BaseSettings):
         default_factory=dict,
         description='per model, as JSON: {"sentiment": {"engine": "torch"}}; a new name adds a classifier',
     )
+    rerank: bool = Field(False, description="let the reranker put the first passages in order, which takes time")
     lanes: int = Field(os.cpu_count() or 1, ge=1, description="threads that compute, one a core")
     lane_queue: int = Field(256, ge=0, description="computations that may wait for a lane")
     max_concurrent_calls: int = Field(512, ge=1, description="calls at once; more are refused")

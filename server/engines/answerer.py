@@ -73,8 +73,10 @@ class RagAnswerer:
         room = self._chat.description.max_input_tokens - _OPTIONS.max_output_tokens - _FRAME_TOKENS - _tokens(question)
         readable: list[Passage] = []
         for passage in passages:
+            if passage.score < MIN_SCORE:  # nearer ones may follow: a reranker has another order
+                continue
             room -= _tokens(passage.title) + _tokens(passage.text)
-            if passage.score < MIN_SCORE or room < 0:
+            if room < 0:
                 break
             readable.append(passage)
         return tuple(readable)
