@@ -152,6 +152,7 @@ class FaissRetriever:
     async def delete(self, collection: str, document_ids: Sequence[str], *, deadline: float) -> Written:
         """Remove by id; unknown ids are ignored. Errors are those of add, and CollectionNotFound."""
         async with self._turn(collection, deadline):
+            self._catalogue.known(collection)
             target = await self._to_write(collection)
             if not target:
                 raise self._catalogue.not_found(collection)

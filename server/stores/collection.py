@@ -273,5 +273,6 @@ class Collection:
                 try:
                     found.append(read_generation(folders.generation_folder(self.home, number), self.name, check=False))
                 except BROKEN as error:
-                    log.warning('collection "%s": generation %d is broken: %s', self.name, number, error)
+                    if folders.generation_folder(self.home, number).exists():  # else a fold has just removed it
+                        log.warning('collection "%s": generation %d is broken: %s', self.name, number, error)
         return found
