@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_COMPILE := 0
 export QUINTET_GIT_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 .DEFAULT_GOAL := help
-.PHONY: help serve test check train protos format lock clean
+.PHONY: help serve test check crash train eval protos format lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,8 +27,14 @@ check: $(VENV)/dev ## Lint, types, contract, stale stubs, import rules
 	$(BIN)/buf lint protos/image.binpb --config protos/buf.yaml
 	$(BIN)/python -m pytest tests/contract
 
+crash: $(VENV)/dev ## Kill a writer of a collection KILLS times (500) at random moments, and check what is left each time
+	$(BIN)/python -m tests.crash --kills $(or $(KILLS),500)
+
 train: $(VENV)/train ## Fetch weights and data, train, publish; ONLY=name for some, PROFILE=long for more quality
 	@$(BIN)/python -m training $(foreach name,$(ONLY),--only $(name)) $(if $(PROFILE),--profile $(PROFILE))
+
+eval: $(VENV)/train ## Measure retrieval on a set of questions and answers, and variations of it
+	@$(BIN)/python -m training --only retrieval
 
 protos: $(VENV)/dev ## Generate the stubs of the contract
 	$(BIN)/python protos/generate.py

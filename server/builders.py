@@ -39,6 +39,7 @@ from server.settings import ModelSettings, Settings
 
 CLASSIFIERS = ("sentiment", "topics")
 EMBEDDER, PRICES, LINGUIST, LANGUAGE = "embedder", "house-prices", "en_core_web_sm", "lid.176"
+RERANKER = "reranker"
 EMBEDDED_LLMS = {"default": "qwen2.5-coder-1.5b-instruct", "small": "smollm2-135m-instruct"}
 NO_LLM = "none"
 _START_SECONDS = 600.0
@@ -80,6 +81,8 @@ class Engines:
             LINGUIST: (ModelTask.LINGUISTICS, partial(_linguist, self._spacy_lane)),
             LANGUAGE: (ModelTask.LANGUAGE_ID, partial(_language_identifier, self._lanes)),
         }
+        if self._settings.rerank:
+            others[RERANKER] = (ModelTask.RERANKING, partial(_reranker, self._lanes))
         texts = dict.fromkeys((*CLASSIFIERS, *self._settings.models), ModelTask.CLASSIFICATION)
         texts[EMBEDDER] = ModelTask.EMBEDDING
         for name, task in texts.items():
@@ -175,12 +178,20 @@ class Engines:
     # ------------------------------------------------------------ what is made of models
 
     async def _retriever(self) -> Retriever:
-        from server.engines.leased import LeasedEmbedder
+        from server.engines.leased import LeasedEmbedder, LeasedReranker
         from server.engines.retriever import FaissRetriever
 
         async with self.embedder.use(_whenever()) as engine:
             embedder = LeasedEmbedder(self.embedder, engine.description)
-        retriever = FaissRetriever(self._settings.data / "index", embedder, self._lanes)
+        index = self._settings.data / "index"
+        if self._settings.rerank:
+            from server.engines.reranking import RerankingRetriever
+
+            reranker = LeasedReranker(self._models[RERANKER][0])
+            retriever: FaissRetriever = RerankingRetriever(index, embedder, self._lanes, reranker)
+        else:
+            retriever = FaissRetriever(index, embedder, self._lanes)
+        self._closing.push_async_callback(retriever.close)
         await retriever.open()
         self._searched_with = embedder.description.identity
         return retriever
@@ -276,6 +287,12 @@ def _house_pricer(lanes: Lanes) -> Build:
     from server.engines.house_prices import HousePricer
 
     return lambda artefact: HousePricer(artefact, lanes)
+
+
+def _reranker(lanes: Lanes) -> Build:
+    from server.engines.reranker import OnnxReranker
+
+    return lambda artefact: OnnxReranker(artefact, lanes)
 
 
 def _linguist(lane: Lanes) -> Build:

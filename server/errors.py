@@ -6,9 +6,12 @@
     ├── NotFound
     │   ├── ModelNotFound
     │   ├── ModelVersionNotFound
-    │   └── CollectionNotFound
+    │   ├── CollectionNotFound
+    │   └── GenerationNotFound
+    ├── CollectionExists
     ├── Unavailable             worth another try; carries a delay
     │   ├── ModelLoading
+    │   ├── GenerationNotReached
     │   ├── ServerStopping
     │   ├── ServerOverloaded
     │   ├── RegistryFailed
@@ -16,6 +19,9 @@
     ├── ModelUnavailable        the artefact is missing or broken; an operator must act
     ├── ModelCheckFailed        the artefact is whole and answers otherwise than when it was made
     ├── ModelDoesNotFit         the memory budget has no room for it
+    ├── CollectionUnavailable   the same for a collection
+    │   ├── CollectionBroken
+    │   └── EmbedderMismatch
     ├── StorageFull             the disk is full; an operator must act
     ├── UpstreamTimeout
     └── DeadlineExceeded
@@ -99,6 +105,28 @@ class CollectionNotFound(NotFound):
         super().__init__(f'no such collection: "{name}"; known: {names}', metadata={"collection": name, "known": names})
 
 
+class GenerationNotFound(NotFound):
+    """The generation is not kept."""
+
+    reason = "GENERATION_NOT_FOUND"
+
+    def __init__(self, collection: str, number: int, kept: Sequence[int]) -> None:
+        numbers = ", ".join(map(str, kept))
+        super().__init__(
+            f'collection "{collection}" keeps no generation {number}; it keeps: {numbers}',
+            metadata={"collection": collection, "kept": numbers},
+        )
+
+
+class CollectionExists(QuintetError):
+    """There is a collection of this name."""
+
+    reason = "COLLECTION_EXISTS"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'there is a collection "{name}" already', metadata={"collection": name})
+
+
 class Unavailable(QuintetError):
     """It does not work now and may work after `retry_after` seconds."""
 
@@ -111,6 +139,12 @@ class ModelLoading(Unavailable):
     """The model is being read and checked."""
 
     reason = "MODEL_LOADING"
+
+
+class GenerationNotReached(Unavailable):
+    """The collection has not come to the generation that was asked for."""
+
+    reason = "GENERATION_NOT_REACHED"
 
 
 class ServerStopping(Unavailable):
@@ -159,6 +193,22 @@ class ModelDoesNotFit(QuintetError):
             f'model "{model}" needs {needed} bytes; of the budget of {budget}, {in_use} are in use and cannot be freed',
             metadata={"model": model, "needed": str(needed), "budget": str(budget), "in_use": str(in_use)},
         )
+
+
+class CollectionUnavailable(QuintetError):
+    """The collection cannot be used as it is; the message says how to mend it."""
+
+
+class CollectionBroken(CollectionUnavailable):
+    """No generation of the collection is whole."""
+
+    reason = "COLLECTION_BROKEN"
+
+
+class EmbedderMismatch(CollectionUnavailable):
+    """Another embedder made the collection, and vectors of two embedders cannot be compared."""
+
+    reason = "EMBEDDER_MISMATCH"
 
 
 class StorageFull(QuintetError):

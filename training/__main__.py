@@ -105,7 +105,8 @@ def _carry_out(
 
 
 def _plan(options: argparse.Namespace, inputs: dict[str, Input], places: Places) -> list[Step]:
-    selected = set(options.only) or set(RECIPES) - (set(LLMS.values()) - {LLMS.get(_llm(options))})
+    by_default = {name for name, recipe in RECIPES.items() if not recipe.by_name}
+    selected = set(options.only) or by_default - (set(LLMS.values()) - {LLMS.get(_llm(options))})
     for name in list(selected):
         if RECIPES[name].kind is Kind.COLLECTION:  # it records which published embedder made its vectors
             selected.update(RECIPES[name].needs)

@@ -3,6 +3,7 @@
     blobs/sha256/DIGEST              a fetched file, read-only; its name is its SHA-256
     partial/DIGEST                   a download under way; the next run resumes it
     artefacts/NAME/RECIPE-DIGEST/    a finished artefact with its manifest, or an intermediate result
+    kept/NAME/                       intermediate results of an artefact, for its next making
     lock                             held by the one process that fetches and builds
 
 Everything is written aside, synced and renamed, so what is there is whole. Deleting the folder is always safe.
@@ -96,6 +97,12 @@ class Cache:
     def artefact(self, name: str, digest: str) -> Path:
         """The folder of the artefact `name` made by the recipe with this digest; it exists once it is finished."""
         return self.root / "artefacts" / name / digest
+
+    def kept(self, name: str) -> Path:
+        """Where the making of an artefact keeps what took long."""
+        folder = self.root / "kept" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     @contextmanager
     def building(self, name: str, digest: str) -> Iterator[Path]:

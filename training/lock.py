@@ -16,6 +16,7 @@ from training.errors import LockError
 
 LOCK_FILE = Path(__file__).with_name("artefacts.lock.json")
 NESTED = "!/"  # in a member's name: "model.zip!/config.json" lies in an archive within the archive
+WHOLE = "."  # in place of a member's name: the content is the carrier itself
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -155,6 +156,8 @@ def _source(raw: Mapping[str, Any], contents: tuple[Content, ...]) -> HubSource 
         members = source.members_of(content.path)
         if len(members) != len(carriers):
             raise LockError(f"content {content.path} needs one member in each of {len(carriers)} carriers")
-        for member in members:
+        for member, carrier in zip(members, carriers, strict=True):
             safe_path(member)
+            if member == WHOLE and (len(contents) > 1 or content.sha256 != carrier.sha256):
+                raise LockError(f"content {content.path} must be its carrier, and alone")
     return source

@@ -9,6 +9,7 @@ from pathlib import Path
 from server.errors import ModelUnavailable
 from server.runtime.artefact import MANIFEST, POINTER, file_sha256, open_artefact
 from server.runtime.registry import Registry, open_registry
+from server.stores.generation import FORMAT
 from training.cache import Cache
 from training.golden import lacks_golden
 from training.lock import Input, PackageSource
@@ -119,18 +120,24 @@ def _missing_inputs(recipe: Recipe, inputs: Mapping[str, Input], cache: Cache) -
 
 def _is_ready(recipe: Recipe, versions: Mapping[str, str], places: Places, check: bool) -> bool:
     """Whether it is served already; `versions` are those that it and what it needs should have."""
+    if recipe.kind is Kind.REPORT:
+        return False  # it is asked for by name, to be shown
     if recipe.kind is Kind.COLLECTION:
         return _is_installed(recipe, versions, places, check)
-    pointer = places.models / recipe.name / POINTER
-    if not pointer.is_file() or pointer.read_text().strip() != versions[recipe.name]:
+    return _is_published(recipe.name, versions[recipe.name], places, check)
+
+
+def _is_published(name: str, version: str, places: Places, check: bool) -> bool:
+    pointer = places.models / name / POINTER
+    if not pointer.is_file() or pointer.read_text().strip() != version:
         return False
-    folder = places.models / recipe.name / versions[recipe.name]
+    folder = places.models / name / version
     if not is_whole(folder, check=False) or lacks_golden(folder):
         return False
     if not check:
         return True
     try:
-        open_artefact(places.models, recipe.name)
+        open_artefact(places.models, name)
     except ModelUnavailable:
         return False
     return True
@@ -141,9 +148,10 @@ def _is_installed(recipe: Recipe, versions: Mapping[str, str], places: Places, c
     home = places.index / recipe.name
     try:
         folder = home / f"{int((home / POINTER).read_text()):08}"
-        made_with = json.loads((folder / MANIFEST).read_bytes())["embedder"]
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        made_with = manifest["embedder"]
         published = places.models / made_with["name"] / versions[made_with["name"]] / MANIFEST
-        fits = made_with["digest"] == f"sha256:{file_sha256(published)}"
+        fits = manifest["format"] == FORMAT and made_with["digest"] == f"sha256:{file_sha256(published)}"
     except (OSError, ValueError, KeyError, TypeError):
         return False
     # An embedder that is about to be published with golden inputs gets another digest.

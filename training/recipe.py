@@ -29,6 +29,7 @@ class Kind(Enum):
 
     MODEL = "model"  # published below models/
     COLLECTION = "collection"  # installed below index/, unless one of that name is there
+    REPORT = "report"  # stays in the cache; its report.md is what counts
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Recipe:
     seconds: Mapping[Profile, float] | float = 1.0  # expected, on two cores
     key_metric: str = ""
     kind: Kind = Kind.MODEL
+    by_name: bool = False  # made only if it is asked for by name
 
     def expected_seconds(self, profile: Profile) -> float:
         """How long building takes on two cores."""
@@ -80,6 +82,7 @@ class Workshop:
     profile: Profile
     progress: Progress
     label: str
+    kept: Path  # a folder for intermediate results that the next attempt may use
     _input: Callable[[str], dict[str, Path]]
     _made: Callable[[str], Path]
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from training.lock import Input
 
+REPORT = "report.md"
+
 
 def write_report(
     folder: Path, title: str, text: str, metrics: Mapping[str, float], pictures: Iterable[str] = ()
@@ -17,7 +19,7 @@ def write_report(
         lines.append("")
     for picture in pictures:
         lines += [f"![{Path(picture).stem.replace('_', ' ')}]({picture})", ""]
-    (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
+    (folder / REPORT).write_text("\n".join(lines), encoding="utf-8")
 
 
 def number(value: float) -> str:

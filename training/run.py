@@ -18,7 +18,7 @@ from training.lock import Input
 from training.plan import Places, State, Step, is_whole
 from training.progress import Progress
 from training.recipe import Kind, Outcome, Profile, Recipe, Workshop
-from training.report import licence_line, write_licence
+from training.report import REPORT, licence_line, write_licence
 
 FETCHES = 2  # inputs at once; with more, the largest would slow down those that are waited for
 
@@ -117,7 +117,7 @@ class Run:
         except OSError as error:
             return Result(step, failure=f"{describe(error)}. Make room or correct the path, then run it again")
         seconds = time.monotonic() - begun
-        if step.publish or step.state is State.MISSING:
+        if step.recipe.kind is not Kind.REPORT and (step.publish or step.state is State.MISSING):
             self._progress.say(f"{name} {step.version}: {'published' if step.publish else 'made'} in {seconds:.1f} s")
         return Result(step, seconds)
 
@@ -126,7 +126,10 @@ class Run:
         inputs = self._all_inputs(recipe)
         with self._places.cache.building(recipe.name, step.digest) as folder:
             self._progress.say(f"{recipe.name}: making it, about {recipe.expected_seconds(self._profile):.0f} s")
-            workshop = Workshop(folder, self._profile, self._progress, recipe.name, self._files, self._made.__getitem__)
+            kept = self._places.cache.kept(recipe.name)
+            workshop = Workshop(
+                folder, self._profile, self._progress, recipe.name, kept, self._files, self._made.__getitem__
+            )
             module = cast(Module, import_module(f"training.{recipe.module}"))
             outcome = module.build(workshop)
             self._place_licences(workshop, inputs)
@@ -150,7 +153,9 @@ class Run:
                     workshop.place(self._places.cache.verified(content), f"licences/{item.name}/{content.path}")
 
     def _publish(self, step: Step, folder: Path) -> None:
-        if step.recipe.kind is Kind.MODEL:
+        if step.recipe.kind is Kind.REPORT:
+            self._progress.say(f"{step.recipe.name}: see {folder / REPORT}")
+        elif step.recipe.kind is Kind.MODEL:
             published = self._places.models / step.recipe.name / step.version
             if published.exists() and not is_whole(published, check=True):
                 shutil.rmtree(published)  # publishing keeps what has the right manifest, damaged or not

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import TypeVar, Unpack
 
 import grpc
@@ -23,19 +22,20 @@ from quintet.v1 import (
     pricing_pb2,
     pricing_pb2_grpc,
     rag_pb2,
-    rag_pb2_grpc,
 )
 
 from quintet_client import inputs
-from quintet_client.connection import CHANNEL_OPTIONS, POLL_SECONDS, Connection, ReadyWait
-from quintet_client.errors import DeadlineExceeded, QuintetError, Unreachable, translate
-from quintet_client.inputs import ChatOptions, Document, House, Message, Task
+from quintet_client.aio_collections import AsyncCollections
+from quintet_client.connection import POLL_SECONDS, ReadyWait
+from quintet_client.errors import DeadlineExceeded, QuintetError, Unreachable
+from quintet_client.filters import Where, filters
+from quintet_client.inputs import ChatOptions, House, Message, Task
 
 Q = TypeVar("Q", bound=ProtoMessage)
 R = TypeVar("R", bound=ProtoMessage)
 
 
-class AsyncQuintetClient:
+class AsyncQuintetClient(AsyncCollections):
     """A connection to Quintet for one event loop. Parameters, deadlines and retries are those of QuintetClient.
 
     To leave a stream early, close it: `async with contextlib.aclosing(client.stream_chat(...)) as events`.
@@ -50,40 +50,13 @@ class AsyncQuintetClient:
         root_certificates: bytes | None = None,
         timeout: float | None = None,
     ) -> None:
-        self._connection = Connection.create(address, api_key, tls, root_certificates, timeout)
-        target, credentials = self._connection.address, self._connection.credentials()
-        self._channel = (
-            grpc.aio.secure_channel(target, credentials, CHANNEL_OPTIONS)
-            if credentials
-            else grpc.aio.insecure_channel(target, CHANNEL_OPTIONS)
-        )
+        super().__init__(address, api_key=api_key, tls=tls, root_certificates=root_certificates, timeout=timeout)
         self._classification = classification_pb2_grpc.ClassificationServiceStub(self._channel)
         self._pricing = pricing_pb2_grpc.PricingServiceStub(self._channel)
         self._chat = chat_pb2_grpc.ChatServiceStub(self._channel)
-        self._rag = rag_pb2_grpc.RagServiceStub(self._channel)
         self._analysis = analysis_pb2_grpc.AnalysisServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.address!r})"
-
-    async def __aenter__(self) -> AsyncQuintetClient:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    @property
-    def address(self) -> str:
-        """Where the server is."""
-        return self._connection.address
-
-    async def close(self) -> None:
-        """Close the connection; calls that run are cancelled."""
-        await self._channel.close()
 
     async def classify(
         self,
@@ -119,45 +92,68 @@ class AsyncQuintetClient:
         return self._stream(self._chat.StreamChat, request, timeout)
 
     async def ask(
-        self, question: str, *, collection: str | None = None, top_k: int | None = None, timeout: float | None = None
+        self,
+        question: str,
+        *,
+        collection: str | None = None,
+        top_k: int | None = None,
+        where: Where | None = None,
+        min_generation: int | None = None,
+        timeout: float | None = None,
     ) -> rag_pb2.AskResponse:
-        """An answer from the `top_k` passages that fit best, with its sources."""
-        request = rag_pb2.AskRequest(question=question, collection=collection, top_k=top_k)
+        """An answer from the `top_k` passages that fit best, with its sources.
+
+        `where` has conditions on metadata (`quintet_client.filters`). `min_generation` is the state to wait for, for
+        instance the one that a write has returned.
+        """
+        request = rag_pb2.AskRequest(
+            question=question,
+            collection=collection,
+            top_k=top_k,
+            filters=filters(where),
+            min_generation=min_generation,
+        )
         return await self._unary(self._rag.Ask, request, timeout)
 
     def stream_ask(
-        self, question: str, *, collection: str | None = None, top_k: int | None = None, timeout: float | None = None
+        self,
+        question: str,
+        *,
+        collection: str | None = None,
+        top_k: int | None = None,
+        where: Where | None = None,
+        min_generation: int | None = None,
+        timeout: float | None = None,
     ) -> AsyncGenerator[rag_pb2.StreamAskResponse, None]:
         """The same as it is generated: sources, deltas, then one done. Closing the iterator stops the generation."""
-        request = rag_pb2.StreamAskRequest(question=question, collection=collection, top_k=top_k)
+        request = rag_pb2.StreamAskRequest(
+            question=question,
+            collection=collection,
+            top_k=top_k,
+            filters=filters(where),
+            min_generation=min_generation,
+        )
         return self._stream(self._rag.StreamAsk, request, timeout)
 
     async def retrieve(
-        self, query: str, *, collection: str | None = None, top_k: int | None = None, timeout: float | None = None
+        self,
+        query: str,
+        *,
+        collection: str | None = None,
+        top_k: int | None = None,
+        where: Where | None = None,
+        min_generation: int | None = None,
+        timeout: float | None = None,
     ) -> rag_pb2.RetrieveResponse:
         """The `top_k` passages that fit best, without a language model."""
-        request = rag_pb2.RetrieveRequest(query=query, collection=collection, top_k=top_k)
+        request = rag_pb2.RetrieveRequest(
+            query=query,
+            collection=collection,
+            top_k=top_k,
+            filters=filters(where),
+            min_generation=min_generation,
+        )
         return await self._unary(self._rag.Retrieve, request, timeout)
-
-    async def add_documents(
-        self, collection: str, documents: Iterable[Document | Mapping[str, object]], *, timeout: float | None = None
-    ) -> rag_pb2.AddDocumentsResponse:
-        """Add up to 128 documents, or replace those with the same id. The collection is made if it is new."""
-        request = rag_pb2.AddDocumentsRequest(collection=collection, documents=inputs.documents(documents))
-        return await self._unary(self._rag.AddDocuments, request, timeout)
-
-    async def delete_documents(
-        self, collection: str, document_ids: str | Iterable[str], *, timeout: float | None = None
-    ) -> rag_pb2.DeleteDocumentsResponse:
-        """Remove up to 128 documents by id; unknown ids are ignored."""
-        request = rag_pb2.DeleteDocumentsRequest(collection=collection, document_ids=inputs.listed(document_ids))
-        return await self._unary(self._rag.DeleteDocuments, request, timeout)
-
-    async def get_index(
-        self, collection: str | None = None, *, timeout: float | None = None
-    ) -> rag_pb2.GetIndexResponse:
-        """The state of a collection."""
-        return await self._unary(self._rag.GetIndex, rag_pb2.GetIndexRequest(collection=collection), timeout)
 
     async def analyze(
         self, text: str, tasks: Iterable[Task] | None = None, *, timeout: float | None = None
@@ -235,23 +231,3 @@ class AsyncQuintetClient:
             return await self.health(service, timeout=timeout)
         except (Unreachable, DeadlineExceeded) as error:
             return error.message
-
-    async def _unary(self, method: grpc.aio.UnaryUnaryMultiCallable[Q, R], request: Q, timeout: float | None) -> R:
-        options = self._connection.options(request, timeout)
-        try:
-            return await method(request, timeout=options.timeout, metadata=options.metadata)
-        except grpc.RpcError as error:
-            raise translate(error, options.request_id) from error
-
-    async def _stream(
-        self, method: grpc.aio.UnaryStreamMultiCallable[Q, R], request: Q, timeout: float | None
-    ) -> AsyncGenerator[R, None]:
-        options = self._connection.options(request, timeout)
-        call = method(request, timeout=options.timeout, metadata=options.metadata)
-        try:
-            async for message in call:
-                yield message
-        except grpc.RpcError as error:
-            raise translate(error, options.request_id) from error
-        finally:
-            call.cancel()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import TypeVar, Unpack
 
 import grpc
@@ -22,25 +21,27 @@ from quintet.v1 import (
     pricing_pb2,
     pricing_pb2_grpc,
     rag_pb2,
-    rag_pb2_grpc,
 )
 
 from quintet_client import inputs
-from quintet_client.connection import CHANNEL_OPTIONS, POLL_SECONDS, Connection, ReadyWait
-from quintet_client.errors import DeadlineExceeded, QuintetError, Unreachable, translate
-from quintet_client.inputs import ChatOptions, Document, House, Message, Task
+from quintet_client.collections import Collections
+from quintet_client.connection import POLL_SECONDS, ReadyWait
+from quintet_client.errors import DeadlineExceeded, QuintetError, Unreachable
+from quintet_client.filters import Where, filters
+from quintet_client.inputs import ChatOptions, House, Message, Task
 
 Q = TypeVar("Q", bound=ProtoMessage)
 R = TypeVar("R", bound=ProtoMessage)
 
 
-class QuintetClient:
+class QuintetClient(Collections):
     """A connection to Quintet. Safe to share between threads; make one and keep it.
 
     Methods return the messages of `quintet.v1` and raise `QuintetError`s. Every call has a deadline: `timeout` in
     seconds for the call, else the client's `timeout`, else 10 s (120 s for chat and ask, 300 s for changes to
-    documents). What reads, and changes to documents, is tried up to 4 times while the server is UNAVAILABLE; chat
-    and ask are not, for a generation that broke off may have cost something.
+    documents and collections, a day for imports and reindexing). What reads, and changes to documents by id, is tried
+    up to 4 times while the server is UNAVAILABLE; chat and ask are not, for a generation that broke off may have cost
+    something, nor are changes to collections and streams.
 
     `address` is "host:port", by default QUINTET_ADDRESS or 127.0.0.1:50051. `api_key`, by default QUINTET_API_KEY,
     is sent as a bearer token; without TLS it crosses the network in the clear. TLS is used with `tls` (the roots
@@ -56,40 +57,13 @@ class QuintetClient:
         root_certificates: bytes | None = None,
         timeout: float | None = None,
     ) -> None:
-        self._connection = Connection.create(address, api_key, tls, root_certificates, timeout)
-        target, credentials = self._connection.address, self._connection.credentials()
-        self._channel = (
-            grpc.secure_channel(target, credentials, CHANNEL_OPTIONS)
-            if credentials
-            else grpc.insecure_channel(target, CHANNEL_OPTIONS)
-        )
+        super().__init__(address, api_key=api_key, tls=tls, root_certificates=root_certificates, timeout=timeout)
         self._classification = classification_pb2_grpc.ClassificationServiceStub(self._channel)
         self._pricing = pricing_pb2_grpc.PricingServiceStub(self._channel)
         self._chat = chat_pb2_grpc.ChatServiceStub(self._channel)
-        self._rag = rag_pb2_grpc.RagServiceStub(self._channel)
         self._analysis = analysis_pb2_grpc.AnalysisServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.address!r})"
-
-    def __enter__(self) -> QuintetClient:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @property
-    def address(self) -> str:
-        """Where the server is."""
-        return self._connection.address
-
-    def close(self) -> None:
-        """Close the connection; calls that run are cancelled."""
-        self._channel.close()
 
     def classify(
         self,
@@ -125,43 +99,68 @@ class QuintetClient:
         return self._stream(self._chat.StreamChat, request, timeout)
 
     def ask(
-        self, question: str, *, collection: str | None = None, top_k: int | None = None, timeout: float | None = None
+        self,
+        question: str,
+        *,
+        collection: str | None = None,
+        top_k: int | None = None,
+        where: Where | None = None,
+        min_generation: int | None = None,
+        timeout: float | None = None,
     ) -> rag_pb2.AskResponse:
-        """An answer from the `top_k` passages that fit best, with its sources."""
-        request = rag_pb2.AskRequest(question=question, collection=collection, top_k=top_k)
+        """An answer from the `top_k` passages that fit best, with its sources.
+
+        `where` has conditions on metadata (`quintet_client.filters`). `min_generation` is the state to wait for, for
+        instance the one that a write has returned.
+        """
+        request = rag_pb2.AskRequest(
+            question=question,
+            collection=collection,
+            top_k=top_k,
+            filters=filters(where),
+            min_generation=min_generation,
+        )
         return self._unary(self._rag.Ask, request, timeout)
 
     def stream_ask(
-        self, question: str, *, collection: str | None = None, top_k: int | None = None, timeout: float | None = None
+        self,
+        question: str,
+        *,
+        collection: str | None = None,
+        top_k: int | None = None,
+        where: Where | None = None,
+        min_generation: int | None = None,
+        timeout: float | None = None,
     ) -> Generator[rag_pb2.StreamAskResponse, None, None]:
         """The same as it is generated: sources, deltas, then one done. Closing the iterator stops the generation."""
-        request = rag_pb2.StreamAskRequest(question=question, collection=collection, top_k=top_k)
+        request = rag_pb2.StreamAskRequest(
+            question=question,
+            collection=collection,
+            top_k=top_k,
+            filters=filters(where),
+            min_generation=min_generation,
+        )
         return self._stream(self._rag.StreamAsk, request, timeout)
 
     def retrieve(
-        self, query: str, *, collection: str | None = None, top_k: int | None = None, timeout: float | None = None
+        self,
+        query: str,
+        *,
+        collection: str | None = None,
+        top_k: int | None = None,
+        where: Where | None = None,
+        min_generation: int | None = None,
+        timeout: float | None = None,
     ) -> rag_pb2.RetrieveResponse:
         """The `top_k` passages that fit best, without a language model."""
-        request = rag_pb2.RetrieveRequest(query=query, collection=collection, top_k=top_k)
+        request = rag_pb2.RetrieveRequest(
+            query=query,
+            collection=collection,
+            top_k=top_k,
+            filters=filters(where),
+            min_generation=min_generation,
+        )
         return self._unary(self._rag.Retrieve, request, timeout)
-
-    def add_documents(
-        self, collection: str, documents: Iterable[Document | Mapping[str, object]], *, timeout: float | None = None
-    ) -> rag_pb2.AddDocumentsResponse:
-        """Add up to 128 documents, or replace those with the same id. The collection is made if it is new."""
-        request = rag_pb2.AddDocumentsRequest(collection=collection, documents=inputs.documents(documents))
-        return self._unary(self._rag.AddDocuments, request, timeout)
-
-    def delete_documents(
-        self, collection: str, document_ids: str | Iterable[str], *, timeout: float | None = None
-    ) -> rag_pb2.DeleteDocumentsResponse:
-        """Remove up to 128 documents by id; unknown ids are ignored."""
-        request = rag_pb2.DeleteDocumentsRequest(collection=collection, document_ids=inputs.listed(document_ids))
-        return self._unary(self._rag.DeleteDocuments, request, timeout)
-
-    def get_index(self, collection: str | None = None, *, timeout: float | None = None) -> rag_pb2.GetIndexResponse:
-        """The state of a collection."""
-        return self._unary(self._rag.GetIndex, rag_pb2.GetIndexRequest(collection=collection), timeout)
 
     def analyze(
         self, text: str, tasks: Iterable[Task] | None = None, *, timeout: float | None = None
@@ -239,22 +238,3 @@ class QuintetClient:
             return self.health(service, timeout=timeout)
         except (Unreachable, DeadlineExceeded) as error:
             return error.message
-
-    def _unary(self, method: grpc.UnaryUnaryMultiCallable[Q, R], request: Q, timeout: float | None) -> R:
-        options = self._connection.options(request, timeout)
-        try:
-            return method(request, timeout=options.timeout, metadata=options.metadata)
-        except grpc.RpcError as error:
-            raise translate(error, options.request_id) from error
-
-    def _stream(
-        self, method: grpc.UnaryStreamMultiCallable[Q, R], request: Q, timeout: float | None
-    ) -> Generator[R, None, None]:
-        options = self._connection.options(request, timeout)
-        call = method(request, timeout=options.timeout, metadata=options.metadata)
-        try:
-            yield from call
-        except grpc.RpcError as error:
-            raise translate(error, options.request_id) from error
-        finally:
-            call.cancel()

@@ -32,15 +32,24 @@ _SECONDS: dict[type[Message], float] = {
     model_pb2.ReloadModelRequest: 120.0,
     model_pb2.SetAliasRequest: 120.0,
     model_pb2.WatchModelsRequest: 24 * 3600.0,  # it is meant to stay open
+    rag_pb2.DeleteCollectionRequest: 300.0,
+    rag_pb2.RollbackRequest: 300.0,
+    rag_pb2.CompactRequest: 300.0,
+    rag_pb2.ImportDocumentsRequest: 86_400.0,  # as long as it takes to embed what may be a library
+    rag_pb2.ReindexRequest: 86_400.0,
 }
 
 # What is tried again after UNAVAILABLE: everything that reads, and the writes, which are idempotent by document id.
-# Chat and Ask are not: a generation that broke off may have been paid for, so the caller decides.
+# Chat and Ask are not: a generation that broke off may have been paid for, so the caller decides. Nor is what makes,
+# removes or rolls back collections: a second attempt after a lost answer would fail, or do it again.
 _RETRIED = [
     *({"service": f"{PACKAGE}.{name}Service"} for name in ("Classification", "Pricing", "Analysis", "Model")),
     *(
         {"service": f"{PACKAGE}.RagService", "method": name}
-        for name in ("Retrieve", "GetIndex", "AddDocuments", "DeleteDocuments")
+        for name in (
+            *("Retrieve", "GetIndex", "ListDocuments", "ListCollections", "ListGenerations"),
+            *("AddDocuments", "DeleteDocuments", "Compact"),
+        )
     ),
 ]
 _SERVICE_CONFIG = {
@@ -116,15 +125,15 @@ class Connection:
         """For TLS; None without."""
         return grpc.ssl_channel_credentials(self.root_certificates) if self.tls else None
 
-    def options(self, request: Message, timeout: float | None) -> CallOptions:
-        """The call's own timeout, else the client's, else that of the method; the key; and a new request id."""
+    def options(self, kind: type[Message], timeout: float | None) -> CallOptions:
+        """For a request of this kind: the timeout of the call, the client or the method; the key; a new request id."""
         request_id = uuid.uuid4().hex
         metadata = [("x-request-id", request_id)]
         if self.api_key:
             metadata.append(("authorization", f"Bearer {self.api_key}"))
         seconds = next(
             (each for each in (timeout, self.timeout) if each is not None),
-            _SECONDS.get(type(request), _DEFAULT_SECONDS),
+            _SECONDS.get(kind, _DEFAULT_SECONDS),
         )
         return CallOptions(seconds, tuple(metadata), request_id)
 

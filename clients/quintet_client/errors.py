@@ -98,6 +98,26 @@ class CollectionNotFound(QuintetError):
     """No collection has this name; the message lists the names that exist."""
 
 
+class CollectionExists(QuintetError):
+    """There is a collection of this name."""
+
+
+class CollectionBroken(QuintetError):
+    """No generation of the collection is whole; the message says what to do."""
+
+
+class EmbedderMismatch(QuintetError):
+    """Another embedder made the collection; `reindex` mends that."""
+
+
+class GenerationNotFound(QuintetError):
+    """The generation is not kept; the message lists those that are."""
+
+
+class GenerationNotReached(QuintetError):
+    """The collection has not come to `min_generation`; come back after `retry_after`."""
+
+
 class StorageFull(QuintetError):
     """The server's disk is full; nothing was lost."""
 
@@ -128,6 +148,11 @@ BY_REASON: dict[str, type[QuintetError]] = {
     "UPSTREAM_FAILED": UpstreamFailed,
     "UPSTREAM_TIMEOUT": UpstreamTimeout,
     "COLLECTION_NOT_FOUND": CollectionNotFound,
+    "COLLECTION_EXISTS": CollectionExists,
+    "COLLECTION_BROKEN": CollectionBroken,
+    "EMBEDDER_MISMATCH": EmbedderMismatch,
+    "GENERATION_NOT_FOUND": GenerationNotFound,
+    "GENERATION_NOT_REACHED": GenerationNotReached,
     "STORAGE_FULL": StorageFull,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "INTERNAL": InternalError,

@@ -1,19 +1,23 @@
 """What callers pass, in plain Python, and the requests that are made of it."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NotRequired, TypedDict, TypeVar, get_args
 
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from quintet.v1 import analysis_pb2, chat_pb2, pricing_pb2, rag_pb2
 
+from quintet_client.contract import rules
 from quintet_client.errors import Violation, invalid
 
 Role = Literal["system", "user", "assistant"]
 Task = Literal["entities", "sentiment", "topics", "language", "key_phrases", "sentences", "syntax"]
 TASKS: tuple[Task, ...] = get_args(Task)
 M = TypeVar("M", chat_pb2.ChatMessage, pricing_pb2.House, rag_pb2.Document)
+MAX_DOCUMENTS = rules(rag_pb2.AddDocumentsRequest, "documents").repeated.max_items
+# Of one write; far below the 4 MiB that servers read: small steps show progress, and lose little when one fails.
+BATCH_BYTES = 256 * 1024
 C = TypeVar("C", chat_pb2.ChatRequest, chat_pb2.StreamChatRequest)
 
 
@@ -100,6 +104,22 @@ def houses(values: Iterable[House | Mapping[str, object]]) -> list[pricing_pb2.H
 def documents(values: Iterable[Document | Mapping[str, object]]) -> list[rag_pb2.Document]:
     """Documents with id and text at least."""
     return [_message(rag_pb2.Document, v, f"documents[{i}]", Document.__required_keys__) for i, v in enumerate(values)]
+
+
+def imports(
+    collection: str, values: Iterable[Document | Mapping[str, object]]
+) -> Iterator[rag_pb2.ImportDocumentsRequest]:
+    """The requests of ImportDocuments, each as large as one write should be."""
+    batch = rag_pb2.ImportDocumentsRequest(collection=collection)
+    size = 0
+    for index, value in enumerate(values):
+        document = _message(rag_pb2.Document, value, f"documents[{index}]", Document.__required_keys__)
+        if batch.documents and (len(batch.documents) == MAX_DOCUMENTS or size + document.ByteSize() > BATCH_BYTES):
+            yield batch
+            batch, size = rag_pb2.ImportDocumentsRequest(), 0
+        batch.documents.append(document)
+        size += document.ByteSize()
+    yield batch
 
 
 def tasks(names: Iterable[Task | str] | None) -> list[analysis_pb2.AnalysisTask.ValueType]:

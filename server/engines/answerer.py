@@ -15,6 +15,7 @@ from server.engines.interfaces import (
     FinishReason,
     Message,
     Passage,
+    Query,
     Retriever,
     TextDelta,
     Usage,
@@ -45,11 +46,11 @@ class RagAnswerer:
         self._chat = chat
 
     async def stream(
-        self, question: str, collection: str, top_k: int, *, deadline: float
+        self, question: Query, *, deadline: float
     ) -> AsyncGenerator[AskSources | TextDelta | AskDone, None]:
         """Sources, text, done. Without a passage that is near enough no model is asked."""
-        found = await self._retriever.retrieve(question, collection, top_k, deadline=deadline)
-        passages = self._readable(question, found.passages)
+        found = await self._retriever.retrieve(question, deadline=deadline)
+        passages = self._readable(question.text, found.passages)
         yield AskSources(replace(found, passages=passages))
         if not passages:
             yield TextDelta(NOTHING_FOUND)
@@ -58,13 +59,13 @@ class RagAnswerer:
             yield AskDone(done, grounded=False, index=found.index)
             return
         texts: list[str] = []
-        async with aclosing(self._chat.stream(_prompt(question, passages), _OPTIONS, deadline=deadline)) as events:
+        async with aclosing(self._chat.stream(_prompt(question.text, passages), _OPTIONS, deadline=deadline)) as events:
             async for event in events:
                 if isinstance(event, TextDelta):
                     texts.append(event.text)
                     yield event
                 else:
-                    grounded = is_grounded("".join(texts), question, passages)
+                    grounded = is_grounded("".join(texts), question.text, passages)
                     yield AskDone(event, grounded, found.index)
 
     def _readable(self, question: str, passages: Sequence[Passage]) -> tuple[Passage, ...]:
@@ -72,8 +73,10 @@ class RagAnswerer:
         room = self._chat.description.max_input_tokens - _OPTIONS.max_output_tokens - _FRAME_TOKENS - _tokens(question)
         readable: list[Passage] = []
         for passage in passages:
+            if passage.score < MIN_SCORE:  # nearer ones may follow: a reranker has another order
+                continue
             room -= _tokens(passage.title) + _tokens(passage.text)
-            if passage.score < MIN_SCORE or room < 0:
+            if room < 0:
                 break
             readable.append(passage)
         return tuple(readable)

@@ -1,9 +1,9 @@
-"""An embedder that may come and go, for those who keep one: collections are bound to an embedder's identity."""
+"""Models that may come and go, for those who keep one: collections are bound to an embedder's identity."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from server.engines.interfaces import Embedder, ModelDescription
+from server.engines.interfaces import Embedder, ModelDescription, Reranker
 from server.errors import ModelLoading
 from server.runtime.models import ModelSlot
 
@@ -25,3 +25,15 @@ class LeasedEmbedder:
             if engine.description.identity != self.description.identity:
                 raise ModelLoading(f'model "{self._slot.name}" was replaced; the collections are being opened again')
             return await engine.embed(texts, deadline=deadline)
+
+
+class LeasedReranker:
+    """Takes what is in the slot on every call."""
+
+    def __init__(self, slot: ModelSlot[Reranker]) -> None:
+        self._slot = slot
+
+    async def scores(self, query: str, passages: Sequence[tuple[str, str]], *, deadline: float) -> list[float]:
+        """As Reranker.scores."""
+        async with self._slot.use(deadline) as engine:
+            return await engine.scores(query, passages, deadline=deadline)

@@ -40,8 +40,8 @@ class OnnxForward:
         self._has_types = "token_type_ids" in {item.name for item in self._session.get_inputs()}
         self._output = output
 
-    def __call__(self, texts: Sequence[str]) -> Outputs:
-        """Logits or vectors of one text at least."""
+    def __call__(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> Outputs:
+        """Logits or vectors of one text at least, or of one pair of texts."""
         encodings = self._tokenizer.encode_batch_fast(list(texts))
         values = np.stack([self._run(encoding) for encoding in encodings])
         return Outputs(values, [bool(encoding.overflowing) for encoding in encodings])
@@ -50,7 +50,7 @@ class OnnxForward:
         ids = np.array([encoding.ids], np.int64)
         feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
         if self._has_types:
-            feed["token_type_ids"] = np.zeros_like(ids)  # one text, one segment
+            feed["token_type_ids"] = np.array([encoding.type_ids], np.int64)
         return np.asarray(self._session.run([self._output], feed)[0][0], np.float32)
 
 

@@ -1,192 +1,249 @@
-"""Keeps collections and finds passages in them: exact search by cosine with FAISS over immutable generations.
+"""Keeps collections and finds passages in them: `Retriever` over `server/stores` and FAISS.
 
-A search reads the generation that was served when it began. A write makes the next generation aside, on disk first,
-and then replaces the reference, so neither ever waits for the other. Writes to one collection take turns.
+A search reads the snapshot that was served when it began. A write puts a record into the log and then replaces the
+reference to the snapshot, so neither ever waits for the other. Writes to one collection take turns.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
-from server.engines.contents import compare, cut, merge, search
+import numpy as np
+
+from server.engines.catalogue import Catalogue, on_a_thread_of_its_own
+from server.engines.changes import compare
+from server.engines.descriptions import describe, describe_generation, identity, mismatch, page, summaries
 from server.engines.interfaces import (
+    CollectionSummary,
     Document,
+    DocumentPage,
     Embedder,
+    GenerationDescription,
     IndexDescription,
     IndexIdentity,
-    ModelIdentity,
+    Query,
+    ReindexProgress,
     Retrieval,
     Written,
 )
-from server.errors import CollectionNotFound, InvalidRequest, ModelUnavailable, Violation
+from server.engines.reindex import reindexed
+from server.engines.search import search
+from server.engines.vector_index import build_index
+from server.errors import CollectionExists, EmbedderMismatch, GenerationNotReached, InvalidRequest, Violation
 from server.runtime.lanes import Lanes
 from server.runtime.turns import Turns, remaining
-from server.stores.collections import (
-    Generation,
-    collection_names,
-    newest_number,
-    open_collection,
-    remedy,
-    write_collection,
-)
+from server.stores.collection import Collection
+from server.stores.collections import create_collection, drop_collection
 from server.stores.generation import Content, DocumentRecord, EmbedderRecord
 
 T = TypeVar("T")
 
 MAX_COLLECTIONS = 64
-MAX_PASSAGES = 1_000_000  # of one collection; 384 dimensions are then 1.5 GB
+MAX_PASSAGES = 2_000_000  # of one collection; 384 dimensions are then 3 GB
 _WAITING_WRITES = 8  # to one collection
+_REACH_SECONDS = 2.0  # in which writes of other processes are noticed
 
 
 class FaissRetriever:
-    """Implements `Retriever` over the folder `index`. Call open() before anything else."""
+    """Implements `Retriever` over the folder `index`. Call open() before anything else, close() at the end."""
 
     def __init__(self, index: Path, embedder: Embedder, lanes: Lanes) -> None:
+        self._catalogue = Catalogue(index)
         self._index = index
         self._embedder = embedder
         self._lanes = lanes
-        identity = embedder.description.identity
-        self._embedder_record = EmbedderRecord(identity.name, identity.version, identity.digest)
-        self._served: dict[str, Generation] = {}
-        self._failures: dict[str, str] = {}
+        model = embedder.description.identity
+        self._record = EmbedderRecord(model.name, model.version, model.digest)
         self._turns: WeakValueDictionary[str, Turns] = WeakValueDictionary()  # of the collections being written
 
     async def open(self) -> None:
-        """Find and check all collections. One that is broken fails its own calls and no others."""
-        for name in await asyncio.to_thread(collection_names, self._index):
-            await self._reopen(name)
+        """Find and check all collections."""
+        await self._catalogue.start()
 
-    async def retrieve(self, query: str, collection: str, top_k: int, *, deadline: float) -> Retrieval:
-        """The `top_k` passages of the highest cosine. Raises CollectionNotFound and ModelUnavailable."""
-        generation = self._usable(collection)
-        vector = await self._embedder.embed([query], deadline=deadline)
-        passages = await self._lanes.run(partial(search, generation.content, vector, top_k), deadline=deadline)
-        return Retrieval(passages, _identity(generation), self._embedder.description.identity)
+    async def close(self) -> None:
+        """Stop following and folding."""
+        await self._catalogue.close()
+
+    # ------------------------------------------------------------ reading
+
+    async def retrieve(self, query: Query, *, deadline: float) -> Retrieval:
+        """The `top_k` passages of the highest cosine."""
+        collection = await self._reached(query.collection, query.min_generation, deadline)
+        self._check_embedder(collection)
+        vector = await self._embedder.embed([query.text], deadline=deadline)
+        snapshot = collection.snapshot
+        found = partial(search, snapshot, vector, query.top_k, query.filters)
+        passages = await self._lanes.run(found, deadline=deadline)
+        return Retrieval(passages, identity(collection, snapshot), self._embedder.description.identity)
+
+    def collections(self) -> list[CollectionSummary]:
+        """All of them, sorted by name."""
+        return summaries(self._catalogue.open.values(), self._catalogue.failures, self._record)
+
+    async def describe(self, collection: str, min_generation: int = 0, *, deadline: float) -> IndexDescription:
+        """What is served now, even if another embedder made it."""
+        return describe(await self._reached(collection, min_generation, deadline), self._record)
+
+    async def documents(self, collection: str, after: str, limit: int) -> DocumentPage:
+        """Sorted by id; fewer than `limit` if they are large."""
+        return await asyncio.to_thread(page, self._catalogue.known(collection), after, limit)
+
+    async def generations(self, collection: str) -> tuple[IndexIdentity, list[GenerationDescription]]:
+        """What is served, and what is kept."""
+        known = self._catalogue.known(collection)
+        kept = await asyncio.to_thread(known.generations)
+        return identity(known), [describe_generation(generation) for generation in kept]
+
+    async def _reached(self, name: str, number: int, deadline: float) -> Collection:
+        """The collection, once it is at this generation. Raises GenerationNotReached if it does not come to it."""
+        give_up = min(deadline, time.monotonic() + _REACH_SECONDS)
+        while (collection := self._catalogue.known(name)).snapshot.number < number:
+            if time.monotonic() >= give_up:
+                raise GenerationNotReached(
+                    f'collection "{name}" is at generation {collection.snapshot.number}, not yet at {number}'
+                )
+            await self._catalogue.follow(name)
+            await asyncio.sleep(0.05)
+        return collection
+
+    def _check_embedder(self, collection: Collection) -> None:
+        if (theirs := collection.snapshot.base.embedder) != self._record:
+            raise EmbedderMismatch(mismatch(collection.name, theirs, self._record))
+
+    # ------------------------------------------------------------ writing
 
     async def add(self, collection: str, documents: Sequence[Document], *, deadline: float) -> Written:
-        """Add or replace by id; documents whose content is known are left alone.
+        """Add or replace by id; documents whose content is known are left alone, known texts are not embedded again.
 
-        Raises InvalidRequest for ids that occur twice and for a full index, ModelUnavailable, ServerOverloaded,
+        Raises InvalidRequest for ids that occur twice and for a full index, EmbedderMismatch, ServerOverloaded,
         StorageFull and DeadlineExceeded.
         """
         _refuse_duplicates(documents)
         records = [DocumentRecord(d.id, d.text, d.title, d.uri, d.metadata) for d in documents]
-        async with self._turn(collection).take(deadline):
-            base = await self._base(collection)
-            content = base.content if base else None
-            changed, updated_ids = await asyncio.to_thread(compare, content, records)
-            if changed or not base:
-                passages, texts = await asyncio.to_thread(cut, changed)
-                _refuse_too_many(len(passages) + (len(content.passages) if content else 0))
-                vectors = await self._embedder.embed(texts, deadline=deadline)
-                fresh = Content(self._embedder_record, changed, passages, vectors)
-                make = partial(merge, content, updated_ids, fresh) if content else lambda: fresh
-                base = await self._replace(collection, base, make, deadline)
+        async with self._turn(collection, deadline):
+            target = await self._to_write(collection)
+            changes = await asyncio.to_thread(compare, target.find if target else _nothing_there, records)
+            count = len(changes.passages) + (target.snapshot.passage_count if target else 0)
+            if count > MAX_PASSAGES:
+                what = f"would bring the collection to {count} passages; {MAX_PASSAGES} is the limit"
+                raise InvalidRequest([Violation("documents", what)])
+            if target and not changes.texts:
+                embedded = target.snapshot.vectors[:0]
+            else:
+                embedded = await self._embedder.embed(changes.texts or [collection], deadline=deadline)
+                target = target or await self._made(collection, embedded.shape[1], deadline)
+            snapshot = target.snapshot
+            if changes.documents:
+                vectors = changes.vectors(embedded)
+                write = partial(target.commit, (), changes.documents, changes.passages, vectors)
+                snapshot = await self._carried_out(write, deadline)
         return Written(
-            _identity(base),
-            added=len(changed) - len(updated_ids),
-            updated=len(updated_ids),
-            unchanged=len(records) - len(changed),
+            identity(target, snapshot),
+            added=len(changes.documents) - changes.updated,
+            updated=changes.updated,
+            unchanged=len(records) - len(changes.documents),
         )
 
     async def delete(self, collection: str, document_ids: Sequence[str], *, deadline: float) -> Written:
         """Remove by id; unknown ids are ignored. Errors are those of add, and CollectionNotFound."""
-        self._known(collection)
-        async with self._turn(collection).take(deadline):
-            base = await self._base(collection)
-            if not base:
-                raise self._not_found(collection)
-            doomed = set(document_ids).intersection(document.id for document in base.content.documents)
-            if doomed:
-                base = await self._replace(collection, base, partial(merge, base.content, doomed), deadline)
-        return Written(_identity(base), deleted=len(doomed))
+        async with self._turn(collection, deadline):
+            self._catalogue.known(collection)
+            target = await self._to_write(collection)
+            if not target:
+                raise self._catalogue.not_found(collection)
+            there = await asyncio.to_thread(lambda: [each for each in set(document_ids) if target.find(each)])
+            snapshot = target.snapshot
+            if there:
+                nothing = np.empty((0, 3), np.int32), np.empty((0, snapshot.base.vectors.shape[1]), np.float32)
+                snapshot = await self._carried_out(partial(target.commit, tuple(there), (), *nothing), deadline)
+        return Written(identity(target, snapshot), deleted=len(there))
 
-    def describe(self, collection: str) -> IndexDescription:
-        """What is served now, even if another embedder made it. Raises CollectionNotFound and ModelUnavailable."""
-        generation = self._known(collection)
-        embedder = generation.content.embedder
-        return IndexDescription(
-            _identity(generation),
-            document_count=len(generation.content.documents),
-            passage_count=len(generation.content.passages),
-            dimensions=generation.content.vectors.shape[1],
-            embedder=ModelIdentity(embedder.name, embedder.version, embedder.digest),
-            size_bytes=generation.size_bytes,
-            updated=generation.updated,
-        )
+    async def create(self, collection: str, *, deadline: float) -> IndexIdentity:
+        """Make an empty collection. Raises CollectionExists."""
+        async with self._turn(collection, deadline):
+            if collection in self._catalogue.open or collection in self._catalogue.failures:
+                raise CollectionExists(collection)
+            sample = await self._embedder.embed([collection], deadline=deadline)
+            return identity(await self._made(collection, sample.shape[1], deadline))
 
-    def _known(self, name: str) -> Generation:
-        if generation := self._served.get(name):
-            return generation
-        if failure := self._failures.get(name):
-            raise ModelUnavailable(failure)
-        raise self._not_found(name)
+    async def drop(self, collection: str, *, deadline: float) -> IndexIdentity:
+        """Remove a collection, a broken one too."""
+        async with self._turn(collection, deadline):
+            target = self._catalogue.open.get(collection)
+            if not target and collection not in self._catalogue.failures:
+                raise self._catalogue.not_found(collection)
+            await self._carried_out(partial(drop_collection, self._index, collection), deadline)
+            self._catalogue.forget(collection)
+            return identity(target) if target else IndexIdentity(collection, 0)
 
-    def _usable(self, name: str) -> Generation:
-        generation = self._known(name)
-        if generation.content.embedder != self._embedder_record:
-            theirs, ours = generation.content.embedder, self._embedder_record
-            raise ModelUnavailable(
-                f'collection "{name}" was made with embedder {theirs.name} {theirs.version}, '
-                f"the server runs {ours.name} {ours.version}. {remedy(name)}"
-            )
-        return generation
+    async def rollback(self, collection: str, generation: int, *, deadline: float) -> IndexIdentity:
+        """Serve an old generation again, under a new number."""
+        async with self._turn(collection, deadline):
+            target = self._catalogue.known(collection)
+            return identity(target, await self._carried_out(partial(target.rollback, generation), deadline))
 
-    def _not_found(self, name: str) -> CollectionNotFound:
-        return CollectionNotFound(name, list(self._served))
+    async def compact(self, collection: str, *, deadline: float) -> IndexDescription:
+        """Fold now. Writes go on meanwhile."""
+        remaining(deadline)
+        target = self._catalogue.known(collection)
+        await on_a_thread_of_its_own(target.fold)
+        return describe(target, self._record)
 
-    def _turn(self, name: str) -> Turns:
-        return self._turns.setdefault(name, Turns(f'writing to collection "{name}"', 1, _WAITING_WRITES))
+    async def reindex(
+        self, collection: str, *, deadline: float
+    ) -> AsyncGenerator[ReindexProgress | IndexIdentity, None]:
+        """Embed everything again. Writes wait."""
+        async with self._turn(collection, deadline):
+            target = self._catalogue.known(collection)
+            work = reindexed(target, target.snapshot, self._embedder, self._record, deadline)
+            async with aclosing(work) as events:
+                async for event in events:
+                    yield event if isinstance(event, ReindexProgress) else identity(target, event)
 
-    async def _base(self, name: str) -> Generation | None:
-        """The generation to build upon, None for a new collection. Another process may have written meanwhile."""
-        newest = await asyncio.to_thread(newest_number, self._index, name)
-        served = self._served.get(name)
-        if newest != (served.newest if served else 0):
-            await self._reopen(name)
-        if newest:
-            return self._usable(name)
-        if len(self._served) + len(self._failures) >= MAX_COLLECTIONS:
+    async def _to_write(self, name: str) -> Collection | None:
+        """The collection to write to, None for a new one. Another process may have written meanwhile."""
+        if name in self._catalogue.open:
+            await self._catalogue.follow(name)
+        if name in self._catalogue.open or name in self._catalogue.failures:
+            collection = self._catalogue.known(name)
+            self._check_embedder(collection)
+            return collection
+        if len(self._catalogue.open) + len(self._catalogue.failures) >= MAX_COLLECTIONS:
             raise InvalidRequest([Violation("collection", f"is new, and there are {MAX_COLLECTIONS} already")])
         return None
 
-    async def _reopen(self, name: str) -> None:
-        try:
-            self._served[name] = await asyncio.to_thread(open_collection, self._index, name)
-            self._failures.pop(name, None)
-        except ModelUnavailable as failure:
-            self._served.pop(name, None)
-            self._failures[name] = failure.message
+    async def _made(self, name: str, dimensions: int, deadline: float) -> Collection:
+        """A new, empty collection."""
+        content = Content(self._record, (), np.empty((0, 3), np.int32), np.empty((0, dimensions), np.float32))
+        make = partial(create_collection, self._index, name, content, build_index)
+        collection = await self._carried_out(make, deadline)
+        self._catalogue.adopt(collection)
+        return collection
 
-    async def _replace(
-        self, name: str, base: Generation | None, make: Callable[[], Content], deadline: float
-    ) -> Generation:
-        """Write what `make` makes of `base`, and serve it."""
+    def _turn(self, name: str, deadline: float) -> AbstractAsyncContextManager[None]:
+        turns = self._turns.setdefault(name, Turns(f'writing to collection "{name}"', 1, _WAITING_WRITES))
+        return turns.take(deadline)
+
+    async def _carried_out(self, work: Callable[[], T], deadline: float) -> T:
+        """Do what must not be left half done: if the caller is cancelled, that is passed on after it has ended."""
         remaining(deadline)
-
-        def write() -> Generation:
-            return write_collection(self._index, name, make(), replaces=base.newest if base else 0)
-
-        async def write_and_serve() -> Generation:
-            generation = await asyncio.to_thread(write)
-            self._served[name] = generation
-            self._failures.pop(name, None)
-            return generation
-
-        return await _to_its_end(write_and_serve())
+        task = asyncio.create_task(asyncio.to_thread(work))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait({task})
+            raise
+        finally:
+            self._catalogue.written()
 
 
-async def _to_its_end(work: Coroutine[None, None, T]) -> T:
-    """Await `work`; if the caller is cancelled meanwhile, pass that on only after the work has ended."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise
+def _nothing_there(_: str) -> None:
+    return None
 
 
 def _refuse_duplicates(documents: Sequence[Document]) -> None:
@@ -198,18 +255,3 @@ def _refuse_duplicates(documents: Sequence[Document]) -> None:
     ]
     if violations:
         raise InvalidRequest(violations)
-
-
-def _refuse_too_many(passage_count: int) -> None:
-    if passage_count > MAX_PASSAGES:
-        raise InvalidRequest(
-            [
-                Violation(
-                    "documents", f"would bring the collection to {passage_count} passages; {MAX_PASSAGES} is the limit"
-                )
-            ]
-        )
-
-
-def _identity(generation: Generation) -> IndexIdentity:
-    return IndexIdentity(generation.collection, generation.number)

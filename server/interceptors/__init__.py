@@ -17,11 +17,20 @@ from contextlib import contextmanager
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 
 from server import calls
 from server.interceptors import errors, validation
 from server.interceptors.admission import Admission
 from server.interceptors.observe import Outcome, observe
+
+# By whether requests and responses are streamed.
+_KINDS = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
 
 
 class Registrar:
@@ -41,43 +50,46 @@ class Registrar:
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
 
     def _wrap(self, method: str, handler: Any) -> Any:
-        if handler.request_streaming:
-            raise TypeError(f"{method} streams its requests, which nothing here checks")
         # The generated deserializer is the message class's FromString; bytes pass, and are parsed inside.
         message_type = handler.request_deserializer.__self__
-        serve = handler.unary_stream if handler.response_streaming else handler.unary_unary
+        serve = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
-        async def unary(payload: bytes, context: Any) -> Any:
+        def checked(payload: Any) -> Any:
+            """The request; where requests are streamed, the iterator that checks each when it is asked for."""
+            if handler.request_streaming:
+                return self._each_checked(message_type, payload)
+            return validation.parse(message_type, payload, self._max_bytes)
+
+        async def unary(payload: Any, context: Any) -> Any:
             call = self._identify(method, context)
             with observe(call) as outcome:
                 try:
                     with self._entered(call):
                         async with _deadline(call):
-                            request = validation.parse(message_type, payload, self._max_bytes)
-                            return await serve(request, context)
+                            return await serve(checked(payload), context)
                 except Exception as error:
                     await self._abort(context, error, call, outcome)
 
-        async def stream(payload: bytes, context: Any) -> AsyncIterator[Any]:
+        async def stream(payload: Any, context: Any) -> AsyncIterator[Any]:
             call = self._identify(method, context)
             with observe(call) as outcome:
                 try:
                     with self._entered(call):
                         async with _deadline(call):
-                            request = validation.parse(message_type, payload, self._max_bytes)
-                            async for response in serve(request, context):
+                            async for response in serve(checked(payload), context):
                                 yield response
                 except Exception as error:
                     await self._abort(context, error, call, outcome)
 
-        kind = (
-            grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
-        )
-        return kind(
+        return _KINDS[handler.request_streaming, handler.response_streaming](
             stream if handler.response_streaming else unary,
             request_deserializer=None,
             response_serializer=handler.response_serializer,
         )
+
+    async def _each_checked(self, message_type: type[Message], payloads: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for payload in payloads:
+            yield validation.parse(message_type, payload, self._max_bytes)
 
     def _identify(self, method: str, context: Any) -> calls.Call:
         call = self._admission.identify(method, context)

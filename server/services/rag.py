@@ -1,21 +1,30 @@
 """quintet.v1.RagService"""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
-from quintet.v1 import common_pb2, rag_pb2, rag_pb2_grpc
+from quintet.v1 import rag_pb2, rag_pb2_grpc
 
 from server import calls
-from server.engines.interfaces import Answerer, AskDone, AskSources, Document, Passage, Retriever, TextDelta
+from server.engines.interfaces import (
+    Answerer,
+    AskDone,
+    AskSources,
+    IndexIdentity,
+    ReindexProgress,
+    Retriever,
+    TextDelta,
+)
+from server.errors import InvalidRequest, Violation
 from server.runtime.models import Slot
-from server.services.convert import finish_reason, index_ref, model_ref, usage
+from server.services import rag_convert as convert
+from server.services.convert import index_ref, model_ref, usage
 
-DEFAULT_COLLECTION = "wikipedia"
 _ASK_TOP_K = 3
 _RETRIEVE_TOP_K = 5
-Event = AskSources | TextDelta | AskDone
+_DOCUMENTS_A_PAGE = 100
+_COLLECTIONS_A_PAGE = 50
 
 
 class RagServicer(rag_pb2_grpc.RagServiceServicer):
@@ -33,7 +42,7 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
             async for event in events:
                 match event:
                     case AskSources(retrieval):
-                        response.citations.extend(_citations(retrieval.passages))
+                        response.citations.extend(convert.citations(retrieval.passages))
                     case TextDelta(text):
                         texts.append(text)
                     case AskDone(chat, grounded, index):
@@ -50,36 +59,29 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
         """Sources, text, done."""
         async with aclosing(self._answer(request)) as events:
             async for event in events:
-                yield _stream_response(event)
+                yield convert.stream_response(event)
 
-    async def _answer(self, request: rag_pb2.AskRequest | rag_pb2.StreamAskRequest) -> AsyncGenerator[Event, None]:
-        events = self._answerer.get().stream(
-            request.question,
-            request.collection or DEFAULT_COLLECTION,
-            request.top_k or _ASK_TOP_K,
-            deadline=calls.current().deadline,
-        )
-        async with aclosing(events):
+    async def _answer(
+        self, request: rag_pb2.AskRequest | rag_pb2.StreamAskRequest
+    ) -> AsyncGenerator[convert.Event, None]:
+        question = convert.query(request, request.question, request.top_k or _ASK_TOP_K)
+        async with aclosing(self._answerer.get().stream(question, deadline=calls.current().deadline)) as events:
             async for event in events:
                 yield event
 
     async def Retrieve(self, request: rag_pb2.RetrieveRequest, context: Any) -> rag_pb2.RetrieveResponse:
         """Passages alone."""
-        found = await self._retriever.get().retrieve(
-            request.query,
-            request.collection or DEFAULT_COLLECTION,
-            request.top_k or _RETRIEVE_TOP_K,
-            deadline=calls.current().deadline,
-        )
+        query = convert.query(request, request.query, request.top_k or _RETRIEVE_TOP_K)
+        found = await self._retriever.get().retrieve(query, deadline=calls.current().deadline)
         return rag_pb2.RetrieveResponse(
-            passages=[_passage(passage) for passage in found.passages],
+            passages=map(convert.passage, found.passages),
             index=index_ref(found.index),
             model=model_ref(found.embedder),
         )
 
     async def AddDocuments(self, request: rag_pb2.AddDocumentsRequest, context: Any) -> rag_pb2.AddDocumentsResponse:
         """Add or replace."""
-        documents = [Document(d.id, d.text, d.title, d.uri, dict(d.metadata)) for d in request.documents]
+        documents = [convert.document(each) for each in request.documents]
         written = await self._retriever.get().add(request.collection, documents, deadline=calls.current().deadline)
         return rag_pb2.AddDocumentsResponse(
             index=index_ref(written.index),
@@ -87,6 +89,29 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
             updated_count=written.updated,
             unchanged_count=written.unchanged,
         )
+
+    async def ImportDocuments(
+        self, requests: AsyncIterator[rag_pb2.ImportDocumentsRequest], context: Any
+    ) -> rag_pb2.ImportDocumentsResponse:
+        """Add or replace, message by message; the next is read when the one before is written."""
+        retriever = self._retriever.get()
+        response = rag_pb2.ImportDocumentsResponse()
+        collection = ""
+        async for request in requests:
+            given = request.collection
+            if not (given or collection) or (collection and given and given != collection):
+                wanted = f'must be "{collection}" or unset' if collection else "must be set in the first message"
+                raise InvalidRequest([Violation("collection", wanted)])
+            collection = given or collection
+            documents = [convert.document(each) for each in request.documents]
+            written = await retriever.add(collection, documents, deadline=calls.current().deadline)
+            response.index.CopyFrom(index_ref(written.index))
+            response.added_count += written.added
+            response.updated_count += written.updated
+            response.unchanged_count += written.unchanged
+        if not collection:
+            raise InvalidRequest([Violation("", "must have a message")])
+        return response
 
     async def DeleteDocuments(
         self, request: rag_pb2.DeleteDocumentsRequest, context: Any
@@ -97,57 +122,79 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
         )
         return rag_pb2.DeleteDocumentsResponse(index=index_ref(written.index), deleted_count=written.deleted)
 
+    async def ListDocuments(self, request: rag_pb2.ListDocumentsRequest, context: Any) -> rag_pb2.ListDocumentsResponse:
+        """A page; its token is the last id, so that writes in between do no harm."""
+        page = await self._retriever.get().documents(
+            convert.collection(request), request.page_token, request.page_size or _DOCUMENTS_A_PAGE
+        )
+        return rag_pb2.ListDocumentsResponse(
+            documents=map(convert.document_info, page.documents),
+            next_page_token="" if page.complete else page.documents[-1].id,
+            index=index_ref(page.index),
+        )
+
+    async def CreateCollection(
+        self, request: rag_pb2.CreateCollectionRequest, context: Any
+    ) -> rag_pb2.CreateCollectionResponse:
+        """Make an empty one."""
+        retriever, deadline = self._retriever.get(), calls.current().deadline
+        await retriever.create(request.collection, deadline=deadline)
+        made = await retriever.describe(request.collection, deadline=deadline)
+        return rag_pb2.CreateCollectionResponse(index=index_ref(made.identity), model=model_ref(made.embedder))
+
+    async def DeleteCollection(
+        self, request: rag_pb2.DeleteCollectionRequest, context: Any
+    ) -> rag_pb2.DeleteCollectionResponse:
+        """Remove all of it."""
+        last = await self._retriever.get().drop(request.collection, deadline=calls.current().deadline)
+        return rag_pb2.DeleteCollectionResponse(index=index_ref(last))
+
+    async def ListCollections(
+        self, request: rag_pb2.ListCollectionsRequest, context: Any
+    ) -> rag_pb2.ListCollectionsResponse:
+        """A page; its token is the last name."""
+        size = request.page_size or _COLLECTIONS_A_PAGE
+        found = [each for each in self._retriever.get().collections() if each.identity.collection > request.page_token]
+        return rag_pb2.ListCollectionsResponse(
+            collections=map(convert.summary, found[:size]),
+            next_page_token=found[size - 1].identity.collection if len(found) > size else "",
+        )
+
     async def GetIndex(self, request: rag_pb2.GetIndexRequest, context: Any) -> rag_pb2.GetIndexResponse:
         """Describe."""
-        found = self._retriever.get().describe(request.collection or DEFAULT_COLLECTION)
-        updated = Timestamp()
-        updated.FromDatetime(found.updated)
-        return rag_pb2.GetIndexResponse(
-            index=index_ref(found.identity),
-            document_count=found.document_count,
-            passage_count=found.passage_count,
-            dimensions=found.dimensions,
-            model=model_ref(found.embedder),
-            size_bytes=found.size_bytes,
-            update_time=updated,
+        found = await self._retriever.get().describe(
+            convert.collection(request), request.min_generation, deadline=calls.current().deadline
         )
+        return convert.index(found)
 
+    async def ListGenerations(
+        self, request: rag_pb2.ListGenerationsRequest, context: Any
+    ) -> rag_pb2.ListGenerationsResponse:
+        """What can be rolled back to."""
+        served, kept = await self._retriever.get().generations(convert.collection(request))
+        return rag_pb2.ListGenerationsResponse(generations=map(convert.generation, kept), index=index_ref(served))
 
-def _stream_response(event: Event) -> rag_pb2.StreamAskResponse:
-    match event:
-        case AskSources(retrieval):
-            sources = rag_pb2.AskSources(citations=_citations(retrieval.passages), index=index_ref(retrieval.index))
-            return rag_pb2.StreamAskResponse(sources=sources)
-        case TextDelta(text):
-            return rag_pb2.StreamAskResponse(delta=common_pb2.TextDelta(text=text))
-        case AskDone(chat, grounded, index):
-            done = rag_pb2.AskDone(
-                finish_reason=finish_reason(chat),
-                grounded=grounded,
-                usage=usage(chat.usage),
-                model=model_ref(chat.model),
-                index=index_ref(index),
-            )
-            return rag_pb2.StreamAskResponse(done=done)
-
-
-def _citations(passages: Sequence[Passage]) -> list[rag_pb2.Citation]:
-    return [
-        rag_pb2.Citation(
-            document_id=p.document_id, title=p.title, snippet=p.text, score=p.score, uri=p.uri, start=p.start, end=p.end
+    async def Rollback(self, request: rag_pb2.RollbackRequest, context: Any) -> rag_pb2.RollbackResponse:
+        """Serve an old generation again."""
+        served = await self._retriever.get().rollback(
+            request.collection, request.generation, deadline=calls.current().deadline
         )
-        for p in passages
-    ]
+        return rag_pb2.RollbackResponse(index=index_ref(served))
 
+    async def Compact(self, request: rag_pb2.CompactRequest, context: Any) -> rag_pb2.CompactResponse:
+        """Fold now."""
+        found = await self._retriever.get().compact(request.collection, deadline=calls.current().deadline)
+        return rag_pb2.CompactResponse(index=index_ref(found.identity), size_bytes=found.size_bytes)
 
-def _passage(passage: Passage) -> rag_pb2.Passage:
-    return rag_pb2.Passage(
-        document_id=passage.document_id,
-        title=passage.title,
-        text=passage.text,
-        score=passage.score,
-        uri=passage.uri,
-        metadata=passage.metadata,
-        start=passage.start,
-        end=passage.end,
-    )
+    async def Reindex(self, request: rag_pb2.ReindexRequest, context: Any) -> AsyncIterator[rag_pb2.ReindexResponse]:
+        """Progress, done."""
+        retriever, deadline = self._retriever.get(), calls.current().deadline
+        async with aclosing(retriever.reindex(request.collection, deadline=deadline)) as events:
+            async for event in events:
+                match event:
+                    case ReindexProgress(done, total):
+                        yield rag_pb2.ReindexResponse(progress=rag_pb2.ReindexProgress(done=done, total=total))
+                    case IndexIdentity():
+                        made = await retriever.describe(request.collection, deadline=deadline)
+                        end = rag_pb2.ReindexDone(index=index_ref(event), model=model_ref(made.embedder))
+                        yield rag_pb2.ReindexResponse(done=end)

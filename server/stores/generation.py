@@ -1,26 +1,31 @@
-"""The files of one generation of a collection.
+"""The files of one generation of a collection, all immutable and mapped, so that opening it reads none of them whole.
 
-manifest.json      collection, generation, embedder, counts, time, and the files with their SHA-256
-vectors.npy        float32 [passages, dimensions], rows of length 1
-documents.jsonl    one DocumentRecord a line
-passages.jsonl     one {"document", "start", "end"} a line, in the order of the vectors
+manifest.json                  what it is, and the files with their SHA-256
+vectors.npy                    float32 [passages, dimensions], rows of length 1
+passages.npy                   int32 [passages, 3]: row of the document, first code point, the one after the last
+documents.utf8, .ends.npy      a DocumentRecord each as JSON
+ids.utf8, .ends.npy, .rows.npy the sorted ids, with the rows of their documents
+terms.*, postings.*            the metadata: `terms.py`
+vectors.index                  what finds vectors faster than comparing them all, in collections that are large enough
 """
 
 import json
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.runtime.artefact import MANIFEST, file_sha256, write_durably
+from server.runtime.artefact import MANIFEST, write_durably
+from server.stores.files import HashedFile, Strings, Writer, check_files, read_array, read_strings
+from server.stores.terms import TermCollector, Terms, read_terms
 
-_FILES = _VECTORS, _DOCUMENTS, _PASSAGES = "vectors.npy", "documents.jsonl", "passages.jsonl"
+FORMAT = 2  # 1 had texts line by line, and no log after it
+VECTORS, INDEX = "vectors.npy", "vectors.index"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,85 +48,164 @@ class EmbedderRecord:
     digest: str
 
 
+# Builds the index of the vectors into the file, from that of an older generation if it likes, and returns what it needs
+# to know when it opens it; or writes nothing and returns None if comparing all is fast enough.
+Indexer = Callable[[NDArray[np.float32], HashedFile, "Generation | None"], dict[str, Any] | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """An opened generation. `first` int64 [documents + 1]: rows of the passages at which documents begin."""
+
+    folder: Path
+    number: int
+    created: datetime
+    origin: str
+    embedder: EmbedderRecord
+    size_bytes: int
+    vectors: NDArray[np.float32]
+    passages: NDArray[np.int32]
+    first: NDArray[np.int64]
+    documents: Strings
+    ids: Strings
+    id_rows: NDArray[np.int32]
+    terms: Terms
+    index: dict[str, Any] | None
+
+    def document(self, row: int) -> DocumentRecord:
+        """The document of a row."""
+        return DocumentRecord(**json.loads(self.documents[row]))
+
+    def row_of(self, document_id: str) -> int | None:
+        """The row of a document, None if it is not here."""
+        at = bisect_left(self.ids, document_id)
+        return int(self.id_rows[at]) if at < len(self.ids) and self.ids[at] == document_id else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """Vectors that come in parts, each float32 [n, dimensions], so that they need not be in memory together."""
+
+    shape: tuple[int, int]
+    parts: Iterable[NDArray[np.float32]]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Content:
-    """What a generation holds. Raises ValueError if the parts do not fit together.
-
-    passages: int32 [n, 3], the columns being the document's index, the first code point and the one after the last.
-    vectors: float32 [n, dimensions], rows of length 1.
-    """
+    """What a generation is made of: documents in their order, and in the same order `passages` and `vectors`."""
 
     embedder: EmbedderRecord
-    documents: tuple[DocumentRecord, ...]
+    documents: Iterable[DocumentRecord]
     passages: NDArray[np.int32]
-    vectors: NDArray[np.float32]
-
-    def __post_init__(self) -> None:
-        if self.vectors.ndim != 2 or self.vectors.dtype != np.float32:
-            raise ValueError("vectors must be float32 [passages, dimensions]")
-        if self.passages.shape != (len(self.vectors), 3) or self.passages.dtype != np.int32:
-            raise ValueError("passages must be int32 [passages, 3], as many as vectors")
-        owners = self.passages[:, 0]
-        if len(owners) and not (owners.min() >= 0 and owners.max() < len(self.documents)):
-            raise ValueError("a passage belongs to no document")
+    vectors: NDArray[np.float32] | Parts
 
 
-def write_files(folder: Path, collection: str, number: int, updated: datetime, content: Content) -> None:
-    """Fill the empty `folder`; return when everything is on disk."""
-    with _synced(folder / _VECTORS) as file:
-        vectors = np.ascontiguousarray(content.vectors)
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(vectors))
-        file.write(vectors.data)  # np.save would lose the errno of a full disk
-    _write_lines(folder / _DOCUMENTS, map(asdict, content.documents))
-    rows = content.passages.tolist()
-    _write_lines(folder / _PASSAGES, ({"document": owner, "start": start, "end": end} for owner, start, end in rows))
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a generation is to be called, and what makes it."""
+
+    collection: str
+    number: int
+    reason: str
+    created: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+def write_generation(
+    folder: Path, origin: Origin, content: Content, indexer: Indexer, before: Generation | None = None
+) -> None:
+    """Fill the empty `folder`; return when everything is on disk. `before` is what the content was made from."""
+    writer = Writer(folder)
+    vectors = content.vectors
+    parts = [vectors] if isinstance(vectors, np.ndarray) else vectors.parts
+    writer.array(VECTORS, (len(content.passages), vectors.shape[1]), np.float32, parts)
+    writer.vector("passages.npy", content.passages)
+    ids: list[str] = []
+    terms = TermCollector()
+
+    def lines() -> Iterable[str]:
+        for document in content.documents:
+            ids.append(document.id)
+            terms.add(document.metadata)
+            yield json.dumps(asdict(document), ensure_ascii=False, separators=(",", ":"))
+
+    writer.strings("documents", lines())
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    writer.strings("ids", (ids[row] for row in order))
+    writer.vector("ids.rows.npy", np.array(order, np.int32))
+    terms.write(writer)
+    with writer.create(INDEX) as file:
+        index = indexer(read_array(folder / VECTORS), file, before)
+    if index is None:
+        (folder / INDEX).unlink()
+        del writer.entries[INDEX]
     manifest = {
-        "collection": collection,
-        "generation": number,
+        "format": FORMAT,
+        "collection": origin.collection,
+        "generation": origin.number,
+        "created": origin.created.isoformat(),
+        "origin": origin.reason,
         "embedder": asdict(content.embedder),
-        "dimensions": content.vectors.shape[1],
-        "documents": len(content.documents),
-        "passages": len(content.vectors),
-        "updated": updated.isoformat(),
-        "files": {
-            name: {"sha256": file_sha256(folder / name), "bytes": (folder / name).stat().st_size} for name in _FILES
-        },
+        "dimensions": vectors.shape[1],
+        "documents": len(ids),
+        "passages": len(content.passages),
+        "index": index,
+        "files": writer.entries,
     }
+    write_manifest(folder, manifest)
+
+
+def no_index(vectors: NDArray[np.float32], file: HashedFile, before: Generation | None) -> None:
+    """An `Indexer` for collections that are small."""
+    return
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """The last file of a generation."""
     write_durably(folder / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
 
 
-def read_files(folder: Path, collection: str, number: int) -> tuple[datetime, Content]:
-    """When it was written, and what. Raises OSError, ValueError, KeyError or TypeError if it is not whole."""
-    manifest = json.loads((folder / MANIFEST).read_bytes())
-    if (manifest["collection"], manifest["generation"]) != (collection, number):
+def read_manifest(folder: Path, name: str) -> dict[str, Any]:
+    """The manifest of a generation. Raises OSError, ValueError, KeyError or TypeError if it is not one."""
+    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
+    if manifest.get("format") != FORMAT:
+        raise ValueError("it was written in another format")
+    if (manifest["collection"], manifest["generation"]) != (name, int(folder.name)):
         raise ValueError("the manifest is that of another generation")
-    for name in _FILES:
-        if file_sha256(folder / name) != manifest["files"][name]["sha256"]:
-            raise ValueError(f"{name} does not match its SHA-256")
-    rows = [(line["document"], line["start"], line["end"]) for line in _read_lines(folder / _PASSAGES)]
-    content = Content(
-        embedder=EmbedderRecord(**manifest["embedder"]),
-        documents=tuple(DocumentRecord(**line) for line in _read_lines(folder / _DOCUMENTS)),
-        passages=np.array(rows, dtype=np.int32).reshape(-1, 3),
-        vectors=np.load(folder / _VECTORS, allow_pickle=False),
+    return manifest
+
+
+def read_generation(folder: Path, name: str, *, check: bool = True) -> Generation:
+    """Open a generation; `check` compares every file with the manifest.
+
+    Raises OSError, ValueError, KeyError or TypeError if it is not whole.
+    """
+    manifest = read_manifest(folder, name)
+    if check:
+        check_files(folder, manifest["files"])
+    vectors, passages = read_array(folder / VECTORS), read_array(folder / "passages.npy")
+    documents, ids, id_rows = (
+        read_strings(folder, "documents"),
+        read_strings(folder, "ids"),
+        read_array(folder / "ids.rows.npy"),
     )
-    return datetime.fromisoformat(manifest["updated"]), content
-
-
-@contextmanager
-def _synced(path: Path) -> Iterator[BinaryIO]:
-    with path.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    with _synced(path) as file:
-        for record in records:
-            file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
-
-
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as file:
-        yield from map(json.loads, file)
+    if vectors.shape != (manifest["passages"], manifest["dimensions"]) or passages.shape != (len(vectors), 3):
+        raise ValueError("vectors and passages do not fit the manifest")
+    if not len(documents) == len(ids) == len(id_rows) == manifest["documents"]:
+        raise ValueError("documents and ids do not fit the manifest")
+    counts = np.bincount(passages[:, 0], minlength=len(documents))
+    return Generation(
+        folder=folder,
+        number=manifest["generation"],
+        created=datetime.fromisoformat(manifest["created"]),
+        origin=manifest["origin"],
+        embedder=EmbedderRecord(**manifest["embedder"]),
+        size_bytes=sum(entry["bytes"] for entry in manifest["files"].values()),
+        vectors=vectors,
+        passages=passages,
+        first=np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
+        documents=documents,
+        ids=ids,
+        id_rows=id_rows,
+        terms=read_terms(folder),
+        index=manifest["index"],
+    )

@@ -1,7 +1,7 @@
 """A small server behind the same contract: real gRPC on a real port, with simple rules in place of models."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from quintet.v1 import (
@@ -12,8 +12,6 @@ from quintet.v1 import (
     common_pb2,
     pricing_pb2,
     pricing_pb2_grpc,
-    rag_pb2,
-    rag_pb2_grpc,
 )
 
 from tests.clients.desk import Desk
@@ -104,88 +102,3 @@ class Chat(chat_pb2_grpc.ChatServiceServicer):
             source=common_pb2.USAGE_SOURCE_PROVIDER,
             currency="USD",
         )
-
-
-class Rag(rag_pb2_grpc.RagServiceServicer):
-    """Documents in memory; a passage is a whole document, its score the share of the query's words in it."""
-
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
-        self.collections: dict[str, dict[str, rag_pb2.Document]] = {}
-        self.generation = 0
-
-    def _index(self, collection: str) -> common_pb2.IndexRef:
-        return common_pb2.IndexRef(collection=collection, generation=self.generation)
-
-    def _find(self, query: str, collection: str, top_k: int) -> list[tuple[float, rag_pb2.Document]]:
-        words = set(re.findall(r"\w+", query.lower()))
-        documents = self.collections.get(collection, {}).values()
-        scored = [(len(words & set(re.findall(r"\w+", each.text.lower()))) / len(words), each) for each in documents]
-        return sorted((pair for pair in scored if pair[0]), key=lambda pair: -pair[0])[:top_k]
-
-    def Ask(self, request: rag_pb2.AskRequest, context: Context) -> rag_pb2.AskResponse:
-        self.desk.enter("Ask", request, context)
-        found = self._find(request.question, request.collection, request.top_k or 3)
-        return rag_pb2.AskResponse(
-            answer=found[0][1].text if found else "",
-            citations=self._citations(found),
-            grounded=bool(found),
-            model=MODEL,
-            index=self._index(request.collection),
-        )
-
-    def StreamAsk(self, request: rag_pb2.StreamAskRequest, context: Context) -> Iterator[rag_pb2.StreamAskResponse]:
-        self.desk.enter("StreamAsk", request, context)
-        found = self._find(request.question, request.collection, request.top_k or 3)
-        index = self._index(request.collection)
-        yield rag_pb2.StreamAskResponse(sources=rag_pb2.AskSources(citations=self._citations(found), index=index))
-        for word in found[0][1].text.split() if found else ():
-            yield rag_pb2.StreamAskResponse(delta=common_pb2.TextDelta(text=f"{word} "))
-        reason = common_pb2.FINISH_REASON_STOP if found else common_pb2.FINISH_REASON_NO_PASSAGES
-        done = rag_pb2.AskDone(finish_reason=reason, grounded=bool(found), model=MODEL, index=index)
-        yield rag_pb2.StreamAskResponse(done=done)
-
-    @staticmethod
-    def _citations(found: Sequence[tuple[float, rag_pb2.Document]]) -> list[rag_pb2.Citation]:
-        return [
-            rag_pb2.Citation(document_id=each.id, title=each.title, snippet=each.text, score=score, uri=each.uri)
-            for score, each in found
-        ]
-
-    def Retrieve(self, request: rag_pb2.RetrieveRequest, context: Context) -> rag_pb2.RetrieveResponse:
-        self.desk.enter("Retrieve", request, context)
-        found = self._find(request.query, request.collection, request.top_k or 5)
-        passages = [
-            rag_pb2.Passage(document_id=each.id, title=each.title, text=each.text, score=score) for score, each in found
-        ]
-        return rag_pb2.RetrieveResponse(passages=passages, index=self._index(request.collection), model=MODEL)
-
-    def AddDocuments(self, request: rag_pb2.AddDocumentsRequest, context: Context) -> rag_pb2.AddDocumentsResponse:
-        self.desk.enter("AddDocuments", request, context)
-        documents = self.collections.setdefault(request.collection, {})
-        unchanged = sum(documents.get(each.id) == each for each in request.documents)
-        known = sum(each.id in documents for each in request.documents)
-        documents.update({each.id: each for each in request.documents})
-        self.generation += 1
-        return rag_pb2.AddDocumentsResponse(
-            index=self._index(request.collection),
-            added_count=len(request.documents) - known,
-            updated_count=known - unchanged,
-            unchanged_count=unchanged,
-        )
-
-    def DeleteDocuments(
-        self, request: rag_pb2.DeleteDocumentsRequest, context: Context
-    ) -> rag_pb2.DeleteDocumentsResponse:
-        self.desk.enter("DeleteDocuments", request, context)
-        documents = self.collections.get(request.collection, {})
-        deleted = [documents.pop(each, None) for each in request.document_ids]
-        self.generation += 1
-        return rag_pb2.DeleteDocumentsResponse(
-            index=self._index(request.collection), deleted_count=sum(each is not None for each in deleted)
-        )
-
-    def GetIndex(self, request: rag_pb2.GetIndexRequest, context: Context) -> rag_pb2.GetIndexResponse:
-        self.desk.enter("GetIndex", request, context)
-        count = len(self.collections.get(request.collection, {}))
-        return rag_pb2.GetIndexResponse(index=self._index(request.collection), document_count=count)

@@ -24,7 +24,8 @@ from quintet.v1 import (
 from quintet_client.contract import SERVICES
 
 from tests.clients.desk import Desk
-from tests.clients.servicers import MODEL, Chat, Classification, Context, Pricing, Rag
+from tests.clients.library import Rag
+from tests.clients.servicers import MODEL, Chat, Classification, Context, Pricing
 
 
 class Analysis(analysis_pb2_grpc.AnalysisServiceServicer):

@@ -137,59 +137,6 @@ def test_an_answer_that_breaks_off(quintet_command: Quintet, server: SmallServer
     assert (done.stdout, done.stderr) == ("You \n", "error: the endpoint broke off\n  try again in 2 s\n")
 
 
-def test_documents(quintet_command: Quintet, in_process: Quintet, tmp_path: Path) -> None:
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "hours.md").write_text("# Opening hours\n\nThe office closes at six.")
-    (tmp_path / "notes" / "lunch.txt").write_text("Lunch is at noon.")
-    (tmp_path / "notes" / "empty.txt").write_text(" \n")
-    added = quintet_command("add", "handbook", "notes", cwd=tmp_path)
-    assert (added.returncode, added.stdout) == (0, "handbook: 2 added, 1 skipped; generation 1\n")
-    assert added.stderr == "skipped notes/empty.txt: empty\n"
-    (tmp_path / "notes" / "lunch.txt").write_text("Lunch is at one.")
-    again = json.loads(in_process("add", "handbook", "notes", "--json", cwd=tmp_path).stdout)
-    assert again == {
-        "added_count": 0,
-        "updated_count": 1,
-        "unchanged_count": 1,
-        "skipped": [{"path": "notes/empty.txt", "reason": "empty"}],
-        "index": {"collection": "handbook", "generation": "2"},
-    }
-
-    asked = in_process("ask", "--collection", "handbook", "--top-k", "1", "When does the office close?")
-    assert asked.stdout.splitlines() == [
-        "# Opening hours The office closes at six. ",
-        "",
-        "[1] Opening hours  0.40  notes/hours.md",
-        "    # Opening hours The office closes at six.",
-        "",
-    ]
-    events = json_lines(in_process("ask", "--collection", "handbook", "--json", "lunch").stdout)
-    assert events[0]["sources"]["citations"][0]["document_id"] == "notes/lunch.txt"
-    assert events[-1]["done"]["grounded"] is True
-
-    found = json_lines(in_process("retrieve", "--collection", "handbook", "--json", "lunch").stdout)
-    assert [(each["document_id"], each["score"]) for each in found] == [("notes/lunch.txt", 1.0)]
-    shown = in_process("retrieve", "--collection", "handbook", "lunch").stdout
-    assert shown == "[1] lunch.txt  1.00  notes/lunch.txt\n    Lunch is at one.\n"
-
-
-def test_a_question_without_an_answer(quintet_command: Quintet) -> None:
-    done = quintet_command("ask", "nothing?")
-    assert (done.returncode, done.stdout) == (0, "")
-    assert "no passage fits" in done.stderr
-
-
-def test_nothing_to_add(quintet_command: Quintet, in_process: Quintet, server: SmallServer, tmp_path: Path) -> None:
-    (tmp_path / "image.txt").write_bytes(b"\x00\x01")
-    done = quintet_command("add", "handbook", str(tmp_path))
-    assert done.returncode == 1
-    assert "image.txt: binary\nnothing was added" in done.stderr
-    missing = in_process("add", "handbook", str(tmp_path), str(tmp_path / "missing"))
-    assert (missing.returncode, missing.stdout) == (2, "")
-    assert "no such file or folder" in missing.stderr
-    assert server.desk.seen == []
-
-
 def test_analyze(quintet_command: Quintet) -> None:
     done = quintet_command("analyze", "--tasks", "language,entities,sentences,syntax", "Ada was here. Nobody else.")
     assert done.returncode == 0

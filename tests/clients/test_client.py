@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from quintet.v1 import pricing_pb2
+from quintet.v1 import pricing_pb2, rag_pb2
 from quintet_client import AsyncQuintetClient, House, QuintetClient, errors
 from quintet_client.cli.price import EXAMPLE
 
@@ -26,7 +26,16 @@ CALLS: list[tuple[str, tuple[Any, ...], str, float]] = [
     ("retrieve", ("six",), "Retrieve", 10),
     ("add_documents", ("notes", [DOCUMENT]), "AddDocuments", 300),
     ("delete_documents", ("notes", ["1"]), "DeleteDocuments", 300),
+    ("import_documents", ("notes", [DOCUMENT]), "ImportDocuments", 86_400),
+    ("list_documents", ("notes",), "ListDocuments", 10),
     ("get_index", ("notes",), "GetIndex", 10),
+    ("create_collection", ("new",), "CreateCollection", 10),
+    ("delete_collection", ("notes",), "DeleteCollection", 300),
+    ("list_collections", (), "ListCollections", 10),
+    ("list_generations", ("notes",), "ListGenerations", 10),
+    ("rollback", ("notes", 1), "Rollback", 300),
+    ("compact", ("notes",), "Compact", 300),
+    ("reindex", ("notes",), "Reindex", 86_400),
     ("analyze", ("Ada was here.", ["entities"]), "Analyze", 10),
     ("stream_analyze", ("Ada was here.", ["entities"]), "StreamAnalyze", 10),
     ("list_models", (), "ListModels", 10),
@@ -49,10 +58,14 @@ async def finish_async(result: Any) -> Any:
 async def test_both_clients_say_the_same(
     server: SmallServer, name: str, arguments: tuple[Any, ...], method: str, seconds: float
 ) -> None:
+    def begin() -> None:
+        server.rag.collections = {"notes": {"0": rag_pb2.Document(id="0", text="kept")}}
+        server.rag.generation = 0
+
+    begin()
     with QuintetClient(server.address) as client:
         told = finish(getattr(client, name)(*arguments))
-    server.rag.collections.clear()
-    server.rag.generation = 0
+    begin()
     async with AsyncQuintetClient(server.address) as async_client:
         told_async = await finish_async(getattr(async_client, name)(*arguments))
     first, second = (call for call in server.desk.seen if call.method == method)

@@ -1,15 +1,16 @@
 """Which files become documents, and how."""
 
+import contextlib
 import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quintet_client.cli.documents import MAX_BYTES, MAX_DOCUMENTS, _batches
 from quintet_client.cli.failures import UsageError
-from quintet_client.cli.files import Skipped, collect
-from quintet_client.inputs import Document
+from quintet_client.cli.files import MAX_TEXT, collect, documents_of
+from quintet_client.cli.parsers import Unusable
+from quintet_client.inputs import BATCH_BYTES, MAX_DOCUMENTS, Document, imports
 
 
 def write(folder: Path, files: dict[str, str | bytes]) -> None:
@@ -20,12 +21,22 @@ def write(folder: Path, files: dict[str, str | bytes]) -> None:
 
 
 def documents(*paths: str | Path) -> dict[str, Document]:
-    return {each["id"]: each for each in collect([str(path) for path in paths]) if not isinstance(each, Skipped)}
+    found: dict[str, Document] = {}
+    for file in collect([str(path) for path in paths])[0]:
+        with contextlib.suppress(Unusable):
+            found |= {document["id"]: document for document in documents_of(file)}
+    return found
 
 
 def reasons(*paths: str | Path) -> dict[str, str]:
-    found = [each for each in collect([str(path) for path in paths]) if isinstance(each, Skipped)]
-    return {Path(each.path).name: each.reason for each in found}
+    files, skipped = collect([str(path) for path in paths])
+    found = {Path(each.path).name: each.reason for each in skipped}
+    for file in files:
+        try:
+            documents_of(file)
+        except Unusable as error:
+            found[os.fsencode(file.path.name).decode(errors="replace")] = str(error)
+    return found
 
 
 def test_folders_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,6 +45,7 @@ def test_folders_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     write(tmp_path, dict.fromkeys(names, "text"))
     (tmp_path / "docs/a/loop").symlink_to(tmp_path / "docs")
     assert list(documents("docs")) == ["docs/a/1.TXT", "docs/a/2.markdown", "docs/b.md"]
+    assert reasons("docs") == {"run.py": "not text, Markdown, HTML or PDF: .py"}
     assert list(documents("docs/run.py")) == ["docs/run.py"], "what is named is taken, whatever it is called"
 
 
@@ -53,53 +65,49 @@ def test_a_file_named_twice_is_added_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert reasons("docs", "docs/a.md", "../there/docs") == {"a.md": "there was another docs/a.md"}
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ("", "empty"),
-        (" \n\u00a0\u200b\ufeff", "empty"),
-        (b"text\x00text", "binary"),
-        ("text".encode("utf-16"), "binary"),
-        (b"caf\xe9", "not UTF-8 (byte 3)"),
-        ("é" * 20_001, "too long: 20001 characters; at most 20000 are allowed"),
-        (b"x" * 80_004, "too long: 80004 bytes; at most 20000 characters are allowed"),
-    ],
-)
-def test_what_is_left_out(tmp_path: Path, content: str | bytes, reason: str) -> None:
-    write(tmp_path, {"a.txt": content, "b.txt": "text"})
-    assert reasons(tmp_path) == {"a.txt": reason}
-    assert len(documents(tmp_path)) == 1
-
-
 def test_names_that_cannot_be_ids(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("text")
     deep = tmp_path.joinpath(*["folder-of-some-length"] * 10)
     write(deep, {"a.txt": "text"})
-    os.mkfifo(tmp_path / "pipe.txt")
     found = reasons(tmp_path)
     assert found["caf\ufffd.txt"] == "its name is not UTF-8"
     assert "at most 200 are allowed" in found["a.txt"]
-    assert found["pipe.txt"] == "not a file"
 
 
-def test_the_longest_text_that_fits(tmp_path: Path) -> None:
-    write(tmp_path, {"a.txt": "\ufeff" + "🎉" * 20_000})
-    assert documents(tmp_path)[f"{tmp_path.name}/a.txt"]["text"] == "🎉" * 20_000
+def test_the_longest_text_that_is_one_document(tmp_path: Path) -> None:
+    write(tmp_path, {"a.txt": "\ufeff" + "🎉" * MAX_TEXT})
+    assert documents(tmp_path)[f"{tmp_path.name}/a.txt"]["text"] == "🎉" * MAX_TEXT
+
+
+def test_longer_texts_are_several_documents(tmp_path: Path) -> None:
+    paragraph = "x" * (MAX_TEXT // 2) + "\n\n"
+    write(tmp_path, {"a.md": "# Long\n\n" + paragraph * 3})
+    found = documents(tmp_path)
+    name = f"{tmp_path.name}/a.md"
+    assert list(found) == [f"{name}#1", f"{name}#2", f"{name}#3"]
+    text = (tmp_path / "a.md").read_text()
+    for document in found.values():
+        start = int(document["metadata"]["start"])
+        assert text[start : start + len(document["text"])] == document["text"]
+        assert document["title"] == "Long"
+        assert document["metadata"]["file"] == name
 
 
 @pytest.mark.parametrize(
     ("name", "text", "title"),
     [
-        ("a.md", "intro\n\n## The  title ##\n# Later", "The  title"),
-        ("a.md", "```sh\n# a comment\n```\n# Title", "Title"),
-        ("a.md", "#hashtag\n\ntext", "a.md"),
+        ("a.md", "# Title", "Title"),
+        ("a.md", "no heading", "a.md"),
         ("a.md", "# " + "x" * 400, "x" * 300),
         ("a.txt", "# not a heading", "a.txt"),
+        ("a.html", "<title>Page</title>text", "Page"),
     ],
 )
 def test_titles(tmp_path: Path, name: str, text: str, title: str) -> None:
     write(tmp_path, {name: text})
-    assert documents(tmp_path)[f"{tmp_path.name}/{name}"].get("title") == title
+    document = documents(tmp_path)[f"{tmp_path.name}/{name}"]
+    assert document["title"] == title
+    assert document["metadata"] == {"file": f"{tmp_path.name}/{name}", "format": name.partition(".")[2]}
 
 
 def test_what_does_not_exist_ends_it_before_it_begins(tmp_path: Path) -> None:
@@ -108,12 +116,13 @@ def test_what_does_not_exist_ends_it_before_it_begins(tmp_path: Path) -> None:
         collect([str(tmp_path), str(tmp_path / "missing")])
 
 
-@settings(deadline=None)
-@given(st.lists(st.integers(1, 80_000), max_size=300))
-def test_batches_fit_into_requests(sizes: list[int]) -> None:
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(1, 80_000), max_size=150))
+def test_imports_fit_into_requests(sizes: list[int]) -> None:
     given_documents: list[Document] = [{"id": str(n), "text": "x" * size} for n, size in enumerate(sizes)]
-    batches = list(_batches(iter(given_documents)))
-    assert [each for batch in batches for each in batch] == given_documents
-    for batch in batches:
-        assert 1 <= len(batch) <= MAX_DOCUMENTS
-        assert sum(len(each["text"]) for each in batch) <= MAX_BYTES
+    requests = list(imports("notes", given_documents))
+    assert [each.id for request in requests for each in request.documents] == [each["id"] for each in given_documents]
+    assert [request.collection for request in requests] == ["notes", *[""] * (len(requests) - 1)]
+    for request in requests:
+        assert len(request.documents) <= MAX_DOCUMENTS
+        assert len(request.documents) == 1 or request.ByteSize() < 2 * BATCH_BYTES

@@ -93,10 +93,30 @@ CASES = [
     ("RagService/Ask", rag_pb2.AskRequest(question="x" * 1001), "question"),
     ("RagService/Retrieve", rag_pb2.RetrieveRequest(query="x", collection="../etc"), "collection"),
     ("RagService/Retrieve", rag_pb2.RetrieveRequest(query="x", top_k=101), "top_k"),
+    (
+        "RagService/Retrieve",
+        rag_pb2.RetrieveRequest(query="x", filters=[rag_pb2.MetadataFilter(key="k")]),
+        "filters[0].condition",
+    ),
+    (
+        "RagService/Retrieve",
+        rag_pb2.RetrieveRequest(query="x", filters=[rag_pb2.MetadataFilter(key="k", text_range=rag_pb2.TextRange())]),
+        "filters[0].text_range",
+    ),
+    (
+        "RagService/Ask",
+        rag_pb2.AskRequest(
+            question="x",
+            filters=[rag_pb2.MetadataFilter(key="k", number_range=rag_pb2.NumberRange(at_most=float("nan")))],
+        ),
+        "filters[0].number_range.at_most",
+    ),
+    ("RagService/CreateCollection", rag_pb2.CreateCollectionRequest(), "collection"),
+    ("RagService/ListDocuments", rag_pb2.ListDocumentsRequest(page_size=1001), "page_size"),
     ("RagService/AddDocuments", rag_pb2.AddDocumentsRequest(collection="c"), "documents"),
     (
         "RagService/AddDocuments",
-        rag_pb2.AddDocumentsRequest(collection="c", documents=[rag_pb2.Document(id="a", text="t" * 20_001)]),
+        rag_pb2.AddDocumentsRequest(collection="c", documents=[rag_pb2.Document(id="a", text="t" * 200_001)]),
         "documents[0].text",
     ),
     (

@@ -21,6 +21,7 @@ from server.engines.interfaces import (
     ModelIdentity,
     ModelTask,
     Passage,
+    Query,
     TextDelta,
     Usage,
     UsageSource,
@@ -29,7 +30,7 @@ from server.engines.retriever import FaissRetriever
 from server.errors import CollectionNotFound, UpstreamFailed
 from server.runtime.artefact import open_artefact
 from server.runtime.lanes import Lanes
-from tests.engines.test_retriever import CAT, DOG, SUN, HashingEmbedder
+from tests.engines.hashing import CAT, DOG, SUN, HashingEmbedder
 from tests.fakes import OpenAIServer, Reply
 from tests.waiting import until
 
@@ -69,7 +70,7 @@ async def ask(
     answerer: RagAnswerer, question: str, collection: str = "notes", top_k: int = 3
 ) -> tuple[AskSources, str, AskDone]:
     """All events, in the only order that is allowed."""
-    events = [event async for event in answerer.stream(question, collection, top_k, deadline=soon())]
+    events = [event async for event in answerer.stream(Query(question, collection, top_k), deadline=soon())]
     sources, *deltas, done = events
     assert isinstance(sources, AskSources)
     assert isinstance(done, AskDone)
@@ -134,7 +135,7 @@ async def test_closing_stops_the_generation(
     retriever: FaissRetriever, chat: OpenAIChatModel, upstream: OpenAIServer
 ) -> None:
     upstream.replies = [Reply(deltas=["a"] * 1000, pause=0.01)]
-    async with aclosing(RagAnswerer(retriever, chat).stream(QUESTION, "notes", 3, deadline=soon())) as events:
+    async with aclosing(RagAnswerer(retriever, chat).stream(Query(QUESTION, "notes", 3), deadline=soon())) as events:
         async for event in events:
             if isinstance(event, TextDelta):
                 break

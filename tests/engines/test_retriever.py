@@ -1,57 +1,46 @@
 """The retriever: what is added is found, writes are complete or absent, and nobody waits for a writer."""
 
 import asyncio
+import os
 import re
 import time
-import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from server.engines import retriever as retriever_module
-from server.engines.contents import compare, cut, merge, search
-from server.engines.interfaces import Document, IndexIdentity, ModelDescription, ModelIdentity, ModelTask, Written
+from server.engines.interfaces import (
+    CollectionState,
+    Document,
+    IndexDescription,
+    IndexIdentity,
+    NumberRange,
+    Query,
+    ReindexProgress,
+    TextRange,
+    ValueIn,
+    Written,
+)
 from server.engines.retriever import FaissRetriever
-from server.errors import CollectionNotFound, DeadlineExceeded, InvalidRequest, ModelUnavailable, ServerOverloaded
+from server.engines.vector_index import build_index
+from server.errors import (
+    CollectionBroken,
+    CollectionExists,
+    CollectionNotFound,
+    DeadlineExceeded,
+    EmbedderMismatch,
+    GenerationNotFound,
+    GenerationNotReached,
+    InvalidRequest,
+    ServerOverloaded,
+)
 from server.runtime.lanes import Lanes
-from server.stores.collections import collection_names, open_collection, write_collection
-from server.stores.generation import Content, DocumentRecord, EmbedderRecord
-
-DIMENSIONS = 1024
-CAT = Document("cat", "The cat sleeps on the warm mat.", "Cat", "file:cat", {"kind": "animal"})
-DOG = Document("dog", "A dog chases the red ball.")
-SUN = Document("sun", "The sun is a star made of hot plasma.")
-
-
-def hashed(texts: Sequence[str]) -> NDArray[np.float32]:
-    """Vectors of length 1: each word counts in the dimension that its checksum names."""
-    vectors = np.full((len(texts), DIMENSIONS), 1e-3, dtype=np.float32)
-    for row, text in enumerate(texts):
-        for word in re.findall(r"\w+", text.lower()):
-            vectors[row, zlib.crc32(word.encode()) % DIMENSIONS] += 1.0
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
-
-
-class HashingEmbedder:
-    """An embedder that knows words and no meanings. It waits while `gate` is clear."""
-
-    def __init__(self, version: str = "1") -> None:
-        identity = ModelIdentity("hashing", version, f"sha256:{version}")
-        self.description = ModelDescription(identity, ModelTask.EMBEDDING, "numpy")
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.embedded: list[str] = []
-
-    async def embed(self, texts: Sequence[str], *, deadline: float) -> NDArray[np.float32]:
-        self.embedded += texts
-        if len(texts) > 1 or not texts[0].startswith("?"):  # queries pass
-            await self.gate.wait()
-        return hashed(texts)
+from server.stores.collection import Collection
+from server.stores.home import collection_names
+from tests.engines.hashing import CAT, DOG, SUN, HashingEmbedder
+from tests.waiting import until
 
 
 def soon(seconds: float = 10.0) -> float:
@@ -74,13 +63,22 @@ async def retriever(tmp_path: Path, embedder: HashingEmbedder, lanes: Lanes) -> 
     lanes.close()
 
 
+def reopened(index: Path, name: str = "notes") -> Collection:
+    """What another process would read from the disk now."""
+    return Collection(index / name, build_index)
+
+
 def ids_of(index: Path, name: str = "notes") -> list[str]:
-    return sorted(document.id for document in open_collection(index, name).content.documents)
+    return sorted(document.id for document in reopened(index, name).snapshot.content().documents)
+
+
+async def described(retriever: FaissRetriever, name: str = "notes") -> IndexDescription:
+    return await retriever.describe(name, deadline=soon())
 
 
 async def test_what_was_added_is_found(retriever: FaissRetriever, embedder: HashingEmbedder) -> None:
     await retriever.add("notes", [CAT, DOG, SUN], deadline=soon())
-    found = await retriever.retrieve("? cat sleeps on the mat", "notes", 2, deadline=soon())
+    found = await retriever.retrieve(Query("? cat sleeps on the mat", "notes", 2), deadline=soon())
     assert found.index == IndexIdentity("notes", 1)
     assert found.embedder == embedder.description.identity
     assert len(found.passages) == 2
@@ -88,7 +86,7 @@ async def test_what_was_added_is_found(retriever: FaissRetriever, embedder: Hash
     assert (best.document_id, best.title, best.uri, best.metadata) == ("cat", "Cat", "file:cat", {"kind": "animal"})
     assert best.text == CAT.text == CAT.text[best.start : best.end]
     assert 1.0 >= best.score > found.passages[1].score
-    assert len((await retriever.retrieve("? cat", "notes", 100, deadline=soon())).passages) == 3
+    assert len((await retriever.retrieve(Query("? cat", "notes", 100), deadline=soon())).passages) == 3
 
 
 async def test_long_documents_are_cut_and_embedded_under_their_title(
@@ -98,7 +96,7 @@ async def test_long_documents_are_cut_and_embedded_under_their_title(
     text = "\n\n".join(paragraphs)
     await retriever.add("notes", [Document("long", text, "Words")], deadline=soon())
     assert embedder.embedded == [f"Words\n{paragraph.strip()}" for paragraph in paragraphs]
-    [best] = (await retriever.retrieve("? cloud", "notes", 1, deadline=soon())).passages
+    [best] = (await retriever.retrieve(Query("? cloud", "notes", 1), deadline=soon())).passages
     assert best.text == paragraphs[2].strip() == text[best.start : best.end]
 
 
@@ -115,7 +113,7 @@ async def test_only_what_changed_is_written(
         IndexIdentity("notes", 2), added=1, updated=1, unchanged=1
     )
     assert embedder.embedded == [new_dog.text, SUN.text]
-    [best] = (await retriever.retrieve("? dog sleeps", "notes", 1, deadline=soon())).passages
+    [best] = (await retriever.retrieve(Query("? dog sleeps", "notes", 1), deadline=soon())).passages
     assert best.text == new_dog.text
     deleted = await retriever.delete("notes", ["dog", "nobody"], deadline=soon())
     assert deleted == Written(IndexIdentity("notes", 3), deleted=1)
@@ -126,10 +124,10 @@ async def test_only_what_changed_is_written(
 async def test_everything_may_be_deleted(retriever: FaissRetriever) -> None:
     await retriever.add("notes", [CAT], deadline=soon())
     await retriever.delete("notes", ["cat"], deadline=soon())
-    assert (await retriever.retrieve("? cat", "notes", 3, deadline=soon())).passages == ()
-    assert retriever.describe("notes").document_count == 0
+    assert (await retriever.retrieve(Query("? cat", "notes", 3), deadline=soon())).passages == ()
+    assert (await described(retriever)).document_count == 0
     await retriever.add("notes", [DOG], deadline=soon())
-    assert len((await retriever.retrieve("? dog", "notes", 3, deadline=soon())).passages) == 1
+    assert len((await retriever.retrieve(Query("? dog", "notes", 3), deadline=soon())).passages) == 1
 
 
 async def test_collections_outlive_the_retriever(
@@ -140,37 +138,56 @@ async def test_collections_outlive_the_retriever(
     again = FaissRetriever(tmp_path, embedder, lanes)
     await again.open()
     for query, name in (("? dog ball", "notes"), ("? star", "others")):
-        old, new = [await each.retrieve(query, name, 5, deadline=soon()) for each in (retriever, again)]
+        old, new = [await each.retrieve(Query(query, name, 5), deadline=soon()) for each in (retriever, again)]
         assert old == new
-    assert again.describe("notes") == retriever.describe("notes")
-    assert again.describe("notes").passage_count == 2
+    assert await described(again) == await described(retriever)
+    assert (await described(again)).passage_count == 2
+    await again.close()
 
 
 async def test_unknown_collection(retriever: FaissRetriever) -> None:
     await retriever.add("notes", [CAT], deadline=soon())
     for call in (
-        retriever.retrieve("? cat", "nots", 1, deadline=soon()),
+        retriever.retrieve(Query("? cat", "nots", 1), deadline=soon()),
         retriever.delete("nots", ["cat"], deadline=soon()),
     ):
         with pytest.raises(CollectionNotFound, match='"nots"; known: notes'):
             await call
     with pytest.raises(CollectionNotFound):
-        retriever.describe("nots")
+        await retriever.describe("nots", deadline=soon())
 
 
 async def test_another_embedder(retriever: FaissRetriever, lanes: Lanes, tmp_path: Path) -> None:
-    await retriever.add("wikipedia", [CAT], deadline=soon())
+    await retriever.add("notes", [CAT, DOG], deadline=soon())
+    await retriever.delete("notes", ["dog"], deadline=soon())
     other = FaissRetriever(tmp_path, HashingEmbedder("2"), lanes)
     await other.open()
     for call in (
-        other.retrieve("? cat", "wikipedia", 1, deadline=soon()),
-        other.add("wikipedia", [DOG], deadline=soon()),
-        other.delete("wikipedia", ["cat"], deadline=soon()),
+        other.retrieve(Query("? cat", "notes", 1), deadline=soon()),
+        other.add("notes", [DOG], deadline=soon()),
+        other.delete("notes", ["cat"], deadline=soon()),
     ):
-        with pytest.raises(ModelUnavailable, match=r"hashing 1, the server runs hashing 2.*make train ONLY=wikipedia"):
+        with pytest.raises(EmbedderMismatch, match=r"hashing 1, the server runs hashing 2.*quintet reindex notes"):
             await call
-    assert other.describe("wikipedia").embedder.version == "1"
-    assert (await other.add("notes", [DOG], deadline=soon())).added == 1
+    found = await described(other)
+    assert (found.embedder.version, found.state) == ("1", CollectionState.NEEDS_REINDEX)
+    assert (await other.add("others", [DOG], deadline=soon())).added == 1
+
+    events = [event async for event in other.reindex("notes", deadline=soon())]
+    assert events == [ReindexProgress(0, 1), ReindexProgress(1, 1), IndexIdentity("notes", 3)]
+    [best] = (await other.retrieve(Query("? cat sleeps", "notes", 5), deadline=soon())).passages
+    assert (best.document_id, best.metadata) == ("cat", CAT.metadata)
+    found = await described(other)
+    assert (found.embedder.version, found.state, found.document_count) == ("2", CollectionState.READY, 1)
+    _, kept = await other.generations("notes")
+    assert [(each.number, each.origin) for each in kept] == [(3, "reindex"), (0, "create")]
+    await other.close()
+
+
+async def test_an_empty_collection_can_be_reindexed(retriever: FaissRetriever) -> None:
+    await retriever.create("notes", deadline=soon())
+    *_, last = [event async for event in retriever.reindex("notes", deadline=soon())]
+    assert last == IndexIdentity("notes", 1)
 
 
 async def test_broken_collection_fails_alone(
@@ -178,12 +195,16 @@ async def test_broken_collection_fails_alone(
 ) -> None:
     await retriever.add("notes", [CAT], deadline=soon())
     await retriever.add("others", [SUN], deadline=soon())
-    (tmp_path / "notes" / "00000001" / "vectors.npy").write_bytes(b"")
+    (tmp_path / "notes" / "00000000" / "vectors.npy").write_bytes(b"")
     again = FaissRetriever(tmp_path, embedder, lanes)
     await again.open()
-    with pytest.raises(ModelUnavailable, match='"notes" has no generation that is whole'):
-        await again.retrieve("? cat", "notes", 1, deadline=soon())
-    assert (await again.retrieve("? sun", "others", 1, deadline=soon())).passages
+    with pytest.raises(CollectionBroken, match=r'"notes" has no generation that is whole.*vectors.npy.*Delete it'):
+        await again.retrieve(Query("? cat", "notes", 1), deadline=soon())
+    assert [each.state for each in again.collections()] == [CollectionState.FAILED, CollectionState.READY]
+    assert (await again.retrieve(Query("? sun", "others", 1), deadline=soon())).passages
+    await again.drop("notes", deadline=soon())
+    assert (await again.add("notes", [CAT], deadline=soon())).added == 1
+    await again.close()
 
 
 async def test_limits(retriever: FaissRetriever, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -207,10 +228,10 @@ async def test_searching_never_waits_for_writing(retriever: FaissRetriever, embe
     embedder.gate.clear()
     writing = asyncio.create_task(retriever.add("notes", [DOG], deadline=soon()))
     await asyncio.sleep(0.05)
-    assert (await retriever.retrieve("? dog", "notes", 5, deadline=soon())).index.generation == 1
+    assert (await retriever.retrieve(Query("? dog", "notes", 5), deadline=soon())).index.generation == 1
     embedder.gate.set()
     await writing
-    assert (await retriever.retrieve("? dog", "notes", 5, deadline=soon())).index.generation == 2
+    assert (await retriever.retrieve(Query("? dog", "notes", 5), deadline=soon())).index.generation == 2
 
 
 async def test_writers_take_turns(retriever: FaissRetriever, embedder: HashingEmbedder, tmp_path: Path) -> None:
@@ -235,41 +256,182 @@ async def test_cancelled_write_is_complete_or_absent(
         await asyncio.sleep(delay)
         call.cancel()
         await asyncio.wait({call})
-        assert retriever.describe("notes").identity.generation == open_collection(tmp_path, "notes").number
+        assert (await described(retriever)).identity.generation == reopened(tmp_path).snapshot.number
     assert (await retriever.add("notes", [DOG], deadline=soon())).added == 1
 
 
-async def test_what_another_process_wrote_is_kept(retriever: FaissRetriever, tmp_path: Path) -> None:
+async def test_only_the_metadata_changed(retriever: FaissRetriever, embedder: HashingEmbedder) -> None:
     await retriever.add("notes", [CAT], deadline=soon())
-    theirs = cut([DocumentRecord("sun", SUN.text)])
-    record = open_collection(tmp_path, "notes").content.embedder
-    content = Content(record, (DocumentRecord("sun", SUN.text),), theirs.passages, hashed(theirs.texts))
-    write_collection(tmp_path, "notes", content)
-    assert (await retriever.add("notes", [DOG], deadline=soon())).index.generation == 3
-    assert ids_of(tmp_path) == ["dog", "sun"]
+    await retriever.compact("notes", deadline=soon())
+    embedder.embedded.clear()
+    for kind in ("pet", "friend"):  # from the generation, then from the log
+        changed = replace(CAT, metadata={"kind": kind})
+        assert (await retriever.add("notes", [changed], deadline=soon())).updated == 1
+        [best] = (await retriever.retrieve(Query("? cat sleeps", "notes", 5), deadline=soon())).passages
+        assert (best.text, best.metadata) == (CAT.text, {"kind": kind})
+    assert embedder.embedded == ["? cat sleeps"] * 2
 
 
-TEXTS = st.text("abc. ", max_size=30)
+async def test_filters(retriever: FaissRetriever) -> None:
+    pets = [
+        Document(name, f"The {name} eats.", metadata={"kind": kind, "legs": legs, "born": born})
+        for name, kind, legs, born in (
+            ("cat", "mammal", "4", "2020-05-01"),
+            ("bat", "mammal", "2", "2021-01-01"),
+            ("owl", "bird", "2", "2021-12-31"),
+            ("eel", "fish", "none", "2022-01-01"),
+        )
+    ]
+
+    async def found(*filters: ValueIn | TextRange | NumberRange) -> set[str]:
+        query = Query("? eats", "pets", 10, filters)
+        return {passage.document_id for passage in (await retriever.retrieve(query, deadline=soon())).passages}
+
+    async def check() -> None:
+        assert await found(ValueIn("kind", ("mammal",))) == {"cat", "bat"}
+        assert await found(ValueIn("kind", ("bird", "fish", "no"))) == {"owl", "eel"}
+        assert await found(NumberRange("legs", at_least=2, less_than=4)) == {"bat", "owl"}
+        assert await found(NumberRange("legs", at_most=4)) == {"cat", "bat", "owl"}
+        assert await found(TextRange("born", at_least="2021", less_than="2022")) == {"bat", "owl"}
+        assert await found(TextRange("born", at_most="2021-01-01")) == {"cat", "bat"}
+        assert await found(ValueIn("kind", ("mammal",)), NumberRange("legs", at_most=3)) == {"bat"}
+        assert await found(ValueIn("color", ("red",))) == set()
+
+    await retriever.add("pets", pets[:2], deadline=soon())
+    await retriever.compact("pets", deadline=soon())
+    await retriever.add("pets", pets[2:], deadline=soon())
+    await check()  # two in the generation, two in the log
+    await retriever.compact("pets", deadline=soon())
+    await check()
+    await retriever.add("pets", [replace(pets[0], metadata={"kind": "bird"})], deadline=soon())
+    assert await found(ValueIn("kind", ("mammal",))) == {"bat"}
+    assert await found(ValueIn("kind", ("bird",))) == {"owl", "cat"}
 
 
-@given(st.lists(st.tuples(st.dictionaries(st.sampled_from("xyz"), TEXTS), st.sets(st.sampled_from("xyz"))), max_size=5))
-def test_contents_follow_a_dictionary(steps: list[tuple[dict[str, str], set[str]]]) -> None:
-    """Whatever is added, replaced and deleted: the content is that of a dictionary, each vector that of its passage."""
-    embedder = EmbedderRecord("hashing", "1", "")
-    content = Content(embedder, (), np.empty((0, 3), np.int32), hashed([]))
-    expected: dict[str, str] = {}
-    for added, deleted in steps:
-        changed, updated_ids = compare(content, [DocumentRecord(key, text) for key, text in added.items()])
-        assert {document.id for document in changed} == {k for k, text in added.items() if expected.get(k) != text}
-        assert updated_ids == {document.id for document in changed} & expected.keys()
-        passages, texts = cut(changed)
-        content = merge(content, updated_ids, Content(embedder, changed, passages, hashed(texts)))
-        content = merge(content, deleted)
-        expected = {key: text for key, text in {**expected, **added}.items() if key not in deleted}
-        assert {document.id: document.text for document in content.documents} == expected
-        for (owner, start, end), vector in zip(content.passages.tolist(), content.vectors, strict=True):
-            assert np.allclose(vector, hashed([content.documents[owner].text[start:end]])[0])
-        assert len(content.passages) == len(cut(content.documents).passages)
-        found = search(content, hashed(["a"]), 100)
-        assert sorted(passage.score for passage in found) == [passage.score for passage in found[::-1]]
-        assert len(found) == len(content.passages)
+async def test_collections_come_and_go(retriever: FaissRetriever, tmp_path: Path) -> None:
+    assert await retriever.create("notes", deadline=soon()) == IndexIdentity("notes", 0)
+    with pytest.raises(CollectionExists):
+        await retriever.create("notes", deadline=soon())
+    assert (await retriever.retrieve(Query("? cat", "notes", 1), deadline=soon())).passages == ()
+    await retriever.add("notes", [CAT], deadline=soon())
+    assert [(each.identity.generation, each.document_count) for each in retriever.collections()] == [(1, 1)]
+    assert await retriever.drop("notes", deadline=soon()) == IndexIdentity("notes", 1)
+    assert retriever.collections() == []
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(CollectionNotFound):
+        await retriever.drop("notes", deadline=soon())
+
+
+async def test_rollback_can_be_rolled_back(retriever: FaissRetriever, tmp_path: Path) -> None:
+    await retriever.add("notes", [CAT], deadline=soon())
+    await retriever.compact("notes", deadline=soon())
+    await retriever.add("notes", [DOG], deadline=soon())
+    with pytest.raises(GenerationNotFound, match="keeps no generation 2; it keeps: 1, 0"):
+        await retriever.rollback("notes", 2, deadline=soon())
+    assert await retriever.rollback("notes", 1, deadline=soon()) == IndexIdentity("notes", 3)
+    assert ids_of(tmp_path) == ["cat"]
+    served, kept = await retriever.generations("notes")
+    assert served == IndexIdentity("notes", 3)
+    assert [(each.number, each.origin) for each in kept] == [(3, "rollback to 1"), (2, "fold"), (1, "fold")]
+    assert (tmp_path / "notes" / "00000003" / "vectors.npy").stat().st_nlink == 2
+    await retriever.add("notes", [SUN], deadline=soon())
+    assert await retriever.rollback("notes", 2, deadline=soon()) == IndexIdentity("notes", 5)
+    assert ids_of(tmp_path) == ["cat", "dog"]
+
+
+async def test_documents_in_pages(retriever: FaissRetriever) -> None:
+    names = [f"{number:02}" for number in range(10)]
+    await retriever.add("notes", [Document(name, "text", f"T{name}") for name in names[:6]], deadline=soon())
+    await retriever.compact("notes", deadline=soon())
+    await retriever.add("notes", [Document(name, "text", f"T{name}") for name in names[4:]], deadline=soon())
+    await retriever.delete("notes", ["03"], deadline=soon())
+    seen: list[str] = []
+    while True:
+        page = await retriever.documents("notes", seen[-1] if seen else "", 4)
+        assert all((each.title, each.text_length) == (f"T{each.id}", 4) for each in page.documents)
+        seen += (each.id for each in page.documents)
+        if page.complete:
+            break
+        assert len(page.documents) == 4
+    assert seen == [name for name in names if name != "03"]
+
+
+async def test_two_processes(
+    retriever: FaissRetriever, embedder: HashingEmbedder, lanes: Lanes, tmp_path: Path
+) -> None:
+    """A second retriever over the same folder stands for another process: it shares nothing with the first."""
+    await retriever.add("notes", [CAT], deadline=soon())
+    other = FaissRetriever(tmp_path, embedder, lanes)
+    await other.open()
+    written = await retriever.add("notes", [DOG], deadline=soon())
+    query = Query("? dog", "notes", 5, min_generation=written.index.generation)
+    assert len((await other.retrieve(query, deadline=soon())).passages) == 2
+    await retriever.compact("notes", deadline=soon())
+    assert (await other.add("notes", [SUN], deadline=soon())).index.generation == 3
+    assert (await retriever.add("notes", [replace(SUN, title="Sun")], deadline=soon())).updated == 1
+    await retriever.rollback("notes", 2, deadline=soon())
+    await until(lambda: other.collections()[0].identity.generation == 5, seconds=3)
+    assert other.collections()[0].document_count == 2
+    await retriever.drop("notes", deadline=soon())
+    await until(lambda: other.collections() == [], seconds=3)
+    await other.close()
+
+
+async def test_a_generation_that_never_comes(retriever: FaissRetriever, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retriever_module, "_REACH_SECONDS", 0.1)
+    await retriever.add("notes", [CAT], deadline=soon())
+    with pytest.raises(GenerationNotReached, match="at generation 1, not yet at 2"):
+        await retriever.retrieve(Query("? cat", "notes", 1, min_generation=2), deadline=soon())
+    with pytest.raises(GenerationNotReached):
+        await retriever.describe("notes", 2, deadline=soon())
+
+
+async def test_folding_when_due(
+    embedder: HashingEmbedder, lanes: Lanes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.engines.catalogue.FOLD_PASSAGES", 8)
+    retriever = FaissRetriever(tmp_path, embedder, lanes)
+    await retriever.open()
+    for number in range(20):
+        await retriever.add("notes", [Document(str(number), f"text {number}")], deadline=soon())
+    await until(lambda: reopened(tmp_path).snapshot.log_count < 8)
+    assert len((await retriever.retrieve(Query("? text", "notes", 50), deadline=soon())).passages) == 20
+    await retriever.close()
+
+
+async def test_freshness_and_whole_batches(
+    embedder: HashingEmbedder, lanes: Lanes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers never fail and never see a part of a batch, while batches replace each other and folds go on."""
+    monkeypatch.setattr("server.engines.catalogue.FOLD_PASSAGES", 40)
+    retriever = FaissRetriever(tmp_path, embedder, Lanes(2, 64))
+    await retriever.open()
+    size, rounds = 5, 30
+    ended = asyncio.Event()
+    seen: set[str] = set()
+
+    async def read() -> None:
+        while not ended.is_set():
+            found = await retriever.retrieve(Query("? batch", "notes", 50), deadline=soon())
+            batches = {passage.metadata["batch"] for passage in found.passages}
+            assert len(found.passages) == size, found
+            assert len(batches) == 1, found
+            assert batches == {str(found.index.generation)}
+            seen.update(batches)
+
+    def batch(number: int) -> list[Document]:
+        return [Document(str(each), f"batch {number} {each}", metadata={"batch": str(number)}) for each in range(size)]
+
+    await retriever.add("notes", batch(1), deadline=soon())
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(read())
+        for number in range(2, rounds):
+            written = await retriever.add("notes", batch(number), deadline=soon())
+            assert written.index.generation == number
+            found = await retriever.retrieve(Query(f"? batch {number}", "notes", 50), deadline=soon())
+            assert {passage.metadata["batch"] for passage in found.passages} == {str(number)}
+        ended.set()
+    assert len(seen) > 3
+    assert reopened(tmp_path).snapshot.base.number > 0
+    await retriever.close()

@@ -64,6 +64,12 @@ def test_the_language_model_can_be_left_to_a_provider(tmp_path: Path) -> None:
     assert "qwen" not in _run(tmp_path, "--list", "--llm", "off").stdout
 
 
+def test_some_are_made_only_if_they_are_asked_for(tmp_path: Path) -> None:
+    assert "reranker" not in _run(tmp_path, "--list").stdout
+    asked = _run(tmp_path, "--list", "--only", "retrieval").stdout
+    assert all(name in asked for name in ("reranker", "retrieval", "embedder"))
+
+
 def test_a_failure_is_one_sentence_with_the_next_step(tmp_path: Path, index: IndexServer) -> None:
     done = _run(tmp_path, "--only", "lid.176", index=index)
     assert done.returncode == 1

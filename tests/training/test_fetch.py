@@ -50,6 +50,14 @@ def test_pieces_of_several_carriers_are_joined_in_order(
     assert _contents(cache, item) == {"model": WEIGHTS}
 
 
+def test_a_carrier_can_be_the_content(index: IndexServer, cache: Cache, new_fetcher: NewFetcher, lock: Lock) -> None:
+    carrier = index.add("p", "p-1.tar.gz", WEIGHTS)
+    item = lock({"p-1.tar.gz": WEIGHTS}, {"carriers": [carrier], "names": {"p-1.tar.gz": "."}})
+    new_fetcher().fetch(item)
+    assert _contents(cache, item) == {"p-1.tar.gz": WEIGHTS}
+    assert not list((cache.root / "partial").iterdir())
+
+
 def test_a_second_run_fetches_nothing(index: IndexServer, new_fetcher: NewFetcher, lock: Lock) -> None:
     item = lock({"w": b"w"}, {"carriers": [index.add("p", "p.whl", wheel({"w": b"w"}))]})
     new_fetcher().fetch(item)

@@ -53,6 +53,7 @@ def test_the_embedder_has_several_carriers_and_the_language_model_is_joined() ->
         (("sources", 1, "carriers", 0, "sha256"), "0" * 63),
         (("sources", 1, "carriers", 0, "file"), "../p.whl"),
         (("sources", 1, "names"), {"w": ["a", "b"]}),
+        (("sources", 1, "names"), {"w": "."}),
         (("sources", 1, "folder"), "../"),
         (("sources",), []),
     ],

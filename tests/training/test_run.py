@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from training.fetch import Fetcher
 from training.lock import Input
 from training.plan import Places, State, make_plan
 from training.progress import PlainProgress
-from training.recipe import Recipe, digest_of
+from training.recipe import Kind, Recipe, digest_of
 from training.run import Result, Run
 
 Lock = Callable[..., Input]
@@ -29,17 +30,18 @@ class Machine:
     def __init__(self, tmp_path: Path, cache: Cache, new_fetcher: NewFetcher, item: Input) -> None:
         self.places = Places(cache, tmp_path / "data" / "models", tmp_path / "data" / "index")
         self.inputs = {"thing": item}
+        self.recipes = RECIPES
         self._new_fetcher = new_fetcher
 
     def state(self, *, check: bool = False, force: bool = False) -> State:
         """Of the one artefact."""
-        plan = make_plan({"thing"}, RECIPES, self.inputs, self.places, "fast", check=check, force=force)
+        plan = make_plan({"thing"}, self.recipes, self.inputs, self.places, "fast", check=check, force=force)
         return plan[0].state
 
     def run(self, *, check: bool = False, force: bool = False) -> Result:
         """Plan and carry out."""
-        plan = make_plan({"thing"}, RECIPES, self.inputs, self.places, "fast", check=check, force=force)
-        run = Run(RECIPES, self.inputs, self.places, self._new_fetcher(), PlainProgress(), profile="fast")
+        plan = make_plan({"thing"}, self.recipes, self.inputs, self.places, "fast", check=check, force=force)
+        run = Run(self.recipes, self.inputs, self.places, self._new_fetcher(), PlainProgress(), profile="fast")
         return run.carry_out(plan)[0]
 
 
@@ -126,6 +128,19 @@ def test_the_digest_covers_inputs_profile_and_needs(machine: Machine, lock: Lock
     assert len({digest_of("thing", timed, machine.inputs, profile) for profile in ("fast", "long")}) == 2
     above = RECIPES | {"above": Recipe("above", "llm", needs=("thing",))}
     assert digest_of("above", above, other, "fast") != digest_of("above", above, machine.inputs, "fast")
+
+
+def test_a_report_stays_in_the_cache_and_is_shown_again(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.recipes = {"thing": replace(RECIPES["thing"], kind=Kind.REPORT)}
+    machine.run()
+    report = capsys.readouterr().out.strip().splitlines()[-1].removeprefix("thing: see ")
+    assert Path(report).read_text().startswith("# thing")
+    assert not machine.places.models.exists()
+    made = Path(report).stat().st_mtime_ns
+    assert machine.state() is State.CACHED
+    machine.run()
+    assert capsys.readouterr().out.strip() == f"thing: see {report}"
+    assert Path(report).stat().st_mtime_ns == made
 
 
 def test_a_manifest_is_readable_json(machine: Machine) -> None:

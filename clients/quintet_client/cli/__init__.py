@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 
 from quintet_client import __version__
-from quintet_client.cli import analyze, chat, classify, documents, models, price, state
+from quintet_client.cli import add as adding
+from quintet_client.cli import analyze, chat, classify, collections, documents, models, price, state
 from quintet_client.cli.failures import INTERRUPTED, READER_GONE, UsageError, tell
 from quintet_client.cli.options import GLOBAL_DEFAULTS, Run, add_global_options, decode, read_bytes
 from quintet_client.cli.terminal import Terminal
@@ -82,7 +83,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         add_global_options(command)
         return command
 
-    for module in (classify, price, chat, documents, analyze, state, models):
+    for module in (classify, price, chat, documents, adding, collections, analyze, state, models):
         module.register(add)
     return parser.parse_args(argv)
 

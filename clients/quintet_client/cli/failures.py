@@ -19,6 +19,7 @@ _ADVICE: dict[type[QuintetError], str] = {
     errors.UpstreamTimeout: "--timeout SECONDS allows more time",
     errors.ModelNotFound: "'quintet models' lists the models",
     errors.CollectionNotFound: "'quintet add COLLECTION FILE...' makes a collection",
+    errors.EmbedderMismatch: "'quintet reindex COLLECTION' builds it again",
     errors.ModelLoading: "'quintet health --wait 60' waits until the server is ready",
     errors.MessageTooLarge: "send less at once",
     errors.BudgetExhausted: "ask whoever runs the server for more",

@@ -1,8 +1,6 @@
-"""Text files as documents."""
+"""Which files become documents, and under which ids."""
 
 import os
-import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,17 +8,22 @@ from typing import NamedTuple
 from quintet.v1 import rag_pb2
 
 from quintet_client.cli.failures import UsageError
+from quintet_client.cli.parsers import PARSERS, Unusable, parse
+from quintet_client.cli.parts import split
 from quintet_client.contract import rules
 from quintet_client.inputs import Document
 
-MARKDOWN = {".md", ".markdown"}
-SUFFIXES = {".txt", ".text", *MARKDOWN}
 MAX_TEXT = rules(rag_pb2.Document, "text").string.max_len
 MAX_TITLE = rules(rag_pb2.Document, "title").string.max_len
 MAX_ID = rules(rag_pb2.Document, "id").string.max_len
-_MAX_BYTES = 4 * MAX_TEXT + 3  # UTF-8 takes up to 4 bytes a code point, and 3 for a byte order mark
-_FENCE = re.compile(r"^ {0,3}(```|~~~)")
-_HEADING = re.compile(r"^ {0,3}#{1,6}\s+(.+?)(?:\s+#*)?\s*$")
+
+
+class File(NamedTuple):
+    """A file that may become documents; `name` is its id."""
+
+    path: Path
+    name: str
+    size: int
 
 
 class Skipped(NamedTuple):
@@ -30,29 +33,53 @@ class Skipped(NamedTuple):
     reason: str
 
 
-def collect(paths: Sequence[str]) -> Iterator[Document | Skipped]:
-    """The documents of files and folders, in order. Raises UsageError, before any of them, for what does not exist."""
+def collect(paths: Sequence[str]) -> tuple[list[File], list[Skipped]]:
+    """The files of files and folders, in order. Raises UsageError for what does not exist."""
     roots = [Path(path) for path in paths]
     for root in roots:
         if not root.exists():
             raise UsageError(f"{root}: no such file or folder")
-    return _collect(roots)
-
-
-def _collect(roots: Sequence[Path]) -> Iterator[Document | Skipped]:
-    seen: set[str] = set()
+    files: dict[str, File] = {}
+    skipped: list[Skipped] = []
     for root in roots:
         base = _base(root)
-        for file in _files(root) if root.is_dir() else [root]:
-            if isinstance(file, Skipped):
-                yield file
+        for found in _files(root) if root.is_dir() else [root]:
+            if isinstance(found, Skipped):
+                skipped.append(found)
                 continue
-            name = Path(os.path.abspath(file)).relative_to(base).as_posix()
-            if name in seen:
-                yield Skipped(_shown(file), f"there was another {_shown(name)}")
+            name = Path(os.path.abspath(found)).relative_to(base).as_posix()
+            if name in files:
+                skipped.append(Skipped(_shown(found), f"there was another {_shown(name)}"))
             else:
-                seen.add(name)
-                yield _document(file, name)
+                files[name] = File(found, name, _size(found))
+    return list(files.values()), skipped
+
+
+def documents_of(file: File) -> list[Document]:
+    """What the file says: a document, or several with the ids NAME#1, NAME#2 ... if it is too long for one.
+
+    Raises Unusable.
+    """
+    if _shown(file.name) != file.name:
+        raise Unusable("its name is not UTF-8")
+    try:
+        title, text = parse(file.path)
+    except OSError as error:
+        raise Unusable(_why(error)) from error
+    parts = list(split(text, MAX_TEXT))
+    longest = len(file.name) + (len(f"#{len(parts)}") if len(parts) > 1 else 0)
+    if longest > MAX_ID:
+        raise Unusable(f"its id would have {longest} characters; at most {MAX_ID} are allowed")
+    shared = {"file": file.name, "format": file.path.suffix.lower().removeprefix(".")}
+    return [
+        {
+            "id": f"{file.name}#{number}" if len(parts) > 1 else file.name,
+            "title": (title or file.path.name)[:MAX_TITLE],
+            "text": part.text,
+            "metadata": {**shared, "start": str(part.start)} if len(parts) > 1 else shared,
+        }
+        for number, part in enumerate(parts, 1)
+    ]
 
 
 def _base(root: Path) -> Path:
@@ -73,54 +100,18 @@ def _files(folder: Path) -> Iterator[Path | Skipped]:
         if entry.is_dir():
             if not entry.is_symlink():  # a link could lead back up
                 yield from _files(entry)
-        elif entry.suffix.lower() in SUFFIXES:
+        elif entry.suffix.lower() in PARSERS:
             yield entry
+        else:
+            yield Skipped(_shown(entry), f"not text, Markdown, HTML or PDF: {entry.suffix or 'no suffix'}")
 
 
-def _document(file: Path, name: str) -> Document | Skipped:
+def _size(path: Path) -> int:
+    """In bytes; 0 for what cannot be looked at, which reading will tell."""
     try:
-        text = _text(file)
-        if _shown(name) != name:
-            raise ValueError("its name is not UTF-8")
-        if len(name) > MAX_ID:
-            raise ValueError(f"its path has {len(name)} characters; at most {MAX_ID} are allowed")
-    except ValueError as error:
-        return Skipped(_shown(file), str(error))
-    return {"id": name, "title": _title(file, text), "text": text}
-
-
-def _text(file: Path) -> str:
-    """The content. Raises ValueError, which says why it cannot be used."""
-    try:
-        if not file.is_file():
-            raise ValueError("not a file")
-        if (size := file.stat().st_size) > _MAX_BYTES:
-            raise ValueError(f"too long: {size} bytes; at most {MAX_TEXT} characters are allowed")
-        content = file.read_bytes()
-    except OSError as error:
-        raise ValueError(_why(error)) from error
-    if b"\0" in content:
-        raise ValueError("binary")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 (byte {error.start})") from error
-    if len(text) > MAX_TEXT:
-        raise ValueError(f"too long: {len(text)} characters; at most {MAX_TEXT} are allowed")
-    if all(unicodedata.category(character)[0] in "ZC" for character in text):
-        raise ValueError("empty")
-    return text
-
-
-def _title(file: Path, text: str) -> str:
-    """The first heading of a Markdown file, else the file's name."""
-    in_code = False
-    for line in text.splitlines() if file.suffix.lower() in MARKDOWN else ():
-        if _FENCE.match(line):
-            in_code = not in_code
-        elif not in_code and (heading := _HEADING.match(line)):
-            return heading[1][:MAX_TITLE]
-    return file.name[:MAX_TITLE]
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _why(error: OSError) -> str:

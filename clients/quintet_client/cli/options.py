@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from quintet_client.cli.failures import UsageError
 from quintet_client.cli.terminal import Terminal
 from quintet_client.client import QuintetClient
+from quintet_client.filters import Condition
 
 T = TypeVar("T")
 
@@ -60,6 +61,29 @@ def count(value: str) -> int:
         if 0 < (number := int(value)) < 2**32:
             return number
     raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {value!r}")
+
+
+def condition(value: str) -> tuple[str, Condition]:
+    """A key of metadata and what must hold: KEY=TEXT, KEY=ONE,OTHER, KEY=FROM..TO; quotes keep a text as it is."""
+    key, equals, text = value.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"must be KEY=VALUE, not {value!r}")
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        return key, text[1:-1]
+    low, dots, high = text.partition("..")
+    if dots and (low or high):
+        numbers = [_number(end) for end in (low, high)]
+        if all(number is not None or not end for number, end in zip(numbers, (low, high), strict=True)):
+            return key, (numbers[0], numbers[1])
+        return key, (low or None, high or None)
+    return key, text.split(",") if "," in text else text
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def read_bytes(path: str) -> bytes:

@@ -62,6 +62,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: the model has no such version or alias. The metadata lists the versions that exist."""
     ERROR_REASON_REGISTRY_FAILED: _ErrorReason.ValueType  # 22
     """UNAVAILABLE: the model registry cannot be reached or refused. RetryInfo says when to come back."""
+    ERROR_REASON_COLLECTION_EXISTS: _ErrorReason.ValueType  # 30
+    """ALREADY_EXISTS: there is a collection of this name."""
+    ERROR_REASON_GENERATION_NOT_FOUND: _ErrorReason.ValueType  # 31
+    """NOT_FOUND: the generation is not kept. The metadata lists those that are."""
+    ERROR_REASON_GENERATION_NOT_REACHED: _ErrorReason.ValueType  # 32
+    """UNAVAILABLE: the collection has not reached min_generation. RetryInfo says when to come back."""
+    ERROR_REASON_EMBEDDER_MISMATCH: _ErrorReason.ValueType  # 33
+    """FAILED_PRECONDITION: another embedder made the collection. The message names the command that mends it."""
+    ERROR_REASON_COLLECTION_BROKEN: _ErrorReason.ValueType  # 34
+    """FAILED_PRECONDITION: no generation of the collection is whole. The message says what to do."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 15
     """INTERNAL: a fault of the server. The log has the details under the request id in the metadata."""
 
@@ -110,6 +120,16 @@ ERROR_REASON_MODEL_VERSION_NOT_FOUND: ErrorReason.ValueType  # 21
 """NOT_FOUND: the model has no such version or alias. The metadata lists the versions that exist."""
 ERROR_REASON_REGISTRY_FAILED: ErrorReason.ValueType  # 22
 """UNAVAILABLE: the model registry cannot be reached or refused. RetryInfo says when to come back."""
+ERROR_REASON_COLLECTION_EXISTS: ErrorReason.ValueType  # 30
+"""ALREADY_EXISTS: there is a collection of this name."""
+ERROR_REASON_GENERATION_NOT_FOUND: ErrorReason.ValueType  # 31
+"""NOT_FOUND: the generation is not kept. The metadata lists those that are."""
+ERROR_REASON_GENERATION_NOT_REACHED: ErrorReason.ValueType  # 32
+"""UNAVAILABLE: the collection has not reached min_generation. RetryInfo says when to come back."""
+ERROR_REASON_EMBEDDER_MISMATCH: ErrorReason.ValueType  # 33
+"""FAILED_PRECONDITION: another embedder made the collection. The message names the command that mends it."""
+ERROR_REASON_COLLECTION_BROKEN: ErrorReason.ValueType  # 34
+"""FAILED_PRECONDITION: no generation of the collection is whole. The message says what to do."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 15
 """INTERNAL: a fault of the server. The log has the details under the request id in the metadata."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

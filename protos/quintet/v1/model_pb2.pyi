@@ -41,6 +41,8 @@ class _ModelTaskEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelTask.V
     """Splits, tags and parses text."""
     MODEL_TASK_LANGUAGE_ID: _ModelTask.ValueType  # 6
     """Recognises languages."""
+    MODEL_TASK_RERANKING: _ModelTask.ValueType  # 7
+    """Puts passages in order by how well they answer a query."""
 
 class ModelTask(_ModelTask, metaclass=_ModelTaskEnumTypeWrapper):
     """ModelTask is what a model does."""
@@ -59,6 +61,8 @@ MODEL_TASK_LINGUISTICS: ModelTask.ValueType  # 5
 """Splits, tags and parses text."""
 MODEL_TASK_LANGUAGE_ID: ModelTask.ValueType  # 6
 """Recognises languages."""
+MODEL_TASK_RERANKING: ModelTask.ValueType  # 7
+"""Puts passages in order by how well they answer a query."""
 Global___ModelTask: _TypeAlias = ModelTask  # noqa: Y015
 
 class _ModelState:

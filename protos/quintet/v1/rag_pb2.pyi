@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from quintet.v1 import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
@@ -20,6 +21,190 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _CollectionState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CollectionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CollectionState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COLLECTION_STATE_UNSPECIFIED: _CollectionState.ValueType  # 0
+    """Never sent."""
+    COLLECTION_STATE_READY: _CollectionState.ValueType  # 1
+    """It answers."""
+    COLLECTION_STATE_DEGRADED: _CollectionState.ValueType  # 2
+    """It answers, but files were found broken; state_message says which and what is missing."""
+    COLLECTION_STATE_NEEDS_REINDEX: _CollectionState.ValueType  # 3
+    """Another embedder made it; Reindex mends that."""
+    COLLECTION_STATE_FAILED: _CollectionState.ValueType  # 4
+    """No generation is whole."""
+
+class CollectionState(_CollectionState, metaclass=_CollectionStateEnumTypeWrapper):
+    """CollectionState is how a collection is."""
+
+COLLECTION_STATE_UNSPECIFIED: CollectionState.ValueType  # 0
+"""Never sent."""
+COLLECTION_STATE_READY: CollectionState.ValueType  # 1
+"""It answers."""
+COLLECTION_STATE_DEGRADED: CollectionState.ValueType  # 2
+"""It answers, but files were found broken; state_message says which and what is missing."""
+COLLECTION_STATE_NEEDS_REINDEX: CollectionState.ValueType  # 3
+"""Another embedder made it; Reindex mends that."""
+COLLECTION_STATE_FAILED: CollectionState.ValueType  # 4
+"""No generation is whole."""
+Global___CollectionState: _TypeAlias = CollectionState  # noqa: Y015
+
+@_typing.final
+class MetadataFilter(_message.Message):
+    """MetadataFilter is a condition on one entry of a document's metadata. Documents without the key never fulfil it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    EQUALS_FIELD_NUMBER: _builtins.int
+    ANY_OF_FIELD_NUMBER: _builtins.int
+    TEXT_RANGE_FIELD_NUMBER: _builtins.int
+    NUMBER_RANGE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """Key of the metadata, 1 to 64 code points."""
+    equals: _builtins.str
+    """It is this, up to 500 code points."""
+    @_builtins.property
+    def any_of(self) -> Global___TextSet:
+        """It is one of these."""
+
+    @_builtins.property
+    def text_range(self) -> Global___TextRange:
+        """It lies in this range by code points, which for dates as in ISO 8601 is that of time."""
+
+    @_builtins.property
+    def number_range(self) -> Global___NumberRange:
+        """It is a decimal number that lies in this range."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        equals: _builtins.str = ...,
+        any_of: Global___TextSet | None = ...,
+        text_range: Global___TextRange | None = ...,
+        number_range: Global___NumberRange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["any_of", b"any_of", "condition", b"condition", "equals", b"equals", "number_range", b"number_range", "text_range", b"text_range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_of", b"any_of", "condition", b"condition", "equals", b"equals", "key", b"key", "number_range", b"number_range", "text_range", b"text_range"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_condition: _TypeAlias = _typing.Literal["equals", "any_of", "text_range", "number_range"]  # noqa: Y015
+    _WhichOneofArgType_condition: _TypeAlias = _typing.Literal["condition", b"condition"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_condition) -> _WhichOneofReturnType_condition | None: ...
+
+Global___MetadataFilter: _TypeAlias = MetadataFilter  # noqa: Y015
+
+@_typing.final
+class TextSet(_message.Message):
+    """TextSet is a set of texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 100 values of up to 500 code points."""
+
+    def __init__(
+        self,
+        *,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextSet: _TypeAlias = TextSet  # noqa: Y015
+
+@_typing.final
+class TextRange(_message.Message):
+    """TextRange is a range of texts. One bound at least is set; all that are set must hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    AT_MOST_FIELD_NUMBER: _builtins.int
+    LESS_THAN_FIELD_NUMBER: _builtins.int
+    at_least: _builtins.str
+    """Lowest value that is inside, up to 500 code points."""
+    at_most: _builtins.str
+    """Highest value that is inside, up to 500 code points."""
+    less_than: _builtins.str
+    """Lowest value that is beyond, up to 500 code points."""
+    def __init__(
+        self,
+        *,
+        at_least: _builtins.str | None = ...,
+        at_most: _builtins.str | None = ...,
+        less_than: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_at_most", b"_at_most", "_less_than", b"_less_than", "at_least", b"at_least", "at_most", b"at_most", "less_than", b"less_than"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_at_most", b"_at_most", "_less_than", b"_less_than", "at_least", b"at_least", "at_most", b"at_most", "less_than", b"less_than"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__at_least: _TypeAlias = _typing.Literal["at_least"]  # noqa: Y015
+    _WhichOneofArgType__at_least: _TypeAlias = _typing.Literal["_at_least", b"_at_least"]  # noqa: Y015
+    _WhichOneofReturnType__at_most: _TypeAlias = _typing.Literal["at_most"]  # noqa: Y015
+    _WhichOneofArgType__at_most: _TypeAlias = _typing.Literal["_at_most", b"_at_most"]  # noqa: Y015
+    _WhichOneofReturnType__less_than: _TypeAlias = _typing.Literal["less_than"]  # noqa: Y015
+    _WhichOneofArgType__less_than: _TypeAlias = _typing.Literal["_less_than", b"_less_than"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__at_least) -> _WhichOneofReturnType__at_least | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__at_most) -> _WhichOneofReturnType__at_most | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__less_than) -> _WhichOneofReturnType__less_than | None: ...
+
+Global___TextRange: _TypeAlias = TextRange  # noqa: Y015
+
+@_typing.final
+class NumberRange(_message.Message):
+    """NumberRange is a range of numbers. One bound at least is set; all that are set must hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    AT_MOST_FIELD_NUMBER: _builtins.int
+    LESS_THAN_FIELD_NUMBER: _builtins.int
+    at_least: _builtins.float
+    """Lowest number that is inside."""
+    at_most: _builtins.float
+    """Highest number that is inside."""
+    less_than: _builtins.float
+    """Lowest number that is beyond."""
+    def __init__(
+        self,
+        *,
+        at_least: _builtins.float | None = ...,
+        at_most: _builtins.float | None = ...,
+        less_than: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_at_most", b"_at_most", "_less_than", b"_less_than", "at_least", b"at_least", "at_most", b"at_most", "less_than", b"less_than"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_at_most", b"_at_most", "_less_than", b"_less_than", "at_least", b"at_least", "at_most", b"at_most", "less_than", b"less_than"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__at_least: _TypeAlias = _typing.Literal["at_least"]  # noqa: Y015
+    _WhichOneofArgType__at_least: _TypeAlias = _typing.Literal["_at_least", b"_at_least"]  # noqa: Y015
+    _WhichOneofReturnType__at_most: _TypeAlias = _typing.Literal["at_most"]  # noqa: Y015
+    _WhichOneofArgType__at_most: _TypeAlias = _typing.Literal["_at_most", b"_at_most"]  # noqa: Y015
+    _WhichOneofReturnType__less_than: _TypeAlias = _typing.Literal["less_than"]  # noqa: Y015
+    _WhichOneofArgType__less_than: _TypeAlias = _typing.Literal["_less_than", b"_less_than"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__at_least) -> _WhichOneofReturnType__at_least | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__at_most) -> _WhichOneofReturnType__at_most | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__less_than) -> _WhichOneofReturnType__less_than | None: ...
+
+Global___NumberRange: _TypeAlias = NumberRange  # noqa: Y015
+
 @_typing.final
 class AskRequest(_message.Message):
     """AskRequest is a question."""
@@ -29,29 +214,43 @@ class AskRequest(_message.Message):
     QUESTION_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
+    FILTERS_FIELD_NUMBER: _builtins.int
+    MIN_GENERATION_FIELD_NUMBER: _builtins.int
     question: _builtins.str
     """1 to 1000 Unicode code points, not of white space alone."""
     collection: _builtins.str
     """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Unset: "wikipedia", the demo."""
     top_k: _builtins.int
     """How many passages the model reads, 1 to 20. Unset: 3."""
+    min_generation: _builtins.int
+    """Answer from this generation or a newer one, for instance that of a write's response: read your writes. Unset: any."""
+    @_builtins.property
+    def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetadataFilter]:
+        """Up to 16 conditions on the metadata of documents; all must hold."""
+
     def __init__(
         self,
         *,
         question: _builtins.str = ...,
         collection: _builtins.str | None = ...,
         top_k: _builtins.int | None = ...,
+        filters: _abc.Iterable[Global___MetadataFilter] | None = ...,
+        min_generation: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_collection", b"_collection", "_top_k", b"_top_k", "collection", b"collection", "top_k", b"top_k"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_collection", b"_collection", "_min_generation", b"_min_generation", "_top_k", b"_top_k", "collection", b"collection", "min_generation", b"min_generation", "top_k", b"top_k"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_collection", b"_collection", "_top_k", b"_top_k", "collection", b"collection", "question", b"question", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_collection", b"_collection", "_min_generation", b"_min_generation", "_top_k", b"_top_k", "collection", b"collection", "filters", b"filters", "min_generation", b"min_generation", "question", b"question", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__collection: _TypeAlias = _typing.Literal["collection"]  # noqa: Y015
     _WhichOneofArgType__collection: _TypeAlias = _typing.Literal["_collection", b"_collection"]  # noqa: Y015
+    _WhichOneofReturnType__min_generation: _TypeAlias = _typing.Literal["min_generation"]  # noqa: Y015
+    _WhichOneofArgType__min_generation: _TypeAlias = _typing.Literal["_min_generation", b"_min_generation"]  # noqa: Y015
     _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
     _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__collection) -> _WhichOneofReturnType__collection | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_generation) -> _WhichOneofReturnType__min_generation | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
 
@@ -116,29 +315,43 @@ class StreamAskRequest(_message.Message):
     QUESTION_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
+    FILTERS_FIELD_NUMBER: _builtins.int
+    MIN_GENERATION_FIELD_NUMBER: _builtins.int
     question: _builtins.str
     """1 to 1000 Unicode code points, not of white space alone."""
     collection: _builtins.str
     """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Unset: "wikipedia", the demo."""
     top_k: _builtins.int
     """How many passages the model reads, 1 to 20. Unset: 3."""
+    min_generation: _builtins.int
+    """Answer from this generation or a newer one, for instance that of a write's response: read your writes. Unset: any."""
+    @_builtins.property
+    def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetadataFilter]:
+        """Up to 16 conditions on the metadata of documents; all must hold."""
+
     def __init__(
         self,
         *,
         question: _builtins.str = ...,
         collection: _builtins.str | None = ...,
         top_k: _builtins.int | None = ...,
+        filters: _abc.Iterable[Global___MetadataFilter] | None = ...,
+        min_generation: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_collection", b"_collection", "_top_k", b"_top_k", "collection", b"collection", "top_k", b"top_k"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_collection", b"_collection", "_min_generation", b"_min_generation", "_top_k", b"_top_k", "collection", b"collection", "min_generation", b"min_generation", "top_k", b"top_k"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_collection", b"_collection", "_top_k", b"_top_k", "collection", b"collection", "question", b"question", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_collection", b"_collection", "_min_generation", b"_min_generation", "_top_k", b"_top_k", "collection", b"collection", "filters", b"filters", "min_generation", b"min_generation", "question", b"question", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__collection: _TypeAlias = _typing.Literal["collection"]  # noqa: Y015
     _WhichOneofArgType__collection: _TypeAlias = _typing.Literal["_collection", b"_collection"]  # noqa: Y015
+    _WhichOneofReturnType__min_generation: _TypeAlias = _typing.Literal["min_generation"]  # noqa: Y015
+    _WhichOneofArgType__min_generation: _TypeAlias = _typing.Literal["_min_generation", b"_min_generation"]  # noqa: Y015
     _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
     _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__collection) -> _WhichOneofReturnType__collection | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_generation) -> _WhichOneofReturnType__min_generation | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
 
@@ -311,29 +524,43 @@ class RetrieveRequest(_message.Message):
     QUERY_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
+    FILTERS_FIELD_NUMBER: _builtins.int
+    MIN_GENERATION_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """1 to 1000 Unicode code points, not of white space alone."""
     collection: _builtins.str
     """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Unset: "wikipedia", the demo."""
     top_k: _builtins.int
     """How many passages to return, 1 to 100. Unset: 5."""
+    min_generation: _builtins.int
+    """Answer from this generation or a newer one, for instance that of a write's response: read your writes. Unset: any."""
+    @_builtins.property
+    def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetadataFilter]:
+        """Up to 16 conditions on the metadata of documents; all must hold."""
+
     def __init__(
         self,
         *,
         query: _builtins.str = ...,
         collection: _builtins.str | None = ...,
         top_k: _builtins.int | None = ...,
+        filters: _abc.Iterable[Global___MetadataFilter] | None = ...,
+        min_generation: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_collection", b"_collection", "_top_k", b"_top_k", "collection", b"collection", "top_k", b"top_k"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_collection", b"_collection", "_min_generation", b"_min_generation", "_top_k", b"_top_k", "collection", b"collection", "min_generation", b"min_generation", "top_k", b"top_k"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_collection", b"_collection", "_top_k", b"_top_k", "collection", b"collection", "query", b"query", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_collection", b"_collection", "_min_generation", b"_min_generation", "_top_k", b"_top_k", "collection", b"collection", "filters", b"filters", "min_generation", b"min_generation", "query", b"query", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__collection: _TypeAlias = _typing.Literal["collection"]  # noqa: Y015
     _WhichOneofArgType__collection: _TypeAlias = _typing.Literal["_collection", b"_collection"]  # noqa: Y015
+    _WhichOneofReturnType__min_generation: _TypeAlias = _typing.Literal["min_generation"]  # noqa: Y015
+    _WhichOneofArgType__min_generation: _TypeAlias = _typing.Literal["_min_generation", b"_min_generation"]  # noqa: Y015
     _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
     _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__collection) -> _WhichOneofReturnType__collection | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_generation) -> _WhichOneofReturnType__min_generation | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
 
@@ -483,7 +710,7 @@ class Document(_message.Message):
     title: _builtins.str
     """Up to 300 code points."""
     text: _builtins.str
-    """1 to 20000 code points, not of white space alone. Long texts are split into overlapping passages."""
+    """1 to 200000 code points, not of white space alone. Long texts are split into overlapping passages."""
     uri: _builtins.str
     """Where the document came from, up to 2000 code points. It is returned, never fetched."""
     @_builtins.property
@@ -628,8 +855,515 @@ class DeleteDocumentsResponse(_message.Message):
 Global___DeleteDocumentsResponse: _TypeAlias = DeleteDocumentsResponse  # noqa: Y015
 
 @_typing.final
+class ImportDocumentsRequest(_message.Message):
+    """ImportDocumentsRequest carries the next documents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection, as in AddDocumentsRequest. Required in the first message; later ones leave it unset or
+    repeat it.
+    """
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Document]:
+        """1 to 128 documents with different ids."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str | None = ...,
+        documents: _abc.Iterable[Global___Document] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_collection", b"_collection", "collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_collection", b"_collection", "collection", b"collection", "documents", b"documents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__collection: _TypeAlias = _typing.Literal["collection"]  # noqa: Y015
+    _WhichOneofArgType__collection: _TypeAlias = _typing.Literal["_collection", b"_collection"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__collection) -> _WhichOneofReturnType__collection | None: ...
+
+Global___ImportDocumentsRequest: _TypeAlias = ImportDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class ImportDocumentsResponse(_message.Message):
+    """ImportDocumentsResponse says what changed, summed over all messages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ADDED_COUNT_FIELD_NUMBER: _builtins.int
+    UPDATED_COUNT_FIELD_NUMBER: _builtins.int
+    UNCHANGED_COUNT_FIELD_NUMBER: _builtins.int
+    added_count: _builtins.int
+    """Documents whose ids were new."""
+    updated_count: _builtins.int
+    """Documents that replaced others."""
+    unchanged_count: _builtins.int
+    """Documents that were there already with the same content."""
+    @_builtins.property
+    def index(self) -> _common_pb2.IndexRef:
+        """The state of the collection with the documents in it."""
+
+    def __init__(
+        self,
+        *,
+        index: _common_pb2.IndexRef | None = ...,
+        added_count: _builtins.int = ...,
+        updated_count: _builtins.int = ...,
+        unchanged_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_count", b"added_count", "index", b"index", "unchanged_count", b"unchanged_count", "updated_count", b"updated_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportDocumentsResponse: _TypeAlias = ImportDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class ListDocumentsRequest(_message.Message):
+    """ListDocumentsRequest asks for a page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Unset: "wikipedia", the demo."""
+    page_size: _builtins.int
+    """Most documents of the page, up to 1000; it may have fewer. Unset: 100."""
+    page_token: _builtins.str
+    """next_page_token of the page before. Unset: the first page."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str | None = ...,
+        page_size: _builtins.int | None = ...,
+        page_token: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_collection", b"_collection", "_page_size", b"_page_size", "_page_token", b"_page_token", "collection", b"collection", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_collection", b"_collection", "_page_size", b"_page_size", "_page_token", b"_page_token", "collection", b"collection", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__collection: _TypeAlias = _typing.Literal["collection"]  # noqa: Y015
+    _WhichOneofArgType__collection: _TypeAlias = _typing.Literal["_collection", b"_collection"]  # noqa: Y015
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    _WhichOneofReturnType__page_token: _TypeAlias = _typing.Literal["page_token"]  # noqa: Y015
+    _WhichOneofArgType__page_token: _TypeAlias = _typing.Literal["_page_token", b"_page_token"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__collection) -> _WhichOneofReturnType__collection | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_token) -> _WhichOneofReturnType__page_token | None: ...
+
+Global___ListDocumentsRequest: _TypeAlias = ListDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class ListDocumentsResponse(_message.Message):
+    """ListDocumentsResponse is a page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Brings the next page; empty on the last one. Writes between two pages never make one be skipped or sent twice."""
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___DocumentInfo]:
+        """Sorted by id in the order of code points."""
+
+    @_builtins.property
+    def index(self) -> _common_pb2.IndexRef:
+        """The state of the collection that was listed."""
+
+    def __init__(
+        self,
+        *,
+        documents: _abc.Iterable[Global___DocumentInfo] | None = ...,
+        next_page_token: _builtins.str = ...,
+        index: _common_pb2.IndexRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "index", b"index", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDocumentsResponse: _TypeAlias = ListDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class DocumentInfo(_message.Message):
+    """DocumentInfo is a document without its text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ID_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    URI_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    TEXT_LENGTH_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its id."""
+    title: _builtins.str
+    """Its title."""
+    uri: _builtins.str
+    """Where it came from, as it was added."""
+    text_length: _builtins.int
+    """Length of its text in code points."""
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """As it was added."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        title: _builtins.str = ...,
+        uri: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        text_length: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "metadata", b"metadata", "text_length", b"text_length", "title", b"title", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DocumentInfo: _TypeAlias = DocumentInfo  # noqa: Y015
+
+@_typing.final
+class CreateCollectionRequest(_message.Message):
+    """CreateCollectionRequest names a collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Required."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCollectionRequest: _TypeAlias = CreateCollectionRequest  # noqa: Y015
+
+@_typing.final
+class CreateCollectionResponse(_message.Message):
+    """CreateCollectionResponse says what was made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def index(self) -> _common_pb2.IndexRef:
+        """The empty collection, at generation 0."""
+
+    @_builtins.property
+    def model(self) -> _common_pb2.ModelRef:
+        """The embedder that it is bound to."""
+
+    def __init__(
+        self,
+        *,
+        index: _common_pb2.IndexRef | None = ...,
+        model: _common_pb2.ModelRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCollectionResponse: _TypeAlias = CreateCollectionResponse  # noqa: Y015
+
+@_typing.final
+class DeleteCollectionRequest(_message.Message):
+    """DeleteCollectionRequest names a collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Required."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCollectionRequest: _TypeAlias = DeleteCollectionRequest  # noqa: Y015
+
+@_typing.final
+class DeleteCollectionResponse(_message.Message):
+    """DeleteCollectionResponse says what was removed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def index(self) -> _common_pb2.IndexRef:
+        """The last state of the collection."""
+
+    def __init__(
+        self,
+        *,
+        index: _common_pb2.IndexRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCollectionResponse: _TypeAlias = DeleteCollectionResponse  # noqa: Y015
+
+@_typing.final
+class ListCollectionsRequest(_message.Message):
+    """ListCollectionsRequest asks for a page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most collections of the page, up to 100. Unset: 50."""
+    page_token: _builtins.str
+    """next_page_token of the page before. Unset: the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int | None = ...,
+        page_token: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "_page_token", b"_page_token", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "_page_token", b"_page_token", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    _WhichOneofReturnType__page_token: _TypeAlias = _typing.Literal["page_token"]  # noqa: Y015
+    _WhichOneofArgType__page_token: _TypeAlias = _typing.Literal["_page_token", b"_page_token"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_token) -> _WhichOneofReturnType__page_token | None: ...
+
+Global___ListCollectionsRequest: _TypeAlias = ListCollectionsRequest  # noqa: Y015
+
+@_typing.final
+class ListCollectionsResponse(_message.Message):
+    """ListCollectionsResponse is a page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Brings the next page; empty on the last one."""
+    @_builtins.property
+    def collections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Collection]:
+        """Sorted by name."""
+
+    def __init__(
+        self,
+        *,
+        collections: _abc.Iterable[Global___Collection] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCollectionsResponse: _TypeAlias = ListCollectionsResponse  # noqa: Y015
+
+@_typing.final
+class Collection(_message.Message):
+    """Collection is what there is to say of a collection in a list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STATE_MESSAGE_FIELD_NUMBER: _builtins.int
+    DOCUMENT_COUNT_FIELD_NUMBER: _builtins.int
+    state: Global___CollectionState.ValueType
+    """How it is."""
+    state_message: _builtins.str
+    """What is wrong and the command that mends it, else empty."""
+    document_count: _builtins.int
+    """Documents in it."""
+    @_builtins.property
+    def index(self) -> _common_pb2.IndexRef:
+        """Its name and generation."""
+
+    def __init__(
+        self,
+        *,
+        index: _common_pb2.IndexRef | None = ...,
+        state: Global___CollectionState.ValueType = ...,
+        state_message: _builtins.str = ...,
+        document_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_count", b"document_count", "index", b"index", "state", b"state", "state_message", b"state_message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Collection: _TypeAlias = Collection  # noqa: Y015
+
+@_typing.final
 class GetIndexRequest(_message.Message):
     """GetIndexRequest names a collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    MIN_GENERATION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Unset: "wikipedia", the demo."""
+    min_generation: _builtins.int
+    """Answer from this generation or a newer one. Unset: any."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str | None = ...,
+        min_generation: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_collection", b"_collection", "_min_generation", b"_min_generation", "collection", b"collection", "min_generation", b"min_generation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_collection", b"_collection", "_min_generation", b"_min_generation", "collection", b"collection", "min_generation", b"min_generation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__collection: _TypeAlias = _typing.Literal["collection"]  # noqa: Y015
+    _WhichOneofArgType__collection: _TypeAlias = _typing.Literal["_collection", b"_collection"]  # noqa: Y015
+    _WhichOneofReturnType__min_generation: _TypeAlias = _typing.Literal["min_generation"]  # noqa: Y015
+    _WhichOneofArgType__min_generation: _TypeAlias = _typing.Literal["_min_generation", b"_min_generation"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__collection) -> _WhichOneofReturnType__collection | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_generation) -> _WhichOneofReturnType__min_generation | None: ...
+
+Global___GetIndexRequest: _TypeAlias = GetIndexRequest  # noqa: Y015
+
+@_typing.final
+class GetIndexResponse(_message.Message):
+    """GetIndexResponse describes a collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    DOCUMENT_COUNT_FIELD_NUMBER: _builtins.int
+    PASSAGE_COUNT_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STATE_MESSAGE_FIELD_NUMBER: _builtins.int
+    FAULT_COUNT_FIELD_NUMBER: _builtins.int
+    LOG_COUNT_FIELD_NUMBER: _builtins.int
+    INDEX_TYPE_FIELD_NUMBER: _builtins.int
+    RECALL_AT_10_FIELD_NUMBER: _builtins.int
+    document_count: _builtins.int
+    """Documents in it."""
+    passage_count: _builtins.int
+    """Passages in it."""
+    dimensions: _builtins.int
+    """Length of a vector."""
+    size_bytes: _builtins.int
+    """Size on disk in bytes, of the generation that is served and of the log after it."""
+    state: Global___CollectionState.ValueType
+    """How it is."""
+    state_message: _builtins.str
+    """What is wrong and the command that mends it, else empty."""
+    fault_count: _builtins.int
+    """Files that were found broken since the server started."""
+    log_count: _builtins.int
+    """Writes in the log that are not folded into a generation of files yet."""
+    index_type: _builtins.str
+    """What is searched: "flat" is exact, "ivf" approximate."""
+    recall_at_10: _builtins.float
+    """Share of the true 10 best passages that the index finds, as measured when it was built. 1 if it is exact."""
+    @_builtins.property
+    def index(self) -> _common_pb2.IndexRef:
+        """Its state."""
+
+    @_builtins.property
+    def model(self) -> _common_pb2.ModelRef:
+        """The embedder that it was built with."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last written to."""
+
+    def __init__(
+        self,
+        *,
+        index: _common_pb2.IndexRef | None = ...,
+        document_count: _builtins.int = ...,
+        passage_count: _builtins.int = ...,
+        dimensions: _builtins.int = ...,
+        model: _common_pb2.ModelRef | None = ...,
+        size_bytes: _builtins.int = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        state: Global___CollectionState.ValueType = ...,
+        state_message: _builtins.str = ...,
+        fault_count: _builtins.int = ...,
+        log_count: _builtins.int = ...,
+        index_type: _builtins.str = ...,
+        recall_at_10: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "model", b"model", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "document_count", b"document_count", "fault_count", b"fault_count", "index", b"index", "index_type", b"index_type", "log_count", b"log_count", "model", b"model", "passage_count", b"passage_count", "recall_at_10", b"recall_at_10", "size_bytes", b"size_bytes", "state", b"state", "state_message", b"state_message", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetIndexResponse: _TypeAlias = GetIndexResponse  # noqa: Y015
+
+@_typing.final
+class ListGenerationsRequest(_message.Message):
+    """ListGenerationsRequest names a collection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -649,56 +1383,294 @@ class GetIndexRequest(_message.Message):
     _WhichOneofArgType__collection: _TypeAlias = _typing.Literal["_collection", b"_collection"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__collection) -> _WhichOneofReturnType__collection | None: ...
 
-Global___GetIndexRequest: _TypeAlias = GetIndexRequest  # noqa: Y015
+Global___ListGenerationsRequest: _TypeAlias = ListGenerationsRequest  # noqa: Y015
 
 @_typing.final
-class GetIndexResponse(_message.Message):
-    """GetIndexResponse describes a collection."""
+class ListGenerationsResponse(_message.Message):
+    """ListGenerationsResponse lists the kept generations."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    GENERATIONS_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def generations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Generation]:
+        """Newest first."""
+
+    @_builtins.property
+    def index(self) -> _common_pb2.IndexRef:
+        """What is served now: the newest generation, and the writes in the log after it."""
+
+    def __init__(
+        self,
+        *,
+        generations: _abc.Iterable[Global___Generation] | None = ...,
+        index: _common_pb2.IndexRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generations", b"generations", "index", b"index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGenerationsResponse: _TypeAlias = ListGenerationsResponse  # noqa: Y015
+
+@_typing.final
+class Generation(_message.Message):
+    """Generation is a state of a collection that is kept in files of its own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
     DOCUMENT_COUNT_FIELD_NUMBER: _builtins.int
     PASSAGE_COUNT_FIELD_NUMBER: _builtins.int
-    DIMENSIONS_FIELD_NUMBER: _builtins.int
-    MODEL_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
-    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    """Its number."""
     document_count: _builtins.int
     """Documents in it."""
     passage_count: _builtins.int
     """Passages in it."""
-    dimensions: _builtins.int
-    """Length of a vector."""
     size_bytes: _builtins.int
-    """Size of the generation on disk in bytes."""
+    """Size on disk in bytes."""
+    origin: _builtins.str
+    """What made it, for instance "fold", "rollback to 12", "reindex"."""
     @_builtins.property
-    def index(self) -> _common_pb2.IndexRef:
-        """Its state."""
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was written."""
 
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
         """The embedder that it was built with."""
 
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        document_count: _builtins.int = ...,
+        passage_count: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        model: _common_pb2.ModelRef | None = ...,
+        origin: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "document_count", b"document_count", "generation", b"generation", "model", b"model", "origin", b"origin", "passage_count", b"passage_count", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Generation: _TypeAlias = Generation  # noqa: Y015
+
+@_typing.final
+class RollbackRequest(_message.Message):
+    """RollbackRequest names a generation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Required."""
+    generation: _builtins.int
+    """One of ListGenerations."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        generation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "generation", b"generation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackRequest: _TypeAlias = RollbackRequest  # noqa: Y015
+
+@_typing.final
+class RollbackResponse(_message.Message):
+    """RollbackResponse says what is served now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When the generation was written."""
+    def index(self) -> _common_pb2.IndexRef:
+        """The new generation with the old content."""
 
     def __init__(
         self,
         *,
         index: _common_pb2.IndexRef | None = ...,
-        document_count: _builtins.int = ...,
-        passage_count: _builtins.int = ...,
-        dimensions: _builtins.int = ...,
-        model: _common_pb2.ModelRef | None = ...,
-        size_bytes: _builtins.int = ...,
-        update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "model", b"model", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "document_count", b"document_count", "index", b"index", "model", b"model", "passage_count", b"passage_count", "size_bytes", b"size_bytes", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetIndexResponse: _TypeAlias = GetIndexResponse  # noqa: Y015
+Global___RollbackResponse: _TypeAlias = RollbackResponse  # noqa: Y015
+
+@_typing.final
+class CompactRequest(_message.Message):
+    """CompactRequest names a collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Required."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompactRequest: _TypeAlias = CompactRequest  # noqa: Y015
+
+@_typing.final
+class CompactResponse(_message.Message):
+    """CompactResponse says what is served now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    size_bytes: _builtins.int
+    """Size on disk in bytes, of the generation that is served."""
+    @_builtins.property
+    def index(self) -> _common_pb2.IndexRef:
+        """The state of the collection; folding does not change its number."""
+
+    def __init__(
+        self,
+        *,
+        index: _common_pb2.IndexRef | None = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompactResponse: _TypeAlias = CompactResponse  # noqa: Y015
+
+@_typing.final
+class ReindexRequest(_message.Message):
+    """ReindexRequest names a collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Required."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReindexRequest: _TypeAlias = ReindexRequest  # noqa: Y015
+
+@_typing.final
+class ReindexResponse(_message.Message):
+    """ReindexResponse is one event of the work."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___ReindexProgress:
+        """How far it is."""
+
+    @_builtins.property
+    def done(self) -> Global___ReindexDone:
+        """The end."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___ReindexProgress | None = ...,
+        done: Global___ReindexDone | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "event", b"event", "progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "event", b"event", "progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["progress", "done"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___ReindexResponse: _TypeAlias = ReindexResponse  # noqa: Y015
+
+@_typing.final
+class ReindexProgress(_message.Message):
+    """ReindexProgress is how far a Reindex is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DONE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    done: _builtins.int
+    """Passages that have been embedded."""
+    total: _builtins.int
+    """Passages in all."""
+    def __init__(
+        self,
+        *,
+        done: _builtins.int = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReindexProgress: _TypeAlias = ReindexProgress  # noqa: Y015
+
+@_typing.final
+class ReindexDone(_message.Message):
+    """ReindexDone ends a Reindex."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def index(self) -> _common_pb2.IndexRef:
+        """The new generation, which is being served."""
+
+    @_builtins.property
+    def model(self) -> _common_pb2.ModelRef:
+        """The embedder that it was built with."""
+
+    def __init__(
+        self,
+        *,
+        index: _common_pb2.IndexRef | None = ...,
+        model: _common_pb2.ModelRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReindexDone: _TypeAlias = ReindexDone  # noqa: Y015

@@ -55,15 +55,60 @@ class RagServiceStub:
                 request_serializer=quintet_dot_v1_dot_rag__pb2.AddDocumentsRequest.SerializeToString,
                 response_deserializer=quintet_dot_v1_dot_rag__pb2.AddDocumentsResponse.FromString,
                 _registered_method=True)
+        self.ImportDocuments = channel.stream_unary(
+                '/quintet.v1.RagService/ImportDocuments',
+                request_serializer=quintet_dot_v1_dot_rag__pb2.ImportDocumentsRequest.SerializeToString,
+                response_deserializer=quintet_dot_v1_dot_rag__pb2.ImportDocumentsResponse.FromString,
+                _registered_method=True)
         self.DeleteDocuments = channel.unary_unary(
                 '/quintet.v1.RagService/DeleteDocuments',
                 request_serializer=quintet_dot_v1_dot_rag__pb2.DeleteDocumentsRequest.SerializeToString,
                 response_deserializer=quintet_dot_v1_dot_rag__pb2.DeleteDocumentsResponse.FromString,
                 _registered_method=True)
+        self.ListDocuments = channel.unary_unary(
+                '/quintet.v1.RagService/ListDocuments',
+                request_serializer=quintet_dot_v1_dot_rag__pb2.ListDocumentsRequest.SerializeToString,
+                response_deserializer=quintet_dot_v1_dot_rag__pb2.ListDocumentsResponse.FromString,
+                _registered_method=True)
+        self.CreateCollection = channel.unary_unary(
+                '/quintet.v1.RagService/CreateCollection',
+                request_serializer=quintet_dot_v1_dot_rag__pb2.CreateCollectionRequest.SerializeToString,
+                response_deserializer=quintet_dot_v1_dot_rag__pb2.CreateCollectionResponse.FromString,
+                _registered_method=True)
+        self.DeleteCollection = channel.unary_unary(
+                '/quintet.v1.RagService/DeleteCollection',
+                request_serializer=quintet_dot_v1_dot_rag__pb2.DeleteCollectionRequest.SerializeToString,
+                response_deserializer=quintet_dot_v1_dot_rag__pb2.DeleteCollectionResponse.FromString,
+                _registered_method=True)
+        self.ListCollections = channel.unary_unary(
+                '/quintet.v1.RagService/ListCollections',
+                request_serializer=quintet_dot_v1_dot_rag__pb2.ListCollectionsRequest.SerializeToString,
+                response_deserializer=quintet_dot_v1_dot_rag__pb2.ListCollectionsResponse.FromString,
+                _registered_method=True)
         self.GetIndex = channel.unary_unary(
                 '/quintet.v1.RagService/GetIndex',
                 request_serializer=quintet_dot_v1_dot_rag__pb2.GetIndexRequest.SerializeToString,
                 response_deserializer=quintet_dot_v1_dot_rag__pb2.GetIndexResponse.FromString,
+                _registered_method=True)
+        self.ListGenerations = channel.unary_unary(
+                '/quintet.v1.RagService/ListGenerations',
+                request_serializer=quintet_dot_v1_dot_rag__pb2.ListGenerationsRequest.SerializeToString,
+                response_deserializer=quintet_dot_v1_dot_rag__pb2.ListGenerationsResponse.FromString,
+                _registered_method=True)
+        self.Rollback = channel.unary_unary(
+                '/quintet.v1.RagService/Rollback',
+                request_serializer=quintet_dot_v1_dot_rag__pb2.RollbackRequest.SerializeToString,
+                response_deserializer=quintet_dot_v1_dot_rag__pb2.RollbackResponse.FromString,
+                _registered_method=True)
+        self.Compact = channel.unary_unary(
+                '/quintet.v1.RagService/Compact',
+                request_serializer=quintet_dot_v1_dot_rag__pb2.CompactRequest.SerializeToString,
+                response_deserializer=quintet_dot_v1_dot_rag__pb2.CompactResponse.FromString,
+                _registered_method=True)
+        self.Reindex = channel.unary_stream(
+                '/quintet.v1.RagService/Reindex',
+                request_serializer=quintet_dot_v1_dot_rag__pb2.ReindexRequest.SerializeToString,
+                response_deserializer=quintet_dot_v1_dot_rag__pb2.ReindexResponse.FromString,
                 _registered_method=True)
 
 
@@ -75,9 +120,9 @@ class RagServiceServicer:
         """Ask answers from the passages that fit the question best, or says that they do not contain the answer.
 
         INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-        FAILED_PRECONDITION: the artefact is missing or broken. UNAVAILABLE: a model is loading, or the language
-        model's endpoint failed. RESOURCE_EXHAUSTED: the server or the endpoint is full.
-        DEADLINE_EXCEEDED: the answer took too long.
+        FAILED_PRECONDITION: the artefact is missing or broken, or another embedder made the collection.
+        UNAVAILABLE: a model is loading, the collection has not reached min_generation, or the language model's endpoint
+        failed. RESOURCE_EXHAUSTED: the server or the endpoint is full. DEADLINE_EXCEEDED: the answer took too long.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,8 +142,9 @@ class RagServiceServicer:
         """Retrieve returns the passages that fit the query best, without asking a language model.
 
         INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-        FAILED_PRECONDITION: the embedder is missing or broken. UNAVAILABLE: the embedder is loading.
-        RESOURCE_EXHAUSTED: the server or its disk is full. DEADLINE_EXCEEDED: the deadline passed.
+        FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
+        UNAVAILABLE: the embedder is loading, or the collection has not reached min_generation.
+        RESOURCE_EXHAUSTED: the server is full. DEADLINE_EXCEEDED: the deadline passed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,11 +152,22 @@ class RagServiceServicer:
 
     def AddDocuments(self, request, context):
         """AddDocuments adds documents, or replaces those with the same id. The collection is made if it is new.
-        It returns after the new generation is on disk and is being served.
+        It returns after the write is on disk and is being served. Texts that are known are not embedded again.
 
         INVALID_ARGUMENT: a limit is broken.
-        FAILED_PRECONDITION: the embedder is missing or broken. UNAVAILABLE: the embedder is loading.
-        RESOURCE_EXHAUSTED: the server or its disk is full. DEADLINE_EXCEEDED: the deadline passed.
+        FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
+        UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
+        writing. DEADLINE_EXCEEDED: the deadline passed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportDocuments(self, request_iterator, context):
+        """ImportDocuments is AddDocuments for many documents: every message is one write, all of it or nothing.
+
+        The status codes are those of AddDocuments. What came before the message that failed stays; sending everything
+        again is safe and costs no embedding.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,8 +177,50 @@ class RagServiceServicer:
         """DeleteDocuments removes documents by id. Unknown ids are ignored.
 
         INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+        FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
+        UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
+        writing. DEADLINE_EXCEEDED: the deadline passed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDocuments(self, request, context):
+        """ListDocuments returns the documents of a collection without their texts, sorted by id, in pages.
+
+        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+        FAILED_PRECONDITION: no generation of the collection is whole. UNAVAILABLE: the collections are being opened.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateCollection(self, request, context):
+        """CreateCollection makes an empty collection for the embedder that the server runs.
+
+        INVALID_ARGUMENT: a limit is broken. ALREADY_EXISTS: there is a collection of this name.
         FAILED_PRECONDITION: the embedder is missing or broken. UNAVAILABLE: the embedder is loading.
         RESOURCE_EXHAUSTED: the server or its disk is full. DEADLINE_EXCEEDED: the deadline passed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCollection(self, request, context):
+        """DeleteCollection removes a collection with all its generations. It cannot be undone.
+
+        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+        UNAVAILABLE: the collections are being opened. RESOURCE_EXHAUSTED: another process is writing.
+        DEADLINE_EXCEEDED: the deadline passed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCollections(self, request, context):
+        """ListCollections returns the collections with their states, sorted by name, in pages.
+
+        INVALID_ARGUMENT: a limit is broken. UNAVAILABLE: the collections are being opened.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,7 +230,55 @@ class RagServiceServicer:
         """GetIndex describes the state of a collection.
 
         INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+        FAILED_PRECONDITION: no generation of the collection is whole.
+        UNAVAILABLE: the collections are being opened, or the collection has not reached min_generation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGenerations(self, request, context):
+        """ListGenerations returns the generations that are kept on disk and can be rolled back to, newest first: three.
+
+        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
         UNAVAILABLE: the collections are being opened.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rollback(self, request, context):
+        """Rollback makes a new generation with the content of a kept one. What it replaces is kept as a generation, too.
+
+        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name, or the generation is not kept.
+        FAILED_PRECONDITION: the generation is broken. UNAVAILABLE: the collections are being opened.
+        RESOURCE_EXHAUSTED: the server or its disk is full, or another process is writing.
+        DEADLINE_EXCEEDED: the deadline passed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Compact(self, request, context):
+        """Compact folds the log of writes into a generation of files now, which otherwise happens in the background.
+
+        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+        FAILED_PRECONDITION: no generation of the collection is whole. UNAVAILABLE: the collections are being opened.
+        RESOURCE_EXHAUSTED: the server or its disk is full, or another process is writing.
+        DEADLINE_EXCEEDED: the deadline passed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reindex(self, request, context):
+        """Reindex embeds every document again, with the embedder that the server runs, into a new generation. It sends
+        progress, then exactly one done. Until then the collection answers, or refuses to, as before; writes wait.
+
+        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+        FAILED_PRECONDITION: the embedder is missing or broken, or no generation of the collection is whole.
+        UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
+        writing. DEADLINE_EXCEEDED: the deadline passed; the collection stays as it was.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,15 +307,60 @@ def add_RagServiceServicer_to_server(servicer, server):
                     request_deserializer=quintet_dot_v1_dot_rag__pb2.AddDocumentsRequest.FromString,
                     response_serializer=quintet_dot_v1_dot_rag__pb2.AddDocumentsResponse.SerializeToString,
             ),
+            'ImportDocuments': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportDocuments,
+                    request_deserializer=quintet_dot_v1_dot_rag__pb2.ImportDocumentsRequest.FromString,
+                    response_serializer=quintet_dot_v1_dot_rag__pb2.ImportDocumentsResponse.SerializeToString,
+            ),
             'DeleteDocuments': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteDocuments,
                     request_deserializer=quintet_dot_v1_dot_rag__pb2.DeleteDocumentsRequest.FromString,
                     response_serializer=quintet_dot_v1_dot_rag__pb2.DeleteDocumentsResponse.SerializeToString,
             ),
+            'ListDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDocuments,
+                    request_deserializer=quintet_dot_v1_dot_rag__pb2.ListDocumentsRequest.FromString,
+                    response_serializer=quintet_dot_v1_dot_rag__pb2.ListDocumentsResponse.SerializeToString,
+            ),
+            'CreateCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateCollection,
+                    request_deserializer=quintet_dot_v1_dot_rag__pb2.CreateCollectionRequest.FromString,
+                    response_serializer=quintet_dot_v1_dot_rag__pb2.CreateCollectionResponse.SerializeToString,
+            ),
+            'DeleteCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCollection,
+                    request_deserializer=quintet_dot_v1_dot_rag__pb2.DeleteCollectionRequest.FromString,
+                    response_serializer=quintet_dot_v1_dot_rag__pb2.DeleteCollectionResponse.SerializeToString,
+            ),
+            'ListCollections': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCollections,
+                    request_deserializer=quintet_dot_v1_dot_rag__pb2.ListCollectionsRequest.FromString,
+                    response_serializer=quintet_dot_v1_dot_rag__pb2.ListCollectionsResponse.SerializeToString,
+            ),
             'GetIndex': grpc.unary_unary_rpc_method_handler(
                     servicer.GetIndex,
                     request_deserializer=quintet_dot_v1_dot_rag__pb2.GetIndexRequest.FromString,
                     response_serializer=quintet_dot_v1_dot_rag__pb2.GetIndexResponse.SerializeToString,
+            ),
+            'ListGenerations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGenerations,
+                    request_deserializer=quintet_dot_v1_dot_rag__pb2.ListGenerationsRequest.FromString,
+                    response_serializer=quintet_dot_v1_dot_rag__pb2.ListGenerationsResponse.SerializeToString,
+            ),
+            'Rollback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollback,
+                    request_deserializer=quintet_dot_v1_dot_rag__pb2.RollbackRequest.FromString,
+                    response_serializer=quintet_dot_v1_dot_rag__pb2.RollbackResponse.SerializeToString,
+            ),
+            'Compact': grpc.unary_unary_rpc_method_handler(
+                    servicer.Compact,
+                    request_deserializer=quintet_dot_v1_dot_rag__pb2.CompactRequest.FromString,
+                    response_serializer=quintet_dot_v1_dot_rag__pb2.CompactResponse.SerializeToString,
+            ),
+            'Reindex': grpc.unary_stream_rpc_method_handler(
+                    servicer.Reindex,
+                    request_deserializer=quintet_dot_v1_dot_rag__pb2.ReindexRequest.FromString,
+                    response_serializer=quintet_dot_v1_dot_rag__pb2.ReindexResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -291,6 +483,33 @@ class RagService:
             _registered_method=True)
 
     @staticmethod
+    def ImportDocuments(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/quintet.v1.RagService/ImportDocuments',
+            quintet_dot_v1_dot_rag__pb2.ImportDocumentsRequest.SerializeToString,
+            quintet_dot_v1_dot_rag__pb2.ImportDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DeleteDocuments(request,
             target,
             options=(),
@@ -318,6 +537,114 @@ class RagService:
             _registered_method=True)
 
     @staticmethod
+    def ListDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quintet.v1.RagService/ListDocuments',
+            quintet_dot_v1_dot_rag__pb2.ListDocumentsRequest.SerializeToString,
+            quintet_dot_v1_dot_rag__pb2.ListDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quintet.v1.RagService/CreateCollection',
+            quintet_dot_v1_dot_rag__pb2.CreateCollectionRequest.SerializeToString,
+            quintet_dot_v1_dot_rag__pb2.CreateCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quintet.v1.RagService/DeleteCollection',
+            quintet_dot_v1_dot_rag__pb2.DeleteCollectionRequest.SerializeToString,
+            quintet_dot_v1_dot_rag__pb2.DeleteCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCollections(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quintet.v1.RagService/ListCollections',
+            quintet_dot_v1_dot_rag__pb2.ListCollectionsRequest.SerializeToString,
+            quintet_dot_v1_dot_rag__pb2.ListCollectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetIndex(request,
             target,
             options=(),
@@ -334,6 +661,114 @@ class RagService:
             '/quintet.v1.RagService/GetIndex',
             quintet_dot_v1_dot_rag__pb2.GetIndexRequest.SerializeToString,
             quintet_dot_v1_dot_rag__pb2.GetIndexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGenerations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quintet.v1.RagService/ListGenerations',
+            quintet_dot_v1_dot_rag__pb2.ListGenerationsRequest.SerializeToString,
+            quintet_dot_v1_dot_rag__pb2.ListGenerationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quintet.v1.RagService/Rollback',
+            quintet_dot_v1_dot_rag__pb2.RollbackRequest.SerializeToString,
+            quintet_dot_v1_dot_rag__pb2.RollbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Compact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quintet.v1.RagService/Compact',
+            quintet_dot_v1_dot_rag__pb2.CompactRequest.SerializeToString,
+            quintet_dot_v1_dot_rag__pb2.CompactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reindex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/quintet.v1.RagService/Reindex',
+            quintet_dot_v1_dot_rag__pb2.ReindexRequest.SerializeToString,
+            quintet_dot_v1_dot_rag__pb2.ReindexResponse.FromString,
             options,
             channel_credentials,
             insecure,

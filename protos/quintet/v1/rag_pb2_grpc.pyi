@@ -37,9 +37,9 @@ class RagServiceStub:
     """Ask answers from the passages that fit the question best, or says that they do not contain the answer.
 
     INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-    FAILED_PRECONDITION: the artefact is missing or broken. UNAVAILABLE: a model is loading, or the language
-    model's endpoint failed. RESOURCE_EXHAUSTED: the server or the endpoint is full.
-    DEADLINE_EXCEEDED: the answer took too long.
+    FAILED_PRECONDITION: the artefact is missing or broken, or another embedder made the collection.
+    UNAVAILABLE: a model is loading, the collection has not reached min_generation, or the language model's endpoint
+    failed. RESOURCE_EXHAUSTED: the server or the endpoint is full. DEADLINE_EXCEEDED: the answer took too long.
     """
     StreamAsk: _grpc.UnaryStreamMultiCallable[_rag_pb2.StreamAskRequest, _rag_pb2.StreamAskResponse]
     """StreamAsk sends the sources, then the answer as it is generated, then exactly one done.
@@ -51,29 +51,95 @@ class RagServiceStub:
     """Retrieve returns the passages that fit the query best, without asking a language model.
 
     INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-    FAILED_PRECONDITION: the embedder is missing or broken. UNAVAILABLE: the embedder is loading.
-    RESOURCE_EXHAUSTED: the server or its disk is full. DEADLINE_EXCEEDED: the deadline passed.
+    FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
+    UNAVAILABLE: the embedder is loading, or the collection has not reached min_generation.
+    RESOURCE_EXHAUSTED: the server is full. DEADLINE_EXCEEDED: the deadline passed.
     """
     AddDocuments: _grpc.UnaryUnaryMultiCallable[_rag_pb2.AddDocumentsRequest, _rag_pb2.AddDocumentsResponse]
     """AddDocuments adds documents, or replaces those with the same id. The collection is made if it is new.
-    It returns after the new generation is on disk and is being served.
+    It returns after the write is on disk and is being served. Texts that are known are not embedded again.
 
     INVALID_ARGUMENT: a limit is broken.
-    FAILED_PRECONDITION: the embedder is missing or broken. UNAVAILABLE: the embedder is loading.
-    RESOURCE_EXHAUSTED: the server or its disk is full. DEADLINE_EXCEEDED: the deadline passed.
+    FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
+    UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
+    writing. DEADLINE_EXCEEDED: the deadline passed.
+    """
+    ImportDocuments: _grpc.StreamUnaryMultiCallable[_rag_pb2.ImportDocumentsRequest, _rag_pb2.ImportDocumentsResponse]
+    """ImportDocuments is AddDocuments for many documents: every message is one write, all of it or nothing.
+
+    The status codes are those of AddDocuments. What came before the message that failed stays; sending everything
+    again is safe and costs no embedding.
     """
     DeleteDocuments: _grpc.UnaryUnaryMultiCallable[_rag_pb2.DeleteDocumentsRequest, _rag_pb2.DeleteDocumentsResponse]
     """DeleteDocuments removes documents by id. Unknown ids are ignored.
 
     INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+    FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
+    UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
+    writing. DEADLINE_EXCEEDED: the deadline passed.
+    """
+    ListDocuments: _grpc.UnaryUnaryMultiCallable[_rag_pb2.ListDocumentsRequest, _rag_pb2.ListDocumentsResponse]
+    """ListDocuments returns the documents of a collection without their texts, sorted by id, in pages.
+
+    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+    FAILED_PRECONDITION: no generation of the collection is whole. UNAVAILABLE: the collections are being opened.
+    """
+    CreateCollection: _grpc.UnaryUnaryMultiCallable[_rag_pb2.CreateCollectionRequest, _rag_pb2.CreateCollectionResponse]
+    """CreateCollection makes an empty collection for the embedder that the server runs.
+
+    INVALID_ARGUMENT: a limit is broken. ALREADY_EXISTS: there is a collection of this name.
     FAILED_PRECONDITION: the embedder is missing or broken. UNAVAILABLE: the embedder is loading.
     RESOURCE_EXHAUSTED: the server or its disk is full. DEADLINE_EXCEEDED: the deadline passed.
+    """
+    DeleteCollection: _grpc.UnaryUnaryMultiCallable[_rag_pb2.DeleteCollectionRequest, _rag_pb2.DeleteCollectionResponse]
+    """DeleteCollection removes a collection with all its generations. It cannot be undone.
+
+    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+    UNAVAILABLE: the collections are being opened. RESOURCE_EXHAUSTED: another process is writing.
+    DEADLINE_EXCEEDED: the deadline passed.
+    """
+    ListCollections: _grpc.UnaryUnaryMultiCallable[_rag_pb2.ListCollectionsRequest, _rag_pb2.ListCollectionsResponse]
+    """ListCollections returns the collections with their states, sorted by name, in pages.
+
+    INVALID_ARGUMENT: a limit is broken. UNAVAILABLE: the collections are being opened.
     """
     GetIndex: _grpc.UnaryUnaryMultiCallable[_rag_pb2.GetIndexRequest, _rag_pb2.GetIndexResponse]
     """GetIndex describes the state of a collection.
 
     INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+    FAILED_PRECONDITION: no generation of the collection is whole.
+    UNAVAILABLE: the collections are being opened, or the collection has not reached min_generation.
+    """
+    ListGenerations: _grpc.UnaryUnaryMultiCallable[_rag_pb2.ListGenerationsRequest, _rag_pb2.ListGenerationsResponse]
+    """ListGenerations returns the generations that are kept on disk and can be rolled back to, newest first: three.
+
+    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
     UNAVAILABLE: the collections are being opened.
+    """
+    Rollback: _grpc.UnaryUnaryMultiCallable[_rag_pb2.RollbackRequest, _rag_pb2.RollbackResponse]
+    """Rollback makes a new generation with the content of a kept one. What it replaces is kept as a generation, too.
+
+    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name, or the generation is not kept.
+    FAILED_PRECONDITION: the generation is broken. UNAVAILABLE: the collections are being opened.
+    RESOURCE_EXHAUSTED: the server or its disk is full, or another process is writing.
+    DEADLINE_EXCEEDED: the deadline passed.
+    """
+    Compact: _grpc.UnaryUnaryMultiCallable[_rag_pb2.CompactRequest, _rag_pb2.CompactResponse]
+    """Compact folds the log of writes into a generation of files now, which otherwise happens in the background.
+
+    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+    FAILED_PRECONDITION: no generation of the collection is whole. UNAVAILABLE: the collections are being opened.
+    RESOURCE_EXHAUSTED: the server or its disk is full, or another process is writing.
+    DEADLINE_EXCEEDED: the deadline passed.
+    """
+    Reindex: _grpc.UnaryStreamMultiCallable[_rag_pb2.ReindexRequest, _rag_pb2.ReindexResponse]
+    """Reindex embeds every document again, with the embedder that the server runs, into a new generation. It sends
+    progress, then exactly one done. Until then the collection answers, or refuses to, as before; writes wait.
+
+    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+    FAILED_PRECONDITION: the embedder is missing or broken, or no generation of the collection is whole.
+    UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
+    writing. DEADLINE_EXCEEDED: the deadline passed; the collection stays as it was.
     """
 
 @_typing.type_check_only
@@ -85,9 +151,9 @@ class RagServiceAsyncStub(RagServiceStub):
     """Ask answers from the passages that fit the question best, or says that they do not contain the answer.
 
     INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-    FAILED_PRECONDITION: the artefact is missing or broken. UNAVAILABLE: a model is loading, or the language
-    model's endpoint failed. RESOURCE_EXHAUSTED: the server or the endpoint is full.
-    DEADLINE_EXCEEDED: the answer took too long.
+    FAILED_PRECONDITION: the artefact is missing or broken, or another embedder made the collection.
+    UNAVAILABLE: a model is loading, the collection has not reached min_generation, or the language model's endpoint
+    failed. RESOURCE_EXHAUSTED: the server or the endpoint is full. DEADLINE_EXCEEDED: the answer took too long.
     """
     StreamAsk: _aio.UnaryStreamMultiCallable[_rag_pb2.StreamAskRequest, _rag_pb2.StreamAskResponse]  # type: ignore[assignment]
     """StreamAsk sends the sources, then the answer as it is generated, then exactly one done.
@@ -99,29 +165,95 @@ class RagServiceAsyncStub(RagServiceStub):
     """Retrieve returns the passages that fit the query best, without asking a language model.
 
     INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-    FAILED_PRECONDITION: the embedder is missing or broken. UNAVAILABLE: the embedder is loading.
-    RESOURCE_EXHAUSTED: the server or its disk is full. DEADLINE_EXCEEDED: the deadline passed.
+    FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
+    UNAVAILABLE: the embedder is loading, or the collection has not reached min_generation.
+    RESOURCE_EXHAUSTED: the server is full. DEADLINE_EXCEEDED: the deadline passed.
     """
     AddDocuments: _aio.UnaryUnaryMultiCallable[_rag_pb2.AddDocumentsRequest, _rag_pb2.AddDocumentsResponse]  # type: ignore[assignment]
     """AddDocuments adds documents, or replaces those with the same id. The collection is made if it is new.
-    It returns after the new generation is on disk and is being served.
+    It returns after the write is on disk and is being served. Texts that are known are not embedded again.
 
     INVALID_ARGUMENT: a limit is broken.
-    FAILED_PRECONDITION: the embedder is missing or broken. UNAVAILABLE: the embedder is loading.
-    RESOURCE_EXHAUSTED: the server or its disk is full. DEADLINE_EXCEEDED: the deadline passed.
+    FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
+    UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
+    writing. DEADLINE_EXCEEDED: the deadline passed.
+    """
+    ImportDocuments: _aio.StreamUnaryMultiCallable[_rag_pb2.ImportDocumentsRequest, _rag_pb2.ImportDocumentsResponse]  # type: ignore[assignment]
+    """ImportDocuments is AddDocuments for many documents: every message is one write, all of it or nothing.
+
+    The status codes are those of AddDocuments. What came before the message that failed stays; sending everything
+    again is safe and costs no embedding.
     """
     DeleteDocuments: _aio.UnaryUnaryMultiCallable[_rag_pb2.DeleteDocumentsRequest, _rag_pb2.DeleteDocumentsResponse]  # type: ignore[assignment]
     """DeleteDocuments removes documents by id. Unknown ids are ignored.
 
     INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+    FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
+    UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
+    writing. DEADLINE_EXCEEDED: the deadline passed.
+    """
+    ListDocuments: _aio.UnaryUnaryMultiCallable[_rag_pb2.ListDocumentsRequest, _rag_pb2.ListDocumentsResponse]  # type: ignore[assignment]
+    """ListDocuments returns the documents of a collection without their texts, sorted by id, in pages.
+
+    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+    FAILED_PRECONDITION: no generation of the collection is whole. UNAVAILABLE: the collections are being opened.
+    """
+    CreateCollection: _aio.UnaryUnaryMultiCallable[_rag_pb2.CreateCollectionRequest, _rag_pb2.CreateCollectionResponse]  # type: ignore[assignment]
+    """CreateCollection makes an empty collection for the embedder that the server runs.
+
+    INVALID_ARGUMENT: a limit is broken. ALREADY_EXISTS: there is a collection of this name.
     FAILED_PRECONDITION: the embedder is missing or broken. UNAVAILABLE: the embedder is loading.
     RESOURCE_EXHAUSTED: the server or its disk is full. DEADLINE_EXCEEDED: the deadline passed.
+    """
+    DeleteCollection: _aio.UnaryUnaryMultiCallable[_rag_pb2.DeleteCollectionRequest, _rag_pb2.DeleteCollectionResponse]  # type: ignore[assignment]
+    """DeleteCollection removes a collection with all its generations. It cannot be undone.
+
+    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+    UNAVAILABLE: the collections are being opened. RESOURCE_EXHAUSTED: another process is writing.
+    DEADLINE_EXCEEDED: the deadline passed.
+    """
+    ListCollections: _aio.UnaryUnaryMultiCallable[_rag_pb2.ListCollectionsRequest, _rag_pb2.ListCollectionsResponse]  # type: ignore[assignment]
+    """ListCollections returns the collections with their states, sorted by name, in pages.
+
+    INVALID_ARGUMENT: a limit is broken. UNAVAILABLE: the collections are being opened.
     """
     GetIndex: _aio.UnaryUnaryMultiCallable[_rag_pb2.GetIndexRequest, _rag_pb2.GetIndexResponse]  # type: ignore[assignment]
     """GetIndex describes the state of a collection.
 
     INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+    FAILED_PRECONDITION: no generation of the collection is whole.
+    UNAVAILABLE: the collections are being opened, or the collection has not reached min_generation.
+    """
+    ListGenerations: _aio.UnaryUnaryMultiCallable[_rag_pb2.ListGenerationsRequest, _rag_pb2.ListGenerationsResponse]  # type: ignore[assignment]
+    """ListGenerations returns the generations that are kept on disk and can be rolled back to, newest first: three.
+
+    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
     UNAVAILABLE: the collections are being opened.
+    """
+    Rollback: _aio.UnaryUnaryMultiCallable[_rag_pb2.RollbackRequest, _rag_pb2.RollbackResponse]  # type: ignore[assignment]
+    """Rollback makes a new generation with the content of a kept one. What it replaces is kept as a generation, too.
+
+    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name, or the generation is not kept.
+    FAILED_PRECONDITION: the generation is broken. UNAVAILABLE: the collections are being opened.
+    RESOURCE_EXHAUSTED: the server or its disk is full, or another process is writing.
+    DEADLINE_EXCEEDED: the deadline passed.
+    """
+    Compact: _aio.UnaryUnaryMultiCallable[_rag_pb2.CompactRequest, _rag_pb2.CompactResponse]  # type: ignore[assignment]
+    """Compact folds the log of writes into a generation of files now, which otherwise happens in the background.
+
+    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+    FAILED_PRECONDITION: no generation of the collection is whole. UNAVAILABLE: the collections are being opened.
+    RESOURCE_EXHAUSTED: the server or its disk is full, or another process is writing.
+    DEADLINE_EXCEEDED: the deadline passed.
+    """
+    Reindex: _aio.UnaryStreamMultiCallable[_rag_pb2.ReindexRequest, _rag_pb2.ReindexResponse]  # type: ignore[assignment]
+    """Reindex embeds every document again, with the embedder that the server runs, into a new generation. It sends
+    progress, then exactly one done. Until then the collection answers, or refuses to, as before; writes wait.
+
+    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+    FAILED_PRECONDITION: the embedder is missing or broken, or no generation of the collection is whole.
+    UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
+    writing. DEADLINE_EXCEEDED: the deadline passed; the collection stays as it was.
     """
 
 class RagServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -136,9 +268,9 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ask answers from the passages that fit the question best, or says that they do not contain the answer.
 
         INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-        FAILED_PRECONDITION: the artefact is missing or broken. UNAVAILABLE: a model is loading, or the language
-        model's endpoint failed. RESOURCE_EXHAUSTED: the server or the endpoint is full.
-        DEADLINE_EXCEEDED: the answer took too long.
+        FAILED_PRECONDITION: the artefact is missing or broken, or another embedder made the collection.
+        UNAVAILABLE: a model is loading, the collection has not reached min_generation, or the language model's endpoint
+        failed. RESOURCE_EXHAUSTED: the server or the endpoint is full. DEADLINE_EXCEEDED: the answer took too long.
         """
 
     @_abc_1.abstractmethod
@@ -162,8 +294,9 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         """Retrieve returns the passages that fit the query best, without asking a language model.
 
         INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-        FAILED_PRECONDITION: the embedder is missing or broken. UNAVAILABLE: the embedder is loading.
-        RESOURCE_EXHAUSTED: the server or its disk is full. DEADLINE_EXCEEDED: the deadline passed.
+        FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
+        UNAVAILABLE: the embedder is loading, or the collection has not reached min_generation.
+        RESOURCE_EXHAUSTED: the server is full. DEADLINE_EXCEEDED: the deadline passed.
         """
 
     @_abc_1.abstractmethod
@@ -173,11 +306,24 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rag_pb2.AddDocumentsResponse, _abc.Awaitable[_rag_pb2.AddDocumentsResponse]]:
         """AddDocuments adds documents, or replaces those with the same id. The collection is made if it is new.
-        It returns after the new generation is on disk and is being served.
+        It returns after the write is on disk and is being served. Texts that are known are not embedded again.
 
         INVALID_ARGUMENT: a limit is broken.
-        FAILED_PRECONDITION: the embedder is missing or broken. UNAVAILABLE: the embedder is loading.
-        RESOURCE_EXHAUSTED: the server or its disk is full. DEADLINE_EXCEEDED: the deadline passed.
+        FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
+        UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
+        writing. DEADLINE_EXCEEDED: the deadline passed.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportDocuments(
+        self,
+        request_iterator: _MaybeAsyncIterator[_rag_pb2.ImportDocumentsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_rag_pb2.ImportDocumentsResponse, _abc.Awaitable[_rag_pb2.ImportDocumentsResponse]]:
+        """ImportDocuments is AddDocuments for many documents: every message is one write, all of it or nothing.
+
+        The status codes are those of AddDocuments. What came before the message that failed stays; sending everything
+        again is safe and costs no embedding.
         """
 
     @_abc_1.abstractmethod
@@ -189,8 +335,58 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         """DeleteDocuments removes documents by id. Unknown ids are ignored.
 
         INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+        FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
+        UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
+        writing. DEADLINE_EXCEEDED: the deadline passed.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDocuments(
+        self,
+        request: _rag_pb2.ListDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rag_pb2.ListDocumentsResponse, _abc.Awaitable[_rag_pb2.ListDocumentsResponse]]:
+        """ListDocuments returns the documents of a collection without their texts, sorted by id, in pages.
+
+        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+        FAILED_PRECONDITION: no generation of the collection is whole. UNAVAILABLE: the collections are being opened.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateCollection(
+        self,
+        request: _rag_pb2.CreateCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rag_pb2.CreateCollectionResponse, _abc.Awaitable[_rag_pb2.CreateCollectionResponse]]:
+        """CreateCollection makes an empty collection for the embedder that the server runs.
+
+        INVALID_ARGUMENT: a limit is broken. ALREADY_EXISTS: there is a collection of this name.
         FAILED_PRECONDITION: the embedder is missing or broken. UNAVAILABLE: the embedder is loading.
         RESOURCE_EXHAUSTED: the server or its disk is full. DEADLINE_EXCEEDED: the deadline passed.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteCollection(
+        self,
+        request: _rag_pb2.DeleteCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rag_pb2.DeleteCollectionResponse, _abc.Awaitable[_rag_pb2.DeleteCollectionResponse]]:
+        """DeleteCollection removes a collection with all its generations. It cannot be undone.
+
+        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+        UNAVAILABLE: the collections are being opened. RESOURCE_EXHAUSTED: another process is writing.
+        DEADLINE_EXCEEDED: the deadline passed.
+        """
+
+    @_abc_1.abstractmethod
+    def ListCollections(
+        self,
+        request: _rag_pb2.ListCollectionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rag_pb2.ListCollectionsResponse, _abc.Awaitable[_rag_pb2.ListCollectionsResponse]]:
+        """ListCollections returns the collections with their states, sorted by name, in pages.
+
+        INVALID_ARGUMENT: a limit is broken. UNAVAILABLE: the collections are being opened.
         """
 
     @_abc_1.abstractmethod
@@ -202,7 +398,63 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         """GetIndex describes the state of a collection.
 
         INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+        FAILED_PRECONDITION: no generation of the collection is whole.
+        UNAVAILABLE: the collections are being opened, or the collection has not reached min_generation.
+        """
+
+    @_abc_1.abstractmethod
+    def ListGenerations(
+        self,
+        request: _rag_pb2.ListGenerationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rag_pb2.ListGenerationsResponse, _abc.Awaitable[_rag_pb2.ListGenerationsResponse]]:
+        """ListGenerations returns the generations that are kept on disk and can be rolled back to, newest first: three.
+
+        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
         UNAVAILABLE: the collections are being opened.
+        """
+
+    @_abc_1.abstractmethod
+    def Rollback(
+        self,
+        request: _rag_pb2.RollbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rag_pb2.RollbackResponse, _abc.Awaitable[_rag_pb2.RollbackResponse]]:
+        """Rollback makes a new generation with the content of a kept one. What it replaces is kept as a generation, too.
+
+        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name, or the generation is not kept.
+        FAILED_PRECONDITION: the generation is broken. UNAVAILABLE: the collections are being opened.
+        RESOURCE_EXHAUSTED: the server or its disk is full, or another process is writing.
+        DEADLINE_EXCEEDED: the deadline passed.
+        """
+
+    @_abc_1.abstractmethod
+    def Compact(
+        self,
+        request: _rag_pb2.CompactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rag_pb2.CompactResponse, _abc.Awaitable[_rag_pb2.CompactResponse]]:
+        """Compact folds the log of writes into a generation of files now, which otherwise happens in the background.
+
+        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+        FAILED_PRECONDITION: no generation of the collection is whole. UNAVAILABLE: the collections are being opened.
+        RESOURCE_EXHAUSTED: the server or its disk is full, or another process is writing.
+        DEADLINE_EXCEEDED: the deadline passed.
+        """
+
+    @_abc_1.abstractmethod
+    def Reindex(
+        self,
+        request: _rag_pb2.ReindexRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_rag_pb2.ReindexResponse], _abc.AsyncIterator[_rag_pb2.ReindexResponse]]:
+        """Reindex embeds every document again, with the embedder that the server runs, into a new generation. It sends
+        progress, then exactly one done. Until then the collection answers, or refuses to, as before; writes wait.
+
+        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+        FAILED_PRECONDITION: the embedder is missing or broken, or no generation of the collection is whole.
+        UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
+        writing. DEADLINE_EXCEEDED: the deadline passed; the collection stays as it was.
         """
 
 def add_RagServiceServicer_to_server(servicer: RagServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

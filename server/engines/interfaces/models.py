@@ -24,6 +24,7 @@ class ModelTask(Enum):
     EMBEDDING = 4
     LINGUISTICS = 5
     LANGUAGE_ID = 6
+    RERANKING = 7
 
 
 @dataclass(frozen=True, slots=True)

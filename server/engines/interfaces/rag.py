@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import Enum
 from typing import Protocol
 
 from server.engines.interfaces.chat import ChatDone, TextDelta
@@ -21,6 +22,50 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class ValueIn:
+    """The document's metadata have this key with one of these values."""
+
+    key: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextRange:
+    """The value of this key lies in a range by code points; bounds that are None do not bind."""
+
+    key: str
+    at_least: str | None = None
+    at_most: str | None = None
+    less_than: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NumberRange:
+    """The value of this key is a decimal number in a range; bounds that are None do not bind."""
+
+    key: str
+    at_least: float | None = None
+    at_most: float | None = None
+    less_than: float | None = None
+
+
+MetadataFilter = ValueIn | TextRange | NumberRange
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What to look for, and where: passages of documents that fulfil all `filters`, in a state of the collection that
+    is not older than `min_generation`.
+    """
+
+    text: str
+    collection: str
+    top_k: int
+    filters: tuple[MetadataFilter, ...] = ()
+    min_generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Passage:
     """Code points `start` to `end` of a document's text, with the cosine of its vector and the query's."""
 
@@ -36,10 +81,29 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class IndexIdentity:
-    """Which state of a collection answered."""
+    """Which state of a collection answered. The number grows by one with every write."""
 
     collection: str
     generation: int
+
+
+class CollectionState(Enum):
+    """Names and values are those of quintet.v1.CollectionState."""
+
+    READY = 1
+    DEGRADED = 2
+    NEEDS_REINDEX = 3
+    FAILED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionSummary:
+    """What ListCollections says of a collection. Generation and count are 0 if it has failed."""
+
+    identity: IndexIdentity
+    state: CollectionState
+    message: str
+    document_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +111,51 @@ class IndexDescription:
     """What GetIndex says of a collection."""
 
     identity: IndexIdentity
+    state: CollectionState
+    message: str
     document_count: int
     passage_count: int
     dimensions: int
     embedder: ModelIdentity
     size_bytes: int
     updated: datetime
+    fault_count: int
+    log_count: int
+    index_type: str
+    recall_at_10: float
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDescription:
+    """A state of a collection that has files of its own."""
+
+    number: int
+    created: datetime
+    document_count: int
+    passage_count: int
+    size_bytes: int
+    embedder: ModelIdentity
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentInfo:
+    """A document without its text."""
+
+    id: str
+    title: str
+    uri: str
+    metadata: dict[str, str]
+    text_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentPage:
+    """Documents sorted by id; `complete` if none follow."""
+
+    documents: tuple[DocumentInfo, ...]
+    complete: bool
+    index: IndexIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +178,19 @@ class Written:
     deleted: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class ReindexProgress:
+    """Passages that have been embedded, and all that there are."""
+
+    done: int
+    total: int
+
+
 class Retriever(Protocol):
     """Keeps collections and searches them. Unknown collections raise CollectionNotFound."""
 
-    async def retrieve(self, query: str, collection: str, top_k: int, *, deadline: float) -> Retrieval:
-        """The `top_k` passages that fit best, fewer if the collection has fewer."""
+    async def retrieve(self, query: Query, *, deadline: float) -> Retrieval:
+        """The `top_k` passages that fit best, fewer if the collection has fewer. Raises GenerationNotReached."""
         ...
 
     async def add(self, collection: str, documents: Sequence[Document], *, deadline: float) -> Written:
@@ -90,8 +201,40 @@ class Retriever(Protocol):
         """Remove by id; unknown ids are ignored."""
         ...
 
-    def describe(self, collection: str) -> IndexDescription:
-        """The state that is served now."""
+    async def create(self, collection: str, *, deadline: float) -> IndexIdentity:
+        """Make an empty collection. Raises CollectionExists."""
+        ...
+
+    async def drop(self, collection: str, *, deadline: float) -> IndexIdentity:
+        """Remove a collection with all its generations; return its last state."""
+        ...
+
+    def collections(self) -> list[CollectionSummary]:
+        """All collections, sorted by name."""
+        ...
+
+    async def describe(self, collection: str, min_generation: int = 0, *, deadline: float) -> IndexDescription:
+        """The state that is served now. Raises GenerationNotReached."""
+        ...
+
+    async def documents(self, collection: str, after: str, limit: int) -> DocumentPage:
+        """Up to `limit` documents with ids after `after`, sorted by id."""
+        ...
+
+    async def generations(self, collection: str) -> tuple[IndexIdentity, list[GenerationDescription]]:
+        """What is served now, and the kept generations, newest first."""
+        ...
+
+    async def rollback(self, collection: str, generation: int, *, deadline: float) -> IndexIdentity:
+        """Make a new generation with the content of a kept one. Raises GenerationNotFound."""
+        ...
+
+    async def compact(self, collection: str, *, deadline: float) -> IndexDescription:
+        """Fold the log into a generation of files now."""
+        ...
+
+    def reindex(self, collection: str, *, deadline: float) -> AsyncGenerator[ReindexProgress | IndexIdentity, None]:
+        """Embed everything again, with the present embedder: progress, then exactly one identity."""
         ...
 
 
@@ -114,8 +257,6 @@ class AskDone:
 class Answerer(Protocol):
     """Answers questions from passages."""
 
-    def stream(
-        self, question: str, collection: str, top_k: int, *, deadline: float
-    ) -> AsyncGenerator[AskSources | TextDelta | AskDone, None]:
+    def stream(self, question: Query, *, deadline: float) -> AsyncGenerator[AskSources | TextDelta | AskDone, None]:
         """AskSources, TextDeltas, then exactly one AskDone. A unary answer is this stream, collected."""
         ...

@@ -1,0 +1,47 @@
+"""Conditions on the metadata of documents, in plain Python.
+
+    where = {"kind": "faq", "lang": ["en", "fr"], "year": (1990, 2000), "date": ("2024-01-01", None)}
+
+A text must be equal; of a list, one must be; a pair is a range with both ends inside, of numbers or of texts, where
+None leaves an end open; a number must be equal as a number. All conditions must hold.
+"""
+
+from collections.abc import Mapping
+from typing import cast
+
+from quintet.v1 import rag_pb2
+
+from quintet_client.errors import Violation, invalid
+
+Range = tuple[float | None, float | None] | tuple[str | None, str | None]
+Condition = str | float | list[str] | set[str] | frozenset[str] | Range
+Where = Mapping[str, Condition]
+_KINDS = "a text, a number, a list of texts, or a pair of numbers or texts"
+
+
+def filters(where: Where | None) -> list[rag_pb2.MetadataFilter]:
+    """As the contract has them. Raises InvalidRequest for what is no condition."""
+    return [_filter(key, condition) for key, condition in (where or {}).items()]
+
+
+def _filter(key: str, condition: Condition) -> rag_pb2.MetadataFilter:
+    match condition:
+        case str():
+            return rag_pb2.MetadataFilter(key=key, equals=condition)
+        case int() | float() if not isinstance(condition, bool):
+            return _filter(key, (condition, condition))
+        case list() | set() | frozenset() if all(isinstance(value, str) for value in condition):
+            return rag_pb2.MetadataFilter(key=key, any_of=rag_pb2.TextSet(values=sorted(condition)))
+        case (low, high) if isinstance(condition, tuple) and _are(str, low, high):
+            texts = rag_pb2.TextRange(at_least=cast("str | None", low), at_most=cast("str | None", high))
+            return rag_pb2.MetadataFilter(key=key, text_range=texts)
+        case (low, high) if isinstance(condition, tuple) and _are((int, float), low, high):
+            numbers = rag_pb2.NumberRange(at_least=cast("float | None", low), at_most=cast("float | None", high))
+            return rag_pb2.MetadataFilter(key=key, number_range=numbers)
+    raise invalid([Violation(f'where["{key}"]', f"must be {_KINDS}")])
+
+
+def _are(kind: type | tuple[type, ...], *ends: object) -> bool:
+    """Whether all ends that are given are of this kind, and one is given at least."""
+    given = [end for end in ends if end is not None]
+    return bool(given) and all(isinstance(end, kind) and not isinstance(end, bool) for end in given)

@@ -1,0 +1,43 @@
+"""Puts passages into a better order: a cross-encoder reads the query and a passage together."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from server.engines.describe import describe, from_schema
+from server.engines.interfaces import ModelTask
+from server.engines.onnx_text import OnnxForward
+from server.engines.passages import embedded_text
+from server.runtime.artefact import Artefact
+from server.runtime.lanes import Lanes
+
+OUTPUT = "logits"
+
+
+def pairs(query: str, passages: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """What the model reads for passages given as (title, text)."""
+    return [(query, embedded_text(title, text)) for title, text in passages]
+
+
+class OnnxReranker:
+    """A cross-encoder from an artefact. Blocks while it loads: construct it on a thread."""
+
+    def __init__(self, artefact: Artefact, lanes: Lanes) -> None:
+        engine = str(from_schema(artefact, "engine"))
+        self.description = describe(artefact, ModelTask.RERANKING, engine)
+        self._forward = OnnxForward(artefact, engine, OUTPUT)
+        self._lanes = lanes
+        self._score(pairs("Is this model ready?", [("", "It is.")]))
+
+    async def scores(self, query: str, passages: Sequence[tuple[str, str]], *, deadline: float) -> list[float]:
+        """How well each passage, a (title, text), answers the query; larger is better, and the scale is the model's.
+
+        Raises ServerOverloaded, DeadlineExceeded and ServerStopping.
+        """
+        read = pairs(query, passages)
+        size = self._forward.at_once
+        groups = [read[begin : begin + size] for begin in range(0, len(read), size)]
+        parts = await self._lanes.run_all([partial(self._score, group) for group in groups], deadline=deadline)
+        return [score for part in parts for score in part]
+
+    def _score(self, read: Sequence[tuple[str, str]]) -> list[float]:
+        return [float(score) for score in self._forward(read).values[:, 0]]

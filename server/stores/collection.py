@@ -1,0 +1,278 @@
+"""One collection, open: what is served of it, and how that changes.
+
+Its state has a number that grows by one with every write. A write is a record at the end of a log, synced before it is
+served; a fold turns generation and logs into the next generation, while writes go on into a new log. Everything but
+reading `snapshot` blocks: call it on a thread. Methods may be called from several threads.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.errors import CollectionBroken, GenerationNotFound, ServerOverloaded
+from server.runtime.artefact import sync_folder
+from server.stores import home as folders
+from server.stores.generation import (
+    Content,
+    DocumentRecord,
+    Generation,
+    Indexer,
+    Origin,
+    read_generation,
+    read_manifest,
+    write_generation,
+    write_manifest,
+)
+from server.stores.log import LogPart, Write, append, read_log
+from server.stores.snapshot import Overlay, Snapshot
+
+log = logging.getLogger(__name__)
+BROKEN = (OSError, ValueError, KeyError, TypeError)
+
+
+class Collection:
+    """A collection of the folder `home`. Raises CollectionBroken if no generation is whole."""
+
+    snapshot: Snapshot
+
+    def __init__(self, home: Path, indexer: Indexer) -> None:
+        self.home = home
+        self.name = home.name
+        self.faults: list[str] = []
+        self._indexer = indexer
+        self._state = threading.RLock()  # what is served; held briefly
+        self._folding = threading.RLock()  # taken before _state
+        self._locked = False
+        with self._state:
+            self._open()
+
+    # ------------------------------------------------------------ reading
+
+    def _open(self) -> None:
+        """Read the current generation, or the newest older one that is whole, and what the logs say after it."""
+        self._stamp = folders.pointer_stamp(self.home)
+        present = folders.numbers(self.home)
+        current = folders.pointer(self.home)
+        if current is None:
+            self._fault("the pointer is missing or broken")
+        elif current not in present:
+            self._fault(f"generation {current} is missing")
+        # A generation beyond the pointer is of a fold that was never finished; its writes are in the logs.
+        base = self._newest_whole([n for n in reversed(present) if current is None or n <= current])
+        self._serve(base, self._repaired_end)
+        highest = max([self.snapshot.number, current or 0, *folders.numbers(self.home, logs=True)])
+        if highest > self.snapshot.number:
+            self._fault(f"what was written after {self.snapshot.number}, up to {highest} at least, is not served")
+        self._highest = highest
+        self.sound = base.number == current and highest == self.snapshot.number
+
+    def _newest_whole(self, candidates: list[int]) -> Generation:
+        for number in candidates:
+            try:
+                return read_generation(folders.generation_folder(self.home, number), self.name)
+            except BROKEN as error:
+                self._fault(f"generation {number} is broken: {error}")
+        raise CollectionBroken(f'collection "{self.name}" has no generation that is whole: {"; ".join(self.faults)}')
+
+    def _repaired_end(self, path: Path, part: LogPart) -> None:
+        """Cut what a killed process left at the end of a log, unless somebody is writing it just now."""
+        if not part.torn:
+            return
+        try:
+            with folders.locked(self.home, wait=0):
+                if read_log(path, part.end).torn == part.torn:
+                    os.truncate(path, part.end)
+                    self._fault(
+                        f"{path.name} ended with {part.torn} bytes of no whole write, which were cut: "
+                        "a write that was not acknowledged, unless the file was damaged"
+                    )
+        except Exception as error:  # read-only, or being written: the writer will cut it
+            log.info('collection "%s": the end of %s stays: %s', self.name, path.name, error)
+
+    def _serve(self, base: Generation, at_end: Callable[[Path, LogPart], None] | None = None) -> None:
+        """Serve a generation with the logs from its number on."""
+        overlay = Overlay(base)
+        self._overlay, self._log, self._end = overlay, base.number, 0
+        self.snapshot = overlay.snapshot()
+        self._follow(at_end)
+
+    def _follow(self, at_end: Callable[[Path, LogPart], None] | None = None) -> None:
+        """Apply what the logs have beyond what is served."""
+        while True:
+            path = folders.log_path(self.home, self._log)
+            part = read_log(path, self._end)
+            for fault in part.faults:
+                self._fault(fault)
+            for write in part.writes:
+                number = self.snapshot.number
+                if write.number > number + 1:
+                    self._fault(f"writes {number + 1} to {write.number - 1} are lost")
+                self._overlay.apply(write)
+                self.snapshot = self._overlay.snapshot()
+            self._end = part.end
+            number = self.snapshot.number
+            if number == self._log or not folders.log_path(self.home, number).exists():
+                if at_end:
+                    at_end(path, part)
+                return
+            self._log, self._end = number, 0
+
+    def _fault(self, what: str) -> None:
+        log.error('collection "%s": %s', self.name, what)
+        self.faults.append(what)
+
+    def refresh(self) -> bool:
+        """Take over what another process wrote; false if the collection is gone."""
+        with self._state:
+            stamp = folders.pointer_stamp(self.home)
+            if stamp is None and not self.home.is_dir():
+                return False
+            if stamp != self._stamp:
+                self._open()
+            else:
+                self._follow()
+            return True
+
+    @property
+    def log_bytes(self) -> int:
+        """Size of the log that is being written."""
+        return self._end
+
+    def find(self, document_id: str) -> tuple[DocumentRecord, NDArray[np.int32], NDArray[np.float32]] | None:
+        """A document with its passages and their vectors, as they are now; None if it is not there."""
+        with self._state:
+            return self._overlay.find(document_id)
+
+    # ------------------------------------------------------------ writing
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Be the only writer, and know what the others wrote."""
+        with folders.full_disk_told(self.name), self._state:
+            if self._locked:
+                yield
+                return
+            with folders.locked(self.home):
+                self._locked = True
+                try:
+                    self.refresh()
+                    yield
+                finally:
+                    self._locked = False
+
+    def commit(
+        self,
+        removed: tuple[str, ...],
+        documents: tuple[DocumentRecord, ...],
+        passages: NDArray[np.int32],
+        vectors: NDArray[np.float32],
+    ) -> Snapshot:
+        """Write, and serve it. Raises StorageFull, ServerOverloaded and CollectionNotFound; nothing is written then."""
+        if not self.sound and self._highest > self.snapshot.number:
+            self.fold()  # what is on disk goes on from a state that cannot be restored: begin anew beyond it
+        with self._writing():
+            number = self.snapshot.number + 1
+            path = folders.log_path(self.home, self._log)
+            is_new = not path.exists()
+            write = Write(number, datetime.now(UTC), removed, documents, passages, vectors)
+            end = append(path, self._end, write)
+            if is_new:
+                sync_folder(self.home)
+            self._end = end
+            self._overlay.apply(write)
+            self.snapshot = self._overlay.snapshot()
+            return self.snapshot
+
+    def fold(self) -> Snapshot:
+        """Make a generation of what is served. Writes go on meanwhile. Errors are those of commit."""
+        with self._folding:
+            with self._writing():
+                before = self.snapshot
+                if self.sound and not before.log_count:
+                    return before
+                number = before.number
+                if self._highest > number:
+                    number = self._highest + 1
+                else:  # from here on writes go into the log of the new generation
+                    with folders.log_path(self.home, number).open("ab") as file:
+                        os.fsync(file.fileno())
+                    sync_folder(self.home)
+                    self._follow()
+            aside = self._written(number, before.content(), "fold", before.base)
+            with self._writing():
+                if self.snapshot.base is not before.base:  # another process was faster
+                    folders.remove(aside)
+                    return self.snapshot
+                return self._install(number, aside)
+
+    def replace(self, content: Content, before: Snapshot, origin: str) -> Snapshot:
+        """Make the next generation of `content`, which was made from `before`.
+
+        Raises ServerOverloaded if that is no longer what is served, and the errors of commit.
+        """
+        with self._folding:
+            number = max(self._highest, before.number) + 1
+            aside = self._written(number, content, origin, None)
+            with self._writing():
+                if self.snapshot.number != before.number or self.snapshot.base is not before.base:
+                    folders.remove(aside)
+                    raise ServerOverloaded(f'collection "{self.name}" was written meanwhile; try again')
+                return self._install(number, aside)
+
+    def rollback(self, number: int) -> Snapshot:
+        """Make a new generation of the files of a kept one; what is served is folded before, so that it is kept.
+
+        Raises GenerationNotFound, CollectionBroken, and the errors of commit.
+        """
+        with self._folding, self._writing():
+            kept = [generation.number for generation in self.generations()]
+            if number not in kept:
+                raise GenerationNotFound(self.name, number, kept)
+            source = folders.generation_folder(self.home, number)
+            try:
+                read_generation(source, self.name)
+            except BROKEN as error:
+                raise CollectionBroken(f"generation {number} is broken: {error}") from error
+            manifest = read_manifest(source, self.name)
+            # Linked before the fold, which may remove the oldest generation.
+            aside = folders.write_aside(self.home, number, lambda folder: folders.link_files(source, folder))
+            new = self.fold().number + 1
+            created = datetime.now(UTC).isoformat()
+            changes = {"generation": new, "created": created, "origin": f"rollback to {number}"}
+            write_manifest(aside, manifest | changes)
+            return self._install(new, aside)
+
+    def _written(self, number: int, content: Content, origin: str, base: Generation | None) -> Path:
+        called = Origin(self.name, number, origin)
+        with folders.full_disk_told(self.name):
+            return folders.write_aside(
+                self.home, number, lambda folder: write_generation(folder, called, content, self._indexer, base)
+            )
+
+    def _install(self, number: int, aside: Path) -> Snapshot:
+        folder = folders.install(self.home, number, aside)
+        self._stamp = folders.pointer_stamp(self.home)
+        self._serve(read_generation(folder, self.name, check=False))
+        self._highest, self.sound = self.snapshot.number, True
+        folders.tidy(self.home)
+        return self.snapshot
+
+    def generations(self) -> list[Generation]:
+        """The kept generations, newest first, without those whose manifest cannot be read."""
+        current = folders.pointer(self.home)
+        found: list[Generation] = []
+        for number in reversed(folders.numbers(self.home)):
+            if current is None or number <= current:
+                try:
+                    found.append(read_generation(folders.generation_folder(self.home, number), self.name, check=False))
+                except BROKEN as error:
+                    if folders.generation_folder(self.home, number).exists():  # else a fold has just removed it
+                        log.warning('collection "%s": generation %d is broken: %s', self.name, number, error)
+        return found
