@@ -66,7 +66,9 @@ class Pool:
     async def preload(self) -> None:
         """Load what is to be in memory from the start, as far as the budget goes: nothing is evicted for it."""
         wanted = [slot for name, slot in self.slots.items() if self.plans[name].preload]
-        await self.residency.on(self.residency.loader, partial(prepare_all, [self.plans[slot.name] for slot in wanted]))
+        marks = await asyncio.to_thread(self.store.marks, self.slots)
+        there = [plan for name, plan in self.plans.items() if plan.preload and (marks[name] or not plan.has_artefact)]
+        await self.residency.on(self.residency.loader, partial(prepare_all, there))
         await asyncio.gather(*(self._load(slot, evict=False) for slot in wanted), return_exceptions=True)
 
     # ------------------------------------------------------------ what operators ask for
