@@ -63,9 +63,11 @@ class Service:
     awaits: tuple[Slot[Any], ...] = ()
 
     def trouble(self) -> str:
-        """Why it does not serve; empty if it does."""
-        may_fail = (slot for slot in self.awaits if slot.state is not State.FAILED)
-        return next((trouble for slot in (*self.needs, *may_fail) if (trouble := slot.trouble())), "")
+        """Why it does not serve, what an operator must mend before what passes by itself; empty if it serves."""
+        may_fail = [slot for slot in self.awaits if slot.state is not State.FAILED]
+        troubled = [slot for slot in (*self.needs, *may_fail) if slot.trouble()]
+        troubled.sort(key=lambda slot: slot.state is not State.FAILED)
+        return troubled[0].trouble() if troubled else ""
 
 
 @dataclass(frozen=True)

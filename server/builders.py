@@ -1,18 +1,16 @@
 """How engines are made and kept: a slot for each, filled in the background, closed in reverse order.
 
-Models that come from artefacts or a hub have a plan each, in one table, and are kept by the pool
-(`runtime/pool.py`). Heavy libraries are imported inside the plans, on the pool's loading thread. The language model
-starts in its own process, and what is made of models (retriever, answerer) follows them.
+Models that come from artefacts or a hub have a plan each (`model_plans.py`) and are kept by the pool
+(`runtime/pool.py`). The language model starts in its own process, and what is made of models (retriever, answerer)
+follows them.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from typing import Any
 
-from server.engines.golden import difference
 from server.engines.interfaces import (
     Analyzer,
     Answerer,
@@ -27,24 +25,19 @@ from server.engines.interfaces import (
     Pricer,
     Retriever,
 )
+from server.model_plans import EMBEDDER, LANGUAGE, LINGUIST, PRICES, RERANKER, plans
 from server.runtime import memory
-from server.runtime.artefact import Artefact, open_artefact
+from server.runtime.artefact import open_artefact
 from server.runtime.lanes import Lanes
 from server.runtime.models import ModelSlot, Slot
-from server.runtime.plans import Plan
 from server.runtime.pool import Pool
 from server.runtime.registry import open_registry
 from server.runtime.watch import follow, sync
-from server.settings import ModelSettings, Settings
+from server.settings import Settings
 
-CLASSIFIERS = ("sentiment", "topics")
-EMBEDDER, PRICES, LINGUIST, LANGUAGE = "embedder", "house-prices", "en_core_web_sm", "lid.176"
-RERANKER = "reranker"
 EMBEDDED_LLMS = {"default": "qwen2.5-coder-1.5b-instruct", "small": "smollm2-135m-instruct"}
 NO_LLM = "none"
 _START_SECONDS = 600.0
-
-Build = Callable[[Artefact], Any]
 
 
 class Engines:
@@ -62,7 +55,9 @@ class Engines:
         self._searched_with: ModelIdentity | None = None  # the embedder that the retriever was opened with
 
         pool.on_change = self._changed
-        self._models = {plan.name: (pool.add(plan), task) for task, plan in self._plans()}
+        self._models = {
+            plan.name: (pool.add(plan), task) for task, plan in plans(settings, self._lanes, self._spacy_lane)
+        }
         self.classifiers: dict[str, ModelSlot[Classifier]] = {
             name: slot for name, (slot, task) in self._models.items() if task is ModelTask.CLASSIFICATION
         }
@@ -73,36 +68,6 @@ class Engines:
         self.retriever: Slot[Retriever] = Slot("collections", self._changed)
         self.chat: Slot[ChatModel] = Slot(self._chat_name(), self._changed)
         self.answerer: Slot[Answerer] = Slot("answers", self._changed)
-
-    def _plans(self) -> Iterator[tuple[ModelTask, Plan[Any]]]:
-        """One row a model. What the settings name besides is a classifier."""
-        others: dict[str, tuple[ModelTask, Callable[[], Build]]] = {
-            PRICES: (ModelTask.REGRESSION, partial(_house_pricer, self._lanes)),
-            LINGUIST: (ModelTask.LINGUISTICS, partial(_linguist, self._spacy_lane)),
-            LANGUAGE: (ModelTask.LANGUAGE_ID, partial(_language_identifier, self._lanes)),
-        }
-        if self._settings.rerank:
-            others[RERANKER] = (ModelTask.RERANKING, partial(_reranker, self._lanes))
-        texts = dict.fromkeys((*CLASSIFIERS, *self._settings.models), ModelTask.CLASSIFICATION)
-        texts[EMBEDDER] = ModelTask.EMBEDDING
-        for name, task in texts.items():
-            if name not in others:
-                wanted = self._settings.models.get(name, ModelSettings())
-                yield task, self._plan(name, wanted, partial(_text_model, name, task, wanted, self._lanes))
-        for name, (task, prepare) in others.items():
-            yield task, self._plan(name, self._settings.models.get(name, ModelSettings()), prepare)
-
-    @staticmethod
-    def _plan(name: str, wanted: ModelSettings, prepare: Callable[[], Build]) -> Plan[Any]:
-        return Plan(
-            name,
-            prepare,
-            difference,
-            has_artefact=not wanted.source,
-            engine=wanted.engine or "recommended",
-            preload=wanted.preload,
-            pinned=wanted.pinned,
-        )
 
     def _changed(self) -> None:
         self.on_change()
@@ -144,6 +109,8 @@ class Engines:
                 for task in engines._tasks:
                     task.cancel()
                 await asyncio.gather(*engines._tasks, return_exceptions=True)
+                if collections := engines.retriever.loaded:
+                    await collections.close()
                 await engines._closing.aclose()
                 engines._lanes.close()
                 engines._spacy_lane.close()
@@ -191,7 +158,6 @@ class Engines:
             retriever: FaissRetriever = RerankingRetriever(index, embedder, self._lanes, reranker)
         else:
             retriever = FaissRetriever(index, embedder, self._lanes)
-        self._closing.push_async_callback(retriever.close)
         await retriever.open()
         self._searched_with = embedder.description.identity
         return retriever
@@ -199,6 +165,8 @@ class Engines:
     async def _reopen(self) -> None:
         """Another embedder is served: the collections that fit it are found anew."""
         self.retriever.pause("the embedder was replaced; the collections are being opened again")
+        if old := self.retriever.loaded:
+            await old.close()
         await self.retriever.load(self._retriever)
         if self.answerer.loaded:
             await self.answerer.load(self._answerer)
@@ -207,7 +175,7 @@ class Engines:
         if self._settings.llm_base_url:
             return await self._remote_chat_model()
         artefact = await asyncio.to_thread(open_artefact, self._settings.data / "models", self.chat.name)
-        await self.pool.charge(self.chat.name, artefact.manifest.size_bytes)
+        await self.pool.residency.charge(self.chat.name, artefact.manifest.size_bytes)
         from server.engines.embedded_llm import EmbeddedChatModel
 
         model = EmbeddedChatModel(
@@ -219,7 +187,7 @@ class Engines:
         )
         self._closing.push_async_callback(model.close)
         await model.start()
-        self.pool.budget.hold(self.chat.name, memory.resident_bytes(model.pid))
+        self.pool.residency.budget.hold(self.chat.name, memory.resident_bytes(model.pid))
         return model
 
     def _follow_chat(self, ready: bool) -> None:
@@ -266,42 +234,3 @@ class Engines:
 def _whenever() -> float:
     """A deadline for what is loaded at the start, where nobody waits."""
     return time.monotonic() + _START_SECONDS
-
-
-def _text_model(name: str, task: ModelTask, wanted: ModelSettings, lanes: Lanes) -> Build:
-    embeds = task is ModelTask.EMBEDDING
-    if wanted.engine == "torch" or wanted.source:
-        from server.engines import torch_text
-
-        kind = torch_text.TorchEmbedder if embeds else torch_text.TorchClassifier
-        if wanted.source:
-            return lambda _: kind.from_hub(name, str(wanted.source), wanted.revision, lanes, wanted.device)
-        return lambda artefact: kind.from_artefact(artefact, lanes, wanted.device)
-    from server.engines import onnx_text
-
-    onnx = onnx_text.OnnxEmbedder if embeds else onnx_text.OnnxClassifier
-    return lambda artefact: onnx(artefact, lanes, wanted.engine)
-
-
-def _house_pricer(lanes: Lanes) -> Build:
-    from server.engines.house_prices import HousePricer
-
-    return lambda artefact: HousePricer(artefact, lanes)
-
-
-def _reranker(lanes: Lanes) -> Build:
-    from server.engines.reranker import OnnxReranker
-
-    return lambda artefact: OnnxReranker(artefact, lanes)
-
-
-def _linguist(lane: Lanes) -> Build:
-    from server.engines.linguist import SpacyLinguist
-
-    return lambda artefact: SpacyLinguist(artefact, lane)
-
-
-def _language_identifier(lanes: Lanes) -> Build:
-    from server.engines.language import FastTextIdentifier
-
-    return lambda artefact: FastTextIdentifier(artefact, lanes)

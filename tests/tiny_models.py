@@ -12,7 +12,7 @@ from server.engines.onnx_text import OnnxClassifier
 from server.runtime.artefact import Artefact, read_manifest, write_manifest
 from server.runtime.lanes import Lanes
 from server.runtime.publish import publish
-from tests.engines.conftest import LABELS, MAX_TOKENS, tiny_graph, tiny_tokenizer
+from tests.engines.conftest import LABELS, MAX_TOKENS, WIDTH, tiny_graph, tiny_tokenizer
 
 TEXTS = ["the house is good", "a very bad garden"]
 
@@ -35,6 +35,17 @@ def add(models: Path, version: str, *, name: str = "tiny", alias: str = "current
     """Make and publish a version; return its folder. Not for a thread that runs an event loop."""
     with tempfile.TemporaryDirectory(dir=models.parent) as aside:
         return publish(make(Path(aside) / version, version, name=name, wrong_by=wrong_by), models, alias)
+
+
+def add_embedder(models: Path, version: str) -> Path:
+    """Make and publish a version of the embedder, without golden inputs."""
+    with tempfile.TemporaryDirectory(dir=models.parent) as aside:
+        folder = Path(aside)
+        onnx.save(tiny_graph("embedding", seed=sum(version.encode())), folder / "model.onnx")
+        tiny_tokenizer().save(str(folder / "tokenizer.json"))
+        schema = {"engine": "onnx", "max_tokens": MAX_TOKENS, "dimensions": WIDTH}
+        write_manifest(folder, name="embedder", version=version, licence="MIT", schema=schema)
+        return publish(folder, models)
 
 
 async def _answers(artefact: Artefact) -> list[Answer]:

@@ -174,7 +174,7 @@ class ModelSlot(Slot[T]):
 
 
 class Lease(Generic[T]):
-    """A reader of a slot. A class and no generator: it stands in every call's way, at half a microsecond."""
+    """A reader of a slot. A class and no generator: it stands in every call's way, for less than 1 µs."""
 
     __slots__ = ("_deadline", "_resident", "_slot")
 

@@ -1,25 +1,23 @@
 """The pool: which models are in memory. It loads, evicts and replaces them within a memory budget.
 
 One way leads into a slot, whoever asks for it: verify, load aside, check, swap, release the old after its last
-reader. On failure the old stays, and the slot says why. Loads are admitted one at a time, so their peaks do not add
-up, and run on one thread, because importing and constructing hold the GIL anyway.
+reader. On failure the old stays, and the slot says why. `residency.py` has the memory and the threads.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
 from server.errors import ModelCheckFailed, ModelDoesNotFit, ModelLoading
 from server.runtime.artefact import Artefact, open_artefact
-from server.runtime.budget import Budget
 from server.runtime.models import ModelSlot, Resident, State, explain
-from server.runtime.plans import Found, Plan, construct, drop, prepare_all, step_back
+from server.runtime.plans import Found, Plan, prepare_all
 from server.runtime.registry import Registry
+from server.runtime.residency import Residency
 from server.runtime.store import CURRENT
 
 log = logging.getLogger(__name__)
@@ -36,13 +34,9 @@ class Pool:
         self.on_change: Callable[[], None] = lambda: None  # called after every change of a slot
         self.registry = registry
         self.store = registry.store
-        self.budget = Budget(budget)
         self.plans: dict[str, Plan[Any]] = {}
         self.slots: dict[str, ModelSlot[Any]] = {}
-        self._admission = asyncio.Lock()
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
-        # Reading and hashing files can wait for those who are served.
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader", initializer=step_back)
+        self.residency = Residency(self.slots, self.plans, self.store, budget)
         self._demands: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -57,8 +51,7 @@ class Pool:
             for task in pool._tasks:
                 task.cancel()
             await asyncio.gather(*pool._tasks, return_exceptions=True)
-            pool._loader.shutdown(cancel_futures=True)
-            pool._reader.shutdown(cancel_futures=True)
+            pool.residency.close()
 
     def add(self, plan: Plan[T]) -> ModelSlot[T]:
         """A slot for a model; nothing is loaded yet."""
@@ -73,7 +66,9 @@ class Pool:
     async def preload(self) -> None:
         """Load what is to be in memory from the start, as far as the budget goes: nothing is evicted for it."""
         wanted = [slot for name, slot in self.slots.items() if self.plans[name].preload]
-        await self._on(self._loader, partial(prepare_all, [self.plans[slot.name] for slot in wanted]))
+        marks = await asyncio.to_thread(self.store.marks, self.slots)
+        there = [plan for name, plan in self.plans.items() if plan.preload and (marks[name] or not plan.has_artefact)]
+        await self.residency.on(self.residency.loader, partial(prepare_all, there))
         await asyncio.gather(*(self._load(slot, evict=False) for slot in wanted), return_exceptions=True)
 
     # ------------------------------------------------------------ what operators ask for
@@ -90,7 +85,7 @@ class Pool:
 
         async def unload() -> None:
             async with slot.turn:
-                await self._evict(slot)
+                await self.residency.evict(slot)
 
         await self._to_its_end(unload())
 
@@ -123,7 +118,7 @@ class Pool:
 
                 await self._replace(slot, find, strict=not force, commit=commit)
             else:
-                await self._on(self._reader, partial(self.store.open_version, name, version))
+                await self.residency.on(self.residency.reader, partial(self.store.open_version, name, version))
                 await asyncio.to_thread(commit)
                 slot.move(slot.state, slot.message)
             log.info('model "%s": %s is version %s now', name, alias, version)
@@ -150,13 +145,6 @@ class Pool:
                     await self._replace(slot, partial(self._find, slot), strict=slot.resident is not None)
             except Exception as error:
                 explain(name, error)  # the slot says why, and what was served still is
-
-    async def charge(self, name: str, size: int) -> None:
-        """Count memory that others hold for the model `name`, evicting for it. Raises ModelDoesNotFit."""
-        async with self._admission:
-            self.budget.free(name)
-            await self._make_room(name, size)
-            self.budget.hold(name, size)
 
     # ------------------------------------------------------------ the one way into a slot
 
@@ -202,8 +190,8 @@ class Pool:
         old, before = slot.resident, (slot.state, slot.message)
         slot.move(State.READY if old else State.LOADING, "another version is being loaded" if old else "")
         try:
-            artefact, note = await self._on(self._reader, find)
-            fresh = await self._load_aside(slot, artefact, evict=evict)
+            artefact, note = await self.residency.on(self.residency.reader, find)
+            fresh = await self.residency.load_aside(slot, artefact, evict=evict)
             try:
                 if artefact and (difference := await self._check(slot, fresh, artefact)):
                     if strict:
@@ -212,7 +200,7 @@ class Pool:
                 if commit:
                     await asyncio.to_thread(commit)
             except BaseException:
-                await self._discard(fresh)
+                await self.residency.discard(fresh)
                 raise
         except asyncio.CancelledError:
             slot.move(State.READY if old else State.UNLOADED)
@@ -230,7 +218,7 @@ class Pool:
             slot.failures += 1
         slot.move(State.READY, note)
         if old:
-            self._retire(old)
+            self.residency.retire(old)
 
     def _keep(self, slot: ModelSlot[Any], error: Exception, *, evict: bool) -> None:
         """Loading failed: what was there stays, and the slot says why."""
@@ -244,72 +232,15 @@ class Pool:
         else:
             slot.fail(message)
 
-    async def _load_aside(self, slot: ModelSlot[Any], artefact: Artefact | None, *, evict: bool) -> Resident[Any]:
-        plan = self.plans[slot.name]
-        known = await asyncio.to_thread(self.store.use, artefact, plan.engine) if artefact else None
-        # What was never loaded is taken for as large as its files, which hold the weights once an engine at least.
-        needed = known.peak_bytes if known else artefact.manifest.size_bytes if artefact else 0
-        async with self._admission:
-            await self._make_room(slot.name, needed, evict=evict)
-            self.budget.hold(slot, needed)
-            try:
-                engine, use = await self._on(self._loader, partial(construct, plan, artefact))
-            finally:
-                self.budget.free(slot)
-            if artefact:
-                use = await asyncio.to_thread(self.store.note_use, artefact, plan.engine, use)
-            fresh: Resident[Any] = Resident(engine, use.resident_bytes)
-            self.budget.hold(fresh, fresh.bytes)
-        log.info('model "%s": loaded in %.1f s, %.0f MiB', slot.name, use.seconds, fresh.bytes / 2**20)
-        return fresh
-
     async def _check(self, slot: ModelSlot[Any], fresh: Resident[Any], artefact: Artefact) -> str:
         if slot.resident is None:
             slot.move(State.WARMING)
         return await self.plans[slot.name].check(fresh.engine, artefact)
 
-    async def _make_room(self, name: str, needed: int, *, evict: bool = True) -> None:
-        """Evict least recently used models that nobody reads. Raises ModelDoesNotFit. The caller has the admission."""
-        while self.budget.lacks(needed):
-            idle = [
-                slot
-                for slot in self.slots.values()
-                if slot.resident and not slot.resident.readers and not slot.turn.locked()
-                if not self.plans[slot.name].pinned and slot.name != name
-            ]
-            if not idle or not evict:
-                raise self.budget.refuse(name, needed)
-            victim = min(idle, key=lambda slot: slot.used)
-            log.info('model "%s": evicted for "%s"', victim.name, name)
-            await self._evict(victim)
-
-    async def _evict(self, slot: ModelSlot[Any]) -> None:
-        old, slot.resident = slot.resident, None
-        slot.move(State.UNLOADED)
-        if old and old.readers:
-            self._retire(old)
-        elif old:
-            await self._discard(old)
-
-    def _retire(self, old: Resident[Any]) -> None:
-        def discard() -> None:
-            self._start(self._discard(old))
-
-        old.retire(discard)
-
-    async def _discard(self, resident: Resident[Any]) -> None:
-        """Drop the engine on the loading thread, for that takes a while, and give its memory back."""
-        await self._on(self._loader, partial(drop, resident))
-        self.budget.free(resident)
-
     def _is_current(self, slot: ModelSlot[Any]) -> bool:
         assert slot.loaded is not None
         identity = slot.loaded.description.identity
         return self.store.digest(slot.name) == (identity.version, identity.digest)
-
-    @staticmethod
-    async def _on(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(thread, work)
 
     async def _to_its_end(self, work: Any) -> None:
         """Do what an operator asked for even if the call is cancelled meanwhile: half of it would help nobody."""

@@ -10,12 +10,12 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from quintet.v1 import classification_pb2, classification_pb2_grpc, model_pb2, model_pb2_grpc
+from quintet.v1 import classification_pb2, classification_pb2_grpc, model_pb2, model_pb2_grpc, rag_pb2, rag_pb2_grpc
 
 from server.app import running
 from server.settings import Settings
 from tests.e2e.test_bad_input import details
-from tests.tiny_models import TEXTS, add
+from tests.tiny_models import TEXTS, add, add_embedder
 
 MIB = 2**20
 States = model_pb2.ModelState
@@ -27,6 +27,7 @@ class Desk:
     def __init__(self, channel: grpc.aio.Channel, models: Path) -> None:
         self.models = models
         self.model_service = model_pb2_grpc.ModelServiceStub(channel)
+        self.rag = rag_pb2_grpc.RagServiceStub(channel)
         self.health = health_pb2_grpc.HealthStub(channel)
         self.heard: list[model_pb2.WatchModelsResponse] = []  # until the server has stopped
         self.hearing: asyncio.Task[None] | None = None
@@ -296,6 +297,35 @@ async def test_watchers_see_all_then_changes_then_the_end(published: Path, serve
         assert states[0] == States.MODEL_STATE_LOADING
         desk.hear(events)
     assert [event.WhichOneof("event") for event in desk.heard] == ["done"]
+
+
+async def test_collections_follow_the_embedder(published: Path, serve: Serve) -> None:
+    await asyncio.to_thread(add_embedder, published, "1")
+    async with serve() as desk:
+
+        async def retrieve() -> str:
+            request = rag_pb2.RetrieveRequest(query="a good house", collection="notes", top_k=1)
+            try:
+                return (await desk.rag.Retrieve(request, timeout=20)).model.version
+            except grpc.aio.AioRpcError as error:
+                return str(reason(error))
+
+        async def becomes(expected: str) -> None:
+            async with asyncio.timeout(10):
+                while await retrieve() != expected:  # noqa: ASYNC110  # the pointer is looked at now and then
+                    await asyncio.sleep(0.05)
+
+        documents = [rag_pb2.Document(id="1", text="the house is good")]
+        await desk.rag.AddDocuments(rag_pb2.AddDocumentsRequest(collection="notes", documents=documents), timeout=20)
+        assert await retrieve() == "1"
+        await desk.unload("embedder")
+        assert await retrieve() == "1", "it was loaded for this"
+        await asyncio.to_thread(add_embedder, published, "2")
+        await becomes("MODEL_UNAVAILABLE")
+        await desk.model_service.SetAlias(
+            model_pb2.SetAliasRequest(name="embedder", alias="current", target="previous"), timeout=20
+        )
+        await becomes("1")
 
 
 async def test_health_follows(published: Path, serve: Serve) -> None:

@@ -104,7 +104,7 @@ async def test_an_engine_is_released_after_its_last_reader(workshop: Workshop) -
     await workshop.pool.unload("m")
     del second
     await until(lambda: workshop.gone == ["1", "2"])
-    assert workshop.pool.budget.in_use == 0
+    assert workshop.pool.residency.budget.in_use == 0
 
 
 async def test_an_operator_who_goes_away_does_not_stop_the_swap(workshop: Workshop) -> None:
@@ -147,7 +147,7 @@ async def test_what_fails_the_check_is_served_only_where_there_is_nothing_else(w
 
 
 async def test_a_model_in_use_is_not_evicted(workshop: Workshop) -> None:
-    pool = workshop.pool
+    pool = workshop.pool.residency
     pool.budget.limit = 1 << 40
     async with workshop.slot.use(soon()):
         pool.budget.limit = 1
@@ -161,7 +161,7 @@ async def test_failing_loads_release_what_was_reserved(workshop: Workshop) -> No
     with pytest.raises(RuntimeError):
         await workshop.pool.load("m", soon())
     assert workshop.slot.state is State.FAILED
-    assert workshop.pool.budget.in_use == 0
+    assert workshop.pool.residency.budget.in_use == 0
     with pytest.raises(ModelUnavailable):
         async with workshop.slot.use(soon()):
             pass

@@ -189,6 +189,10 @@ class ReindexProgress:
 class Retriever(Protocol):
     """Keeps collections and searches them. Unknown collections raise CollectionNotFound."""
 
+    async def close(self) -> None:
+        """Give up what goes on in the background; what was acknowledged is on disk."""
+        ...
+
     async def retrieve(self, query: Query, *, deadline: float) -> Retrieval:
         """The `top_k` passages that fit best, fewer if the collection has fewer. Raises GenerationNotReached."""
         ...

@@ -50,8 +50,6 @@ class Embedder(Protocol):
 class Reranker(Protocol):
     """Reads a query and a passage together, which tells better than a cosine whether one answers the other."""
 
-    description: ModelDescription
-
     async def scores(self, query: str, passages: Sequence[tuple[str, str]], *, deadline: float) -> list[float]:
         """A score for each passage, a (title, text); larger is better, and the scale is the model's."""
         ...

@@ -1,0 +1,91 @@
+"""Which models there are and how each is brought into memory: a row a model.
+
+Heavy libraries are imported inside the functions, which run on the pool's loading thread.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from server.engines.golden import difference
+from server.engines.interfaces import ModelTask
+from server.runtime.artefact import Artefact
+from server.runtime.lanes import Lanes
+from server.runtime.plans import Plan
+from server.settings import ModelSettings, Settings
+
+CLASSIFIERS = ("sentiment", "topics")
+EMBEDDER, PRICES, LINGUIST, LANGUAGE = "embedder", "house-prices", "en_core_web_sm", "lid.176"
+RERANKER = "reranker"
+
+Build = Callable[[Artefact], Any]
+
+
+def plans(settings: Settings, lanes: Lanes, spacy_lane: Lanes) -> Iterator[tuple[ModelTask, Plan[Any]]]:
+    """The plans of all models with what they do. A name that only the settings have is a classifier's."""
+    others: dict[str, tuple[ModelTask, Callable[[], Build]]] = {
+        PRICES: (ModelTask.REGRESSION, partial(_house_pricer, lanes)),
+        LINGUIST: (ModelTask.LINGUISTICS, partial(_linguist, spacy_lane)),
+        LANGUAGE: (ModelTask.LANGUAGE_ID, partial(_language_identifier, lanes)),
+    }
+    if settings.rerank:
+        others[RERANKER] = (ModelTask.RERANKING, partial(_reranker, lanes))
+    texts = dict.fromkeys((*CLASSIFIERS, *settings.models), ModelTask.CLASSIFICATION)
+    texts[EMBEDDER] = ModelTask.EMBEDDING
+    for name, task in texts.items():
+        if name not in others:
+            wanted = settings.models.get(name, ModelSettings())
+            yield task, _plan(name, wanted, partial(_text_model, name, task, wanted, lanes))
+    for name, (task, prepare) in others.items():
+        yield task, _plan(name, settings.models.get(name, ModelSettings()), prepare)
+
+
+def _plan(name: str, wanted: ModelSettings, prepare: Callable[[], Build]) -> Plan[Any]:
+    return Plan(
+        name,
+        prepare,
+        difference,
+        has_artefact=not wanted.source,
+        engine=wanted.engine or "recommended",
+        preload=wanted.preload,
+        pinned=wanted.pinned,
+    )
+
+
+def _text_model(name: str, task: ModelTask, wanted: ModelSettings, lanes: Lanes) -> Build:
+    embeds = task is ModelTask.EMBEDDING
+    if wanted.engine == "torch" or wanted.source:
+        from server.engines import torch_text
+
+        kind = torch_text.TorchEmbedder if embeds else torch_text.TorchClassifier
+        if wanted.source:
+            return lambda _: kind.from_hub(name, str(wanted.source), wanted.revision, lanes, wanted.device)
+        return lambda artefact: kind.from_artefact(artefact, lanes, wanted.device)
+    from server.engines import onnx_text
+
+    onnx = onnx_text.OnnxEmbedder if embeds else onnx_text.OnnxClassifier
+    return lambda artefact: onnx(artefact, lanes, wanted.engine)
+
+
+def _house_pricer(lanes: Lanes) -> Build:
+    from server.engines.house_prices import HousePricer
+
+    return lambda artefact: HousePricer(artefact, lanes)
+
+
+def _reranker(lanes: Lanes) -> Build:
+    from server.engines.reranker import OnnxReranker
+
+    return lambda artefact: OnnxReranker(artefact, lanes)
+
+
+def _linguist(lane: Lanes) -> Build:
+    from server.engines.linguist import SpacyLinguist
+
+    return lambda artefact: SpacyLinguist(artefact, lane)
+
+
+def _language_identifier(lanes: Lanes) -> Build:
+    from server.engines.language import FastTextIdentifier
+
+    return lambda artefact: FastTextIdentifier(artefact, lanes)

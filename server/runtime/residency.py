@@ -1,0 +1,116 @@
+"""Residency: engines in memory, within the budget.
+
+Loads are admitted one at a time, so their peaks do not add up, and run on one thread, because importing and
+constructing hold the GIL anyway. What makes room is evicted: least recently used, not pinned, read by nobody.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from server.runtime.artefact import Artefact
+from server.runtime.budget import Budget
+from server.runtime.models import ModelSlot, Resident, State
+from server.runtime.plans import Plan, construct, drop, step_back
+from server.runtime.store import ModelStore
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Residency:
+    """What is in memory of the models in `slots`, which have a plan each. Use `running`."""
+
+    def __init__(
+        self,
+        slots: Mapping[str, ModelSlot[Any]],
+        plans: Mapping[str, Plan[Any]],
+        store: ModelStore,
+        budget: int | None,
+    ) -> None:
+        self.budget = Budget(budget)
+        self.loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        # Reading and hashing files can wait for those who are served.
+        self.reader = ThreadPoolExecutor(1, thread_name_prefix="reader", initializer=step_back)
+        self._slots, self._plans, self._store = slots, plans, store
+        self._admission = asyncio.Lock()
+        self._discarding: set[asyncio.Task[None]] = set()
+
+    def close(self) -> None:
+        """Wait for what runs on the threads, and refuse what waits."""
+        for thread in (self.loader, self.reader):
+            thread.shutdown(cancel_futures=True)
+
+    async def load_aside(self, slot: ModelSlot[Any], artefact: Artefact | None, *, evict: bool) -> Resident[Any]:
+        """Construct an engine beside what is in the slot. Raises ModelDoesNotFit, and what constructing raises."""
+        plan = self._plans[slot.name]
+        known = await asyncio.to_thread(self._store.use, artefact, plan.engine) if artefact else None
+        # What was never loaded is taken for as large as its files, which hold the weights once an engine at least.
+        needed = known.peak_bytes if known else artefact.manifest.size_bytes if artefact else 0
+        async with self._admission:
+            await self._make_room(slot.name, needed, evict=evict)
+            self.budget.hold(slot, needed)
+            try:
+                engine, use = await self.on(self.loader, partial(construct, plan, artefact))
+            finally:
+                self.budget.free(slot)
+            if artefact:
+                use = await asyncio.to_thread(self._store.note_use, artefact, plan.engine, use)
+            fresh: Resident[Any] = Resident(engine, use.resident_bytes)
+            self.budget.hold(fresh, fresh.bytes)
+        log.info('model "%s": loaded in %.1f s, %.0f MiB', slot.name, use.seconds, fresh.bytes / 2**20)
+        return fresh
+
+    async def charge(self, name: str, size: int) -> None:
+        """Count memory that others hold for the model `name`, evicting for it. Raises ModelDoesNotFit."""
+        async with self._admission:
+            self.budget.free(name)
+            await self._make_room(name, size)
+            self.budget.hold(name, size)
+
+    async def _make_room(self, name: str, needed: int, *, evict: bool = True) -> None:
+        """Evict least recently used models that nobody reads. Raises ModelDoesNotFit. The caller has the admission."""
+        while self.budget.lacks(needed):
+            idle = [
+                slot
+                for slot in self._slots.values()
+                if slot.resident and not slot.resident.readers and not slot.turn.locked()
+                if not self._plans[slot.name].pinned and slot.name != name
+            ]
+            if not idle or not evict:
+                raise self.budget.refuse(name, needed)
+            victim = min(idle, key=lambda slot: slot.used)
+            log.info('model "%s": evicted for "%s"', victim.name, name)
+            await self.evict(victim)
+
+    async def evict(self, slot: ModelSlot[Any]) -> None:
+        """Empty a slot; return when the memory is free, unless readers still keep it."""
+        old, slot.resident = slot.resident, None
+        slot.move(State.UNLOADED)
+        if old and old.readers:
+            self.retire(old)
+        elif old:
+            await self.discard(old)
+
+    def retire(self, old: Resident[Any]) -> None:
+        """Discard it after its last reader."""
+
+        def discard() -> None:
+            task = asyncio.create_task(self.discard(old))
+            self._discarding.add(task)
+            task.add_done_callback(self._discarding.discard)
+
+        old.retire(discard)
+
+    async def discard(self, resident: Resident[Any]) -> None:
+        """Drop the engine on the loading thread, for that takes a while, and give its memory back."""
+        await self.on(self.loader, partial(drop, resident))
+        self.budget.free(resident)
+
+    @staticmethod
+    async def on(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        """Work on one of the threads."""
+        return await asyncio.get_running_loop().run_in_executor(thread, work)
