@@ -93,7 +93,7 @@ def _show(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> Non
     exact = index.index_type == "flat"
     facts = {
         "state": _state(index).text + (f": {index.state_message}" if index.state_message else ""),
-        "generation": f"{index.index.generation}, {index.log_count:,} writes in the log",
+        "generation": f"{index.index.generation}, writes in the log: {index.log_count:,}",
         "documents": f"{index.document_count:,} in {index.passage_count:,} passages",
         "size": f"{index.size_bytes / 1e6:.1f} MB",
         "written": f"{index.update_time.ToDatetime(UTC):%Y-%m-%d %H:%M} UTC",

@@ -149,7 +149,7 @@ def _pdf(file: Path) -> Parsed:
     for page in pages:
         text += ("\n\n" if _SENTENCE_END.search(text) else "\n") + page.strip()
     if not text.strip():
-        raise Unusable(f"no text layer in {len(pages)} pages; are they scanned?")
+        raise Unusable("no text layer; is it scanned?")
     return Parsed(title, re.sub(r"(?<=[a-zà-ÿ])-\n(?=[a-zà-ÿ])", "", text).strip())
 
 
