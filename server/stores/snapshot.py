@@ -20,7 +20,7 @@ _ALIVE = np.iinfo(np.int64).max
 _PART = 65_536  # rows of vectors that a fold has in memory
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Snapshot:
     """A state of a collection. Of `overlay_documents` and the lists in `values` only the first rows belong to it.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from server.engines import keeper
 from server.engines import retriever as retriever_module
 from server.engines.interfaces import (
     CollectionState,
@@ -210,11 +211,11 @@ async def test_broken_collection_fails_alone(
 async def test_limits(retriever: FaissRetriever, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=re.escape("documents[2].id: is also that of documents[0]")):
         await retriever.add("notes", [CAT, DOG, CAT], deadline=soon())
-    monkeypatch.setattr(retriever_module, "MAX_PASSAGES", 2)
+    monkeypatch.setattr(keeper, "MAX_PASSAGES", 2)
     await retriever.add("notes", [CAT, DOG], deadline=soon())
     with pytest.raises(InvalidRequest, match=r"documents: .* 3 passages; 2 is the limit"):
         await retriever.add("notes", [SUN], deadline=soon())
-    monkeypatch.setattr(retriever_module, "MAX_COLLECTIONS", 1)
+    monkeypatch.setattr(keeper, "MAX_COLLECTIONS", 1)
     with pytest.raises(InvalidRequest, match="collection: is new"):
         await retriever.add("others", [SUN], deadline=soon())
     with pytest.raises(DeadlineExceeded):
