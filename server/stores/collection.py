@@ -99,12 +99,10 @@ class Collection(Reader):
                         os.fsync(file.fileno())
                     sync_folder(self.home)
                     self._follow()
-            aside = self._written(number, before.content(), "fold", before.base)
-            with self._writing():
+            with self._written(number, before.content(), "fold", before.base) as folder, self._writing():
                 if self.snapshot.base is not before.base:  # another process was faster
-                    folders.remove(aside)
                     return self.snapshot
-                return self._install(number, aside)
+                return self._install(number, folder)
 
     def replace(self, content: Content, before: Snapshot, origin: str) -> Snapshot:
         """Make the next generation of `content`, which was made from `before`.
@@ -113,12 +111,10 @@ class Collection(Reader):
         """
         with self._folding:
             number = max(self._highest, before.number) + 1
-            aside = self._written(number, content, origin, None)
-            with self._writing():
+            with self._written(number, content, origin, None) as folder, self._writing():
                 if self.snapshot.number != before.number or self.snapshot.base is not before.base:
-                    folders.remove(aside)
                     raise ServerOverloaded(f'collection "{self.name}" was written meanwhile; try again')
-                return self._install(number, aside)
+                return self._install(number, folder)
 
     def rollback(self, number: int) -> Snapshot:
         """Make a new generation of the files of a kept one; what is served is folded before, so that it is kept.
@@ -135,23 +131,22 @@ class Collection(Reader):
             except BROKEN as error:
                 raise CollectionBroken(f"generation {number} is broken: {error}") from error
             manifest = read_manifest(source, self.name)
-            # Linked before the fold, which may remove the oldest generation.
-            aside = folders.write_aside(self.home, number, lambda folder: folders.link_files(source, folder))
-            new = self.fold().number + 1
-            created = datetime.now(UTC).isoformat()
-            changes = {"generation": new, "created": created, "origin": f"rollback to {number}"}
-            write_manifest(aside, manifest | changes)
-            return self._install(new, aside)
+            with folders.aside(self.home) as folder:
+                folders.link_files(source, folder)  # before the fold, which may remove the oldest generation
+                new = self.fold().number + 1
+                created = datetime.now(UTC).isoformat()
+                changes = {"generation": new, "created": created, "origin": f"rollback to {number}"}
+                write_manifest(folder, manifest | changes)
+                return self._install(new, folder)
 
-    def _written(self, number: int, content: Content, origin: str, base: Generation | None) -> Path:
-        called = Origin(self.name, number, origin)
-        with folders.full_disk_told(self.name):
-            return folders.write_aside(
-                self.home, number, lambda folder: write_generation(folder, called, content, self._indexer, base)
-            )
+    @contextmanager
+    def _written(self, number: int, content: Content, origin: str, base: Generation | None) -> Iterator[Path]:
+        with folders.full_disk_told(self.name), folders.aside(self.home) as folder:
+            write_generation(folder, Origin(self.name, number, origin), content, self._indexer, base)
+            yield folder
 
-    def _install(self, number: int, aside: Path) -> Snapshot:
-        folder = folders.install(self.home, number, aside)
+    def _install(self, number: int, written: Path) -> Snapshot:
+        folder = folders.install(self.home, number, written)
         self._stamp = folders.pointer_stamp(self.home)
         self._serve(read_generation(folder, self.name, check=False))
         self._highest, self.sound = self.snapshot.number, True

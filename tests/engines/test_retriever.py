@@ -185,6 +185,24 @@ async def test_another_embedder(retriever: FaissRetriever, lanes: Lanes, tmp_pat
     await other.close()
 
 
+async def test_a_reindexing_that_is_cancelled(
+    retriever: FaissRetriever, embedder: HashingEmbedder, tmp_path: Path
+) -> None:
+    await retriever.add("notes", [CAT], deadline=soon())
+    embedder.gate.clear()
+
+    async def reindex() -> list[object]:
+        return [event async for event in retriever.reindex("notes", deadline=soon())]
+
+    work = asyncio.create_task(reindex())
+    await until(lambda: embedder.embedded[-1] == "notes")
+    work.cancel()
+    await asyncio.wait({work})
+    embedder.gate.set()
+    assert (await retriever.add("notes", [DOG], deadline=soon())).index.generation == 2
+    assert ids_of(tmp_path) == ["cat", "dog"]
+
+
 async def test_an_empty_collection_can_be_reindexed(retriever: FaissRetriever) -> None:
     await retriever.create("notes", deadline=soon())
     *_, last = [event async for event in retriever.reindex("notes", deadline=soon())]

@@ -16,7 +16,7 @@ from server.errors import CollectionBroken, CollectionExists, StorageFull
 from server.stores.collection import Collection
 from server.stores.collections import create_collection, drop_collection, write_collection
 from server.stores.generation import Content, DocumentRecord, EmbedderRecord, no_index
-from server.stores.home import collection_names, numbers
+from server.stores.home import aside, collection_names, numbers, remove_remains
 from server.stores.log import Write, append, read_log
 
 EMBEDDER = EmbedderRecord("embedder", "1", "sha256:0")
@@ -272,6 +272,21 @@ def test_no_damage_of_a_log_is_taken_for_a_write(tmp_path_factory: pytest.TempPa
     assert len(found) == 2
     assert all(entry == (entry[0], records(f"text {entry[0]}"), ("x",)) for entry in found)
     assert bool(part.faults) != bool(part.torn)
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    collection = made(tmp_path, "one")
+    home = tmp_path / "notes"
+    for left in (home / ".half", tmp_path / ".half"):
+        left.mkdir()
+        (left / "vectors.npy").write_bytes(b"half")
+    (home / ".current.123").write_text("7")
+    with aside(home) as at_work:
+        add(collection, "two")
+        collection.fold()
+        remove_remains(tmp_path)
+        assert sorted(path.name for path in home.glob(".*")) == [at_work.name]
+    assert list(home.glob(".*")) == list(tmp_path.glob(".*")) == []
 
 
 def test_coming_and_going(tmp_path: Path) -> None:
