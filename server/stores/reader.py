@@ -80,10 +80,8 @@ class Reader:
             log.info('collection "%s": the end of %s stays: %s', self.name, path.name, error)
 
     def _serve(self, base: Generation, at_end: Callable[[Path, LogPart], None] | None = None) -> None:
-        """Serve a generation with the logs from its number on."""
-        overlay = Overlay(base)
-        self._overlay, self._log, self._end = overlay, base.number, 0
-        self.snapshot = overlay.snapshot()
+        """Serve a generation with the logs from its number on, and nothing before all of them were read."""
+        self._overlay, self._log, self._end = Overlay(base), base.number, 0
         self._follow(at_end)
 
     def _follow(self, at_end: Callable[[Path, LogPart], None] | None = None) -> None:
@@ -94,18 +92,17 @@ class Reader:
             for fault in part.faults:
                 self._fault(fault)
             for write in part.writes:
-                number = self.snapshot.number
-                if write.number > number + 1:
-                    self._fault(f"writes {number + 1} to {write.number - 1} are lost")
+                if write.number > self._overlay.number + 1:
+                    self._fault(f"writes {self._overlay.number + 1} to {write.number - 1} are lost")
                 self._overlay.apply(write)
-                self.snapshot = self._overlay.snapshot()
             self._end = part.end
-            number = self.snapshot.number
+            number = self._overlay.number
             if number == self._log or not folders.log_path(self.home, number).exists():
-                if at_end:
-                    at_end(path, part)
-                return
+                break
             self._log, self._end = number, 0
+        self.snapshot = self._overlay.snapshot()
+        if at_end:
+            at_end(path, part)
 
     def _fault(self, what: str) -> None:
         log.error('collection "%s": %s', self.name, what)

@@ -430,12 +430,15 @@ async def test_freshness_and_whole_batches(
     seen: set[str] = set()
 
     async def read() -> None:
+        last = 0
         while not ended.is_set():
             found = await retriever.retrieve(Query("? batch", "notes", 50), deadline=soon())
             batches = {passage.metadata["batch"] for passage in found.passages}
             assert len(found.passages) == size, found
             assert len(batches) == 1, found
             assert batches == {str(found.index.generation)}
+            assert found.index.generation >= last, "numbers never go back"
+            last = found.index.generation
             seen.update(batches)
 
     def batch(number: int) -> list[Document]:

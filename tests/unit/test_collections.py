@@ -17,7 +17,7 @@ from server.stores.collection import Collection
 from server.stores.collections import create_collection, drop_collection, write_collection
 from server.stores.generation import Content, DocumentRecord, EmbedderRecord, no_index
 from server.stores.home import aside, collection_names, numbers, remove_remains
-from server.stores.log import Write, append, read_log
+from server.stores.log import LogPart, Write, append, read_log
 
 EMBEDDER = EmbedderRecord("embedder", "1", "sha256:0")
 
@@ -195,6 +195,8 @@ def test_a_lost_pointer(tmp_path: Path) -> None:
     again = opened(tmp_path)
     assert texts_of(again) == ["one", "two"]
     assert again.faults == ["the pointer is missing or broken"]
+    again.fold()
+    assert opened(tmp_path).faults == []
 
 
 def test_a_generation_that_was_never_current_is_not_served(tmp_path: Path) -> None:
@@ -208,7 +210,7 @@ def test_a_generation_that_was_never_current_is_not_served(tmp_path: Path) -> No
     assert opened(tmp_path).snapshot.base.number == 1
 
 
-def test_writes_during_a_fold(tmp_path: Path) -> None:
+def test_writes_during_a_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     collection = made(tmp_path, "one")
     add(collection, "two")
 
@@ -217,8 +219,16 @@ def test_writes_during_a_fold(tmp_path: Path) -> None:
         assert add(other, "three") == 2
         assert add(collection, "four") == 3
 
+    seen: list[int] = []
+
+    def watched(path: Path, start: int = 0) -> LogPart:
+        seen.append(collection.snapshot.number)  # as a search would in the middle of it
+        return read_log(path, start)
+
     collection._indexer = busy
+    monkeypatch.setattr("server.stores.reader.read_log", watched)
     assert collection.fold().number == 3
+    assert (seen, seen[-1]) == (sorted(seen), 3)
     assert (collection.snapshot.base.number, collection.snapshot.log_count) == (1, 2)
     for each in (collection, opened(tmp_path)):
         assert texts_of(each) == ["one", "two", "three", "four"]
