@@ -115,6 +115,23 @@ async def test_broken_collection_fails_alone(
     await again.close()
 
 
+async def test_damage_is_told(
+    retriever: FaissRetriever, embedder: HashingEmbedder, lanes: Lanes, tmp_path: Path
+) -> None:
+    for document in (CAT, DOG, SUN):
+        await retriever.add("notes", [document], deadline=soon())
+    assert (await described(retriever)).state is CollectionState.READY
+    path = tmp_path / "notes" / "00000000.log"
+    path.write_bytes(path.read_bytes().replace(b"chases", b"chased"))
+    again = FaissRetriever(tmp_path, embedder, lanes)
+    await again.open()
+    found = await described(again)
+    assert (found.state, found.fault_count, found.document_count) == (CollectionState.DEGRADED, 2, 2)
+    assert "writes 2 to 2 are lost" in found.message
+    assert again.collections()[0].message == found.message
+    await again.close()
+
+
 async def test_collections_come_and_go(retriever: FaissRetriever, tmp_path: Path) -> None:
     assert await retriever.create("notes", deadline=soon()) == IndexIdentity("notes", 0)
     with pytest.raises(CollectionExists):
