@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.errors import CollectionExists
+from server.errors import CollectionExists, ServerOverloaded
 from server.stores.collections import drop_collection, write_collection
 from server.stores.generation import Content
 from server.stores.home import aside, collection_names, numbers, remove_remains
@@ -148,3 +148,16 @@ def test_publishing_again_goes_on_counting(tmp_path: Path) -> None:
 def test_names_cannot_leave_the_index(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="not the name"):
         write_collection(tmp_path, name, Content(EMBEDDER, (), *parts()))
+
+
+def test_replacing_what_was_written_meanwhile_is_refused(tmp_path: Path) -> None:
+    collection = made(tmp_path, "one")
+    add(collection, "two")
+    before = collection.snapshot
+    collection.fold()  # changes nothing
+    assert collection.replace(Content(EMBEDDER, records("new"), *parts("new")), before, "reindex").number == 2
+    add(collection, "three")
+    with pytest.raises(ServerOverloaded, match="written meanwhile"):
+        collection.replace(Content(EMBEDDER, records("newer"), *parts("newer")), before, "reindex")
+    assert texts_of(opened(tmp_path)) == ["new", "three"]
+    assert list((tmp_path / "notes").glob(".*")) == []
