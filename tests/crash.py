@@ -2,9 +2,10 @@
 
 Usage: python -m tests.crash [--kills 500] [--seed 0]
 
-A child process adds, replaces, deletes, folds and rolls back through the real retriever, saying what it begins and
-what was acknowledged. It is killed with SIGKILL. What is on the disk then must be exactly what was acknowledged, or
-that with the one operation that was under way, whole; every generation must open and have the content of its number.
+A child process adds, replaces, deletes, folds, rolls back and reindexes through the real retriever, saying what it
+begins and what was acknowledged. It is killed with SIGKILL. What is on the disk then must be exactly what was
+acknowledged, or that with the one operation that was under way, whole; every generation must open and have the content
+of its number.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from server.engines import catalogue
-from server.engines.interfaces import Document
+from server.engines.interfaces import Document, IndexIdentity
 from server.engines.retriever import FaissRetriever
 from server.engines.vector_index import build_index
 from server.errors import GenerationNotFound
@@ -47,7 +48,7 @@ async def work(index: Path, seed: int) -> None:
     while True:
         deadline = time.monotonic() + 30
         ids = [str(each) for each in chance.sample(range(60), chance.randint(1, 12))]
-        kind = chance.choices(["add", "delete", "compact", "rollback"], [10, 4, 1, 1])[0]
+        kind = chance.choices(["add", "delete", "compact", "rollback", "reindex"], [20, 8, 2, 2, 1])[0]
         if kind != "add" and not retriever.collections():
             continue
         operation: dict[str, Any] = {"kind": kind}
@@ -66,6 +67,10 @@ async def work(index: Path, seed: int) -> None:
             number = (await retriever.delete(NAME, ids, deadline=deadline)).index.generation
         elif kind == "compact":
             number = (await retriever.compact(NAME, deadline=deadline)).identity.generation
+        elif kind == "reindex":
+            *_, last = [event async for event in retriever.reindex(NAME, deadline=deadline)]
+            assert isinstance(last, IndexIdentity)
+            number = last.generation
         else:
             try:
                 number = (await retriever.rollback(NAME, operation["generation"], deadline=deadline)).generation

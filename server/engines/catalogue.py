@@ -10,8 +10,8 @@ from typing import TypeVar
 from server.engines.vector_index import build_index
 from server.errors import CollectionBroken, CollectionNotFound, QuintetError
 from server.stores.collection import Collection
-from server.stores.collections import remove_remains
-from server.stores.home import collection_home, collection_names, pointer_stamp
+from server.stores.collections import DEMO
+from server.stores.home import collection_home, collection_names, pointer_stamp, remove_remains
 from server.stores.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
@@ -130,8 +130,8 @@ def _is_due(collection: Collection) -> bool:
 
 def remedy(name: str) -> str:
     """How an operator brings a collection back."""
-    if name == "wikipedia":
-        return "Make it with: make train ONLY=wikipedia"
+    if name == DEMO:
+        return f"Make it with: make train ONLY={DEMO}"
     return "Delete it, and add its documents again"
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import faiss
 import numpy as np
@@ -14,6 +15,7 @@ from server.stores.generation import DocumentRecord
 from server.stores.snapshot import Snapshot
 
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]
+_selectors: WeakKeyDictionary[Snapshot, Any] = WeakKeyDictionary()
 _NOTHING: Found = (np.empty(0, np.float32), np.empty(0, np.int64))
 
 
@@ -37,8 +39,7 @@ def search(
 def _in_base(snapshot: Snapshot, vector: NDArray[np.float32], top_k: int, filters: Sequence[MetadataFilter]) -> Found:
     base, gone = snapshot.base, snapshot.gone_passages
     if not filters:
-        selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(gone)) if len(gone) else None
-        return nearest(base, vector, top_k, selector, len(base.vectors) - len(gone))
+        return nearest(base, vector, top_k, _all_but_gone(snapshot), len(base.vectors) - len(gone))
     documents = base_documents(base.terms, filters)
     documents = documents[np.isin(documents, snapshot.gone, invert=True)]
     wanted = np.zeros(len(base.documents), np.bool_)
@@ -58,6 +59,15 @@ def _in_log(snapshot: Snapshot, vector: NDArray[np.float32], top_k: int, filters
         wanted &= fulfilling
     mask = wanted[snapshot.passages[:, 0]]
     return exact(snapshot.vectors, vector, top_k, None if mask.all() else _bitmap(mask))
+
+
+def _all_but_gone(snapshot: Snapshot) -> Any:
+    """The selector is made once for a snapshot; copying all rows into a set is slow beside a search."""
+    if not len(snapshot.gone_passages):
+        return None
+    if (selector := _selectors.get(snapshot)) is None:
+        selector = _selectors[snapshot] = faiss.IDSelectorNot(faiss.IDSelectorBatch(snapshot.gone_passages))
+    return selector
 
 
 def _bitmap(mask: NDArray[np.bool_]) -> Any:

@@ -17,7 +17,6 @@ from server.stores.generation import INDEX, Generation
 
 FLAT_LIMIT = 50_000
 TARGET_RECALL = 0.97
-_PROBES = (4, 8, 16, 32, 64, 128, 256)
 _PROBED_QUERIES = 200
 _TRAINED_PER_LIST = 50  # FAISS asks for 39 at least
 _PART = 65_536
@@ -118,11 +117,11 @@ def _calibrated(index: Any, vectors: NDArray[np.float32]) -> tuple[int, float]:
     queries = queries + chance.standard_normal(queries.shape, np.float32) / np.sqrt(queries.shape[1], dtype=np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     _, truth = faiss.knn(queries, vectors, 10, metric=faiss.METRIC_INNER_PRODUCT)
-    recall = 0.0
-    for probes in _PROBES:
+    probes = 4
+    while True:
         settings = faiss.SearchParametersIVF(nprobe=min(probes, index.nlist))
         found = [_approximate(index, vectors, query[None], 10, settings)[1] for query in queries]
         recall = float(np.mean([np.isin(right, rows).mean() for right, rows in zip(truth, found, strict=True)]))
-        if recall >= TARGET_RECALL:
-            break
-    return probes, recall
+        if recall >= TARGET_RECALL or probes >= index.nlist:
+            return probes, recall
+        probes *= 2

@@ -1,4 +1,4 @@
-"""One collection, open: what is served of it, and how that changes.
+"""One collection, and how it changes.
 
 Its state has a number that grows by one with every write. A write is a record at the end of a log, synced before it is
 served; a fold turns generation and logs into the next generation, while writes go on into a new log. Everything but
@@ -8,7 +8,7 @@ reading `snapshot` blocks: call it on a thread. Methods may be called from sever
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,127 +30,21 @@ from server.stores.generation import (
     write_generation,
     write_manifest,
 )
-from server.stores.log import LogPart, Write, append, read_log
-from server.stores.snapshot import Overlay, Snapshot
+from server.stores.log import Write, append
+from server.stores.reader import BROKEN, Reader
+from server.stores.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
-BROKEN = (OSError, ValueError, KeyError, TypeError)
 
 
-class Collection:
-    """A collection of the folder `home`. Raises CollectionBroken if no generation is whole."""
-
-    snapshot: Snapshot
+class Collection(Reader):
+    """A collection that can be written to. `indexer` makes what finds vectors faster in each generation."""
 
     def __init__(self, home: Path, indexer: Indexer) -> None:
-        self.home = home
-        self.name = home.name
-        self.faults: list[str] = []
+        super().__init__(home)
         self._indexer = indexer
-        self._state = threading.RLock()  # what is served; held briefly
         self._folding = threading.RLock()  # taken before _state
         self._locked = False
-        with self._state:
-            self._open()
-
-    # ------------------------------------------------------------ reading
-
-    def _open(self) -> None:
-        """Read the current generation, or the newest older one that is whole, and what the logs say after it."""
-        self._stamp = folders.pointer_stamp(self.home)
-        present = folders.numbers(self.home)
-        current = folders.pointer(self.home)
-        if current is None:
-            self._fault("the pointer is missing or broken")
-        elif current not in present:
-            self._fault(f"generation {current} is missing")
-        # A generation beyond the pointer is of a fold that was never finished; its writes are in the logs.
-        base = self._newest_whole([n for n in reversed(present) if current is None or n <= current])
-        self._serve(base, self._repaired_end)
-        highest = max([self.snapshot.number, current or 0, *folders.numbers(self.home, logs=True)])
-        if highest > self.snapshot.number:
-            self._fault(f"what was written after {self.snapshot.number}, up to {highest} at least, is not served")
-        self._highest = highest
-        self.sound = base.number == current and highest == self.snapshot.number
-
-    def _newest_whole(self, candidates: list[int]) -> Generation:
-        for number in candidates:
-            try:
-                return read_generation(folders.generation_folder(self.home, number), self.name)
-            except BROKEN as error:
-                self._fault(f"generation {number} is broken: {error}")
-        raise CollectionBroken(f'collection "{self.name}" has no generation that is whole: {"; ".join(self.faults)}')
-
-    def _repaired_end(self, path: Path, part: LogPart) -> None:
-        """Cut what a killed process left at the end of a log, unless somebody is writing it just now."""
-        if not part.torn:
-            return
-        try:
-            with folders.locked(self.home, wait=0):
-                if read_log(path, part.end).torn == part.torn:
-                    os.truncate(path, part.end)
-                    self._fault(
-                        f"{path.name} ended with {part.torn} bytes of no whole write, which were cut: "
-                        "a write that was not acknowledged, unless the file was damaged"
-                    )
-        except Exception as error:  # read-only, or being written: the writer will cut it
-            log.info('collection "%s": the end of %s stays: %s', self.name, path.name, error)
-
-    def _serve(self, base: Generation, at_end: Callable[[Path, LogPart], None] | None = None) -> None:
-        """Serve a generation with the logs from its number on."""
-        overlay = Overlay(base)
-        self._overlay, self._log, self._end = overlay, base.number, 0
-        self.snapshot = overlay.snapshot()
-        self._follow(at_end)
-
-    def _follow(self, at_end: Callable[[Path, LogPart], None] | None = None) -> None:
-        """Apply what the logs have beyond what is served."""
-        while True:
-            path = folders.log_path(self.home, self._log)
-            part = read_log(path, self._end)
-            for fault in part.faults:
-                self._fault(fault)
-            for write in part.writes:
-                number = self.snapshot.number
-                if write.number > number + 1:
-                    self._fault(f"writes {number + 1} to {write.number - 1} are lost")
-                self._overlay.apply(write)
-                self.snapshot = self._overlay.snapshot()
-            self._end = part.end
-            number = self.snapshot.number
-            if number == self._log or not folders.log_path(self.home, number).exists():
-                if at_end:
-                    at_end(path, part)
-                return
-            self._log, self._end = number, 0
-
-    def _fault(self, what: str) -> None:
-        log.error('collection "%s": %s', self.name, what)
-        self.faults.append(what)
-
-    def refresh(self) -> bool:
-        """Take over what another process wrote; false if the collection is gone."""
-        with self._state:
-            stamp = folders.pointer_stamp(self.home)
-            if stamp is None and not self.home.is_dir():
-                return False
-            if stamp != self._stamp:
-                self._open()
-            else:
-                self._follow()
-            return True
-
-    @property
-    def log_bytes(self) -> int:
-        """Size of the log that is being written."""
-        return self._end
-
-    def find(self, document_id: str) -> tuple[DocumentRecord, NDArray[np.int32], NDArray[np.float32]] | None:
-        """A document with its passages and their vectors, as they are now; None if it is not there."""
-        with self._state:
-            return self._overlay.find(document_id)
-
-    # ------------------------------------------------------------ writing
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -205,12 +99,10 @@ class Collection:
                         os.fsync(file.fileno())
                     sync_folder(self.home)
                     self._follow()
-            aside = self._written(number, before.content(), "fold", before.base)
-            with self._writing():
+            with self._written(number, before.content(), "fold", before.base) as folder, self._writing():
                 if self.snapshot.base is not before.base:  # another process was faster
-                    folders.remove(aside)
                     return self.snapshot
-                return self._install(number, aside)
+                return self._install(number, folder)
 
     def replace(self, content: Content, before: Snapshot, origin: str) -> Snapshot:
         """Make the next generation of `content`, which was made from `before`.
@@ -219,12 +111,10 @@ class Collection:
         """
         with self._folding:
             number = max(self._highest, before.number) + 1
-            aside = self._written(number, content, origin, None)
-            with self._writing():
-                if self.snapshot.number != before.number or self.snapshot.base is not before.base:
-                    folders.remove(aside)
+            with self._written(number, content, origin, None) as folder, self._writing():
+                if self.snapshot.number != before.number:  # a fold meanwhile changed nothing
                     raise ServerOverloaded(f'collection "{self.name}" was written meanwhile; try again')
-                return self._install(number, aside)
+                return self._install(number, folder)
 
     def rollback(self, number: int) -> Snapshot:
         """Make a new generation of the files of a kept one; what is served is folded before, so that it is kept.
@@ -241,23 +131,22 @@ class Collection:
             except BROKEN as error:
                 raise CollectionBroken(f"generation {number} is broken: {error}") from error
             manifest = read_manifest(source, self.name)
-            # Linked before the fold, which may remove the oldest generation.
-            aside = folders.write_aside(self.home, number, lambda folder: folders.link_files(source, folder))
-            new = self.fold().number + 1
-            created = datetime.now(UTC).isoformat()
-            changes = {"generation": new, "created": created, "origin": f"rollback to {number}"}
-            write_manifest(aside, manifest | changes)
-            return self._install(new, aside)
+            with folders.aside(self.home) as folder:
+                folders.link_files(source, folder)  # before the fold, which may remove the oldest generation
+                new = self.fold().number + 1
+                created = datetime.now(UTC).isoformat()
+                changes = {"generation": new, "created": created, "origin": f"rollback to {number}"}
+                write_manifest(folder, manifest | changes)
+                return self._install(new, folder)
 
-    def _written(self, number: int, content: Content, origin: str, base: Generation | None) -> Path:
-        called = Origin(self.name, number, origin)
-        with folders.full_disk_told(self.name):
-            return folders.write_aside(
-                self.home, number, lambda folder: write_generation(folder, called, content, self._indexer, base)
-            )
+    @contextmanager
+    def _written(self, number: int, content: Content, origin: str, base: Generation | None) -> Iterator[Path]:
+        with folders.full_disk_told(self.name), folders.aside(self.home) as folder:
+            write_generation(folder, Origin(self.name, number, origin), content, self._indexer, base)
+            yield folder
 
-    def _install(self, number: int, aside: Path) -> Snapshot:
-        folder = folders.install(self.home, number, aside)
+    def _install(self, number: int, written: Path) -> Snapshot:
+        folder = folders.install(self.home, number, written)
         self._stamp = folders.pointer_stamp(self.home)
         self._serve(read_generation(folder, self.name, check=False))
         self._highest, self.sound = self.snapshot.number, True

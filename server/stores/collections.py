@@ -1,7 +1,5 @@
 """Collections come and go: making, removing, and publishing one from outside the server. Everything here blocks."""
 
-import os
-import shutil
 from pathlib import Path
 
 from server.errors import CollectionBroken, CollectionExists
@@ -11,7 +9,6 @@ from server.stores.collection import Collection
 from server.stores.generation import Content, Indexer, Origin, no_index, write_generation
 
 DEMO = "wikipedia"
-_DROPPED = ".dropped"
 
 
 def create_collection(index: Path, name: str, content: Content, indexer: Indexer, *, number: int = 0) -> Collection:
@@ -19,23 +16,19 @@ def create_collection(index: Path, name: str, content: Content, indexer: Indexer
     home = folders.collection_home(index, name)
     if home.exists():
         raise CollectionExists(name)
-    aside = index / f".{name}.{os.getpid()}"
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        with folders.full_disk_told(name):
-            folder = folders.generation_folder(aside, number)
-            folder.mkdir(parents=True)
-            write_generation(folder, Origin(name, number, "create"), content, indexer)
-            write_durably(aside / POINTER, f"{number}\n".encode())
-            try:
-                aside.rename(home)
-            except OSError as error:
-                if home.exists():
-                    raise CollectionExists(name) from error
-                raise
-            sync_folder(index)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with folders.full_disk_told(name), folders.aside(index) as aside:
+        folder = folders.generation_folder(aside, number)
+        folder.mkdir()
+        write_generation(folder, Origin(name, number, "create"), content, indexer)
+        sync_folder(folder)
+        write_durably(aside / POINTER, f"{number}\n".encode())
+        try:
+            aside.rename(home)
+        except OSError as error:
+            if home.exists():
+                raise CollectionExists(name) from error
+            raise
+        sync_folder(index)
     return Collection(home, indexer)
 
 
@@ -43,15 +36,8 @@ def drop_collection(index: Path, name: str) -> None:
     """Remove a collection. Raises CollectionNotFound, and ServerOverloaded if another process is writing."""
     home = folders.collection_home(index, name)
     with folders.locked(home):
-        hidden = home.rename(index / f".{name}.{os.getpid()}{_DROPPED}")
-        sync_folder(index)
-    shutil.rmtree(hidden)
-
-
-def remove_remains(index: Path) -> None:
-    """Finish what drop_collection began in a process that was killed."""
-    for path in index.glob(f".*{_DROPPED}"):
-        shutil.rmtree(path, ignore_errors=True)
+        folders.remove(home)
+    sync_folder(index)
 
 
 def write_collection(index: Path, name: str, content: Content, indexer: Indexer = no_index) -> None:

@@ -21,7 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.runtime.artefact import MANIFEST, write_durably
-from server.stores.files import HashedFile, Strings, Writer, check_files, read_array, read_strings
+from server.stores.files import (
+    HashedFile,
+    Strings,
+    Writer,
+    check_files,
+    in_turns,
+    read_array,
+    read_strings,
+    sorted_in_turns,
+)
 from server.stores.terms import TermCollector, Terms, read_terms
 
 FORMAT = 2  # 1 had texts line by line, and no log after it
@@ -123,14 +132,14 @@ def write_generation(
     terms = TermCollector()
 
     def lines() -> Iterable[str]:
-        for document in content.documents:
+        for document in in_turns(content.documents):
             ids.append(document.id)
             terms.add(document.metadata)
             yield json.dumps(asdict(document), ensure_ascii=False, separators=(",", ":"))
 
     writer.strings("documents", lines())
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-    writer.strings("ids", (ids[row] for row in order))
+    order = sorted_in_turns(ids)
+    writer.strings("ids", in_turns(ids[row] for row in order))
     writer.vector("ids.rows.npy", np.array(order, np.int32))
     terms.write(writer)
     with writer.create(INDEX) as file:

@@ -14,7 +14,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -108,33 +109,48 @@ def full_disk_told(name: str) -> Iterator[None]:
         raise
 
 
-def write_aside(home: Path, number: int, fill: Callable[[Path], None]) -> Path:
-    """Let `fill` make a generation in a folder aside. If it fails nothing remains."""
-    aside = home / f".{number:08}.{os.getpid()}"
-    shutil.rmtree(aside, ignore_errors=True)
+@contextmanager
+def aside(parent: Path) -> Iterator[Path]:
+    """A new hidden folder to fill and rename. It is removed at the end if it is still there.
+
+    Its lock tells others that somebody is at work in it: a folder without one is of a process that was killed.
+    """
+    folder = parent / f".{uuid.uuid4().hex}"
+    folder.mkdir(parents=True)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        aside.mkdir(parents=True)
-        fill(aside)
-        sync_folder(aside)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    return aside
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def install(home: Path, number: int, aside: Path) -> Path:
+def remove_remains(parent: Path) -> None:
+    """Remove the hidden folders in which nobody is at work."""
+    for folder in (path for path in parent.glob(".*") if path.is_dir()):
+        with suppress(OSError):  # somebody is, or removed it meanwhile
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+def install(home: Path, number: int, folder: Path) -> Path:
     """Make what was written aside the generation that is served. Call it `locked`."""
     target = generation_folder(home, number)
     if target.exists():  # of somebody who was killed before the pointer moved, or broken
         remove(target)
+    sync_folder(folder)
+    folder.rename(target)
     try:
-        aside.rename(target)
         sync_folder(home)
         write_durably(home / POINTER, f"{number}\n".encode())
     except OSError:
-        shutil.rmtree(aside, ignore_errors=True)
         if pointer(home) != number:
-            shutil.rmtree(target, ignore_errors=True)
+            remove(target)
         raise
     return target
 
@@ -142,25 +158,21 @@ def install(home: Path, number: int, aside: Path) -> Path:
 def tidy(home: Path) -> None:
     """Remove generations beyond the last ones, logs that none of the kept needs, and remains. Call it `locked`."""
     current = pointer(home)
-    if current is None:
-        return
-    kept = [number for number in numbers(home) if number <= current][-KEPT_GENERATIONS:]
+    kept = [number for number in numbers(home) if current is not None and number <= current][-KEPT_GENERATIONS:]
     with suppress(OSError):  # what stays is tried again next time
-        for number in numbers(home):
-            if kept and number < kept[0]:
-                remove(generation_folder(home, number))
-        for number in numbers(home, logs=True):
-            if kept and number < kept[0]:
-                log_path(home, number).unlink()
-        for remains in home.glob(".*"):
-            if remains.suffix == ".old":
-                remove(remains)
+        for number in (number for number in numbers(home) if kept and number < kept[0]):
+            remove(generation_folder(home, number))
+        for number in (number for number in numbers(home, logs=True) if kept and number < kept[0]):
+            log_path(home, number).unlink()
+        for path in home.glob(".*"):
+            if path.is_file():  # a pointer that was never renamed
+                path.unlink()
+        remove_remains(home)
 
 
-def remove(path: Path) -> None:
-    """Remove a folder, under a name with a dot first: half of one must not look like a whole one."""
-    hidden = path if path.name.startswith(".") else path.rename(path.with_name(f".{path.name}.{os.getpid()}.old"))
-    shutil.rmtree(hidden)
+def remove(folder: Path) -> None:
+    """Remove a folder, under a hidden name first: half of one must not look like a whole one."""
+    shutil.rmtree(folder.rename(folder.with_name(f".{uuid.uuid4().hex}")), ignore_errors=True)
 
 
 def link_files(source: Path, target: Path) -> None:

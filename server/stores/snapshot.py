@@ -20,7 +20,7 @@ _ALIVE = np.iinfo(np.int64).max
 _PART = 65_536  # rows of vectors that a fold has in memory
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Snapshot:
     """A state of a collection. Of `overlay_documents` and the lists in `values` only the first rows belong to it.
 
@@ -99,11 +99,14 @@ class Growing:
 
 
 class Overlay:
-    """The writes since `base`, one after another. Only the writer touches it; readers have snapshots."""
+    """The writes since `base`, one after another. Only the writer touches it; readers have snapshots.
+
+    `number` is that of the last one.
+    """
 
     def __init__(self, base: Generation) -> None:
         self._base = base
-        self._number = base.number
+        self.number = base.number
         self._updated = base.created
         self._writes = 0
         self._rows: dict[str, int] = {}
@@ -132,7 +135,7 @@ class Overlay:
 
     def apply(self, write: Write) -> None:
         """The next write. One that is older than the base changes nothing."""
-        if write.number <= self._number:
+        if write.number <= self.number:
             return
         for document_id in write.removed:
             self._end(document_id, write.number)
@@ -151,13 +154,13 @@ class Overlay:
         self._vectors.extend(write.vectors)
         self._document_count += len(write.documents)
         self._passage_count += len(write.passages)
-        self._number, self._updated = write.number, write.time
+        self.number, self._updated = write.number, write.time
         self._writes += 1
 
     def snapshot(self) -> Snapshot:
         """The state after the last write."""
         return Snapshot(
-            number=self._number,
+            number=self.number,
             base=self._base,
             updated=self._updated,
             log_count=self._writes,

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from server.stores.files import Writer, read_array, read_strings
+from server.stores.files import Writer, in_turns, read_array, read_strings, sorted_in_turns
 
 Rows = NDArray[np.int32]
 _DECIMAL = re.compile(r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3})?", re.ASCII)
@@ -101,9 +101,10 @@ class TermCollector:
 
     def write(self, writer: Writer) -> None:
         """Four files."""
-        terms = sorted(self._rows)
+        found = list(self._rows)
+        terms = [found[at] for at in sorted_in_turns(found)]
         lengths = (len(self._rows[term]) for term in terms)
-        writer.strings("terms", terms)
+        writer.strings("terms", in_turns(terms))
         writer.vector("terms.numbers.npy", np.array([number_of(t[1 + ord(t[0]) :]) for t in terms], np.float64))
         writer.vector("postings.ends.npy", np.cumsum(np.fromiter(lengths, np.int64, len(terms))))
         rows = [np.frombuffer(self._rows[term], np.int32) for term in terms]

@@ -164,7 +164,8 @@ class RagServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ImportDocuments(self, request_iterator, context):
-        """ImportDocuments is AddDocuments for many documents: every message is one write, all of it or nothing.
+        """ImportDocuments is AddDocuments for many documents: every message is one write, all of it or nothing. Bring a
+        deadline that suffices for all of them: without one the server's default ends the call.
 
         The status codes are those of AddDocuments. What came before the message that failed stays; sending everything
         again is safe and costs no embedding.
@@ -273,7 +274,8 @@ class RagServiceServicer:
 
     def Reindex(self, request, context):
         """Reindex embeds every document again, with the embedder that the server runs, into a new generation. It sends
-        progress, then exactly one done. Until then the collection answers, or refuses to, as before; writes wait.
+        progress, then exactly one done. Until then the collection answers, or refuses to, as before; writes wait. Bring a
+        deadline that suffices: without one the server's default ends the call.
 
         INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
         FAILED_PRECONDITION: the embedder is missing or broken, or no generation of the collection is whole.

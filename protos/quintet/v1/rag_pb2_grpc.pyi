@@ -65,7 +65,8 @@ class RagServiceStub:
     writing. DEADLINE_EXCEEDED: the deadline passed.
     """
     ImportDocuments: _grpc.StreamUnaryMultiCallable[_rag_pb2.ImportDocumentsRequest, _rag_pb2.ImportDocumentsResponse]
-    """ImportDocuments is AddDocuments for many documents: every message is one write, all of it or nothing.
+    """ImportDocuments is AddDocuments for many documents: every message is one write, all of it or nothing. Bring a
+    deadline that suffices for all of them: without one the server's default ends the call.
 
     The status codes are those of AddDocuments. What came before the message that failed stays; sending everything
     again is safe and costs no embedding.
@@ -134,7 +135,8 @@ class RagServiceStub:
     """
     Reindex: _grpc.UnaryStreamMultiCallable[_rag_pb2.ReindexRequest, _rag_pb2.ReindexResponse]
     """Reindex embeds every document again, with the embedder that the server runs, into a new generation. It sends
-    progress, then exactly one done. Until then the collection answers, or refuses to, as before; writes wait.
+    progress, then exactly one done. Until then the collection answers, or refuses to, as before; writes wait. Bring a
+    deadline that suffices: without one the server's default ends the call.
 
     INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
     FAILED_PRECONDITION: the embedder is missing or broken, or no generation of the collection is whole.
@@ -179,7 +181,8 @@ class RagServiceAsyncStub(RagServiceStub):
     writing. DEADLINE_EXCEEDED: the deadline passed.
     """
     ImportDocuments: _aio.StreamUnaryMultiCallable[_rag_pb2.ImportDocumentsRequest, _rag_pb2.ImportDocumentsResponse]  # type: ignore[assignment]
-    """ImportDocuments is AddDocuments for many documents: every message is one write, all of it or nothing.
+    """ImportDocuments is AddDocuments for many documents: every message is one write, all of it or nothing. Bring a
+    deadline that suffices for all of them: without one the server's default ends the call.
 
     The status codes are those of AddDocuments. What came before the message that failed stays; sending everything
     again is safe and costs no embedding.
@@ -248,7 +251,8 @@ class RagServiceAsyncStub(RagServiceStub):
     """
     Reindex: _aio.UnaryStreamMultiCallable[_rag_pb2.ReindexRequest, _rag_pb2.ReindexResponse]  # type: ignore[assignment]
     """Reindex embeds every document again, with the embedder that the server runs, into a new generation. It sends
-    progress, then exactly one done. Until then the collection answers, or refuses to, as before; writes wait.
+    progress, then exactly one done. Until then the collection answers, or refuses to, as before; writes wait. Bring a
+    deadline that suffices: without one the server's default ends the call.
 
     INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
     FAILED_PRECONDITION: the embedder is missing or broken, or no generation of the collection is whole.
@@ -320,7 +324,8 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_rag_pb2.ImportDocumentsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_rag_pb2.ImportDocumentsResponse, _abc.Awaitable[_rag_pb2.ImportDocumentsResponse]]:
-        """ImportDocuments is AddDocuments for many documents: every message is one write, all of it or nothing.
+        """ImportDocuments is AddDocuments for many documents: every message is one write, all of it or nothing. Bring a
+        deadline that suffices for all of them: without one the server's default ends the call.
 
         The status codes are those of AddDocuments. What came before the message that failed stays; sending everything
         again is safe and costs no embedding.
@@ -449,7 +454,8 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_rag_pb2.ReindexResponse], _abc.AsyncIterator[_rag_pb2.ReindexResponse]]:
         """Reindex embeds every document again, with the embedder that the server runs, into a new generation. It sends
-        progress, then exactly one done. Until then the collection answers, or refuses to, as before; writes wait.
+        progress, then exactly one done. Until then the collection answers, or refuses to, as before; writes wait. Bring a
+        deadline that suffices: without one the server's default ends the call.
 
         INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
         FAILED_PRECONDITION: the embedder is missing or broken, or no generation of the collection is whole.
