@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from server.engines.describe import describe, from_schema
 from server.engines.interfaces import ModelTask
+from server.engines.onnx_session import open_session
 from server.engines.text_models import Outputs, TextClassifier, TextEmbedder
 from server.runtime.artefact import Artefact
 from server.runtime.lanes import Lanes
@@ -29,14 +29,7 @@ class OnnxForward:
         self._tokenizer = Tokenizer.from_file(str(artefact.part("tokenizer.json")))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.max_tokens)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # lanes are the parallelism
-        options.inter_op_num_threads = 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(
-            str(artefact.part(FILES[engine])), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = open_session(artefact.part(FILES[engine]))
         self._has_types = "token_type_ids" in {item.name for item in self._session.get_inputs()}
         self._output = output
 

@@ -182,12 +182,13 @@ async def test_calls_side_by_side_get_their_own_answers(classifier: OnnxClassifi
     assert [result for (result,) in found] == expected[:60]
 
 
-def test_serving_with_onnx_loads_no_torch() -> None:
+def test_serving_with_onnx_loads_no_torch_and_no_scikit_learn() -> None:
     engines = ("onnx_text", "house_prices", "linguist", "language", "analysis")
     code = f"""
 import sys
 {"; ".join(f"import server.engines.{engine}" for engine in engines)}
-print(sorted({{"torch", "transformers", "sentence_transformers", "grpc", "quintet"}} & set(sys.modules)))
+unwanted = {{"torch", "transformers", "sentence_transformers", "sklearn", "joblib", "grpc", "quintet"}}
+print(sorted(unwanted & set(sys.modules)))
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
