@@ -4,27 +4,42 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
 from server.engines.describe import describe, from_schema
 from server.engines.interfaces import ModelTask
 from server.engines.onnx_session import open_session
-from server.engines.text_models import Outputs, TextClassifier, TextEmbedder
+from server.engines.text_models import Outputs, TextClassifier, TextEmbedder, text_cost
 from server.runtime.artefact import Artefact
+from server.runtime.fair_queue import ALONE, Gathering
 from server.runtime.lanes import Lanes
 
 FILES = {"onnx": "model.onnx", "onnx-int8": "model-int8.onnx"}
 
 
-class OnnxForward:
-    """An artefact's graph with its tokenizer, on one thread."""
+_SHORT_TOKENS = 32
+# Medians of five rounds with MiniLM-L6 on one of two cores that others used, too; times as many texts a second in a
+# batch as alone, all of one length:
+#
+#                 fp32, batches of 2, 4, 8, 16       int8, batches of 2, 4, 8, 16
+#       8 tokens      1.4  1.7  1.9  2.2                 1.3  1.8  2.0  1.6
+#      16 tokens      1.2  1.3  1.5  1.5                 1.3  1.3  1.5  1.6
+#      32 tokens      1.0  1.2  1.2  1.2                 1.1  1.2  1.3  1.2
+#      64 tokens      1.0  1.2  1.2  1.1                 0.9  1.0  1.0  1.0
+#     128 tokens      1.1  1.0  1.0  1.0                 0.9  1.0  0.9  0.9
+#     256 tokens      1.0  1.0  0.9  0.8                 1.1  1.0  0.9  0.9
+#
+# So short texts are gathered as they wait, and waiting for more would cost latency for nothing. The int8 graphs
+# quantise activations over the whole batch: in it, a text's scores depend on its neighbours (in batches of 8, 3 of 128
+# labels changed), which is no answer to give. They run every text alone.
+GATHERING = {"onnx": Gathering(8, text_cost(4 * _SHORT_TOKENS)), "onnx-int8": ALONE}
 
-    # Texts of one turn on a lane; each is run by itself. The int8 graphs quantise activations over the whole batch, so
-    # in padded batches a text's scores depend on its neighbours: in batches of 8, 3 of 128 labels changed. Measured on
-    # two cores with MiniLM-L6, batches of 8 run 1.3 times as many texts of 12 tokens, and 0.8 times as many of 170.
-    at_once = 4
+
+class OnnxForward:
+    """An artefact's graph with its tokenizer, on the calling thread."""
 
     def __init__(self, artefact: Artefact, engine: str, output: str) -> None:
+        self.gathering = GATHERING[engine]
         self.max_tokens: int = from_schema(artefact, "max_tokens")
         self._tokenizer = Tokenizer.from_file(str(artefact.part("tokenizer.json")))
         self._tokenizer.no_padding()
@@ -36,15 +51,23 @@ class OnnxForward:
     def __call__(self, texts: Sequence[str]) -> Outputs:
         """Logits or vectors of one text at least."""
         encodings = self._tokenizer.encode_batch_fast(list(texts))
-        values = np.stack([self._run(encoding) for encoding in encodings])
-        return Outputs(values, [bool(encoding.overflowing) for encoding in encodings])
+        truncated = [bool(encoding.overflowing) for encoding in encodings]
+        ids = [encoding.ids for encoding in encodings]
+        if self.gathering.at_once > 1 and max(map(len, ids)) <= _SHORT_TOKENS:
+            return Outputs(self._run(ids), truncated)
+        return Outputs(np.concatenate([self._run([one]) for one in ids]), truncated)
 
-    def _run(self, encoding: Encoding) -> NDArray[np.float32]:
-        ids = np.array([encoding.ids], np.int64)
-        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    def _run(self, texts: Sequence[list[int]]) -> NDArray[np.float32]:
+        """Values [texts, width] of texts as token ids, padded to the longest of them."""
+        ids = np.zeros((len(texts), max(map(len, texts))), np.int64)
+        mask = np.zeros_like(ids)
+        for row, text in enumerate(texts):
+            ids[row, : len(text)] = text
+            mask[row, : len(text)] = 1
+        feed = {"input_ids": ids, "attention_mask": mask}
         if self._has_types:
             feed["token_type_ids"] = np.zeros_like(ids)  # one text, one segment
-        return np.asarray(self._session.run([self._output], feed)[0][0], np.float32)
+        return np.asarray(self._session.run([self._output], feed)[0], np.float32)
 
 
 class OnnxClassifier(TextClassifier):
