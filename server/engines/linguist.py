@@ -13,17 +13,20 @@ import multiprocessing
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from server.engines.describe import describe
 from server.engines.interfaces import Entity, KeyPhrase, Linguistics, ModelTask, Span, Token
 from server.errors import ModelLoading, ModelUnavailable, ServerStopping
 from server.runtime.artefact import Artefact
+from server.runtime.cache import ResultCache
 from server.runtime.lanes import Lanes
 
 log = logging.getLogger(__name__)
 
 _PROBE = "Is Ada Lovelace ready to answer in London?"
+_SPAN_BYTES = 450  # of a token with its span and its words; the other results have fewer
 _ANSWER_SECONDS = 60.0  # for one text, and for the first one of a process, which must start; then it hangs
 
 
@@ -33,14 +36,16 @@ class SpacyLinguist:
     `lane` must be a single one and its own: its thread waits for the process, which parses one text at a time. If the
     process ends, the call that it worked on raises ModelLoading, and another process is started at once. The process
     also ends with the server. Blocks: construct it on a thread. Raises ModelUnavailable if the process cannot parse.
+    `cache_bytes` of results are kept for texts that recur.
     """
 
-    def __init__(self, artefact: Artefact, lane: Lanes) -> None:
+    def __init__(self, artefact: Artefact, lane: Lanes, *, cache_bytes: int = 0) -> None:
         if lane.count != 1:
             raise ValueError("a spaCy pipeline works on exactly one lane")
         self.description = describe(artefact, ModelTask.LINGUISTICS, "spacy")
         self._lane = lane
         self._work = lane.work(self.description.identity.name, self._parse, cost=len)
+        self._cache: ResultCache[Linguistics] = ResultCache(cache_bytes, _weigh, self._work.counters)
         self._pipeline = str(artefact.part("pipeline").resolve())
         self._closed = False
         self._start()
@@ -52,8 +57,8 @@ class SpacyLinguist:
 
     async def parse(self, text: str, *, deadline: float) -> Linguistics:
         """All of it; one parse serves every task."""
-        parsed: list[Linguistics] = await self._lane.map(self._work, [text], deadline=deadline)
-        return parsed[0]
+        (parsed,) = await self._cache.through([text], partial(self._lane.map, self._work, deadline=deadline))
+        return parsed
 
     @property
     def pid(self) -> int:
@@ -111,3 +116,8 @@ def decode(text: str, answer: bytes) -> Linguistics:
         sentences=tuple(span(start, end) for start, end in found["sentences"]),
         tokens=tuple(Token(span(start, end), *rest) for start, end, *rest in found["tokens"]),
     )
+
+
+def _weigh(parsed: Linguistics) -> int:
+    parts = (parsed.entities, parsed.key_phrases, parsed.sentences, parsed.tokens)
+    return _SPAN_BYTES * (1 + sum(map(len, parts)))

@@ -76,7 +76,7 @@ class OnnxClassifier(TextClassifier):
     Raises ModelUnavailable if the artefact does not fit. Blocks: construct it on a thread.
     """
 
-    def __init__(self, artefact: Artefact, lanes: Lanes, engine: str | None = None) -> None:
+    def __init__(self, artefact: Artefact, lanes: Lanes, engine: str | None = None, *, cache_bytes: int = 0) -> None:
         engine = engine or str(from_schema(artefact, "engine"))
         forward = OnnxForward(artefact, engine, "logits")
         description = describe(
@@ -86,14 +86,15 @@ class OnnxClassifier(TextClassifier):
             labels=from_schema(artefact, "labels"),
             max_input_tokens=forward.max_tokens,
         )
-        super().__init__(forward, description, lanes)
+        super().__init__(forward, description, lanes, cache_bytes=cache_bytes)
 
 
 class OnnxEmbedder(TextEmbedder):
     """An Embedder from an artefact; the rest as for OnnxClassifier."""
 
-    def __init__(self, artefact: Artefact, lanes: Lanes, engine: str | None = None) -> None:
+    def __init__(self, artefact: Artefact, lanes: Lanes, engine: str | None = None, *, cache_bytes: int = 0) -> None:
         engine = engine or str(from_schema(artefact, "engine"))
         forward = OnnxForward(artefact, engine, "embedding")
         description = describe(artefact, ModelTask.EMBEDDING, engine, max_input_tokens=forward.max_tokens)
-        super().__init__(forward, description, from_schema(artefact, "dimensions"), lanes)
+        dimensions = from_schema(artefact, "dimensions")
+        super().__init__(forward, description, dimensions, lanes, cache_bytes=cache_bytes)

@@ -5,6 +5,7 @@ seconds: construct it on a thread. It holds for every engine in this package tha
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 
 from server.engines.interfaces import Classification, Label, ModelDescription
 from server.errors import ModelUnavailable
+from server.runtime.cache import ResultCache
 from server.runtime.fair_queue import Gathering, Work
 from server.runtime.lanes import Lanes
 
+_LABEL_BYTES = 160  # of a label with its score and their places
 _CHARACTERS_A_TOKEN = 5
 _SPECIAL = 2 * _CHARACTERS_A_TOKEN  # the tokens that mark the ends of a text
 _PROBE = ("Is this model ready to answer?",)
@@ -38,18 +41,20 @@ class Forward(Protocol):
 
 
 class TextClassifier:
-    """A Classifier: softmax over the logits of any model."""
+    """A Classifier: softmax over the logits of any model. `cache_bytes` of results are kept for texts that recur."""
 
-    def __init__(self, forward: Forward, description: ModelDescription, lanes: Lanes) -> None:
+    def __init__(self, forward: Forward, description: ModelDescription, lanes: Lanes, *, cache_bytes: int = 0) -> None:
         self.description = description
         self._forward = forward
         self._lanes = lanes
         self._work = _work(self._classify, forward, description, lanes)
+        size = _LABEL_BYTES * len(description.labels)
+        self._cache: ResultCache[Classification] = ResultCache(cache_bytes, lambda _: size, self._work.counters)
         _check_shape(forward, len(description.labels), description)
 
     async def classify(self, texts: Sequence[str], *, deadline: float) -> list[Classification]:
         """One result a text, in order. Scores of a text add up to 1."""
-        return await self._lanes.map(self._work, texts, deadline=deadline)
+        return [*await self._cache.through(texts, partial(self._lanes.map, self._work, deadline=deadline))]
 
     def _classify(self, texts: Sequence[str]) -> list[Classification]:
         logits, truncated = self._forward(texts)
@@ -60,23 +65,28 @@ class TextClassifier:
 
 
 class TextEmbedder:
-    """An Embedder: any model whose vectors have length 1."""
+    """An Embedder: any model whose vectors have length 1. `cache_bytes` of vectors are kept for texts that recur."""
 
-    def __init__(self, forward: Forward, description: ModelDescription, dimensions: int, lanes: Lanes) -> None:
+    def __init__(
+        self, forward: Forward, description: ModelDescription, dimensions: int, lanes: Lanes, *, cache_bytes: int = 0
+    ) -> None:
         self.description = description
         self._dimensions = dimensions
         self._forward = forward
         self._lanes = lanes
         self._work = _work(self._embed, forward, description, lanes)
+        self._cache: ResultCache[NDArray[np.float32]] = ResultCache(
+            cache_bytes, lambda vector: vector.nbytes, self._work.counters
+        )
         _check_shape(forward, dimensions, description)
 
     async def embed(self, texts: Sequence[str], *, deadline: float) -> NDArray[np.float32]:
         """float32 [texts, dimensions] in their order; every row has length 1."""
-        rows = await self._lanes.map(self._work, texts, deadline=deadline)
+        rows = await self._cache.through(texts, partial(self._lanes.map, self._work, deadline=deadline))
         return np.array(rows, np.float32).reshape(len(texts), self._dimensions)
 
     def _embed(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-        return list(self._forward(texts).values)
+        return [row.copy() for row in self._forward(texts).values]  # a view would keep its whole batch
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

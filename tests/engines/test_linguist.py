@@ -154,6 +154,16 @@ async def test_calls_side_by_side_do_not_disturb_each_other(linguist: SpacyLingu
     assert [e.span.text for e in found[1].entities] == ["Berlin"]
 
 
+async def test_a_text_that_recurs_is_not_parsed_again(models: Path, parsed: Linguistics) -> None:
+    lane = Lanes(1, queue_limit=1)
+    made = SpacyLinguist(open_artefact(models, "en_core_web_sm"), lane, cache_bytes=1_000_000)
+    assert await made.parse(TEXT, deadline=soon()) == parsed
+    made.close()
+    assert await made.parse(TEXT, deadline=soon()) == parsed
+    assert lane.counters["en_core_web_sm"].cache_hits == 1
+    lane.close()
+
+
 async def test_a_late_call_is_refused(linguist: SpacyLinguist) -> None:
     with pytest.raises(DeadlineExceeded):
         await linguist.parse(TEXT, deadline=0.0)

@@ -172,6 +172,24 @@ async def test_a_model_that_answers_nonsense_does_not_become_ready(tmp_path: Pat
         TextClassifier(Broken(), description, lanes)
 
 
+async def test_texts_that_recur_are_not_computed_again(tmp_path: Path, lanes: Lanes) -> None:
+    classifier = OnnxClassifier(make_text_artefact(tmp_path, "logits"), lanes, cache_bytes=100_000)
+    counters = lanes.counters["tiny"]
+    first = await classifier.classify(["good", "bad", "good"], deadline=soon())
+    batches = counters.batches.copy()
+    assert await classifier.classify(["bad", "good"], deadline=soon()) == [first[1], first[0]]
+    assert (counters.batches, counters.cache_hits, counters.cache_misses) == (batches, 3, 2)
+
+
+async def test_vectors_that_recur_are_the_same(tmp_path: Path, lanes: Lanes) -> None:
+    embedder = OnnxEmbedder(make_text_artefact(tmp_path, "embedding"), lanes, cache_bytes=100_000)
+    first = await embedder.embed(["good", "bad"], deadline=soon())
+    expected = first.copy()
+    first[:] = 0  # what a caller does with its vectors is its own affair
+    assert (await embedder.embed(["good", "bad"], deadline=soon())).tolist() == expected.tolist()
+    assert lanes.counters["tiny"].cache_hits == 2
+
+
 @given(arrays.arrays(np.float32, (3, 5), elements=st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=False)))
 def test_softmax_never_overflows(logits: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> None:
     scores = softmax(logits)
