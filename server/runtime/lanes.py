@@ -10,9 +10,10 @@ import contextlib
 import logging
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from server.errors import DeadlineExceeded, ServerOverloaded, ServerStopping
@@ -34,8 +35,11 @@ class Lanes:
         self._admitted = 0
         self._closed = False
         self._queue = FairQueue(count)
-        self._ready = threading.Condition()  # guards the queue, all calls and all counters
-        self._finished: list[Call] = []
+        self._lock = threading.Lock()  # guards the queue, all calls, all counters, and what follows
+        self._idle = 0  # lanes that wait for a token and will find one
+        self._tokens: SimpleQueue[None] = SimpleQueue()  # one wakes one lane; cheaper than a Condition
+        self._finished: deque[Call] = deque()
+        self._told = False  # that _deliver() is to come
         self._loop: asyncio.AbstractEventLoop | None = None
         # Threads that nobody closed must not keep the process from ending.
         self._threads = [threading.Thread(target=self._serve, name=f"lane_{n}", daemon=True) for n in range(count)]
@@ -75,16 +79,16 @@ class Lanes:
         self._loop = loop = asyncio.get_running_loop()
         with self._admit(work, min(self.count, len(items))):
             future = loop.create_future()
-            with self._ready:
+            with self._lock:
                 if self._closed:
                     raise _stopping()
                 call = Call(work, items, time.monotonic(), deadline, future)
                 self._queue.push(call)
-                self._ready.notify(len(items))
+                self._wake(len(items))
             try:
                 await future
             except asyncio.CancelledError:
-                with self._ready:
+                with self._lock:
                     work.counters.abandoned += call.end(None)
                 raise
         if call.error:
@@ -93,11 +97,11 @@ class Lanes:
 
     def close(self) -> None:
         """Refuse what waits, and wait for what runs."""
-        with self._ready:
+        with self._lock:
             self._closed = True
             for call in self._queue.drain():
                 self._end(call, _stopping())
-            self._ready.notify_all()
+            self._wake(self.count)
         for thread in self._threads:
             thread.join()
 
@@ -114,31 +118,42 @@ class Lanes:
         finally:
             self._admitted -= width
 
+    def _wake(self, wanted: int) -> None:
+        """Let as many lanes look for work, if so many are idle."""
+        for _ in range(min(wanted, self._idle)):
+            self._idle -= 1
+            self._tokens.put(None)
+
     # ------------------------------------------------------------ on the lanes' threads
 
     def _serve(self) -> None:
-        while batch := self._next_batch():
-            self._compute(batch)
+        while True:
+            with self._lock:
+                batch = self._next_batch()
+                if not batch:
+                    if self._closed:
+                        return
+                    self._idle += 1
+            if batch:
+                self._compute(batch)
+            else:
+                self._tokens.get()
 
     def _next_batch(self) -> list[Item]:
-        """Wait for work and take it; empty once the lanes are closed."""
-        with self._ready:
-            while True:
-                while (call := self._queue.pop()) is None:
-                    if self._closed:
-                        return []
-                    self._ready.wait()
-                now = time.monotonic()
-                if call.work.cannot_finish(call.items[0].cost, call.deadline - now):
-                    call.work.counters.expired += self._end(call, _late())
-                    continue
-                batch = self._queue.gather(call, now)
-                if call.items:
-                    self._queue.push(call)
-                counters = call.work.counters
-                counters.batches[len(batch)] += 1
-                counters.wait_seconds += sum(now - item.call.arrived for item in batch)
-                return batch
+        """Take what is to be computed next, if anything is; drop what cannot be done in time."""
+        while call := self._queue.pop():
+            now = time.monotonic()
+            counters = call.work.counters
+            if call.work.cannot_finish(call.items[0].cost, call.deadline - now):
+                counters.expired += self._end(call, _late())
+                continue
+            batch = self._queue.gather(call, now)
+            if call.items:
+                self._queue.push(call)
+            counters.batches[len(batch)] += 1
+            counters.wait_seconds += sum(now - item.call.arrived for item in batch)
+            return batch
+        return []
 
     def _compute(self, batch: list[Item]) -> None:
         """Compute and store. If a batch fails, its items are run alone, once: one of them may be to blame."""
@@ -152,7 +167,7 @@ class Lanes:
         except BaseException as failure:  # whatever it is, the lane lives on and the caller is told
             error = failure
         seconds = time.monotonic() - begun
-        with self._ready:
+        with self._lock:
             work.counters.compute_seconds += seconds
             gone = sum(item.call.ended for item in batch)
             work.counters.wasted_seconds += seconds * gone / len(batch)
@@ -187,16 +202,17 @@ class Lanes:
     def _tell(self, call: Call) -> None:
         """Let the loop know that a call has ended, with one wake-up for all that end until it looks."""
         self._finished.append(call)
-        if len(self._finished) == 1 and self._loop is not None:
+        if not self._told and self._loop is not None:
+            self._told = True
             with contextlib.suppress(RuntimeError):  # the loop is closed, nobody waits any more
                 self._loop.call_soon_threadsafe(self._deliver)
 
     # ------------------------------------------------------------ on the loop
 
     def _deliver(self) -> None:
-        with self._ready:
-            finished, self._finished = self._finished, []
-        for call in finished:
+        self._told = False  # first: what is finished from now on is either seen below or told again
+        while self._finished:
+            call = self._finished.popleft()
             if not call.waiter.done():
                 call.waiter.set_result(None)
 
