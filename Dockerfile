@@ -28,7 +28,7 @@ USER quintet
 ENTRYPOINT ["python", "-m", "training"]
 
 FROM python:3.11-slim-bookworm AS serve
-# xllamacpp and scikit-learn link the system's OpenMP.
+# xllamacpp links the system's OpenMP.
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --home-dir /nonexistent quintet \
     && install -d -o quintet /data/models /data/index

@@ -18,6 +18,7 @@ from server.engines.golden import GOLDEN, Answer, ask
 from server.engines.interfaces import House
 from server.runtime.artefact import Artefact, entry_of, read_manifest, save_manifest
 from server.runtime.lanes import Lanes
+from server.runtime.plans import OutOfProcess
 from server.runtime.publish import place
 
 _TEXTS = (
@@ -52,7 +53,7 @@ def golden_of(name: str) -> Golden | None:
         case "embedder":
             return Golden(_TEXTS[:3], texts)
         case "house-prices":
-            return Golden(_HOUSES, {"sklearn": 1e-6})
+            return Golden(_HOUSES, {"onnx": 1e-6})
         case "lid.176":
             return Golden((_TEXTS[0], "Guten Morgen, wie geht es Ihnen?", "Où est la gare ?"), {"fasttext": _EXACT})
         case "en_core_web_sm":
@@ -93,6 +94,7 @@ def with_golden(folder: Path, near: Path) -> Iterator[Path]:
 async def _answers(artefact: Artefact, golden: Golden) -> dict[str, list[Answer]]:
     """Answers to all inputs by engine. torch answers like the graph that was exported from it."""
     lanes = Lanes(1, queue_limit=1)
+    engines: dict[str, Any] = {}
     try:
         engines = _engines(artefact, lanes)
         found = {
@@ -102,6 +104,9 @@ async def _answers(artefact: Artefact, golden: Golden) -> dict[str, list[Answer]
             for kind, engine in engines.items()
         }
     finally:
+        for engine in engines.values():
+            if isinstance(engine, OutOfProcess):
+                engine.close()
         lanes.close()
     return found | ({"torch": found["onnx"]} if "onnx" in found else {})
 
@@ -119,7 +124,7 @@ def _engines(artefact: Artefact, lanes: Lanes) -> dict[str, Any]:
         case "regression":
             from server.engines.house_prices import HousePricer
 
-            return {"sklearn": HousePricer(artefact, lanes)}
+            return {"onnx": HousePricer(artefact, lanes)}
         case "language_id":
             from server.engines.language import FastTextIdentifier
 

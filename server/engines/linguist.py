@@ -1,114 +1,123 @@
-"""Entities, sentences, syntax and key phrases with a spaCy pipeline."""
+"""Entities, sentences, syntax and key phrases with a spaCy pipeline, in a process of its own.
 
+spaCy holds the GIL while it parses, and whatever else the server does must wrest it away every 5 ms. Of a text of 5,000
+characters, 290 ms of CPU time are spent in the process and 6 ms here, on reading its answer. With two callers of
+Classify and a parse after the other, on two cores that others used, too, the 99th percentile of Classify was 2.9 times
+as long as without parses when spaCy was on a thread, and 1.8 times as long with the process (medians of five rounds of
+tests/bench/analyze.py). A crash of native code ends the process alone.
+"""
+
+import json
+import logging
+import multiprocessing
+import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from server.engines.describe import describe
-from server.engines.interfaces import Entity, Linguistics, ModelTask, Span, Token
-from server.engines.key_phrases import Candidate, rank
+from server.engines.interfaces import Entity, KeyPhrase, Linguistics, ModelTask, Span, Token
+from server.errors import ModelLoading, ModelUnavailable, ServerStopping
 from server.runtime.artefact import Artefact
+from server.runtime.cache import ResultCache
 from server.runtime.lanes import Lanes
 
-
-@contextmanager
-def _without_torch() -> Iterator[None]:
-    """Keeps spaCy from importing torch, which no pipeline here needs: 6 seconds and 190 MB."""
-    if "torch" in sys.modules:
-        yield
-        return
-    sys.modules["torch"] = None  # type: ignore[assignment]  # Python's way to say that there is no such module
-    try:
-        yield
-    finally:
-        del sys.modules["torch"]
-
-
-with _without_torch():
-    import spacy
+log = logging.getLogger(__name__)
 
 _PROBE = "Is Ada Lovelace ready to answer in London?"
-_NOUNS = {"NOUN", "PROPN"}
+_SPAN_BYTES = 450  # of a token with its span and its words; the other results have fewer
+_ANSWER_SECONDS = 60.0  # for one text, and for the first one of a process, which must start; then it hangs
 
 
 class SpacyLinguist:
-    """A Linguist from an artefact's pipeline/ folder.
+    """A Linguist from an artefact's pipeline/ folder, between its construction and close().
 
-    `lane` must be a single one and its own: a pipeline's memory zone belongs to one text at a time, and spaCy holds
-    the GIL, so a second thread would gain nothing. Blocks: construct it on a thread.
+    `lane` must be a single one and its own: its thread waits for the process, which parses one text at a time. If the
+    process ends, the call that it worked on raises ModelLoading, and another process is started at once. The process
+    also ends with the server. Blocks: construct it on a thread. Raises ModelUnavailable if the process cannot parse.
+    `cache_bytes` of results are kept for texts that recur.
     """
 
-    def __init__(self, artefact: Artefact, lane: Lanes) -> None:
+    def __init__(self, artefact: Artefact, lane: Lanes, *, cache_bytes: int = 0) -> None:
         if lane.count != 1:
             raise ValueError("a spaCy pipeline works on exactly one lane")
-        self._lane = lane
-        self._nlp: Any = spacy.load(artefact.part("pipeline"))
         self.description = describe(artefact, ModelTask.LINGUISTICS, "spacy")
-        self._parse(_PROBE)
+        self._lane = lane
+        self._work = lane.work(self.description.identity.name, self._parse, cost=len)
+        self._cache: ResultCache[Linguistics] = ResultCache(cache_bytes, _weigh, self._work.counters)
+        self._pipeline = str(artefact.part("pipeline").resolve())
+        self._closed = False
+        self._start()
+        try:
+            self._parse([_PROBE])
+        except ModelLoading as error:
+            self.close()
+            raise ModelUnavailable("spaCy cannot be run; the server's log says why") from error
 
     async def parse(self, text: str, *, deadline: float) -> Linguistics:
         """All of it; one parse serves every task."""
-        return await self._lane.run(partial(self._parse, text), deadline=deadline)
+        (parsed,) = await self._cache.through([text], partial(self._lane.map, self._work, deadline=deadline))
+        return parsed
 
-    def _parse(self, text: str) -> Linguistics:
-        # Without the zone the vocabulary would keep every new word. What it frees must not be used after it.
-        with self._nlp.memory_zone():
-            document = self._nlp(text)
-            return Linguistics(
-                entities=tuple(Entity(_span(entity), entity.label_) for entity in document.ents),
-                key_phrases=rank([_candidate(chunk) for chunk in document.noun_chunks]),
-                sentences=tuple(_span(sentence) for sentence in document.sents if sentence.text.strip()),
-                tokens=_tokens(document),
+    @property
+    def pid(self) -> int:
+        """The process, for whoever watches it."""
+        return self._process.pid
+
+    def close(self) -> None:
+        """End the process; a call that it works on raises ServerStopping."""
+        self._closed = True
+        self._end()
+
+    def _end(self) -> None:
+        self._process.kill()  # it keeps nothing
+        self._process.wait()
+
+    def _start(self) -> None:
+        self._connection, theirs = multiprocessing.Pipe()
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603  # the command is our own
+                [sys.executable, "-P", "-m", "server.engines.linguist_child", str(theirs.fileno()), self._pipeline],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C in a terminal is for the server, which lets running calls finish
             )
 
+    def _parse(self, texts: Sequence[str]) -> list[Linguistics]:
+        try:
+            return [decode(text, self._ask(text)) for text in texts]
+        except (EOFError, OSError) as error:
+            self._end()
+            self._connection.close()
+            if self._closed:
+                raise ServerStopping("the server is stopping") from error
+            log.error("spaCy's process ended with status %s; it is started again", self._process.returncode)
+            self._start()
+            raise ModelLoading("spaCy's process is being started again", retry_after=2.0) from error
 
-def _span(found: Any) -> Span:
-    """A span of spaCy without white space around it. spaCy counts code points, too."""
-    text: str = found.text
-    stripped = text.strip()
-    start = found.start_char + len(text) - len(text.lstrip())
-    return Span(stripped, start, start + len(stripped))
+    def _ask(self, text: str) -> bytes:
+        self._connection.send_bytes(text.encode())
+        if not self._connection.poll(_ANSWER_SECONDS):
+            raise TimeoutError
+        return self._connection.recv_bytes()
 
 
-def _tokens(document: Any) -> tuple[Token, ...]:
-    """All tokens but white space, which spaCy keeps as tokens of their own."""
-    visible = [token for token in document if not token.is_space]
-    index = {token.i: position for position, token in enumerate(visible)}
-    return tuple(
-        Token(
-            span=Span(token.text, token.idx, token.idx + len(token)),
-            lemma=token.lemma_,
-            pos=token.pos_,
-            tag=token.tag_,
-            dependency=token.dep_,
-            head=index.get(_visible_head(token).i, position),
-        )
-        for position, token in enumerate(visible)
+def decode(text: str, answer: bytes) -> Linguistics:
+    """What the process found in `text`."""
+    found: dict[str, list[Any]] = json.loads(answer)
+
+    def span(start: int, end: int) -> Span:
+        return Span(text[start:end], start, end)
+
+    return Linguistics(
+        entities=tuple(Entity(span(start, end), kind) for start, end, kind in found["entities"]),
+        key_phrases=tuple(KeyPhrase(span(start, end), *rest) for start, end, *rest in found["key_phrases"]),
+        sentences=tuple(span(start, end) for start, end in found["sentences"]),
+        tokens=tuple(Token(span(start, end), *rest) for start, end, *rest in found["tokens"]),
     )
 
 
-def _visible_head(token: Any) -> Any:
-    """The nearest head that is not white space; white space that is the root has none."""
-    head = token.head
-    while head.is_space and head.head.i != head.i:
-        head = head.head
-    return head
-
-
-def _candidate(chunk: Any) -> Candidate:
-    """A noun chunk without articles, pronouns and other empty words at its ends; no words if nothing is left."""
-    tokens = list(chunk)
-    while tokens and _is_empty(tokens[0]):
-        tokens.pop(0)
-    while tokens and _is_empty(tokens[-1]):
-        tokens.pop()
-    if not any(token.pos_ in _NOUNS for token in tokens):
-        return Candidate((), _span(chunk))
-    words = tuple(token.lemma_.lower() for token in tokens if not token.is_space)
-    return Candidate(words, _span(chunk.doc[tokens[0].i : tokens[-1].i + 1]))
-
-
-def _is_empty(token: Any) -> bool:
-    return bool(token.is_space or token.is_punct or token.is_stop or token.pos_ in {"DET", "PRON"})
+def _weigh(parsed: Linguistics) -> int:
+    parts = (parsed.entities, parsed.key_phrases, parsed.sentences, parsed.tokens)
+    return _SPAN_BYTES * (1 + sum(map(len, parts)))

@@ -1,12 +1,12 @@
 """Puts passages into a better order: a cross-encoder reads the query and a passage together."""
 
 from collections.abc import Sequence
-from functools import partial
 
 from server.engines.describe import describe, from_schema
 from server.engines.interfaces import ModelTask
 from server.engines.onnx_text import OnnxForward
 from server.engines.passages import embedded_text
+from server.engines.text_models import text_cost
 from server.runtime.artefact import Artefact
 from server.runtime.lanes import Lanes
 
@@ -26,6 +26,8 @@ class OnnxReranker:
         self.description = describe(artefact, ModelTask.RERANKING, engine)
         self._forward = OnnxForward(artefact, engine, OUTPUT)
         self._lanes = lanes
+        name = self.description.identity.name
+        self._work = lanes.work(name, self._score, cost=_cost, gathering=self._forward.gathering)
         self._score(pairs("Is this model ready?", [("", "It is.")]))
 
     async def scores(self, query: str, passages: Sequence[tuple[str, str]], *, deadline: float) -> list[float]:
@@ -33,11 +35,11 @@ class OnnxReranker:
 
         Raises ServerOverloaded, DeadlineExceeded and ServerStopping.
         """
-        read = pairs(query, passages)
-        size = self._forward.at_once
-        groups = [read[begin : begin + size] for begin in range(0, len(read), size)]
-        parts = await self._lanes.run_all([partial(self._score, group) for group in groups], deadline=deadline)
-        return [score for part in parts for score in part]
+        return await self._lanes.map(self._work, pairs(query, passages), deadline=deadline)
 
     def _score(self, read: Sequence[tuple[str, str]]) -> list[float]:
         return [float(score) for score in self._forward(read).values[:, 0]]
+
+
+def _cost(read: tuple[str, str]) -> int:
+    return text_cost(len(read[0]) + len(read[1]))

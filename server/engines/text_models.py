@@ -6,16 +6,20 @@ seconds: construct it on a thread. It holds for every engine in this package tha
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.engines.interfaces import Classification, Label, ModelDescription
 from server.errors import ModelUnavailable
+from server.runtime.cache import ResultCache
+from server.runtime.fair_queue import Gathering, Work
 from server.runtime.lanes import Lanes
 
-R = TypeVar("R")
+_LABEL_BYTES = 160  # of a label with its score and their places
+_CHARACTERS_A_TOKEN = 5
+_SPECIAL = 2 * _CHARACTERS_A_TOKEN  # the tokens that mark the ends of a text
 _PROBE = ("Is this model ready to answer?",)
 
 
@@ -27,9 +31,9 @@ class Outputs(NamedTuple):
 
 
 class Forward(Protocol):
-    """Runs a model on the calling thread. `at_once` is how many texts are worth one call."""
+    """Runs a model on the calling thread. `gathering` is how far running texts together helps; see text_cost()."""
 
-    at_once: int
+    gathering: Gathering
 
     def __call__(self, texts: Sequence[str]) -> Outputs:
         """Logits or vectors of one text at least."""
@@ -37,17 +41,20 @@ class Forward(Protocol):
 
 
 class TextClassifier:
-    """A Classifier: softmax over the logits of any model."""
+    """A Classifier: softmax over the logits of any model. `cache_bytes` of results are kept for texts that recur."""
 
-    def __init__(self, forward: Forward, description: ModelDescription, lanes: Lanes) -> None:
+    def __init__(self, forward: Forward, description: ModelDescription, lanes: Lanes, *, cache_bytes: int = 0) -> None:
         self.description = description
         self._forward = forward
         self._lanes = lanes
+        self._work = _work(self._classify, forward, description, lanes)
+        size = _LABEL_BYTES * len(description.labels)
+        self._cache: ResultCache[Classification] = ResultCache(cache_bytes, lambda _: size, self._work.counters)
         _check_shape(forward, len(description.labels), description)
 
     async def classify(self, texts: Sequence[str], *, deadline: float) -> list[Classification]:
         """One result a text, in order. Scores of a text add up to 1."""
-        return await _spread(self._classify, texts, self._forward.at_once, self._lanes, deadline)
+        return [*await self._cache.through(texts, partial(self._lanes.map, self._work, deadline=deadline))]
 
     def _classify(self, texts: Sequence[str]) -> list[Classification]:
         logits, truncated = self._forward(texts)
@@ -58,22 +65,28 @@ class TextClassifier:
 
 
 class TextEmbedder:
-    """An Embedder: any model whose vectors have length 1."""
+    """An Embedder: any model whose vectors have length 1. `cache_bytes` of vectors are kept for texts that recur."""
 
-    def __init__(self, forward: Forward, description: ModelDescription, dimensions: int, lanes: Lanes) -> None:
+    def __init__(
+        self, forward: Forward, description: ModelDescription, dimensions: int, lanes: Lanes, *, cache_bytes: int = 0
+    ) -> None:
         self.description = description
         self._dimensions = dimensions
         self._forward = forward
         self._lanes = lanes
+        self._work = _work(self._embed, forward, description, lanes)
+        self._cache: ResultCache[NDArray[np.float32]] = ResultCache(
+            cache_bytes, lambda vector: vector.nbytes, self._work.counters
+        )
         _check_shape(forward, dimensions, description)
 
     async def embed(self, texts: Sequence[str], *, deadline: float) -> NDArray[np.float32]:
         """float32 [texts, dimensions] in their order; every row has length 1."""
-        rows = await _spread(self._embed, texts, self._forward.at_once, self._lanes, deadline)
+        rows = await self._cache.through(texts, partial(self._lanes.map, self._work, deadline=deadline))
         return np.array(rows, np.float32).reshape(len(texts), self._dimensions)
 
     def _embed(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-        return list(self._forward(texts).values)
+        return [row.copy() for row in self._forward(texts).values]  # a view would keep its whole batch
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -97,17 +110,15 @@ def _check_shape(forward: Forward, width: int, description: ModelDescription) ->
         )
 
 
-async def _spread(
-    work: Callable[[Sequence[str]], Sequence[R]], texts: Sequence[str], at_once: int, lanes: Lanes, deadline: float
-) -> list[R]:
-    """Apply `work` to all texts, in groups of like length on all lanes, the longest first; keep their order."""
-    size = max(1, min(at_once, -(-len(texts) // lanes.count)))
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]), reverse=True)
-    groups = [order[begin : begin + size] for begin in range(0, len(order), size)]
-    parts = await lanes.run_all(
-        [partial(work, [texts[index] for index in group]) for group in groups], deadline=deadline
-    )
-    found: dict[int, R] = {}
-    for group, part in zip(groups, parts, strict=True):
-        found.update(zip(group, part, strict=True))
-    return [found[index] for index in range(len(texts))]
+def text_cost(characters: int, max_tokens: int = 0) -> int:
+    """What a text costs a model that reads `max_tokens`, in characters: the rest of it is not read."""
+    return _SPECIAL + (min(characters, _CHARACTERS_A_TOKEN * max_tokens) if max_tokens else characters)
+
+
+def _work(
+    compute: Callable[[Sequence[str]], Sequence[object]], forward: Forward, description: ModelDescription, lanes: Lanes
+) -> Work:
+    def cost(text: str) -> int:
+        return text_cost(len(text), description.max_input_tokens)
+
+    return lanes.work(description.identity.name, compute, cost=cost, gathering=forward.gathering)

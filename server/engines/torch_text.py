@@ -5,6 +5,7 @@ when the first of these engines is made. Code that comes with a model is never r
 """
 
 import hashlib
+import math
 import threading
 from collections.abc import Sequence
 from typing import Any, Self
@@ -14,16 +15,18 @@ from server.engines.interfaces import ModelDescription, ModelIdentity, ModelTask
 from server.engines.text_models import Outputs, TextClassifier, TextEmbedder
 from server.errors import ModelUnavailable
 from server.runtime.artefact import Artefact
+from server.runtime.fair_queue import Gathering
 from server.runtime.lanes import Lanes
 
 MAX_TOKENS = 512  # for hub models; attention costs the square, and most are trained on no more
-_BATCH = 8  # padded; 4 to 8 are fastest on CPUs, and a GPU wants several
+# Batches are padded, so texts are of like length; 4 to 8 are fastest on CPUs, and a GPU wants several.
+_GATHERING = Gathering(8, math.inf)
 
 
 class TransformersForward:
     """AutoModelForSequenceClassification with its tokenizer: texts to logits."""
 
-    at_once = _BATCH
+    gathering = _GATHERING
 
     def __init__(self, source: str, revision: str | None, device: str, max_tokens: int = MAX_TOKENS) -> None:
         self._torch = _prepared_torch(device)
@@ -52,7 +55,7 @@ class TransformersForward:
 class SentenceTransformersForward:
     """SentenceTransformer: texts to what its last module gives, be it a vector or the logits of a Dense head."""
 
-    at_once = _BATCH
+    gathering = _GATHERING
 
     def __init__(
         self, source: str, revision: str | None, device: str, max_tokens: int = MAX_TOKENS, *, normalise: bool = False

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from server.runtime import memory
 from server.runtime.artefact import Artefact
@@ -17,6 +17,20 @@ from server.runtime.store import Use
 T = TypeVar("T")
 _LOWEST = 19
 Found = tuple[Artefact | None, str]  # what to load, and what is to be said of it
+
+
+@runtime_checkable
+class OutOfProcess(Protocol):
+    """An engine with a process of its own, whose memory counts, and which ends with the engine."""
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        ...
+
+    def close(self) -> None:
+        """End it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,8 @@ def construct(plan: Plan[T], artefact: Artefact | None) -> tuple[T, Use]:
     peak = memory.peak_bytes()
     memory.trim()
     resident = max(0, memory.resident_bytes() - before)
-    return engine, Use(resident, max(resident, peak - before), time.monotonic() - begun)
+    child = memory.resident_bytes(engine.pid) if isinstance(engine, OutOfProcess) else 0
+    return engine, Use(resident + child, max(resident, peak - before) + child, time.monotonic() - begun)
 
 
 def prepare_all(plans: Iterable[Plan[Any]]) -> None:
@@ -66,6 +81,8 @@ def prepare_all(plans: Iterable[Plan[Any]]) -> None:
 
 def drop(resident: Resident[Any]) -> None:
     """Let go of an engine that nobody reads, and of its memory."""
+    if isinstance(resident.engine, OutOfProcess):
+        resident.engine.close()
     resident.engine = None
     gc.collect()
     memory.trim()

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from server.runtime.artefact import Artefact
 from server.runtime.budget import Budget
 from server.runtime.models import ModelSlot, Resident, State
-from server.runtime.plans import Plan, construct, drop, step_back
+from server.runtime.plans import OutOfProcess, Plan, construct, drop, step_back
 from server.runtime.store import ModelStore
 
 log = logging.getLogger(__name__)
@@ -40,9 +40,12 @@ class Residency:
         self._discarding: set[asyncio.Task[None]] = set()
 
     def close(self) -> None:
-        """Wait for what runs on the threads, and refuse what waits."""
+        """Wait for what runs on the threads, refuse what waits, and end the processes of engines."""
         for thread in (self.loader, self.reader):
             thread.shutdown(cancel_futures=True)
+        for slot in self._slots.values():
+            if isinstance(slot.loaded, OutOfProcess):
+                slot.loaded.close()
 
     async def load_aside(self, slot: ModelSlot[Any], artefact: Artefact | None, *, evict: bool) -> Resident[Any]:
         """Construct an engine beside what is in the slot. Raises ModelDoesNotFit, and what constructing raises."""

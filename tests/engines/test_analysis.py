@@ -250,6 +250,7 @@ async def test_real_models_side_by_side(models: Path, lanes: Lanes) -> None:
     analyzer = SideBySideAnalyzer(lender(sentiment), lender(topics), lender(linguist), lender(languages))
     text = ("I love the wonderful museums of Paris. " * 150)[:5000]
     found = {item.task: item for item in await analyse(analyzer, text=text)}
+    linguist.close()
     lane.close()
     assert all(isinstance(item, TaskResult) for item in found.values())
     feeling, topic, language = (

@@ -1,7 +1,13 @@
 """spaCy's English pipeline: offsets, sentences, syntax, and a vocabulary that does not grow."""
 
 import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +16,11 @@ from hypothesis import strategies as st
 
 from server.engines.interfaces import Linguistics, ModelTask, Span
 from server.engines.linguist import SpacyLinguist
-from server.errors import DeadlineExceeded
+from server.errors import DeadlineExceeded, ModelLoading, ModelUnavailable, ServerStopping
 from server.runtime.artefact import open_artefact
 from server.runtime.lanes import Lanes
 from tests.engines.conftest import soon
+from tests.waiting import is_alive, until
 
 TEXT = (
     "Tim Cook opened the new Apple Store in London on Monday.\n\n   It wasn't cheap: the British glass panels\tcost "
@@ -24,7 +31,9 @@ TEXT = (
 @pytest.fixture(scope="module")
 async def linguist(models: Path) -> AsyncIterator[SpacyLinguist]:
     lane = Lanes(1, queue_limit=64)
-    yield SpacyLinguist(open_artefact(models, "en_core_web_sm"), lane)
+    made = await asyncio.to_thread(SpacyLinguist, open_artefact(models, "en_core_web_sm"), lane)
+    yield made
+    made.close()
     lane.close()
 
 
@@ -120,14 +129,21 @@ async def test_odd_texts_are_parsed(linguist: SpacyLinguist, text: str) -> None:
     assert all(sentence.text.strip() for sentence in parsed.sentences)
 
 
-async def test_the_vocabulary_does_not_grow(linguist: SpacyLinguist) -> None:
-    def size() -> tuple[int, int]:
-        return sum(1 for _ in linguist._nlp.vocab), len(linguist._nlp.vocab.strings)
-
-    before = size()
-    for number in range(20):
-        await linguist.parse(f"Zorblax{number} visited qwyjibo{number}ville.", deadline=soon())
-    assert size() == before
+def test_the_vocabulary_does_not_grow(models: Path) -> None:
+    """In the parser itself, whose process keeps it to itself."""
+    code = f"""
+from server.engines.linguist_child import Parser
+parser = Parser({str(open_artefact(models, "en_core_web_sm").part("pipeline"))!r})
+def size():
+    return sum(1 for _ in parser.nlp.vocab), len(parser.nlp.vocab.strings)
+parser.parse("Is Ada Lovelace ready to answer in London?")
+before = size()
+for number in range(20):
+    parser.parse(f"Zorblax{{number}} visited qwyjibo{{number}}ville.")
+assert size() == before, (before, size())
+assert sys.modules.get("torch") is None
+"""
+    subprocess.run([sys.executable, "-c", f"import sys\n{code}"], check=True)
 
 
 async def test_calls_side_by_side_do_not_disturb_each_other(linguist: SpacyLinguist, parsed: Linguistics) -> None:
@@ -136,6 +152,16 @@ async def test_calls_side_by_side_do_not_disturb_each_other(linguist: SpacyLingu
     )
     assert found[0] == found[2] == found[8] == parsed
     assert [e.span.text for e in found[1].entities] == ["Berlin"]
+
+
+async def test_a_text_that_recurs_is_not_parsed_again(models: Path, parsed: Linguistics) -> None:
+    lane = Lanes(1, queue_limit=1)
+    made = SpacyLinguist(open_artefact(models, "en_core_web_sm"), lane, cache_bytes=1_000_000)
+    assert await made.parse(TEXT, deadline=soon()) == parsed
+    made.close()
+    assert await made.parse(TEXT, deadline=soon()) == parsed
+    assert lane.counters["en_core_web_sm"].cache_hits == 1
+    lane.close()
 
 
 async def test_a_late_call_is_refused(linguist: SpacyLinguist) -> None:
@@ -147,3 +173,74 @@ async def test_it_wants_one_lane_of_its_own(models: Path, linguist: SpacyLinguis
     assert linguist.description.task is ModelTask.LINGUISTICS
     with pytest.raises(ValueError, match="exactly one lane"):
         SpacyLinguist(open_artefact(models, "en_core_web_sm"), lanes)
+
+
+def test_the_server_does_not_import_spacy() -> None:
+    code = "import sys, server.engines.linguist; print('spacy' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+async def test_a_crash_fails_one_call_and_the_next_is_answered(
+    linguist: SpacyLinguist, parsed: Linguistics, number: signal.Signals
+) -> None:
+    crashed = linguist.pid
+    os.kill(crashed, number)
+    await until(lambda: not is_alive(crashed))
+    with pytest.raises(ModelLoading):
+        await linguist.parse(TEXT, deadline=soon())
+    assert await linguist.parse(TEXT, deadline=soon()) == parsed
+    assert linguist.pid != crashed
+    assert not is_alive(crashed)
+
+
+async def test_a_call_that_is_cancelled_does_not_leave_its_answer_to_the_next(
+    linguist: SpacyLinguist, parsed: Linguistics
+) -> None:
+    long = asyncio.create_task(linguist.parse(TEXT * 20, deadline=soon()))
+    await asyncio.sleep(0.01)
+    long.cancel()
+    assert await linguist.parse(TEXT, deadline=soon()) == parsed
+    with pytest.raises(asyncio.CancelledError):
+        await long
+
+
+async def test_a_pipeline_that_cannot_be_read_is_refused(models: Path, tmp_path: Path) -> None:
+    artefact = open_artefact(models, "en_core_web_sm")
+    lane = Lanes(1, queue_limit=1)
+    with pytest.raises(ModelUnavailable, match="spaCy cannot be run"):
+        SpacyLinguist(replace(artefact, path=tmp_path), lane)
+    lane.close()
+
+
+async def test_closing_ends_the_process_and_what_it_does(models: Path) -> None:
+    lane = Lanes(1, queue_limit=1)
+    made = SpacyLinguist(open_artefact(models, "en_core_web_sm"), lane)
+    assert is_alive(made.pid)
+    long = asyncio.create_task(made.parse(TEXT * 500, deadline=soon()))
+    await until(lambda: sum(lane.counters["en_core_web_sm"].batches.values()))
+    made.close()
+    assert not is_alive(made.pid)
+    with pytest.raises(ServerStopping):
+        await long
+    lane.close()
+
+
+def test_the_process_ends_with_the_server(models: Path) -> None:
+    code = f"""
+import os, pathlib
+from server.engines.linguist import SpacyLinguist
+from server.runtime.artefact import open_artefact
+from server.runtime.lanes import Lanes
+made = SpacyLinguist(open_artefact(pathlib.Path({str(models)!r}), "en_core_web_sm"), Lanes(1, 1))
+print(made.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    pid = int(found.stdout)
+    for _ in range(500):
+        if not is_alive(pid):
+            return
+        time.sleep(0.01)
+    pytest.fail("it lives on")

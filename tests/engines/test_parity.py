@@ -1,5 +1,6 @@
 """The published text models: every engine gives the answers of torch, and they make sense."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -54,6 +55,26 @@ async def test_classifiers_agree_with_torch(models: Path, lanes: Lanes, name: st
             # held-out texts, from which 240 texts stray by 0.019 (3 standard deviations).
             assert agree.mean() >= 0.97, f"{name} on {engine}"
             assert margins[~agree].max(initial=0) < 0.2, f"{name} on {engine}: torch was sure, and it is not"
+
+
+@pytest.mark.parametrize("name", TEXTS)
+async def test_company_does_not_change_an_answer(models: Path, lanes: Lanes, name: str) -> None:
+    """Of many callers at once: fp32 is gathered and equal to rounding, int8 is not gathered and the same."""
+    artefact = open_artefact(models, name)
+    for engine in engines(artefact):
+        classifier = OnnxClassifier(artefact, lanes, engine)
+        texts = [text[:40] for text in TEXTS[name][::8]]
+        alone = [(await classifier.classify([text], deadline=soon()))[0] for text in texts]
+        before = lanes.counters[name].batches.copy()
+        found = await asyncio.gather(*(classifier.classify([text], deadline=soon()) for text in texts))
+        together = [result for (result,) in found]
+        sizes = set(lanes.counters[name].batches - before)
+        if engine == "onnx":
+            assert max(sizes) > 1
+            assert np.abs(scores(together) - scores(alone)).max() < 1e-5
+        else:
+            assert sizes == {1}
+            assert together == alone
 
 
 async def test_vectors_agree_with_torch(models: Path, lanes: Lanes) -> None:

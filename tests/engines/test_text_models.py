@@ -18,6 +18,7 @@ from server.engines.interfaces import Classification, ModelTask
 from server.engines.onnx_text import OnnxClassifier, OnnxEmbedder
 from server.engines.text_models import Outputs, softmax
 from server.errors import DeadlineExceeded, ModelUnavailable
+from server.runtime.fair_queue import ALONE
 from server.runtime.lanes import Lanes
 from tests.engines.conftest import LABELS, MAX_TOKENS, WIDTH, WORDS, make_text_artefact, soon
 
@@ -40,7 +41,11 @@ sentences = st.lists(st.sampled_from(WORDS[4:]), min_size=1, max_size=30).map(" 
 async def test_a_text_gets_the_same_answer_whatever_it_comes_with(classifier: OnnxClassifier, texts: list[str]) -> None:
     together = await classifier.classify(texts, deadline=soon())
     alone = [(await classifier.classify([text], deadline=soon()))[0] for text in texts]
-    assert together == alone
+    for one, other in zip(together, alone, strict=True):
+        assert one.truncated == other.truncated
+        assert {label.name: label.score for label in one.labels} == pytest.approx(
+            {label.name: label.score for label in other.labels}, abs=1e-6
+        ), "float32 sums in another order; more than that is padding that was read"
 
 
 async def test_labels_are_ranked_and_add_up_to_one(classifier: OnnxClassifier) -> None:
@@ -66,7 +71,7 @@ async def test_vectors_have_length_one_and_keep_their_order(embedder: OnnxEmbedd
     assert vectors.dtype == np.float32
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(50), abs=1e-6)
     for index in (0, 17, 49):
-        assert (await embedder.embed([texts[index]], deadline=soon()))[0].tolist() == vectors[index].tolist()
+        assert (await embedder.embed([texts[index]], deadline=soon()))[0] == pytest.approx(vectors[index], abs=1e-6)
 
 
 async def test_no_texts_give_no_rows(classifier: OnnxClassifier, embedder: OnnxEmbedder) -> None:
@@ -95,7 +100,7 @@ async def test_one_request_uses_every_lane(classifier: OnnxClassifier, count: in
     real = classifier._forward
 
     class Watched:
-        at_once = real.at_once
+        gathering = real.gathering
 
         def __call__(self, texts: Sequence[str]) -> Outputs:
             if threading.current_thread().name not in threads:
@@ -114,7 +119,7 @@ async def test_cancelling_drops_what_has_not_begun(classifier: OnnxClassifier, l
     real = classifier._forward
 
     class Slow:
-        at_once = real.at_once
+        gathering = real.gathering
 
         def __call__(self, texts: Sequence[str]) -> Outputs:
             begun.append(len(texts))
@@ -128,7 +133,7 @@ async def test_cancelling_drops_what_has_not_begun(classifier: OnnxClassifier, l
     with pytest.raises(asyncio.CancelledError):
         await call
     await lanes.run_all([lambda: None] * 4, deadline=soon())
-    assert 0 < sum(begun) <= 24
+    assert 0 < sum(begun) < 64
 
 
 @pytest.mark.parametrize(
@@ -157,7 +162,7 @@ async def test_a_model_that_answers_nonsense_does_not_become_ready(tmp_path: Pat
     from server.engines.text_models import TextClassifier
 
     class Broken:
-        at_once = 1
+        gathering = ALONE
 
         def __call__(self, texts: Sequence[str]) -> Outputs:
             return Outputs(np.full((len(texts), 3), np.nan, np.float32), [False] * len(texts))
@@ -165,6 +170,24 @@ async def test_a_model_that_answers_nonsense_does_not_become_ready(tmp_path: Pat
     description = OnnxClassifier(make_text_artefact(tmp_path, "logits"), lanes).description
     with pytest.raises(ModelUnavailable, match="not finite"):
         TextClassifier(Broken(), description, lanes)
+
+
+async def test_texts_that_recur_are_not_computed_again(tmp_path: Path, lanes: Lanes) -> None:
+    classifier = OnnxClassifier(make_text_artefact(tmp_path, "logits"), lanes, cache_bytes=100_000)
+    counters = lanes.counters["tiny"]
+    first = await classifier.classify(["good", "bad", "good"], deadline=soon())
+    batches = counters.batches.copy()
+    assert await classifier.classify(["bad", "good"], deadline=soon()) == [first[1], first[0]]
+    assert (counters.batches, counters.cache_hits, counters.cache_misses) == (batches, 3, 2)
+
+
+async def test_vectors_that_recur_are_the_same(tmp_path: Path, lanes: Lanes) -> None:
+    embedder = OnnxEmbedder(make_text_artefact(tmp_path, "embedding"), lanes, cache_bytes=100_000)
+    first = await embedder.embed(["good", "bad"], deadline=soon())
+    expected = first.copy()
+    first[:] = 0  # what a caller does with its vectors is its own affair
+    assert (await embedder.embed(["good", "bad"], deadline=soon())).tolist() == expected.tolist()
+    assert lanes.counters["tiny"].cache_hits == 2
 
 
 @given(arrays.arrays(np.float32, (3, 5), elements=st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=False)))
@@ -182,12 +205,13 @@ async def test_calls_side_by_side_get_their_own_answers(classifier: OnnxClassifi
     assert [result for (result,) in found] == expected[:60]
 
 
-def test_serving_with_onnx_loads_no_torch() -> None:
+def test_serving_with_onnx_loads_no_torch_and_no_scikit_learn() -> None:
     engines = ("onnx_text", "house_prices", "linguist", "language", "analysis")
     code = f"""
 import sys
 {"; ".join(f"import server.engines.{engine}" for engine in engines)}
-print(sorted({{"torch", "transformers", "sentence_transformers", "grpc", "quintet"}} & set(sys.modules)))
+unwanted = {{"torch", "transformers", "sentence_transformers", "sklearn", "joblib", "grpc", "quintet"}}
+print(sorted(unwanted & set(sys.modules)))
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

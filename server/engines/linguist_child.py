@@ -1,0 +1,124 @@
+"""The process in which spaCy parses: python -m server.engines.linguist_child FD PIPELINE
+
+FD is a connection to the server, over which it takes a text and gives a JSON object, again and again, until the
+connection ends. `linguist.py` is at its other end and says why there are two processes.
+"""
+
+import json
+import os
+import sys
+from multiprocessing.connection import Connection
+from typing import Any
+
+from server.engines.interfaces import Entity, Linguistics, Span, Token
+from server.engines.key_phrases import Candidate, rank
+
+_NICE = 10  # where cores are short, the server's own lanes go first: a parse may last, Classify shall not notice
+_NOUNS = {"NOUN", "PROPN"}
+
+
+class Parser:
+    """A pipeline of spaCy."""
+
+    def __init__(self, pipeline: str) -> None:
+        # Keeps spaCy from importing torch, which no pipeline here needs: 6 seconds and 190 MB. This is Python's way
+        # to say that there is no such module.
+        sys.modules["torch"] = None  # type: ignore[assignment]
+        import spacy
+
+        self.nlp: Any = spacy.load(pipeline)
+
+    def parse(self, text: str) -> Linguistics:
+        """Everything that one parse yields."""
+        # Without the zone the vocabulary would keep every new word. What it frees must not be used after it.
+        with self.nlp.memory_zone():
+            document = self.nlp(text)
+            return Linguistics(
+                entities=tuple(Entity(_span(entity), entity.label_) for entity in document.ents),
+                key_phrases=rank([_candidate(chunk) for chunk in document.noun_chunks]),
+                sentences=tuple(_span(sentence) for sentence in document.sents if sentence.text.strip()),
+                tokens=_tokens(document),
+            )
+
+
+def encode(parsed: Linguistics) -> bytes:
+    """What is sent. The receiver has the text, so spans are offsets."""
+    return json.dumps(
+        {
+            "entities": [[*_offsets(e.span), e.type] for e in parsed.entities],
+            "key_phrases": [[*_offsets(k.span), k.score, k.count] for k in parsed.key_phrases],
+            "sentences": [_offsets(sentence) for sentence in parsed.sentences],
+            "tokens": [[*_offsets(t.span), t.lemma, t.pos, t.tag, t.dependency, t.head] for t in parsed.tokens],
+        }
+    ).encode()
+
+
+def main() -> None:
+    """Serve until the connection ends."""
+    os.nice(_NICE)
+    connection: Connection[bytes, bytes] = Connection(int(sys.argv[1]))
+    parser = Parser(sys.argv[2])
+    while True:
+        try:
+            text = connection.recv_bytes().decode()
+        except EOFError:
+            return
+        connection.send_bytes(encode(parser.parse(text)))
+
+
+def _offsets(span: Span) -> tuple[int, int]:
+    return span.start, span.end
+
+
+def _span(found: Any) -> Span:
+    """A span of spaCy without white space around it. spaCy counts code points, too."""
+    text: str = found.text
+    stripped = text.strip()
+    start = found.start_char + len(text) - len(text.lstrip())
+    return Span(stripped, start, start + len(stripped))
+
+
+def _tokens(document: Any) -> tuple[Token, ...]:
+    """All tokens but white space, which spaCy keeps as tokens of their own."""
+    visible = [token for token in document if not token.is_space]
+    index = {token.i: position for position, token in enumerate(visible)}
+    return tuple(
+        Token(
+            span=Span(token.text, token.idx, token.idx + len(token)),
+            lemma=token.lemma_,
+            pos=token.pos_,
+            tag=token.tag_,
+            dependency=token.dep_,
+            head=index.get(_visible_head(token).i, position),
+        )
+        for position, token in enumerate(visible)
+    )
+
+
+def _visible_head(token: Any) -> Any:
+    """The nearest head that is not white space; white space that is the root has none."""
+    head = token.head
+    while head.is_space and head.head.i != head.i:
+        head = head.head
+    return head
+
+
+def _candidate(chunk: Any) -> Candidate:
+    """A noun chunk without articles, pronouns and other empty words at its ends; no words if nothing is left."""
+    tokens = list(chunk)
+    while tokens and _is_empty(tokens[0]):
+        tokens.pop(0)
+    while tokens and _is_empty(tokens[-1]):
+        tokens.pop()
+    if not any(token.pos_ in _NOUNS for token in tokens):
+        return Candidate((), _span(chunk))
+    words = tuple(token.lemma_.lower() for token in tokens if not token.is_space)
+    return Candidate(words, _span(chunk.doc[tokens[0].i : tokens[-1].i + 1]))
+
+
+def _is_empty(token: Any) -> bool:
+    return bool(token.is_space or token.is_punct or token.is_stop or token.pos_ in {"DET", "PRON"})
+
+
+if __name__ == "__main__":
+    main()

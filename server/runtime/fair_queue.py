@@ -1,0 +1,169 @@
+"""Calls that wait for a lane, in fair order, and the gathering of their items into batches. Knows no threads.
+
+The order is self-clocked fair queueing (Golestani, INFOCOM 1994): an item's tag is the clock when it comes to the head
+of its call plus the seconds that it is expected to take; the least tag is next, and sets the clock. So a call of 64
+long texts waits between its items for as much work of others as it takes itself, short texts go before long ones, and
+every tag's turn comes.
+"""
+
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from server.runtime.counters import WorkCounters
+
+
+class Gathering(NamedTuple):
+    """How far running items together helps: up to `at_once`, each of a cost up to `below`."""
+
+    at_once: int
+    below: float
+
+
+ALONE = Gathering(1, 0)
+_UNKNOWN_SECONDS = 0.001  # what work without a cost counts for
+_LIKE = 1.5  # the greatest ratio between the costs of items that are gathered: the shorter are padded
+
+
+class Work:
+    """A kind of work: `compute` makes one result of each of some items.
+
+    `cost` is proportional to the seconds that an item takes, or 0 if nobody knows.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[Sequence[Any]], Sequence[Any]],
+        counters: WorkCounters,
+        *,
+        cost: Callable[[Any], float] = lambda _: 0.0,
+        gathering: Gathering = ALONE,
+    ) -> None:
+        self.compute = compute
+        self.counters = counters
+        self.cost = cost
+        self.gathering = gathering
+        self._pace = 0.0
+
+    def observe(self, seconds: float, cost: float) -> None:
+        """Learn how fast it is, from a batch."""
+        if cost:
+            self._pace += 0.1 * (seconds / cost - self._pace) if self._pace else seconds / cost
+
+    def expected_seconds(self, cost: float) -> float:
+        """What an item usually takes."""
+        return self._pace * cost if cost else _UNKNOWN_SECONDS
+
+    def cannot_finish(self, cost: float, seconds: float) -> bool:
+        """Whether an item usually takes longer than `seconds`.
+
+        Whenever it says so it expects less the next time: one slow run must not refuse tight deadlines for ever.
+        """
+        if seconds > self._pace * cost:
+            return False
+        self._pace *= 0.9
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One of the items of a call."""
+
+    call: "Call"
+    index: int
+    value: Any
+    cost: float
+
+
+class Call:
+    """One caller's items, the most costly first, and what became of them. `arrived` and `deadline` are instants.
+
+    `waiter` is for whoever made the call.
+    """
+
+    def __init__(self, work: Work, values: Sequence[Any], arrived: float, deadline: float, waiter: Any = None) -> None:
+        self.work = work
+        self.waiter = waiter
+        self.arrived = arrived
+        self.deadline = deadline
+        self.results: list[Any] = [None] * len(values)
+        self.error: BaseException | None = None
+        self.ended = False
+        self._left = len(values)
+        items = [Item(self, index, value, work.cost(value)) for index, value in enumerate(values)]
+        self.items = deque(sorted(items, key=lambda item: -item.cost))
+        work.counters.waiting += len(items)
+
+    def take(self) -> Item:
+        """Its next item, which is to be computed now."""
+        self.work.counters.waiting -= 1
+        return self.items.popleft()
+
+    def store(self, index: int, result: Any) -> None:
+        """Keep a result; the last one ends the call."""
+        self.results[index] = result
+        self._left -= 1
+        self.ended = self._left == 0
+
+    def end(self, error: BaseException | None) -> int:
+        """Give it up. Returns how many of its items still waited."""
+        dropped = len(self.items)
+        self.work.counters.waiting -= dropped
+        self.items.clear()
+        self.error, self.ended = error, True
+        return dropped
+
+
+class FairQueue:
+    """Calls that have items left. Those that end while they wait are dropped when their turn comes."""
+
+    def __init__(self, lanes: int) -> None:
+        self._lanes = lanes
+        self._heap: list[tuple[float, int, Call]] = []
+        self._numbers = itertools.count()
+        self._clock = 0.0
+
+    def push(self, call: Call) -> None:
+        """Add a call, or put it back; it has items."""
+        seconds = call.work.expected_seconds(call.items[0].cost)
+        heapq.heappush(self._heap, (self._clock + seconds, next(self._numbers), call))
+
+    def pop(self) -> Call | None:
+        """The call whose turn it is, if any. Put it back if it has items left."""
+        while self._heap:
+            tag, _, call = heapq.heappop(self._heap)
+            if call.items:
+                self._clock = tag
+                return call
+        return None
+
+    def gather(self, call: Call, now: float) -> list[Item]:
+        """The next item of `call`, and what is worth to be run with it, of whichever calls.
+
+        Nothing is waited for, and no lane takes more than its share of what is there: the others may be free.
+        """
+        work, batch = call.work, [call.take()]
+        at_once, below = work.gathering
+        cost = batch[0].cost
+        room = min(at_once, -(-(work.counters.waiting + 1) // self._lanes)) - 1
+        if room <= 0 or cost > below:
+            return batch
+        for other in itertools.chain([call], (entry[2] for entry in self._heap)):
+            if other.work is work and other.deadline > now:
+                while room and other.items and _are_alike(cost, other.items[0].cost):
+                    batch.append(other.take())
+                    room -= 1
+        return batch
+
+    def drain(self) -> list[Call]:
+        """Everything that waits; the queue is empty then."""
+        calls = [call for _, _, call in self._heap if call.items]
+        self._heap.clear()
+        return calls
+
+
+def _are_alike(one: float, other: float) -> bool:
+    return max(one, other) <= _LIKE * min(one, other)
