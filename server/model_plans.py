@@ -25,7 +25,7 @@ def plans(settings: Settings, lanes: Lanes, spacy_lane: Lanes) -> Iterator[tuple
     """The plans of all models with what they do. A name that only the settings have is a classifier's."""
     others: dict[str, tuple[ModelTask, Callable[[], Build]]] = {
         PRICES: (ModelTask.REGRESSION, partial(_house_pricer, lanes)),
-        LINGUIST: (ModelTask.LINGUISTICS, partial(_linguist, spacy_lane)),
+        LINGUIST: (ModelTask.LINGUISTICS, partial(_linguist, spacy_lane, settings.result_cache)),
         LANGUAGE: (ModelTask.LANGUAGE_ID, partial(_language_identifier, lanes)),
     }
     if settings.rerank:
@@ -35,7 +35,7 @@ def plans(settings: Settings, lanes: Lanes, spacy_lane: Lanes) -> Iterator[tuple
     for name, task in texts.items():
         if name not in others:
             wanted = settings.models.get(name, ModelSettings())
-            yield task, _plan(name, wanted, partial(_text_model, name, task, wanted, lanes))
+            yield task, _plan(name, wanted, partial(_text_model, name, task, wanted, lanes, settings.result_cache))
     for name, (task, prepare) in others.items():
         yield task, _plan(name, settings.models.get(name, ModelSettings()), prepare)
 
@@ -52,7 +52,7 @@ def _plan(name: str, wanted: ModelSettings, prepare: Callable[[], Build]) -> Pla
     )
 
 
-def _text_model(name: str, task: ModelTask, wanted: ModelSettings, lanes: Lanes) -> Build:
+def _text_model(name: str, task: ModelTask, wanted: ModelSettings, lanes: Lanes, cache_bytes: int) -> Build:
     embeds = task is ModelTask.EMBEDDING
     if wanted.engine == "torch" or wanted.source:
         from server.engines import torch_text
@@ -64,7 +64,7 @@ def _text_model(name: str, task: ModelTask, wanted: ModelSettings, lanes: Lanes)
     from server.engines import onnx_text
 
     onnx = onnx_text.OnnxEmbedder if embeds else onnx_text.OnnxClassifier
-    return lambda artefact: onnx(artefact, lanes, wanted.engine)
+    return lambda artefact: onnx(artefact, lanes, wanted.engine, cache_bytes=cache_bytes)
 
 
 def _house_pricer(lanes: Lanes) -> Build:
@@ -79,10 +79,10 @@ def _reranker(lanes: Lanes) -> Build:
     return lambda artefact: OnnxReranker(artefact, lanes)
 
 
-def _linguist(lane: Lanes) -> Build:
+def _linguist(lane: Lanes, cache_bytes: int) -> Build:
     from server.engines.linguist import SpacyLinguist
 
-    return lambda artefact: SpacyLinguist(artefact, lane)
+    return lambda artefact: SpacyLinguist(artefact, lane, cache_bytes=cache_bytes)
 
 
 def _language_identifier(lanes: Lanes) -> Build:

@@ -38,6 +38,10 @@ class Settings(BaseSettings):
         None, description="memory of all models together, in bytes or as 2GiB; models are evicted to keep it"
     )
     registry: str = Field("", description="URI of an MLflow server whose aliases decide what is served")
+    result_cache: ByteSize = Field(
+        ByteSize(16 * 1024 * 1024),
+        description="exact results that a model keeps for texts that recur, as 16MiB, for each text model; 0 keeps none",
+    )
     rerank: bool = Field(False, description="let the reranker put the first passages in order, which takes time")
     lanes: int = Field(os.cpu_count() or 1, ge=1, description="threads that compute, one a core")
     lane_queue: int = Field(256, ge=0, description="computations that may wait for a lane")

@@ -23,6 +23,7 @@ class ResultCache(Generic[V]):
         self._weigh = weigh
         self._counters = counters
         self._kept: OrderedDict[str, tuple[V, int]] = OrderedDict()
+        self._bytes = 0
 
     async def through(
         self, texts: Sequence[str], compute: Callable[[Sequence[str]], Awaitable[Sequence[V]]]
@@ -47,7 +48,8 @@ class ResultCache(Generic[V]):
         if size > self._limit or text in self._kept:  # the latter: another call asked for it at the same time
             return
         self._kept[text] = value, size
-        self._counters.cache_bytes += size
-        while self._counters.cache_bytes > self._limit:
+        self._bytes += size
+        while self._bytes > self._limit:
             _, (_, freed) = self._kept.popitem(last=False)
-            self._counters.cache_bytes -= freed
+            self._bytes -= freed
+        self._counters.cache_bytes = self._bytes  # the counters outlive a model that is replaced

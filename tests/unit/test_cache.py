@@ -86,3 +86,12 @@ async def test_it_never_holds_more_than_its_limit_and_never_lies(requests: list[
         assert 0 <= counters.cache_bytes <= limit
         assert counters.cache_bytes == sum(size for _, size in cache._kept.values())
     assert counters.cache_hits + counters.cache_misses == sum(map(len, requests))
+
+
+async def test_a_successor_with_the_same_counters_counts_its_own_bytes() -> None:
+    old, counters, model = make(1000)
+    await old.through(["a" * 300], model)
+    new = ResultCache[str](1000, len, counters)
+    await new.through(["b" * 300], model)
+    assert 0 < counters.cache_bytes <= 1000
+    assert await new.through(["b" * 300], model) == ["b" * 300]
