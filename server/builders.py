@@ -90,6 +90,11 @@ class Engines:
         ]
         return found if self.llm_is_off else [*found, (self.chat, ModelTask.CHAT)]
 
+    @property
+    def lanes(self) -> dict[str, Lanes]:
+        """All lanes by what computes on them, for metrics."""
+        return {"models": self._lanes, "spacy": self._spacy_lane}
+
     async def loaded(self) -> None:
         """Return when every slot was filled or has failed."""
         await asyncio.wait(self._tasks)

@@ -11,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+from server import calls
 from server.errors import DeadlineExceeded, ServerOverloaded, ServerStopping
+from server.runtime.histogram import Histogram
 
 T = TypeVar("T")
 
@@ -23,7 +25,8 @@ class Lanes:
         self.count = count
         self._executor = ThreadPoolExecutor(count, thread_name_prefix="lane")
         self._limit = count + queue_limit
-        self._admitted = 0
+        self.admitted = 0  # computations that run or wait
+        self.waits, self.computes = Histogram(), Histogram()  # seconds of what ran
         self._closed = False
 
     async def run(self, work: Callable[[], T], *, deadline: float) -> T:
@@ -69,31 +72,37 @@ class Lanes:
     def _admit(self, width: int) -> Iterator[None]:
         if self._closed:
             raise _stopping()
-        if self._admitted + width > self._limit:
+        if self.admitted + width > self._limit:
             raise ServerOverloaded("all lanes are busy and their queue is full", retry_after=0.5)
-        self._admitted += width
+        self.admitted += width
         try:
             yield
         finally:
-            self._admitted -= width
+            self.admitted -= width
 
     async def _submit(self, work: Callable[[], T], deadline: float) -> T:
         if self._closed:
             raise _stopping()
-        future = self._executor.submit(_unless_late, work, deadline)
+        handed_in = time.monotonic()
+        future = self._executor.submit(_timed, work, deadline)
         try:
-            return await asyncio.wrap_future(future)
+            result, begun, ended = await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
                 raise _stopping() from None  # close() cancelled the work, nobody cancelled the caller
             raise
+        self.waits.add(begun - handed_in)
+        self.computes.add(ended - begun)
+        calls.charge(queue=begun - handed_in, compute=ended - begun)
+        return result
 
 
-def _unless_late(work: Callable[[], T], deadline: float) -> T:
-    if time.monotonic() >= deadline:
+def _timed(work: Callable[[], T], deadline: float) -> tuple[T, float, float]:
+    """What `work` returns, and when it began and ended. Work that is late is not begun."""
+    if (begun := time.monotonic()) >= deadline:
         raise DeadlineExceeded("the deadline passed while the call waited for a lane")
-    return work()
+    return work(), begun, time.monotonic()
 
 
 def _stopping() -> ServerStopping:
