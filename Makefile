@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_COMPILE := 1
 export QUINTET_GIT_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 .DEFAULT_GOAL := help
-.PHONY: help serve test check train protos format lock clean
+.PHONY: help serve test check bench train protos format lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ check: $(VENV)/dev ## Lint, types, contract, stale stubs, import rules
 	$(BIN)/python protos/generate.py --check
 	$(BIN)/buf lint protos/image.binpb --config protos/buf.yaml
 	$(BIN)/python -m pytest tests/contract
+
+bench: $(VENV)/bench ## Measure against the raw engines and other designs, in 10 minutes; needs h2load (nghttp2-client)
+	@$(BIN)/python -m training --llm small
+	@$(BIN)/python -m tests.bench $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
 
 train: $(VENV)/train ## Fetch weights and data, train, publish; ONLY=name for some, PROFILE=long for more quality
 	@$(BIN)/python -m training $(foreach name,$(ONLY),--only $(name)) $(if $(PROFILE),--profile $(PROFILE))
@@ -56,4 +60,8 @@ $(VENV)/train: $(VENV)/serve
 
 $(VENV)/dev: $(VENV)/train
 	$(BIN)/pip install --no-build-isolation -c requirements.lock -e clients -e '.[train,dev]'
+	@touch $@
+
+$(VENV)/bench: $(VENV)/dev
+	$(BIN)/pip install --no-build-isolation -c requirements.lock -e clients -e '.[train,dev,bench]'
 	@touch $@

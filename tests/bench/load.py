@@ -8,6 +8,7 @@ import tempfile
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from google.protobuf.message import Message
 from prometheus_client.parser import text_string_to_metric_families
@@ -31,7 +32,7 @@ def require_h2load() -> None:
         raise SystemExit("error: h2load is not installed; on Debian: apt-get install nghttp2-client")
 
 
-def grpc(address: str, method: str, request: Message, **options: float) -> Load:
+def grpc(address: str, method: str, request: Message, **options: Any) -> Load:
     """Call a method of quintet.v1, such as "PricingService/PredictPrice"; options are those of `run`."""
     payload = request.SerializeToString()
     framed = b"\0" + struct.pack(">I", len(payload)) + payload
@@ -39,17 +40,17 @@ def grpc(address: str, method: str, request: Message, **options: float) -> Load:
     return run(f"http://{address}/quintet.v1.{method}", framed, headers, **options)
 
 
-def http(address: str, body: bytes, **options: float) -> Load:
+def http(address: str, body: bytes, **options: Any) -> Load:
     """POST JSON over HTTP/1.1."""
-    return run(f"http://{address}/", body, ["content-type: application/json"], ["--h1"], **options)
+    return run(f"http://{address}/", body, ["content-type: application/json"], h1=True, **options)
 
 
 def run(
     url: str,
     body: bytes,
     headers: list[str],
-    arguments: list[str] | None = None,
     *,
+    h1: bool = False,
     seconds: float,
     clients: float = 1,
     streams: float = 1,
@@ -59,9 +60,9 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         data, log = Path(folder, "body"), Path(folder, "log")
         data.write_bytes(body)
-        command = ["h2load", "-t", "1", "-D", f"{seconds:g}", "--warm-up-time", f"{_WARM_UP_SECONDS}"]
+        command = ["h2load", "-t", "1", "-D", f"{seconds * 1000:.0f}ms", "--warm-up-time", f"{_WARM_UP_SECONDS}"]
         command += ["-c", f"{clients:g}", "-m", f"{streams:g}", "-d", str(data), "--log-file", str(log)]
-        command += [*(arguments or []), *(part for header in headers for part in ("-H", header)), url]
+        command += [*(["--h1"] if h1 else []), *(part for header in headers for part in ("-H", header)), url]
         if rate:
             command += ["--rps", f"{rate / clients:.3f}"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=seconds + 60)

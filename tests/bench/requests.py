@@ -29,6 +29,7 @@ ANALYZE = analysis_pb2.AnalyzeRequest(
 def chat(tokens: int, pause_ms: int = 0) -> chat_pb2.StreamChatRequest:
     """So many chunks, all at once or with pauses between them (upstream.py)."""
     message = chat_pb2.ChatMessage(role=chat_pb2.CHAT_ROLE_USER, content="Hi.")
-    return chat_pb2.StreamChatRequest(
-        messages=[message], max_output_tokens=tokens, **({"seed": pause_ms} if pause_ms else {})
-    )
+    request = chat_pb2.StreamChatRequest(messages=[message], max_output_tokens=tokens)
+    if pause_ms:
+        request.seed = pause_ms
+    return request

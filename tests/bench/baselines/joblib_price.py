@@ -10,7 +10,6 @@ import joblib
 import numpy as np
 import uvicorn
 from fastapi import FastAPI
-from pydantic import create_model
 
 from server.engines.interfaces import House
 
@@ -20,11 +19,10 @@ _NAMES = [field.name for field in fields(House)]
 def main(file: str, port: str) -> None:
     """Serve until killed."""
     model = joblib.load(file)
-    body = create_model("body", **{field.name: (field.type, ...) for field in fields(House)})  # type: ignore[call-overload]
     app = FastAPI()
 
     @app.post("/")
-    def price(house: body) -> float:  # type: ignore[valid-type]
+    def price(house: House) -> float:
         row = np.array([[getattr(house, name) for name in _NAMES]], dtype=object)
         return float(np.exp(model.predict(row)[0]))
 
