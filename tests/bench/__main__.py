@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.bench.load import require_h2load
@@ -21,7 +22,7 @@ from tests.bench.rows import ROWS
 from tests.bench.stand import Stand
 from tests.conftest import ROOT
 
-Found = dict[str, dict[str, list[float]]]  # row, figure, values of the rounds
+Found = Mapping[str, Mapping[str, Sequence[float]]]  # row, figure, values of the rounds
 
 
 def main() -> None:
@@ -48,7 +49,7 @@ def main() -> None:
 
 
 def _measure(rows: list[Row], rounds: int, data: Path) -> Found:
-    found: Found = defaultdict(lambda: defaultdict(list))
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with tempfile.TemporaryDirectory() as scratch, Stand(data, Path(scratch)) as stand:
         for number in range(rounds):
             for row in rows:

@@ -6,25 +6,27 @@ from tests.bench.row import Figures, Row, Target
 from tests.bench.rows.price import METHOD
 from tests.bench.stand import Stand, cpu_seconds
 
-_SECONDS = 3.0
-
-
-def _cost(address: str, pid: int) -> tuple[float, load.Load]:
-    """Microseconds of processor time a call."""
-    before = cpu_seconds(pid)
-    found = load.grpc(address, METHOD, PRICE, clients=4, streams=4, seconds=_SECONDS)
-    answered = found.per_second * (_SECONDS + 1)  # h2load's second of warming up was served, too
-    return (cpu_seconds(pid) - before) / answered * 1e6, found
+_TURNS = 3
+_SECONDS = 1.5
 
 
 def _measure(stand: Stand) -> Figures:
-    bare_us, bare = _cost(*stand.noop("uvloop", "bare"))
-    wrapped_us, wrapped = _cost(*stand.noop("uvloop", "wrapped"))
+    servers = {kind: stand.noop("uvloop", kind) for kind in ("bare", "wrapped")}
+    costs: dict[str, list[float]] = {kind: [] for kind in servers}
+    rates: dict[str, list[float]] = {kind: [] for kind in servers}
+    for _ in range(_TURNS):  # in turns, and the best of each: whatever else runs only adds
+        for kind, (address, pid) in servers.items():
+            before = cpu_seconds(pid)
+            found = load.grpc(address, METHOD, PRICE, clients=4, streams=4, seconds=_SECONDS)
+            answered = found.per_second * (_SECONDS + 1)  # h2load's second of warming up was served, too
+            costs[kind].append((cpu_seconds(pid) - before) / answered * 1e6)
+            rates[kind].append(found.per_second)
+    bare, wrapped = max(rates["bare"]), max(rates["wrapped"])
     return {
-        "added, us of processor time a call": wrapped_us - bare_us,
-        "added, us of time a call at saturation": (1 / wrapped.per_second - 1 / bare.per_second) * 1e6,
-        "bare, calls/s": bare.per_second,
-        "wrapped, calls/s": wrapped.per_second,
+        "added, us of processor time a call": min(costs["wrapped"]) - min(costs["bare"]),
+        "added, us of time a call at saturation": (1 / wrapped - 1 / bare) * 1e6,
+        "bare, calls/s": bare,
+        "wrapped, calls/s": wrapped,
     }
 
 
