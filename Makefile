@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_COMPILE := 0
 export QUINTET_GIT_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 .DEFAULT_GOAL := help
-.PHONY: help serve test check crash train eval protos format lock clean
+.PHONY: help serve test check crash bench train eval protos format lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ check: $(VENV)/dev ## Lint, types, contract, stale stubs, import rules
 
 crash: $(VENV)/dev ## Kill a writer of a collection KILLS times (500) at random moments, and check what is left each time
 	$(BIN)/python -m tests.crash --kills $(or $(KILLS),500)
+
+bench: $(VENV)/bench ## Measure against the raw engines and other designs, in 10 minutes; needs h2load (nghttp2-client)
+	@$(BIN)/python -m training --llm small
+	@$(BIN)/python -m tests.bench $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
 
 train: $(VENV)/train ## Fetch weights and data, train, publish; ONLY=name for some, PROFILE=long for more quality
 	@$(BIN)/python -m training $(foreach name,$(ONLY),--only $(name)) $(if $(PROFILE),--profile $(PROFILE))
@@ -63,4 +67,8 @@ $(VENV)/train: $(VENV)/serve
 
 $(VENV)/dev: $(VENV)/train
 	$(BIN)/pip install --no-build-isolation -c requirements.lock -e clients -e '.[train,dev]'
+	@touch $@
+
+$(VENV)/bench: $(VENV)/dev
+	$(BIN)/pip install --no-build-isolation -c requirements.lock -e clients -e '.[train,dev,bench]'
 	@touch $@

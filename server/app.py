@@ -6,6 +6,7 @@ grace, then everything is closed in the reverse order of its making.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from server.services.pricing import PricingServicer
 from server.services.rag import RagServicer
 from server.settings import Settings
 
+log = logging.getLogger(__name__)
 HEALTH_SERVICE: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 # Go clients ping every 10 s; with the default of one ping in 5 minutes they are sent away with too_many_pings.
 # One client's channel stays on one server for as long as it lives, so connections end now and then.
@@ -88,7 +90,12 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         services = _service_table(engines)
         required = {service.name for service in services if engines.chat not in service.needs or not engines.llm_is_off}
         health = Health([service.name for service in services], required)
-        admission = Admission(settings.max_concurrent_calls, settings.default_deadline_seconds)
+        admission = Admission(
+            settings.max_concurrent_calls,
+            settings.default_deadline_seconds,
+            max_wait_seconds=settings.max_wait_seconds,
+            lanes=settings.lanes,
+        )
         server = grpc.aio.server(
             # Twice the limit, so that what is a little too large gets an answer with details.
             options=(*_OPTIONS, ("grpc.max_receive_message_length", 2 * settings.max_request_bytes)),
@@ -96,6 +103,8 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         models = _model_servicer(settings, engines, health)
         _register(server, settings, engines, models, health, admission=admission)
         address = _listen(server, settings)
+        if settings.metrics_port is not None:
+            _publish(stack, settings, settings.metrics_port, admission, engines)
         await server.start()
         stack.push_async_callback(_stop, server, health, models, admission, settings)
 
@@ -173,6 +182,19 @@ def _listen(server: grpc.aio.Server, settings: Settings) -> str:
     except RuntimeError:
         raise PortInUse(f"cannot listen on {wanted}: in use? Set QUINTET_PORT to another port, or to 0") from None
     return f"{settings.host}:{port}"
+
+
+def _publish(stack: AsyncExitStack, settings: Settings, port: int, admission: Admission, engines: Engines) -> None:
+    from server import metrics  # whoever publishes nothing need not wait for its libraries
+
+    collector = metrics.Collector(admission, engines.lanes, [slot for slot, _ in engines.models])
+    try:
+        found = stack.enter_context(metrics.serving(settings.host, port, collector))
+    except OSError:
+        raise PortInUse(
+            f"cannot publish metrics on {settings.host}:{port}: in use? Set QUINTET_METRICS_PORT to another port"
+        ) from None
+    log.info("metrics on http://%s:%d/metrics", settings.host, found)
 
 
 async def _stop(

@@ -92,6 +92,11 @@ class Engines:
         found: list[tuple[Slot[Any], ModelTask]] = list(self._models.values())
         return found if self.llm_is_off else [*found, (self.chat, ModelTask.CHAT)]
 
+    @property
+    def lanes(self) -> dict[str, Lanes]:
+        """All lanes by what computes on them, for metrics."""
+        return {"models": self._lanes, "spacy": self._spacy_lane}
+
     async def loaded(self) -> None:
         """Return when everything that is loaded at the start was loaded or has failed."""
         await asyncio.wait(self._loading)

@@ -1,16 +1,35 @@
-"""The call that is being served, for whoever needs its deadline or its id. Set by the interceptors."""
+"""The call that is being served: its deadline, its id, and where its time went. Set by the interceptors."""
 
+import time
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
-    """One RPC. `deadline` is a time.monotonic() instant; every call has one."""
+    """One RPC. `deadline` is a time.monotonic() instant; every call has one, brought or given.
+
+    The seconds are those that its parts waited for a lane, computed, and waited for another server. Parts on several
+    lanes at once are added up, so their sum may be more than the call took.
+    """
 
     method: str
     request_id: str
     deadline: float
+    brought_deadline: bool = True
+    started: float = field(default_factory=time.monotonic)
+    queue_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    upstream_seconds: float = 0.0
+    expected_seconds: float = 0.0  # of compute; admission's estimate
+
+    def trailers(self) -> tuple[tuple[str, str], ...]:
+        """What every call ends with. `server-timing` has the syntax of W3C Server Timing, in milliseconds."""
+        timing = (
+            f"queue;dur={self.queue_seconds * 1000:.3f}, compute;dur={self.compute_seconds * 1000:.3f}, "
+            f"upstream;dur={self.upstream_seconds * 1000:.3f}"
+        )
+        return (("x-request-id", self.request_id), ("server-timing", timing))
 
 
 _current: ContextVar[Call | None] = ContextVar("call", default=None)
@@ -32,3 +51,11 @@ def request_id() -> str:
     """Id of the current call, or "-" outside of one, for the log."""
     call = _current.get()
     return call.request_id if call else "-"
+
+
+def charge(*, queue: float = 0.0, compute: float = 0.0, upstream: float = 0.0) -> None:
+    """Add seconds to the current call, if there is one: work at the start and in the background has none."""
+    if (call := _current.get()) is not None:
+        call.queue_seconds += queue
+        call.compute_seconds += compute
+        call.upstream_seconds += upstream

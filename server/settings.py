@@ -40,16 +40,20 @@ class Settings(BaseSettings):
     registry: str = Field("", description="URI of an MLflow server whose aliases decide what is served")
     result_cache: ByteSize = Field(
         ByteSize(16 * 1024 * 1024),
-        description="exact results that a model keeps for texts that recur, as 16MiB, for each text model; 0 keeps none",
+        description="exact results that each text model keeps for texts that recur, in bytes or as 16MiB; 0 keeps none",
     )
     rerank: bool = Field(False, description="let the reranker put the first passages in order, which takes time")
     lanes: int = Field(os.cpu_count() or 1, ge=1, description="threads that compute, one a core")
     lane_queue: int = Field(256, ge=0, description="computations that may wait for a lane")
     max_concurrent_calls: int = Field(512, ge=1, description="calls at once; more are refused")
+    max_wait_seconds: float = Field(1.0, gt=0, description="estimated wait for a lane over which calls are refused")
     max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="largest request")
     default_deadline_seconds: int = Field(300, ge=1, description="for calls that bring no deadline")
     shutdown_grace_seconds: float = Field(20.0, ge=0, description="time for running calls after SIGTERM")
     shutdown_pause_seconds: float = Field(0.5, ge=0, description="between NOT_SERVING and refusing calls")
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="port of Prometheus metrics on the same address; unset: none"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="of the server's own log")
     git_commit: str = Field("", description="the commit that was built, for GetServerInfo")
     reflection: bool = Field(True, description="let clients ask for the contract")

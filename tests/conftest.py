@@ -97,7 +97,8 @@ def data(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A warm server with the small language model."""
-    running = start_server(data, tmp_path_factory.mktemp("server") / "log.txt", log_level="DEBUG")
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    running = start_server(data, log, log_level="DEBUG", metrics_port="0")
     try:
         wait_ready(running.address)
         yield running

@@ -38,7 +38,7 @@ def translated(context_tokens: int) -> Iterator[None]:
         raise _refusal(error, context_tokens) from None
     except openai.APIConnectionError:
         raise UpstreamFailed("the connection to the language model's endpoint failed") from None
-    except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
+    except (openai.OpenAIError, ValueError, TypeError, LookupError, AttributeError) as error:
         log.warning("language model: the answer cannot be read: %s", type(error).__name__)
         raise UpstreamFailed("the language model's endpoint sent an error or nonsense") from None
 

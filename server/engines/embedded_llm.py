@@ -55,6 +55,7 @@ class EmbeddedChatModel:
             slots=slots,
             token_seconds=token_seconds,
         )
+        self.generations = self._chat.generations
         self._on_change = on_change
         self._supervisor = Supervisor(
             f'model "{name}"',

@@ -1,6 +1,6 @@
 """What happens around every call, in this order, outermost first:
 
-    observe     time it, log how it ended
+    observe     time it, count and log how it ended
     errors      translate exceptions into statuses
     admission   refuse what cannot be served
     deadline    end what takes too long
@@ -9,11 +9,13 @@
 
 Handlers are wrapped once, when they are registered; `Registrar` stands in for the server in the generated
 `add_XServicer_to_server` functions. Health and reflection are registered on the server itself and pass nothing here.
+The two wrappers are written out rather than built from layers: a context manager or a generator a layer would cost
+more than what the layers do (PERFORMANCE.md).
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -22,8 +24,9 @@ from google.protobuf.message import Message
 from server import calls
 from server.interceptors import errors, validation
 from server.interceptors.admission import Admission
-from server.interceptors.observe import Outcome, observe
+from server.interceptors.observe import OK
 
+Checked = Callable[[Any], Any]
 # By whether requests and responses are streamed.
 _KINDS = {
     (False, False): grpc.unary_unary_rpc_method_handler,
@@ -49,66 +52,91 @@ class Registrar:
         wrapped = {name: self._wrap(f"/{service}/{name}", handler) for name, handler in handlers.items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
 
-    def _wrap(self, method: str, handler: Any) -> Any:
+    def _wrap(self, name: str, handler: Any) -> Any:
         # The generated deserializer is the message class's FromString; bytes pass, and are parsed inside.
-        message_type = handler.request_deserializer.__self__
+        message_type, max_bytes = handler.request_deserializer.__self__, self._max_bytes
         serve = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
         def checked(payload: Any) -> Any:
             """The request; where requests are streamed, the iterator that checks each when it is asked for."""
             if handler.request_streaming:
-                return self._each_checked(message_type, payload)
-            return validation.parse(message_type, payload, self._max_bytes)
+                return _each_checked(message_type, payload, max_bytes)
+            return validation.parse(message_type, payload, max_bytes)
 
-        async def unary(payload: Any, context: Any) -> Any:
-            call = self._identify(method, context)
-            with observe(call) as outcome:
-                try:
-                    with self._entered(call):
-                        async with _deadline(call):
-                            return await serve(checked(payload), context)
-                except Exception as error:
-                    await self._abort(context, error, call, outcome)
-
-        async def stream(payload: Any, context: Any) -> AsyncIterator[Any]:
-            call = self._identify(method, context)
-            with observe(call) as outcome:
-                try:
-                    with self._entered(call):
-                        async with _deadline(call):
-                            async for response in serve(checked(payload), context):
-                                yield response
-                except Exception as error:
-                    await self._abort(context, error, call, outcome)
-
+        wrap = self._stream if handler.response_streaming else self._unary
         return _KINDS[handler.request_streaming, handler.response_streaming](
-            stream if handler.response_streaming else unary,
+            wrap(name, serve, checked, _no_size if handler.request_streaming else len),
             request_deserializer=None,
             response_serializer=handler.response_serializer,
         )
 
-    async def _each_checked(self, message_type: type[Message], payloads: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-        async for payload in payloads:
-            yield validation.parse(message_type, payload, self._max_bytes)
+    def _unary(self, name: str, serve: Any, checked: Checked, size_of: Callable[[Any], int]) -> Any:
+        admission, method = self._admission, self._admission.method(name)
 
-    def _identify(self, method: str, context: Any) -> calls.Call:
-        call = self._admission.identify(method, context)
-        context.set_trailing_metadata((("x-request-id", call.request_id),))
-        return call
+        async def unary(payload: Any, context: Any) -> Any:
+            call, size = admission.identify(name, context), size_of(payload)
+            code, reason = grpc.StatusCode.CANCELLED, ""
+            try:
+                admission.enter(call, method, size)
+                try:
+                    calls.enter(call)
+                    if call.brought_deadline:  # gRPC cancels the task when it passes
+                        response = await serve(checked(payload), context)
+                    else:
+                        async with asyncio.timeout_at(call.deadline):
+                            response = await serve(checked(payload), context)
+                    code = OK
+                finally:
+                    admission.leave(call, method, size, succeeded=code is OK)
+                context.set_trailing_metadata(call.trailers())
+                return response
+            except Exception as error:
+                told = errors.translate(error, call.request_id)
+                code, reason = errors.code_of(told), told.reason
+                await errors.abort(context, told, call)
+            finally:
+                method.end(call, *_ended(code, reason, call))
 
-    @contextmanager
-    def _entered(self, call: calls.Call) -> Iterator[None]:
-        with self._admission.admit(call):
-            calls.enter(call)
-            yield
+        return unary
 
-    @staticmethod
-    async def _abort(context: Any, error: Exception, call: calls.Call, outcome: Outcome) -> None:
-        told = errors.translate(error, call.request_id)
-        outcome.code, outcome.reason = errors.code_of(told), told.reason
-        await errors.abort(context, told, call.request_id)
+    def _stream(self, name: str, serve: Any, checked: Checked, size_of: Callable[[Any], int]) -> Any:
+        admission, method = self._admission, self._admission.method(name)
+
+        async def stream(payload: Any, context: Any) -> AsyncIterator[Any]:
+            call, size = admission.identify(name, context), size_of(payload)
+            code, reason = grpc.StatusCode.CANCELLED, ""
+            try:
+                admission.enter(call, method, size)
+                try:
+                    calls.enter(call)
+                    async with asyncio.timeout_at(call.deadline):
+                        async for response in serve(checked(payload), context):
+                            yield response
+                    code = OK
+                finally:
+                    admission.leave(call, method, size, succeeded=code is OK)
+                context.set_trailing_metadata(call.trailers())
+            except Exception as error:
+                told = errors.translate(error, call.request_id)
+                code, reason = errors.code_of(told), told.reason
+                await errors.abort(context, told, call)
+            finally:
+                method.end(call, *_ended(code, reason, call))
+
+        return stream
 
 
-def _deadline(call: calls.Call) -> asyncio.Timeout:
-    """A call that brought no deadline ends at the default one; others are cancelled by gRPC, or here, if sooner."""
-    return asyncio.timeout_at(call.deadline)
+def _no_size(payloads: object) -> int:
+    return 0
+
+
+async def _each_checked(message_type: type[Message], payloads: AsyncIterator[bytes], max_bytes: int) -> Any:
+    async for payload in payloads:
+        yield validation.parse(message_type, payload, max_bytes)
+
+
+def _ended(code: grpc.StatusCode, reason: str, call: calls.Call) -> tuple[grpc.StatusCode, str]:
+    """How the caller sees the end: gRPC cancels what is past its deadline, and tells the caller so."""
+    if code is grpc.StatusCode.CANCELLED and time.monotonic() >= call.deadline:
+        return grpc.StatusCode.DEADLINE_EXCEEDED, reason
+    return code, reason

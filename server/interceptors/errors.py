@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from server import errors
+from server.calls import Call
 
 log = logging.getLogger(__name__)
 Code = grpc.StatusCode
@@ -52,14 +53,14 @@ def code_of(error: errors.QuintetError) -> grpc.StatusCode:
     return next((code for kind, code in CODES if isinstance(error, kind)), Code.INTERNAL)
 
 
-async def abort(context: Any, error: errors.QuintetError, request_id: str) -> None:
-    """End the call with the status of `error` and its details. It never returns."""
+async def abort(context: Any, error: errors.QuintetError, call: Call) -> NoReturn:
+    """End the call with the status of `error` and its details."""
     code = code_of(error)
     status = status_pb2.Status(code=code.value[0], message=_cut(error.message))
-    status.details.extend(_pack(detail) for detail in _details(error, request_id))
+    status.details.extend(_pack(detail) for detail in _details(error, call.request_id))
     trailers: list[tuple[str, str | bytes]] = [
         ("grpc-status-details-bin", status.SerializeToString()),
-        ("x-request-id", request_id),
+        *call.trailers(),
     ]
     if isinstance(error, errors.Unavailable):
         trailers.append(("grpc-retry-pushback-ms", str(int(error.retry_after * 1000))))

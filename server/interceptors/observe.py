@@ -1,38 +1,40 @@
-"""One line of log a call: method, status, milliseconds. What succeeds is logged at DEBUG, the rest at INFO."""
+"""What is known of every method: how its calls ended and how long they took, in plain numbers, and a line of log each.
 
-import asyncio
+What succeeds is logged at DEBUG, the rest at INFO; refusals under load are DEBUG, too, because logging them would cost
+more than refusing them. `server/metrics.py` publishes the numbers.
+"""
+
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import grpc
 
 from server.calls import Call
+from server.errors import ServerOverloaded
+from server.runtime.histogram import Histogram
 
 log = logging.getLogger("server.access")
+OK = grpc.StatusCode.OK
 
 
-class Outcome:
-    """Filled in by whoever ends the call."""
+class Method:
+    """One RPC method. Used on the event loop alone; others may read."""
 
-    code: grpc.StatusCode = grpc.StatusCode.OK
-    reason: str = ""
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.running = 0
+        self.ended: dict[tuple[grpc.StatusCode, str], Histogram] = {}  # durations in seconds by code and reason
+        # Kept by admission: seconds of compute expected of the calls that run, and what a byte of a request costs.
+        self.backlog_seconds = 0.0
+        self.seconds_per_byte = 0.0
 
-
-@contextmanager
-def observe(call: Call) -> Iterator[Outcome]:
-    """Time the call and log how it ended, cancelled ones too: for those the context's code is None."""
-    outcome = Outcome()
-    start = time.perf_counter()
-    try:
-        yield outcome
-    except (asyncio.CancelledError, GeneratorExit):
-        if outcome.code is grpc.StatusCode.OK:
-            outcome.code = grpc.StatusCode.CANCELLED
-        raise
-    finally:
-        level = logging.DEBUG if outcome.code is grpc.StatusCode.OK else logging.INFO
+    def end(self, call: Call, code: grpc.StatusCode, reason: str) -> None:
+        """Count and log a call that ended; `reason` is empty if it succeeded or was cancelled."""
+        took = time.monotonic() - call.started
+        durations = self.ended.get((code, reason))
+        if durations is None:
+            durations = self.ended[code, reason] = Histogram()
+        durations.add(took)
+        level = logging.DEBUG if code is OK or reason == ServerOverloaded.reason else logging.INFO
         if log.isEnabledFor(level):
-            took = (time.perf_counter() - start) * 1000
-            log.log(level, "%s %s %s %.1f ms", call.method, outcome.code.name, outcome.reason or "-", took)
+            log.log(level, "%s %s %s %.1f ms", self.name, code.name, reason or "-", took * 1000)

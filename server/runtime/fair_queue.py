@@ -92,6 +92,8 @@ class Call:
         self.results: list[Any] = [None] * len(values)
         self.error: BaseException | None = None
         self.ended = False
+        self.wait_seconds = 0.0  # until the first item was begun
+        self.compute_seconds = 0.0  # its share of what was computed
         self._left = len(values)
         items = [Item(self, index, value, work.cost(value)) for index, value in enumerate(values)]
         self.items = deque(sorted(items, key=lambda item: -item.cost))

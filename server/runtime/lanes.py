@@ -16,9 +16,11 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from server import calls
 from server.errors import DeadlineExceeded, ServerOverloaded, ServerStopping
 from server.runtime.counters import WorkCounters
 from server.runtime.fair_queue import ALONE, Call, FairQueue, Gathering, Item, Work
+from server.runtime.histogram import Histogram
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -36,7 +38,8 @@ class Lanes:
         self.counters: defaultdict[str, WorkCounters] = defaultdict(WorkCounters)  # by the name of the work
         self._other = self.work("other", lambda works: [work() for work in works])
         self._limit = count + queue_limit
-        self._admitted = 0
+        self.admitted = 0  # computations that run or wait
+        self.waits, self.computes = Histogram(), Histogram()  # seconds, of items and of batches
         self._closed = False
         self._queue = FairQueue(count)
         self._lock = threading.Lock()  # guards the queue, all calls, all counters, and what follows
@@ -95,6 +98,8 @@ class Lanes:
                 with self._lock:
                     work.counters.abandoned += call.end(None)
                 raise
+            finally:
+                calls.charge(queue=call.wait_seconds, compute=call.compute_seconds)
         if call.error:
             raise call.error
         return call.results
@@ -113,14 +118,14 @@ class Lanes:
     def _admit(self, work: Work, width: int) -> Iterator[None]:
         if self._closed:
             raise _stopping()
-        if self._admitted + width > self._limit:
+        if self.admitted + width > self._limit:
             work.counters.refused += 1
             raise ServerOverloaded("all lanes are busy and their queue is full", retry_after=0.5)
-        self._admitted += width
+        self.admitted += width
         try:
             yield
         finally:
-            self._admitted -= width
+            self.admitted -= width
 
     def _wake(self, wanted: int) -> None:
         """Let as many lanes look for work, if so many are idle."""
@@ -155,7 +160,11 @@ class Lanes:
             if call.items:
                 self._queue.push(call)
             counters.batches[len(batch)] += 1
-            counters.wait_seconds += sum(now - item.call.arrived for item in batch)
+            for item in batch:
+                wait = now - item.call.arrived
+                counters.wait_seconds += wait
+                self.waits.add(wait)
+                item.call.wait_seconds = item.call.wait_seconds or wait
             return batch
         return []
 
@@ -173,6 +182,9 @@ class Lanes:
         seconds = time.monotonic() - begun
         with self._lock:
             work.counters.compute_seconds += seconds
+            self.computes.add(seconds)
+            for item in batch:
+                item.call.compute_seconds += seconds / len(batch)
             gone = sum(item.call.ended for item in batch)
             work.counters.wasted_seconds += seconds * gone / len(batch)
             if error is None:

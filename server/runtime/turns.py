@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from server import calls
 from server.errors import DeadlineExceeded, ServerOverloaded
 
 
@@ -23,6 +24,7 @@ class Turns:
         if self._free.locked() and self._waiting >= self._queue:
             raise ServerOverloaded(f"too many calls wait for {self._what}", retry_after=5.0)
         self._waiting += 1
+        arrived = time.monotonic()
         try:
             async with asyncio.timeout(remaining(deadline)):
                 await self._free.acquire()
@@ -30,6 +32,7 @@ class Turns:
             raise DeadlineExceeded(f"the deadline passed while the call waited for {self._what}") from None
         finally:
             self._waiting -= 1
+        calls.charge(queue=time.monotonic() - arrived)
         try:
             yield
         finally:

@@ -73,6 +73,7 @@ async def failure(model: OpenAIChatModel, deadline: float | None = None) -> Quin
 
 
 async def test_stream(upstream: OpenAIServer, model: OpenAIChatModel) -> None:
+    upstream.replies = [Reply(pause=0.05)]
     events = [event async for event in model.stream(MESSAGES, ChatOptions(), deadline=soon())]
     assert events == [
         TextDelta("Hello"),

@@ -1,0 +1,236 @@
+"""Prometheus metrics on a port of their own, read from plain numbers when they are scraped: calls pay nothing.
+
+Names and attributes are OpenTelemetry's (`rpc.server.*`, `gen_ai.*`) in the spelling of Prometheus; what they do not
+cover begins with `quintet_`. Scrapes are answered on a thread of their own.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+from server.engines.interfaces import Described
+from server.interceptors.admission import Admission
+from server.runtime.generations import Generations
+from server.runtime.histogram import Histogram
+from server.runtime.lanes import Lanes
+from server.runtime.models import ModelSlot, Slot, State
+
+Rows = Iterable[tuple[Sequence[str], Any]]  # values of the labels, and the number or the histogram
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """An engine that counts its generations."""
+
+    generations: Generations
+
+
+class Collector:
+    """Everything that is published, gathered anew for each scrape."""
+
+    def __init__(self, admission: Admission, lanes: Mapping[str, Lanes], slots: Sequence[Slot[Any]]) -> None:
+        self._admission = admission
+        self._lanes = lanes
+        self._slots = slots
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics with their current values."""
+        yield from self._calls()
+        yield from self._computing()
+        yield from self._working()
+        yield from self._models()
+        yield from self._generating()
+
+    def _calls(self) -> Iterator[Metric]:
+        methods = list(self._admission.methods.values())
+        yield _histograms(
+            "rpc_server_call_duration_seconds",
+            "Calls by method, status code and reason",
+            ("rpc_method", "rpc_response_status_code", "error_type"),
+            (
+                ((method.name[1:], code.name, reason), durations)
+                for method in methods
+                for (code, reason), durations in method.ended.copy().items()
+            ),
+        )
+        yield _gauges(
+            "rpc_server_active_requests",
+            "Calls that run",
+            ("rpc_method",),
+            (((method.name[1:],), method.running) for method in methods),
+        )
+        yield _gauges(
+            "quintet_admission_backlog_seconds",
+            "Compute that the calls that run are expected to need",
+            ("rpc_method",),
+            (((method.name[1:],), method.backlog_seconds) for method in methods),
+        )
+        yield _counters(
+            "quintet_admission_refusals",
+            "Calls refused on arrival",
+            ("reason",),
+            (((why,), number) for why, number in self._admission.refused.items()),
+        )
+
+    def _computing(self) -> Iterator[Metric]:
+        lanes = self._lanes.items()
+        yield _gauges(
+            "quintet_lanes", "Threads that compute", ("lanes",), (((name,), each.count) for name, each in lanes)
+        )
+        yield _gauges(
+            "quintet_lane_admitted",
+            "Computations that run or wait",
+            ("lanes",),
+            (((name,), each.admitted) for name, each in lanes),
+        )
+        yield _histograms(
+            "quintet_lane_wait_seconds",
+            "Waiting for a lane",
+            ("lanes",),
+            (((name,), each.waits) for name, each in lanes),
+        )
+        yield _histograms(
+            "quintet_lane_compute_seconds",
+            "Computing on a lane",
+            ("lanes",),
+            (((name,), each.computes) for name, each in lanes),
+        )
+
+    def _working(self) -> Iterator[Metric]:
+        """What the lanes count of each kind of work, most of which is that of one model."""
+        works = [(name, work) for lanes in self._lanes.values() for name, work in lanes.counters.copy().items()]
+        labels = ("work",)
+        yield _gauges("quintet_work_waiting", "Items in the queue", labels, (((n,), w.waiting) for n, w in works))
+        yield _counters(
+            "quintet_work_batches",
+            "Batches by the number of their items",
+            ("work", "items"),
+            (((n, str(size)), number) for n, w in works for size, number in w.batches.copy().items()),
+        )
+        for name, what in (
+            ("wait_seconds", "Time that items waited for a lane"),
+            ("compute_seconds", "Time on lanes"),
+            ("wasted_seconds", "Time on lanes for callers that had gone"),
+            ("expired", "Items not begun because they would have been late"),
+            ("abandoned", "Items not begun because their caller had gone or their call had failed"),
+            ("retried", "Items run alone after their batch had failed"),
+            ("refused", "Calls that found the queue full"),
+            ("cache_hits", "Texts whose result was kept"),
+            ("cache_misses", "Texts whose result was not kept"),
+        ):
+            yield _counters(f"quintet_work_{name}", what, labels, [((n,), getattr(w, name)) for n, w in works])
+        yield _gauges(
+            "quintet_work_cache_bytes", "Results that are kept", labels, (((n,), w.cache_bytes) for n, w in works)
+        )
+
+    def _models(self) -> Iterator[Metric]:
+        yield _gauges(
+            "quintet_model_ready",
+            "1 if the model serves",
+            ("model",),
+            (((slot.name,), slot.state is State.READY) for slot in self._slots),
+        )
+        described = [(slot.name, slot.loaded.description) for slot in self._slots if isinstance(slot.loaded, Described)]
+        yield _gauges(
+            "quintet_model_info",
+            "Which version serves",
+            ("model", "version", "engine"),
+            (((name, model.identity.version, model.engine), 1) for name, model in described),
+        )
+        yield _gauges(
+            "quintet_model_size_bytes",
+            "Size of the model's files",
+            ("model",),
+            (((name,), model.size_bytes) for name, model in described),
+        )
+
+        pooled = [slot for slot in self._slots if isinstance(slot, ModelSlot)]
+        yield _gauges(
+            "quintet_model_memory_bytes",
+            "Memory that the model took when it was loaded",
+            ("model",),
+            (((slot.name,), slot.resident.bytes if slot.resident else 0) for slot in pooled),
+        )
+        yield _counters(
+            "quintet_model_loads", "Loads that succeeded", ("model",), (((slot.name,), slot.loads) for slot in pooled)
+        )
+        yield _counters(
+            "quintet_model_failures",
+            "Loads and checks that failed",
+            ("model",),
+            (((slot.name,), slot.failures) for slot in pooled),
+        )
+
+    def _generating(self) -> Iterator[Metric]:
+        found = [(slot.name, slot.loaded.generations) for slot in self._slots if isinstance(slot.loaded, Generates)]
+        labels = ("gen_ai_request_model",)
+        yield _histograms(
+            "gen_ai_client_token_usage",
+            "Tokens of a generation",
+            (*labels, "gen_ai_token_type"),
+            (
+                row
+                for name, each in found
+                for row in (((name, "input"), each.input_tokens), ((name, "output"), each.output_tokens))
+            ),
+        )
+        yield _histograms(
+            "gen_ai_server_time_to_first_token_seconds",
+            "From asking the endpoint to its first token",
+            labels,
+            (((name,), each.time_to_first_token) for name, each in found),
+        )
+        yield _histograms(
+            "gen_ai_server_request_duration_seconds",
+            "Generations that came to their end",
+            labels,
+            (((name,), each.durations) for name, each in found),
+        )
+
+
+@contextmanager
+def serving(host: str, port: int, collector: Collector) -> Iterator[int]:
+    """Answer GET /metrics while the body runs; yields the port. Raises OSError if it is in use."""
+    registry = CollectorRegistry()
+    registry.register(collector)
+    ProcessCollector(registry=registry)
+    server, thread = start_http_server(port, host.strip("[]"), registry)
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _histograms(name: str, what: str, labels: Sequence[str], rows: Rows) -> Metric:
+    family = HistogramMetricFamily(name, what, labels=labels)
+    for values, histogram in rows:
+        family.add_metric(values, _buckets(histogram), histogram.total)
+    return family
+
+
+def _gauges(name: str, what: str, labels: Sequence[str], rows: Rows) -> Metric:
+    family = GaugeMetricFamily(name, what, labels=labels)
+    for values, number in rows:
+        family.add_metric(values, number)
+    return family
+
+
+def _counters(name: str, what: str, labels: Sequence[str], rows: Rows) -> Metric:
+    family = CounterMetricFamily(name, what, labels=labels)
+    for values, number in rows:
+        family.add_metric(values, number)
+    return family
+
+
+def _buckets(histogram: Histogram) -> list[Any]:
+    """Cumulative counts up to each bound, as Prometheus wants them."""
+    found, below = [], 0
+    for bound, number in zip((*histogram.bounds, "+Inf"), list(histogram.counts), strict=True):
+        below += number
+        found.append((str(bound), below))
+    return found

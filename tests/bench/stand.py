@@ -1,0 +1,138 @@
+"""The processes that are compared, started when they are first needed and ended together."""
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tests.conftest import ROOT, start_server, wait_ready
+
+START_SECONDS = 120.0
+# Caching would answer the one request that is repeated here without computing anything.
+CACHE_OFF = {"cache_bytes": "0"}
+
+
+@dataclass(frozen=True)
+class Quintet:
+    """A server of ours."""
+
+    address: str
+    metrics: str
+    pid: int
+
+
+class Stand:
+    """Use it as a context manager. `data` is a folder with models/ and index/."""
+
+    def __init__(self, data: Path, scratch: Path) -> None:
+        self.data = data.resolve()
+        self.models = self.data / "models"
+        self._scratch = scratch
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "Stand":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @cached_property
+    def quintet(self) -> Quintet:
+        """Everything but an embedded language model: chat goes to `upstream`. Caches are off."""
+        return self.start_quintet(llm_base_url=f"http://{self.upstream}/v1", llm_model="bench", **CACHE_OFF)
+
+    def start_quintet(self, **settings: str) -> Quintet:
+        """A server of its own, ready."""
+        log = self._scratch / f"quintet-{time.monotonic_ns()}.log"
+        running = start_server(self.data, log, metrics_port="0", **settings)
+        self._stack.callback(running.stop)
+        wait_ready(running.address)
+        found = re.search(r"metrics on (\S+)", log.read_text())
+        assert found
+        return Quintet(running.address, found.group(1), running.process.pid)
+
+    @cached_property
+    def upstream(self) -> str:
+        """The address of a provider that costs nothing."""
+        return self._listening("tests.bench.upstream")
+
+    @cached_property
+    def noop_wrapped(self) -> str:
+        """The address of a server that does nothing, on the stack of the real one."""
+        return self.noop("uvloop", "wrapped")[0]
+
+    def noop(self, stack: str, kind: str, milliseconds: float = 0) -> tuple[str, int]:
+        """Address and process id of a server that does nothing; a new one each time."""
+        process = self._start("tests.bench.noop", stack, kind, str(milliseconds))
+        return self._address(process), process.pid
+
+    @cached_property
+    def pipeline(self) -> str:
+        """The address of FastAPI + transformers.pipeline with the weights of the sentiment model."""
+        return self._http("tests.bench.baselines.pipeline", str(self.artefact("sentiment") / "torch"))
+
+    @cached_property
+    def joblib(self) -> str:
+        """The address of FastAPI + joblib with the price model."""
+        file = self.artefact("house-prices") / "model.joblib"
+        return self._http("tests.bench.baselines.joblib_price", str(file), OMP_NUM_THREADS="1")
+
+    def artefact(self, name: str) -> Path:
+        """The folder of the version that is served."""
+        return self.models / name / (self.models / name / "current").read_text().strip()
+
+    def output(self, module: str, *arguments: str) -> str:
+        """What a module prints until it ends."""
+        command = [sys.executable, "-m", module, *arguments]
+        return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=120).stdout
+
+    def _start(self, module: str, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._stack.callback(process.wait)
+        self._stack.callback(process.kill)
+        return process
+
+    def _listening(self, module: str, *arguments: str) -> str:
+        return self._address(self._start(module, *arguments))
+
+    @staticmethod
+    def _address(process: "subprocess.Popen[str]") -> str:
+        assert process.stdout is not None
+        return f"127.0.0.1:{int(process.stdout.readline())}"
+
+    def _http(self, module: str, *arguments: str, **environment: str) -> str:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        process = self._start(module, *arguments, str(port), **environment)
+        give_up = time.monotonic() + START_SECONDS
+        while True:
+            with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                return f"127.0.0.1:{port}"
+            if process.poll() is not None or time.monotonic() > give_up:
+                raise RuntimeError(f"{module} did not start")
+            time.sleep(0.1)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used, all its threads together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_mib(pid: int) -> float:
+    """Resident memory."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

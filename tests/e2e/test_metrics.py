@@ -1,0 +1,24 @@
+"""The metrics of the real server."""
+
+import re
+import urllib.request
+
+import grpc
+from quintet.v1 import classification_pb2, classification_pb2_grpc
+
+from tests.conftest import ServerProcess
+
+
+def test_metrics_are_published_on_a_port_of_their_own(server: ServerProcess, channel: grpc.Channel) -> None:
+    stub = classification_pb2_grpc.ClassificationServiceStub(channel)
+    stub.Classify(classification_pb2.ClassifyRequest(texts=["Quite so."]), timeout=20)
+    found = re.search(r"metrics on (http://\S+)", server.log.read_text())
+    assert found
+    with urllib.request.urlopen(found.group(1), timeout=5) as response:
+        text = response.read().decode()
+    method = "quintet.v1.ClassificationService/Classify"
+    count = rf'rpc_server_call_duration_seconds_count\{{.*rpc_method="{method}",rpc_response_status_code="OK"\}} [1-9]'
+    assert re.search(count, text)
+    assert re.search(r'quintet_lane_compute_seconds_count\{lanes="models"\} [1-9]', text)
+    assert 'quintet_model_ready{model="sentiment"} 1.0' in text
+    assert 'gen_ai_client_token_usage_count{gen_ai_request_model="smollm2-135m-instruct"' in text

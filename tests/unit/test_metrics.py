@@ -1,0 +1,85 @@
+"""Metrics as Prometheus sees them: over HTTP, after real calls, with the names that dashboards know."""
+
+import asyncio
+import urllib.request
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from server.engines.chat import Endpoint, OpenAIChatModel
+from server.engines.interfaces import ChatOptions, Message, ModelDescription, ModelIdentity, ModelTask
+from server.interceptors.admission import Admission
+from server.metrics import Collector, serving
+from server.runtime.models import Slot
+from tests.fakes import OpenAIServer
+from tests.unit.test_interceptors import CLASSIFY, Served, classify
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+async def scrape(port: int) -> Samples:
+    def get() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+            return str(response.read().decode())
+
+    families = text_string_to_metric_families(await asyncio.to_thread(get))
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    return samples[name, frozenset(labels.items())]
+
+
+async def test_calls_lanes_and_refusals() -> None:
+    server = Served()
+    channel = await server.start()
+    try:
+        await asyncio.gather(*(classify(channel) for _ in range(5)))
+        server.admission.stopping = True
+        assert isinstance(await classify(channel).details(), str)
+        collector = Collector(server.admission, {"models": server.classification.lanes}, [])
+        with serving("127.0.0.1", 0, collector) as port:
+            found = await scrape(port)
+    finally:
+        await channel.close()
+        await server.server.stop(None)
+        server.classification.lanes.close()
+    served = {"rpc_method": CLASSIFY[1:], "rpc_response_status_code": "OK", "error_type": ""}
+    refused = {**served, "rpc_response_status_code": "UNAVAILABLE", "error_type": "SERVER_STOPPING"}
+    assert value(found, "rpc_server_call_duration_seconds_count", **served) == 5
+    assert value(found, "rpc_server_call_duration_seconds_bucket", **served, le="+Inf") == 5
+    assert value(found, "rpc_server_call_duration_seconds_count", **refused) == 1
+    assert value(found, "rpc_server_active_requests", rpc_method=CLASSIFY[1:]) == 0
+    assert value(found, "quintet_admission_refusals_total", reason="stopping") == 1
+    assert value(found, "quintet_lane_compute_seconds_count", lanes="models") == 5
+    assert value(found, "quintet_lane_admitted", lanes="models") == 0
+    assert value(found, "process_resident_memory_bytes") > 1e6
+
+
+async def test_tokens_and_time_to_the_first_one() -> None:
+    description = ModelDescription(ModelIdentity("gpt", "", ""), ModelTask.CHAT, "openai")
+    slot: Slot[OpenAIChatModel] = Slot("gpt", lambda: None)
+    async with OpenAIServer("key").running() as upstream:
+
+        async def build() -> OpenAIChatModel:
+            return OpenAIChatModel(description, Endpoint(upstream.base_url, "gpt", "key"), slots=1, token_seconds=5)
+
+        await slot.load(build)
+        deadline = asyncio.get_running_loop().time() + 5
+        await slot.get().complete([Message("user", "hi")], ChatOptions(), deadline=deadline)
+        admission = Admission(1, 1, max_wait_seconds=1, lanes=1)
+        with serving("127.0.0.1", 0, Collector(admission, {}, [slot])) as port:
+            found = await scrape(port)
+            with pytest.raises(OSError, match="in use"), serving("127.0.0.1", port, Collector(admission, {}, [])):
+                pass
+        await slot.get().close()
+    model = {"gen_ai_request_model": "gpt"}
+    assert value(found, "gen_ai_client_token_usage_sum", **model, gen_ai_token_type="input") == 11
+    assert value(found, "gen_ai_client_token_usage_sum", **model, gen_ai_token_type="output") == 3
+    assert value(found, "gen_ai_server_time_to_first_token_seconds_count", **model) == 1
+    assert value(found, "gen_ai_server_request_duration_seconds_count", **model) == 1
+    assert value(found, "quintet_model_ready", model="gpt") == 1
