@@ -1,10 +1,9 @@
 """Entities, sentences, syntax and key phrases with a spaCy pipeline, in a process of its own.
 
 spaCy holds the GIL while it parses, and whatever else the server does must wrest it away every 5 ms. Of a text of 5,000
-characters, 290 ms of CPU time are spent in the process and 6 ms here, on reading its answer. With two callers of
-Classify and a parse after the other, on two cores that others used, too, the 99th percentile of Classify was 2.9 times
-as long as without parses when spaCy was on a thread, and 1.8 times as long with the process (medians of five rounds of
-tests/bench/analyze.py). A crash of native code ends the process alone.
+characters, 290 ms of CPU time are spent in the process and 6 ms here, on reading its answer (medians of nine). What is
+left of the effect on Classify is the core that parsing takes: the process has a lower priority than the lanes.
+tests/bench/analyze.py measures it. A crash of native code ends the process alone.
 """
 
 import json
