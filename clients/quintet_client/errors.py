@@ -86,6 +86,18 @@ class ModelUnavailable(QuintetError):
     """The artefact is missing or broken; an operator must act."""
 
 
+class ModelCheckFailed(QuintetError):
+    """The version answers its golden inputs otherwise than when it was made; what was served still is."""
+
+
+class ModelVersionNotFound(QuintetError):
+    """The model has no such version or alias; the message lists those that exist."""
+
+
+class RegistryFailed(QuintetError):
+    """The model registry cannot be reached or refused; come back after `retry_after`."""
+
+
 class UpstreamFailed(QuintetError):
     """The language model's endpoint failed or refused."""
 
@@ -145,6 +157,9 @@ BY_REASON: dict[str, type[QuintetError]] = {
     "MODEL_NOT_FOUND": ModelNotFound,
     "MODEL_DOES_NOT_FIT": ModelDoesNotFit,
     "MODEL_UNAVAILABLE": ModelUnavailable,
+    "MODEL_CHECK_FAILED": ModelCheckFailed,
+    "MODEL_VERSION_NOT_FOUND": ModelVersionNotFound,
+    "REGISTRY_FAILED": RegistryFailed,
     "UPSTREAM_FAILED": UpstreamFailed,
     "UPSTREAM_TIMEOUT": UpstreamTimeout,
     "COLLECTION_NOT_FOUND": CollectionNotFound,

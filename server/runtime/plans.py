@@ -16,7 +16,7 @@ from server.runtime.store import Use
 
 T = TypeVar("T")
 _LOWEST = 19
-Found = tuple[Artefact | None, str]  # what to load, and what is to be said of it
+Found = tuple[Artefact | None, str]  # what to load, and what ails the version that it stands in for
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from server.errors import ModelCheckFailed, ModelDoesNotFit, ModelLoading
+from server.errors import ModelCheckFailed, ModelDoesNotFit, ModelLoading, ModelUnavailable
 from server.runtime.artefact import Artefact, open_artefact
 from server.runtime.models import ModelSlot, Resident, State, explain
 from server.runtime.plans import Found, Plan, prepare_all
@@ -190,8 +190,11 @@ class Pool:
         old, before = slot.resident, (slot.state, slot.message)
         slot.move(State.READY if old else State.LOADING, "another version is being loaded" if old else "")
         try:
-            artefact, note = await self.residency.on(self.residency.reader, find)
-            fresh = await self.residency.load_aside(slot, artefact, evict=evict)
+            artefact, damage = await self.residency.on(self.residency.reader, find)
+            fresh = await self._load_aside(slot, artefact, damage, evict=evict)
+            note = ""
+            if damage and artefact:
+                note = f"{damage}. Until then version {artefact.manifest.version} is served, the last good one"
             try:
                 if artefact and (difference := await self._check(slot, fresh, artefact)):
                     if strict:
@@ -219,6 +222,16 @@ class Pool:
         slot.move(State.READY, note)
         if old:
             self.residency.retire(old)
+
+    async def _load_aside(
+        self, slot: ModelSlot[Any], artefact: Artefact | None, damage: str, *, evict: bool
+    ) -> Resident[Any]:
+        try:
+            return await self.residency.load_aside(slot, artefact, evict=evict)
+        except ModelUnavailable as error:
+            if damage:  # the earlier version is of no use either; what has to be mended is the current one
+                raise ModelUnavailable(damage, metadata={"model": slot.name}) from error
+            raise
 
     def _keep(self, slot: ModelSlot[Any], error: Exception, *, evict: bool) -> None:
         """Loading failed: what was there stays, and the slot says why."""

@@ -60,7 +60,7 @@ class ModelStore:
         self.models = models
 
     def open(self, name: str) -> tuple[Artefact, str]:
-        """The current version, or the last one that was current and is whole, with why in that case.
+        """The current version, or the last one that was current and is whole, with what ails the current one.
 
         Raises ModelUnavailable with what is wrong with the current one if there is no such version either.
         """
@@ -70,7 +70,7 @@ class ModelStore:
             for version in reversed(self._history(name)):
                 with contextlib.suppress(ModelUnavailable):
                     artefact = open_version(self.models, name, version)
-                    return artefact, f"{damaged.message}. Until then version {version} is served, the last good one"
+                    return artefact, damaged.message
             raise
 
     def open_version(self, name: str, version: str) -> Artefact:

@@ -24,7 +24,6 @@ from quintet.v1 import (
 from tests.conftest import ServerProcess, start_server, wait_ready
 from tests.e2e.test_bad_input import details
 from tests.e2e.test_tasks import HOUSE, conversation
-from tests.waiting import until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -162,10 +161,11 @@ def test_sigterm_finishes_what_runs_and_refuses_the_rest(data: Path, tmp_path: P
     assert "Traceback" not in running.log.read_text()
 
 
-async def test_a_second_signal_exits_at_once(data: Path, tmp_path: Path) -> None:
+def test_a_second_signal_exits_at_once(data: Path, tmp_path: Path) -> None:
     running = start_server(data, tmp_path / "log.txt", shutdown_pause_seconds="30")
     running.process.terminate()
-    await until(lambda: "Stopping" in running.log.read_text())
+    assert running.process.stdout is not None
+    assert any(line.startswith("Stopping") for line in running.process.stdout)
     assert running.process.poll() is None
     running.process.terminate()
     assert running.process.wait(3) != 0

@@ -321,7 +321,7 @@ async def test_collections_follow_the_embedder(published: Path, serve: Serve) ->
         await desk.unload("embedder")
         assert await retrieve() == "1", "it was loaded for this"
         await asyncio.to_thread(add_embedder, published, "2")
-        await becomes("MODEL_UNAVAILABLE")
+        await becomes("EMBEDDER_MISMATCH")
         await desk.model_service.SetAlias(
             model_pb2.SetAliasRequest(name="embedder", alias="current", target="previous"), timeout=20
         )

@@ -49,7 +49,7 @@ async def test_a_published_version_vouches_for_its_golden_inputs(without: Path, 
     lanes = Lanes(1, queue_limit=4)
     assert await difference(HousePricer(artefact, lanes), artefact) == ""
     golden = json.loads((first / GOLDEN).read_text())
-    golden["outputs"]["sklearn"][0]["price"] += 0.01
+    golden["outputs"]["onnx"][0]["price"] += 0.01
     (first / GOLDEN).unlink()
     (first / GOLDEN).write_text(json.dumps(golden))
     assert "0.01 off, 1e-06 is allowed" in await difference(HousePricer(artefact, lanes), artefact)
