@@ -133,6 +133,11 @@ def cpu_seconds(pid: int) -> float:
 
 
 def resident_mib(pid: int) -> float:
-    """Resident memory."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    """Resident memory of a process and its children; what they share counts for each."""
+    pids = [str(pid)]
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            if status.read_text().rpartition(")")[2].split()[1] == str(pid):
+                pids.append(status.parent.name)
+    pages = sum(int(Path(f"/proc/{each}/statm").read_text().split()[1]) for each in pids)
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
