@@ -56,7 +56,7 @@ RECIPES = {
                 "training.serving",
             ),
             libraries=(*_GRAPHS, "scikit-learn"),
-            seconds={"fast": 380, "long": 900},
+            seconds={"fast": 240, "long": 900},
             key_metric="accuracy",
         ),
         Recipe(

@@ -15,7 +15,7 @@ from tests.conftest import ROOT, start_server, wait_ready
 
 START_SECONDS = 120.0
 # Caching would answer the one request that is repeated here without computing anything.
-CACHE_OFF = {"cache_bytes": "0"}
+CACHE_OFF = {"result_cache": "0"}
 
 
 @dataclass(frozen=True)

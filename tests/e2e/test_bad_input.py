@@ -75,7 +75,7 @@ CASES = [
     ("PricingService/PredictPrice", house(lot_area_sqft=float("nan")), "houses[1].lot_area_sqft"),
     ("PricingService/PredictPrice", house(lot_area_sqft=float("inf")), "houses[1].lot_area_sqft"),
     ("PricingService/PredictPrice", house(overall_quality=11), "houses[1].overall_quality"),
-    ("PricingService/PredictPrice", house(year_remodeled=1950), "houses[1]"),
+    ("PricingService/PredictPrice", house(year_remodeled=1950), "houses[1].year_remodeled"),
     ("PricingService/PredictPrice", house(neighborhood="Atlantis"), "houses[1].neighborhood"),
     ("PricingService/PredictPrice", house(kitchen_quality=""), "houses[1].kitchen_quality"),
     ("PricingService/PredictPrice", without("basement_area_sqft"), "houses[1].basement_area_sqft"),

@@ -23,7 +23,13 @@ from tests.engines.conftest import soon
 
 HOUSE = House(1500, 9000, 6, 5, 1980, 1995, 900, 2, 2, 0, 3, 6, 1, "NAmes", "1Fam", "1Story", True, "TA")
 GRAND = replace(
-    HOUSE, above_ground_area_sqft=2600, overall_quality=9, neighborhood="NridgHt", kitchen_quality="Ex", year_built=2006
+    HOUSE,
+    above_ground_area_sqft=2600,
+    overall_quality=9,
+    neighborhood="NridgHt",
+    kitchen_quality="Ex",
+    year_built=2006,
+    year_remodeled=2006,
 )
 
 
@@ -157,7 +163,9 @@ def houses_of(models: Path) -> st.SearchStrategy[House]:
         else:
             edges = (0.0, -0.0, 5e-324, 1e300, feature["minimum"], feature["maximum"])
             columns[field.name] = st.floats(0, 2 * feature["maximum"]) | st.sampled_from(edges)
-    return st.builds(House, **columns)
+    return st.builds(House, **columns).map(
+        lambda house: replace(house, year_remodeled=max(house.year_built, house.year_remodeled))
+    )
 
 
 @given(data=st.data())

@@ -81,7 +81,7 @@ class House(_message.Message):
     year_built: _builtins.int
     """Year of construction, 1800 to 2100."""
     year_remodeled: _builtins.int
-    """Year of the last remodelling, or of construction if there was none."""
+    """Year of the last remodelling, or of construction if there was none: not before year_built."""
     basement_area_sqft: _builtins.float
     """Area of the basement, 0 to 10000 square feet; 0 if there is none."""
     garage_cars: _builtins.int
