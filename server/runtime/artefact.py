@@ -174,9 +174,14 @@ def open_version(models: Path, name: str, version: str) -> Artefact:
 def read_pointer(path: Path) -> str:
     """The version that a pointer names. Raises OSError, or ValueError for what cannot be the name of a folder."""
     version = path.read_text().strip()
-    if not version or "/" in version or version.startswith("."):
+    if not is_folder_name(version):
         raise ValueError(f"the pointer names {version!r}")
     return version
+
+
+def is_folder_name(version: str) -> bool:
+    """Whether a version can be a folder of its model: nothing that leads elsewhere, and nothing hidden."""
+    return bool(version) and "/" not in version and "\0" not in version and not version.startswith(".")
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from server.errors import ModelVersionNotFound, RegistryFailed
-from server.runtime.artefact import MANIFEST, file_sha256, open_version, read_manifest
+from server.runtime.artefact import MANIFEST, file_sha256, is_folder_name, open_version, read_manifest
 from server.runtime.publish import publish
 from server.runtime.store import CANDIDATE, CURRENT, ModelStore
 
@@ -130,6 +130,8 @@ class MlflowRegistry:
     def _mirror(self, name: str, alias: str, number: str) -> None:
         found = self._client().get_model_version(name, number)
         version, digest = found.tags.get(_VERSION, ""), found.tags.get(_DIGEST, "")
+        if not is_folder_name(version):
+            raise RegistryFailed(f"the registry's version {number} of {name} has no usable tag {_VERSION}")
         if self.store.digest(name, alias) == (version, digest):
             return
         log.info("registry: %s@%s is version %s (%s), %s", name, alias, number, version, digest)

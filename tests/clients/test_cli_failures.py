@@ -1,6 +1,8 @@
 """What the command says when things go wrong, and how it behaves among other programs."""
 
 import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import grpc
@@ -195,3 +197,24 @@ def test_a_locale_without_the_characters(quintet_command: Quintet) -> None:
     assert (done.returncode, done.stdout) == (0, "You said: 10 ? \n")
     as_json = quintet_command("chat", "10 €", "--json", PYTHONIOENCODING="latin-1")
     assert '{"text": "€ "}' in as_json.stdout
+
+
+def test_ctrl_c_is_not_lost_while_an_object_is_deleted() -> None:
+    script = """
+        import sys, time
+        from quintet_client.cli import interrupt_again
+
+        class Deleted:
+            def __del__(self):
+                raise KeyboardInterrupt
+
+        sys.unraisablehook = interrupt_again
+        try:
+            Deleted()
+            time.sleep(20)
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=ENVIRONMENT)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")

@@ -95,6 +95,10 @@ def test_what_is_not_what_it_says_is_refused(uri: str, tmp_path: Path) -> None:
     with pytest.raises(RegistryFailed, match="instead of sha256:0"):
         served.sync("m")
     assert "v9" not in served.store.versions("m")
+    client.set_model_version_tag("m", number, "quintet.version", "../../elsewhere")
+    with pytest.raises(RegistryFailed, match="has no usable tag"):
+        served.sync("m")
+    assert not list(tmp_path.rglob("elsewhere"))
 
 
 def test_an_unreachable_registry_is_an_error_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,9 @@ import os
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import argparse
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from quintet_client import __version__
@@ -29,6 +31,7 @@ Exit status: 0 success, 1 failure, 2 invalid command line or request, 130 interr
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
+    sys.unraisablehook = interrupt_again
     try:
         status = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -40,6 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
     return status
+
+
+def interrupt_again(lost: "sys.UnraisableHookArgs") -> None:
+    """Press Ctrl-C once more for the user if it came while an object was being deleted, where Python drops it."""
+    if isinstance(lost.exc_value, KeyboardInterrupt):
+        # From another thread and a little later: raised in here, it would be dropped again.
+        threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _run(argv: Sequence[str]) -> int:
