@@ -9,7 +9,7 @@ from pathlib import Path
 from server.errors import ModelUnavailable
 from server.runtime.artefact import MANIFEST, POINTER, file_sha256, open_artefact
 from server.runtime.registry import Registry, open_registry
-from server.stores.generation import FORMAT
+from server.stores.home import FORMAT
 from training.cache import Cache
 from training.golden import lacks_golden
 from training.lock import Input, PackageSource

@@ -31,9 +31,9 @@ from server.stores.files import (
     read_strings,
     sorted_in_turns,
 )
+from server.stores.home import FORMAT
 from server.stores.terms import TermCollector, Terms, read_terms
 
-FORMAT = 2  # 1 had texts line by line, and no log after it
 VECTORS, INDEX = "vectors.npy", "vectors.index"
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from server.errors import CollectionNotFound, ServerOverloaded, StorageFull
 from server.runtime.artefact import MANIFEST, POINTER, sync_folder, write_durably
 
+FORMAT = 2  # of a generation's files; 1 had texts line by line, and no log after it
 KEPT_GENERATIONS = 3
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _NUMBERED = re.compile(r"(\d{8,})(\.log)?")
