@@ -69,10 +69,6 @@ class Lanes:
         result: list[T] = await self.map(self._other, [work], deadline=deadline)
         return result[0]
 
-    async def run_all(self, works: Sequence[Callable[[], T]], *, deadline: float) -> list[T]:
-        """Run the parts of one request and return their results in order. Errors are those of map."""
-        return await self.map(self._other, works, deadline=deadline)
-
     async def map(self, work: Work, items: Sequence[Any], *, deadline: float) -> list[Any]:
         """One result an item, in order, computed on all lanes in turns with the other calls.
 

@@ -3,13 +3,18 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 
 from server.errors import DeadlineExceeded, ServerOverloaded, ServerStopping
 from server.runtime.lanes import Lanes
+
+
+async def run_all(lanes: Lanes, works: Sequence[Callable[[], Any]], *, deadline: float) -> list[Any]:
+    return await lanes.map(lanes.work("tested", lambda each: [work() for work in each]), works, deadline=deadline)
 
 
 def soon() -> float:
@@ -77,7 +82,7 @@ async def test_cancelled_work_leaves_the_queue_unbegun(lanes: Lanes) -> None:
     assert all(isinstance(r, asyncio.CancelledError) for r in await asyncio.gather(*waiting, return_exceptions=True))
     gate.opened.set()
     await asyncio.gather(*holding)
-    await lanes.run_all([lambda: None] * 4, deadline=soon())  # what was left in the queue would have run by now
+    await run_all(lanes, [lambda: None] * 4, deadline=soon())  # what was left in the queue would have run by now
     assert not begun
 
 
@@ -95,14 +100,14 @@ async def test_run_all_keeps_the_order_and_uses_every_lane(lanes: Lanes) -> None
         return number
 
     numbers = range(20)
-    assert await lanes.run_all([partial(part, n) for n in numbers], deadline=soon()) == list(numbers)
+    assert await run_all(lanes, [partial(part, n) for n in numbers], deadline=soon()) == list(numbers)
     assert len(threads) == 2
-    assert await lanes.run_all([], deadline=soon()) == []
+    assert await run_all(lanes, [], deadline=soon()) == []
 
 
 async def test_a_large_request_takes_turns(lanes: Lanes) -> None:
     done = []
-    large = asyncio.create_task(lanes.run_all([lambda: time.sleep(0.005)] * 40, deadline=soon()))
+    large = asyncio.create_task(run_all(lanes, [lambda: time.sleep(0.005)] * 40, deadline=soon()))
     large.add_done_callback(lambda _: done.append("large"))
     await asyncio.sleep(0.02)
     await lanes.run(lambda: None, deadline=soon())
@@ -121,8 +126,8 @@ async def test_a_part_that_fails_ends_the_request(lanes: Lanes) -> None:
             raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        await lanes.run_all([partial(part, n) for n in range(200)], deadline=soon())
-    await lanes.run_all([lambda: None] * 4, deadline=soon())
+        await run_all(lanes, [partial(part, n) for n in range(200)], deadline=soon())
+    await run_all(lanes, [lambda: None] * 4, deadline=soon())
     assert len(begun) < 10
 
 
@@ -134,7 +139,7 @@ async def test_a_deadline_that_passes_between_parts_ends_the_request(lanes: Lane
         time.sleep(0.02)
 
     with pytest.raises(DeadlineExceeded):
-        await lanes.run_all([part] * 100, deadline=time.monotonic() + 0.05)
+        await run_all(lanes, [part] * 100, deadline=time.monotonic() + 0.05)
     assert 0 < len(begun) < 20
 
 
