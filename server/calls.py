@@ -5,6 +5,21 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls: a tenant, by one of its keys or by its client certificate. `models` are those it may ask for by name
+    or by default; None is all.
+    """
+
+    tenant: str
+    key_id: str = ""
+    roles: frozenset[str] = frozenset()
+    models: frozenset[str] | None = None
+
+
+LOCAL = Caller("local", roles=frozenset({"call", "ingest", "admin"}))  # everybody, where there is no tenants file
+
+
 @dataclass(slots=True)
 class Call:
     """One RPC. `deadline` is a time.monotonic() instant; every call has one, brought or given.
@@ -22,6 +37,11 @@ class Call:
     compute_seconds: float = 0.0
     upstream_seconds: float = 0.0
     expected_seconds: float = 0.0  # of compute; admission's estimate
+    caller: Caller = LOCAL
+    brought_id: bool = False  # whether the caller chose the request id
+    # What the call consumed of a language model, by who did the accounting; its limits are settled with it.
+    spent_tokens: int = 0
+    spent_micros: int = 0
 
     def trailers(self) -> tuple[tuple[str, str], ...]:
         """What every call ends with. `server-timing` has the syntax of W3C Server Timing, in milliseconds."""

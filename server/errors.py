@@ -3,6 +3,10 @@
     QuintetError
     ├── InvalidRequest          the caller's fault; carries field violations
     ├── MessageTooLarge
+    ├── Unauthenticated         nobody knows the caller
+    ├── PermissionDenied        the caller is known and may not
+    ├── RequestIdReused         the request id is another call's
+    ├── BudgetExhausted         the tenant's budget of the day or month is spent
     ├── NotFound
     │   ├── ModelNotFound
     │   ├── ModelVersionNotFound
@@ -14,6 +18,8 @@
     │   ├── GenerationNotReached
     │   ├── ServerStopping
     │   ├── ServerOverloaded
+    │   ├── QuotaExceeded       the tenant's rate is spent, or it has too many calls at once
+    │   ├── LedgerUnavailable   what a call costs cannot be written down, so it is not begun
     │   ├── RegistryFailed
     │   └── UpstreamFailed
     ├── ModelUnavailable        the artefact is missing or broken; an operator must act
@@ -66,6 +72,42 @@ class MessageTooLarge(QuintetError):
     """The request is over the size limit."""
 
     reason = "MESSAGE_TOO_LARGE"
+
+
+class Unauthenticated(QuintetError):
+    """No API key and no client certificate, or one that is not known, expired or revoked: the message does not tell."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(QuintetError):
+    """The tenant's roles or allow-lists do not cover the call."""
+
+    reason = "PERMISSION_DENIED"
+
+
+class RequestIdReused(QuintetError):
+    """The tenant sent this request id with another request, its call still runs, or it came too often."""
+
+    reason = "REQUEST_ID_REUSED"
+
+
+class Excess(NamedTuple):
+    """A limit that a call would break: whose it is and what it says ("tenant acme", "60 requests a minute")."""
+
+    subject: str
+    description: str
+
+
+class BudgetExhausted(QuintetError):
+    """A budget of the day or month has no room for the call. It begins anew after `retry_after` seconds."""
+
+    reason = "BUDGET_EXHAUSTED"
+
+    def __init__(self, message: str, excesses: Sequence[Excess], *, retry_after: float) -> None:
+        super().__init__(message)
+        self.excesses = tuple(excesses)
+        self.retry_after = retry_after
 
 
 class NotFound(QuintetError):
@@ -169,6 +211,22 @@ class ServerOverloaded(Unavailable):
     """A queue is full."""
 
     reason = "SERVER_OVERLOADED"
+
+
+class QuotaExceeded(Unavailable):
+    """The tenant's rate or number of calls at once is spent; nothing was counted for this call."""
+
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, message: str, excesses: Sequence[Excess], *, retry_after: float) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.excesses = tuple(excesses)
+
+
+class LedgerUnavailable(Unavailable):
+    """The ledger cannot be written to, so nothing that costs is begun."""
+
+    reason = "LEDGER_UNAVAILABLE"
 
 
 class ModelUnavailable(QuintetError):

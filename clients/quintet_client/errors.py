@@ -50,12 +50,28 @@ class InvalidRequest(QuintetError):
     """The request breaks limits; `violations` says which."""
 
 
+class Unauthenticated(QuintetError):
+    """No API key or client certificate, or one that is not known or has expired."""
+
+
+class PermissionDenied(QuintetError):
+    """The tenant may not use this method, service or model."""
+
+
+class RequestIdReused(QuintetError):
+    """The request id belongs to another call of the last day; send a new one."""
+
+
 class QuotaExceeded(QuintetError):
-    """The caller's rate is spent; `retry_after` says until when."""
+    """The tenant's rate or number of calls at once is spent; `retry_after` says until when."""
 
 
 class BudgetExhausted(QuintetError):
-    """The caller's budget is spent."""
+    """The tenant's budget of the day or month is spent; `retry_after` says until when."""
+
+
+class LedgerUnavailable(QuintetError):
+    """What the call costs could not be written down, so it was not begun; come back after `retry_after`."""
 
 
 class ServerOverloaded(QuintetError):
@@ -148,6 +164,10 @@ class Unreachable(QuintetError):
 
 BY_REASON: dict[str, type[QuintetError]] = {
     "INVALID_REQUEST": InvalidRequest,
+    "UNAUTHENTICATED": Unauthenticated,
+    "PERMISSION_DENIED": PermissionDenied,
+    "REQUEST_ID_REUSED": RequestIdReused,
+    "LEDGER_UNAVAILABLE": LedgerUnavailable,
     "QUOTA_EXCEEDED": QuotaExceeded,
     "BUDGET_EXHAUSTED": BudgetExhausted,
     "SERVER_OVERLOADED": ServerOverloaded,

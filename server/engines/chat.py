@@ -17,9 +17,11 @@ from server.engines.interfaces import (
     ChatAnswer,
     ChatDone,
     ChatOptions,
+    Estimate,
     FinishReason,
     Message,
     ModelDescription,
+    Prices,
     TextDelta,
     Usage,
     UsageSource,
@@ -33,20 +35,8 @@ Chunks = openai.AsyncStream[object]  # of chat.completion.chunk, as dictionaries
 
 _CONNECT_SECONDS = 5.0
 _QUEUE_PER_SLOT = 4
+_FREE = Prices()
 _FINISH_REASONS = {"length": FinishReason.LENGTH, "content_filter": FinishReason.CONTENT_FILTER}  # others: STOP
-
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """Cost of a million tokens in millionths of `currency` (ISO 4217)."""
-
-    prompt_micros: int = 0
-    completion_micros: int = 0
-    currency: str = "USD"
-
-    def cost_micros(self, prompt_tokens: int, completion_tokens: int) -> int:
-        """Cost of one generation, rounded up."""
-        return math.ceil((prompt_tokens * self.prompt_micros + completion_tokens * self.completion_micros) / 1_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +47,7 @@ class Endpoint:
     model: str
     api_key: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    prices: Prices = Prices()
+    prices: Prices = _FREE
     is_embedded: bool = False
 
 
@@ -94,6 +84,12 @@ class OpenAIChatModel:
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()
+
+    def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Estimate:
+        """What the answer costs at most."""
+        prompt = _prompt_tokens(messages)
+        cost = self._endpoint.prices.cost_micros(prompt, options.max_output_tokens)
+        return Estimate(prompt + options.max_output_tokens, cost)
 
     async def complete(self, messages: Sequence[Message], options: ChatOptions, *, deadline: float) -> ChatAnswer:
         """The stream, collected."""
@@ -177,7 +173,7 @@ class OpenAIChatModel:
         if answer.usage:
             (prompt_tokens, completion_tokens), source = answer.usage, UsageSource.PROVIDER
         else:
-            prompt_tokens = sum(estimated_tokens(message.content) + 4 for message in messages)  # 4: the turn's frame
+            prompt_tokens = _prompt_tokens(messages)
             completion_tokens, source = math.ceil(answer.utf8_bytes / 4), UsageSource.ESTIMATED
         self.generations.input_tokens.add(prompt_tokens)
         self.generations.output_tokens.add(completion_tokens)
@@ -215,6 +211,10 @@ class _Answer:
         text: str = choice["delta"].get("content") or ""
         self.utf8_bytes += len(text.encode())
         return text
+
+
+def _prompt_tokens(messages: Sequence[Message]) -> int:
+    return sum(estimated_tokens(message.content) + 4 for message in messages)  # 4: the turn's frame
 
 
 def estimated_tokens(text: str) -> int:

@@ -13,6 +13,7 @@ from server.engines.interfaces import (
     ChatAnswer,
     ChatDone,
     ChatOptions,
+    Estimate,
     Message,
     ModelTask,
     TextDelta,
@@ -95,6 +96,10 @@ class EmbeddedChatModel:
         if address := self._supervisor.address:
             self._chat.move(f"http://{address}/v1")
         self._on_change()
+
+    def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Estimate:
+        """As `OpenAIChatModel.estimate`."""
+        return self._chat.estimate(messages, options)
 
     def stream(
         self, messages: Sequence[Message], options: ChatOptions, *, deadline: float

@@ -2,9 +2,11 @@
 
     observe     time it, count and log how it ended
     errors      translate exceptions into statuses
+    auth        find out who calls, and whether they may
     admission   refuse what cannot be served
     deadline    end what takes too long
     validation  parse and check the request
+    limits      refuse what is over the tenant's limits; settle what it cost
     servicer
 
 Handlers are wrapped once, when they are registered; `Registrar` stands in for the server in the generated
@@ -24,6 +26,8 @@ from google.protobuf.message import Message
 from server import calls
 from server.interceptors import errors, validation
 from server.interceptors.admission import Admission
+from server.interceptors.auth import Auth
+from server.interceptors.limits import TenantLimits
 from server.interceptors.observe import OK
 
 Checked = Callable[[Any], Any]
@@ -39,10 +43,19 @@ _KINDS = {
 class Registrar:
     """Wraps the handlers that the generated functions register, and passes them on to the server."""
 
-    def __init__(self, server: grpc.aio.Server, admission: Admission, max_request_bytes: int) -> None:
+    def __init__(
+        self,
+        server: grpc.aio.Server,
+        admission: Admission,
+        max_request_bytes: int,
+        auth: Auth | None = None,
+        limits: TenantLimits | None = None,
+    ) -> None:
         self._server = server
         self._admission = admission
         self._max_bytes = max_request_bytes
+        self._auth = auth
+        self._limits = limits
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
         """Ignored: the same handlers come by add_registered_method_handlers, with their names."""
@@ -63,6 +76,9 @@ class Registrar:
                 return _each_checked(message_type, payload, max_bytes)
             return validation.parse(message_type, payload, max_bytes)
 
+        if self._limits is not None:
+            around = self._limits.around_stream if handler.response_streaming else self._limits.around_unary
+            serve = around(name, serve)
         wrap = self._stream if handler.response_streaming else self._unary
         return _KINDS[handler.request_streaming, handler.response_streaming](
             wrap(name, serve, checked, _no_size if handler.request_streaming else len),
@@ -71,12 +87,14 @@ class Registrar:
         )
 
     def _unary(self, name: str, serve: Any, checked: Checked, size_of: Callable[[Any], int]) -> Any:
-        admission, method = self._admission, self._admission.method(name)
+        auth, admission, method = self._auth, self._admission, self._admission.method(name)
 
         async def unary(payload: Any, context: Any) -> Any:
             call, size = admission.identify(name, context), size_of(payload)
             code, reason = grpc.StatusCode.CANCELLED, ""
             try:
+                if auth is not None:
+                    call.caller = auth.identify(name, context)
                 admission.enter(call, method, size)
                 try:
                     calls.enter(call)
@@ -100,12 +118,14 @@ class Registrar:
         return unary
 
     def _stream(self, name: str, serve: Any, checked: Checked, size_of: Callable[[Any], int]) -> Any:
-        admission, method = self._admission, self._admission.method(name)
+        auth, admission, method = self._auth, self._admission, self._admission.method(name)
 
         async def stream(payload: Any, context: Any) -> AsyncIterator[Any]:
             call, size = admission.identify(name, context), size_of(payload)
             code, reason = grpc.StatusCode.CANCELLED, ""
             try:
+                if auth is not None:
+                    call.caller = auth.identify(name, context)
                 admission.enter(call, method, size)
                 try:
                     calls.enter(call)

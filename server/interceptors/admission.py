@@ -66,7 +66,7 @@ class Admission:
         brought = remaining is not None and math.isfinite(remaining)
         now = time.monotonic()
         deadline = now + (remaining if brought else self._default_deadline)
-        return Call(method, request_id or self._ids(), deadline, brought, now)
+        return Call(method, request_id or self._ids(), deadline, brought, now, brought_id=bool(request_id))
 
     def enter(self, call: Call, method: Method, request_bytes: int) -> None:
         """Let the call in, or refuse it at once. Whoever was let in must leave()."""

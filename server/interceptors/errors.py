@@ -21,9 +21,14 @@ DOMAIN = "quintet.v1"
 CODES: tuple[tuple[type[errors.QuintetError], grpc.StatusCode], ...] = (
     (errors.InvalidRequest, Code.INVALID_ARGUMENT),
     (errors.MessageTooLarge, Code.RESOURCE_EXHAUSTED),
+    (errors.Unauthenticated, Code.UNAUTHENTICATED),
+    (errors.PermissionDenied, Code.PERMISSION_DENIED),
+    (errors.RequestIdReused, Code.FAILED_PRECONDITION),
+    (errors.BudgetExhausted, Code.RESOURCE_EXHAUSTED),
     (errors.NotFound, Code.NOT_FOUND),
     (errors.CollectionExists, Code.ALREADY_EXISTS),
     (errors.ServerOverloaded, Code.RESOURCE_EXHAUSTED),
+    (errors.QuotaExceeded, Code.RESOURCE_EXHAUSTED),
     (errors.StorageFull, Code.RESOURCE_EXHAUSTED),
     (errors.Unavailable, Code.UNAVAILABLE),
     (errors.ModelUnavailable, Code.FAILED_PRECONDITION),
@@ -62,7 +67,7 @@ async def abort(context: Any, error: errors.QuintetError, call: Call) -> NoRetur
         ("grpc-status-details-bin", status.SerializeToString()),
         *call.trailers(),
     ]
-    if isinstance(error, errors.Unavailable):
+    if isinstance(error, errors.Unavailable | errors.BudgetExhausted):
         trailers.append(("grpc-retry-pushback-ms", str(int(error.retry_after * 1000))))
     await context.abort(code, status.message, tuple(trailers))
     raise asyncio.CancelledError  # abort() raises; this tells readers and type checkers so
@@ -75,7 +80,16 @@ def _details(error: errors.QuintetError, request_id: str) -> list[Message]:
     ]
     if isinstance(error, errors.InvalidRequest):
         details.append(_bad_request(error.violations))
-    if isinstance(error, errors.Unavailable):
+    if isinstance(error, errors.QuotaExceeded | errors.BudgetExhausted):
+        details.append(
+            error_details_pb2.QuotaFailure(
+                violations=[
+                    error_details_pb2.QuotaFailure.Violation(subject=_cut(subject), description=_cut(description))
+                    for subject, description in error.excesses
+                ]
+            )
+        )
+    if isinstance(error, errors.Unavailable | errors.BudgetExhausted):
         delay = Duration()
         delay.FromMilliseconds(int(error.retry_after * 1000))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))

@@ -31,6 +31,7 @@ def usage(value: Usage) -> common_pb2.Usage:
         source=common_pb2.UsageSource.ValueType(value.source.value),
         cost_micros=value.cost_micros,
         currency=value.currency,
+        cached_tokens=value.cached_tokens,
     )
 
 

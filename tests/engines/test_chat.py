@@ -8,7 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from server.engines.chat import Endpoint, OpenAIChatModel, Prices, estimated_tokens
+from server.engines.chat import Endpoint, OpenAIChatModel, estimated_tokens
 from server.engines.interfaces import (
     ChatDone,
     ChatOptions,
@@ -17,6 +17,7 @@ from server.engines.interfaces import (
     ModelDescription,
     ModelIdentity,
     ModelTask,
+    Prices,
     TextDelta,
     Usage,
     UsageSource,
@@ -124,7 +125,7 @@ async def test_usage_is_estimated_where_the_provider_sends_none(upstream: OpenAI
 
 
 async def test_cost_is_rounded_up(upstream: OpenAIServer) -> None:
-    async with chatting(upstream.base_url, prices=Prices(150_000, 600_000, "EUR")) as model:
+    async with chatting(upstream.base_url, prices=Prices(150_000, 600_000, currency="EUR")) as model:
         usage = (await model.complete(MESSAGES, ChatOptions(), deadline=soon())).done.usage
     assert (usage.cost_micros, usage.currency) == (4, "EUR")  # 11 * 0.15 + 3 * 0.6 = 3.45 millionths
 

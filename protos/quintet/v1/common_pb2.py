@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17quintet/v1/common.proto\x12\nquintet.v1\"P\n\x08ModelRef\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x16\n\x06\x64igest\x18\x03 \x01(\tR\x06\x64igest\"J\n\x08IndexRef\x12\x1e\n\ncollection\x18\x01 \x01(\tR\ncollection\x12\x1e\n\ngeneration\x18\x02 \x01(\x04R\ngeneration\"3\n\x05Label\x12\x14\n\x05label\x18\x01 \x01(\tR\x05label\x12\x14\n\x05score\x18\x02 \x01(\x02R\x05score\"\xea\x01\n\x05Usage\x12#\n\rprompt_tokens\x18\x01 \x01(\rR\x0cpromptTokens\x12+\n\x11\x63ompletion_tokens\x18\x02 \x01(\rR\x10\x63ompletionTokens\x12!\n\x0ctotal_tokens\x18\x03 \x01(\rR\x0btotalTokens\x12/\n\x06source\x18\x04 \x01(\x0e\x32\x17.quintet.v1.UsageSourceR\x06source\x12\x1f\n\x0b\x63ost_micros\x18\x05 \x01(\x03R\ncostMicros\x12\x1a\n\x08\x63urrency\x18\x06 \x01(\tR\x08\x63urrency\"\x1f\n\tTextDelta\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text*\x80\x01\n\x0bUsageSource\x12\x1c\n\x18USAGE_SOURCE_UNSPECIFIED\x10\x00\x12\x19\n\x15USAGE_SOURCE_PROVIDER\x10\x01\x12\x1a\n\x16USAGE_SOURCE_ESTIMATED\x10\x02\x12\x1c\n\x18USAGE_SOURCE_UNAVAILABLE\x10\x03*\xa0\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x03\x12\x1d\n\x19\x46INISH_REASON_NO_PASSAGES\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17quintet/v1/common.proto\x12\nquintet.v1\"P\n\x08ModelRef\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x16\n\x06\x64igest\x18\x03 \x01(\tR\x06\x64igest\"J\n\x08IndexRef\x12\x1e\n\ncollection\x18\x01 \x01(\tR\ncollection\x12\x1e\n\ngeneration\x18\x02 \x01(\x04R\ngeneration\"3\n\x05Label\x12\x14\n\x05label\x18\x01 \x01(\tR\x05label\x12\x14\n\x05score\x18\x02 \x01(\x02R\x05score\"\x8f\x02\n\x05Usage\x12#\n\rprompt_tokens\x18\x01 \x01(\rR\x0cpromptTokens\x12+\n\x11\x63ompletion_tokens\x18\x02 \x01(\rR\x10\x63ompletionTokens\x12!\n\x0ctotal_tokens\x18\x03 \x01(\rR\x0btotalTokens\x12/\n\x06source\x18\x04 \x01(\x0e\x32\x17.quintet.v1.UsageSourceR\x06source\x12\x1f\n\x0b\x63ost_micros\x18\x05 \x01(\x03R\ncostMicros\x12\x1a\n\x08\x63urrency\x18\x06 \x01(\tR\x08\x63urrency\x12#\n\rcached_tokens\x18\x07 \x01(\rR\x0c\x63\x61\x63hedTokens\"\x1f\n\tTextDelta\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text*\x80\x01\n\x0bUsageSource\x12\x1c\n\x18USAGE_SOURCE_UNSPECIFIED\x10\x00\x12\x19\n\x15USAGE_SOURCE_PROVIDER\x10\x01\x12\x1a\n\x16USAGE_SOURCE_ESTIMATED\x10\x02\x12\x1c\n\x18USAGE_SOURCE_UNAVAILABLE\x10\x03*\xa0\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x03\x12\x1d\n\x19\x46INISH_REASON_NO_PASSAGES\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'quintet.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_USAGESOURCE']._serialized_start=521
-  _globals['_USAGESOURCE']._serialized_end=649
-  _globals['_FINISHREASON']._serialized_start=652
-  _globals['_FINISHREASON']._serialized_end=812
+  _globals['_USAGESOURCE']._serialized_start=558
+  _globals['_USAGESOURCE']._serialized_end=686
+  _globals['_FINISHREASON']._serialized_start=689
+  _globals['_FINISHREASON']._serialized_end=849
   _globals['_MODELREF']._serialized_start=39
   _globals['_MODELREF']._serialized_end=119
   _globals['_INDEXREF']._serialized_start=121
@@ -42,7 +42,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LABEL']._serialized_start=197
   _globals['_LABEL']._serialized_end=248
   _globals['_USAGE']._serialized_start=251
-  _globals['_USAGE']._serialized_end=485
-  _globals['_TEXTDELTA']._serialized_start=487
-  _globals['_TEXTDELTA']._serialized_end=518
+  _globals['_USAGE']._serialized_end=522
+  _globals['_TEXTDELTA']._serialized_start=524
+  _globals['_TEXTDELTA']._serialized_end=555
 # @@protoc_insertion_point(module_scope)

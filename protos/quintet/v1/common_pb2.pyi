@@ -171,6 +171,7 @@ class Usage(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     COST_MICROS_FIELD_NUMBER: _builtins.int
     CURRENCY_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """Tokens of the prompt."""
     completion_tokens: _builtins.int
@@ -183,6 +184,8 @@ class Usage(_message.Message):
     """Cost in millionths of the currency. 0 for the embedded model."""
     currency: _builtins.str
     """ISO 4217 code of the currency."""
+    cached_tokens: _builtins.int
+    """Tokens of the prompt that the provider had computed before, a part of prompt_tokens."""
     def __init__(
         self,
         *,
@@ -192,10 +195,11 @@ class Usage(_message.Message):
         source: Global___UsageSource.ValueType = ...,
         cost_micros: _builtins.int = ...,
         currency: _builtins.str = ...,
+        cached_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "cost_micros", b"cost_micros", "currency", b"currency", "prompt_tokens", b"prompt_tokens", "source", b"source", "total_tokens", b"total_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "cost_micros", b"cost_micros", "currency", b"currency", "prompt_tokens", b"prompt_tokens", "source", b"source", "total_tokens", b"total_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,9 +27,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INVALID_REQUEST: _ErrorReason.ValueType  # 1
     """INVALID_ARGUMENT: the request breaks a limit. google.rpc.BadRequest lists the fields."""
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 2
-    """RESOURCE_EXHAUSTED: the tenant's rate is spent. RetryInfo says when to come back."""
+    """RESOURCE_EXHAUSTED: the tenant's rate is spent, or too many of its calls run. QuotaFailure names the limits,
+    RetryInfo says when to come back.
+    """
     ERROR_REASON_BUDGET_EXHAUSTED: _ErrorReason.ValueType  # 3
-    """RESOURCE_EXHAUSTED: the tenant's budget is spent."""
+    """RESOURCE_EXHAUSTED: the tenant's budget of the day or month is spent. QuotaFailure names the budgets, RetryInfo says
+    when they begin anew.
+    """
     ERROR_REASON_SERVER_OVERLOADED: _ErrorReason.ValueType  # 4
     """RESOURCE_EXHAUSTED: the server is full. RetryInfo says when to come back."""
     ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 5
@@ -72,6 +76,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: another embedder made the collection. The message names the command that mends it."""
     ERROR_REASON_COLLECTION_BROKEN: _ErrorReason.ValueType  # 34
     """FAILED_PRECONDITION: no generation of the collection is whole. The message says what to do."""
+    ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 40
+    """UNAUTHENTICATED: no API key or client certificate, or one that is not known or has expired."""
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 41
+    """PERMISSION_DENIED: the tenant may not use this method, service or model."""
+    ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 42
+    """FAILED_PRECONDITION: the tenant used this request id within a day for another request, or too often, or its call
+    still runs. Send a new one.
+    """
+    ERROR_REASON_LEDGER_UNAVAILABLE: _ErrorReason.ValueType  # 43
+    """UNAVAILABLE: what the call costs could not be written down, so it was not begun. RetryInfo says when to come back."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 15
     """INTERNAL: a fault of the server. The log has the details under the request id in the metadata."""
 
@@ -85,9 +99,13 @@ ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 ERROR_REASON_INVALID_REQUEST: ErrorReason.ValueType  # 1
 """INVALID_ARGUMENT: the request breaks a limit. google.rpc.BadRequest lists the fields."""
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 2
-"""RESOURCE_EXHAUSTED: the tenant's rate is spent. RetryInfo says when to come back."""
+"""RESOURCE_EXHAUSTED: the tenant's rate is spent, or too many of its calls run. QuotaFailure names the limits,
+RetryInfo says when to come back.
+"""
 ERROR_REASON_BUDGET_EXHAUSTED: ErrorReason.ValueType  # 3
-"""RESOURCE_EXHAUSTED: the tenant's budget is spent."""
+"""RESOURCE_EXHAUSTED: the tenant's budget of the day or month is spent. QuotaFailure names the budgets, RetryInfo says
+when they begin anew.
+"""
 ERROR_REASON_SERVER_OVERLOADED: ErrorReason.ValueType  # 4
 """RESOURCE_EXHAUSTED: the server is full. RetryInfo says when to come back."""
 ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 5
@@ -130,6 +148,16 @@ ERROR_REASON_EMBEDDER_MISMATCH: ErrorReason.ValueType  # 33
 """FAILED_PRECONDITION: another embedder made the collection. The message names the command that mends it."""
 ERROR_REASON_COLLECTION_BROKEN: ErrorReason.ValueType  # 34
 """FAILED_PRECONDITION: no generation of the collection is whole. The message says what to do."""
+ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 40
+"""UNAUTHENTICATED: no API key or client certificate, or one that is not known or has expired."""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 41
+"""PERMISSION_DENIED: the tenant may not use this method, service or model."""
+ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 42
+"""FAILED_PRECONDITION: the tenant used this request id within a day for another request, or too often, or its call
+still runs. Send a new one.
+"""
+ERROR_REASON_LEDGER_UNAVAILABLE: ErrorReason.ValueType  # 43
+"""UNAVAILABLE: what the call costs could not be written down, so it was not begun. RetryInfo says when to come back."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 15
 """INTERNAL: a fault of the server. The log has the details under the request id in the metadata."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

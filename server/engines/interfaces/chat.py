@@ -1,6 +1,6 @@
 """Conversations with a language model."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, Protocol
@@ -37,13 +37,41 @@ class UsageSource(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens and cost in millionths of `currency` (ISO 4217)."""
+    """Tokens and cost in millionths of `currency` (ISO 4217). `cached_tokens` are those of the prompt's that the
+    provider had computed before.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     source: UsageSource
     cost_micros: int = 0
     currency: str = "USD"
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Cost of a million tokens in millionths of `currency` (ISO 4217), and the version of the table that says so."""
+
+    prompt_micros: int = 0
+    completion_micros: int = 0
+    cached_micros: int | None = None  # of cached tokens of the prompt; None: as the others
+    currency: str = "USD"
+    version: str = ""
+
+    def cost_micros(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> int:
+        """Cost of one generation, rounded up."""
+        cached_micros = self.prompt_micros if self.cached_micros is None else self.cached_micros
+        prompt = (prompt_tokens - cached_tokens) * self.prompt_micros + cached_tokens * cached_micros
+        return -((prompt + completion_tokens * self.completion_micros) // -1_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a generation costs at most, known before it is begun: tokens of prompt and answer, millionths of money."""
+
+    tokens: int
+    micros: int
 
 
 class FinishReason(Enum):
@@ -79,10 +107,44 @@ class ChatAnswer:
     done: ChatDone
 
 
+@dataclass(frozen=True, slots=True)
+class ChatStarted:
+    """A provider is about to be asked; sent again if another one is asked instead, which happens before any text.
+
+    `prompt_tokens` and `count` (tokens of a text) are our own, for when the provider will not tell.
+    """
+
+    provider: str
+    model: ModelIdentity
+    prices: Prices
+    prompt_tokens: int
+    count: Callable[[str], int]
+
+
+class ChatProvider(Protocol):
+    """Continues conversations, and says whom it asks. What is accounted is made of it: `ChatModel`."""
+
+    description: ModelDescription
+
+    def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Estimate:
+        """What the answer costs at most."""
+        ...
+
+    def stream(
+        self, messages: Sequence[Message], options: ChatOptions, *, deadline: float
+    ) -> AsyncGenerator[ChatStarted | TextDelta | ChatDone, None]:
+        """ChatStarted, deltas, then exactly one ChatDone. Closing the iterator stops the provider."""
+        ...
+
+
 class ChatModel(Protocol):
     """Continues conversations."""
 
     description: ModelDescription
+
+    def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Estimate:
+        """What the answer costs at most."""
+        ...
 
     def stream(
         self, messages: Sequence[Message], options: ChatOptions, *, deadline: float

@@ -1,0 +1,44 @@
+"""Limits of tenants over time: rates, calls at once, budgets. In memory for one process, in Redis for several.
+
+A decision is one step for all limits of a call: either all admit it and it is counted in all, or one refuses and
+nothing is counted. What a call will cost is reserved before it and settled after it.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from server.stores.tenants import Tenant
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a call costs, or may cost at most: tokens of prompt and answer, and millionths of money."""
+
+    tokens: int = 0
+    micros: int = 0
+
+
+class Permit(Protocol):
+    """A call that was admitted. Settle it exactly once."""
+
+    def settle(self, actual: Cost) -> None:
+        """The call has ended and cost this. Never blocks and never raises; it may be written a moment later."""
+        ...
+
+
+class Limiter(Protocol):
+    """Decides. `degraded` is true while it cannot see what other processes admit."""
+
+    degraded: bool
+
+    async def enter(self, tenant: Tenant, service: str, estimate: Cost, *, seconds: float) -> Permit | None:
+        """Admit a call that ends within `seconds`, or raise QuotaExceeded or BudgetExhausted.
+
+        None if the tenant has no limits for this service ("ChatService"). Never takes longer than a fraction of a
+        second.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Write what was settled and is not yet written."""
+        ...
