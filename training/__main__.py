@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not todo:
             print(f"everything is ready in {options.data} ({len(plan)} artefacts)")
             return 0
-        with places.cache.exclusive(lambda: print("another run is using the cache; waiting for it to end")):
-            plan = _plan(options, inputs, places)  # what the other run made is there now
+        with _alone_if_needed(todo, places):
+            plan = _plan(options, inputs, places)  # what another run made is there now
             results = _carry_out(plan, options, inputs, places)
     except PackageNotFoundError as error:
         return _fail(f"the library {error.name} is missing. Install what training needs with: pip install '.[train]'")
@@ -78,6 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for result in failures:
         _fail(f"{result.step.recipe.name}: {result.failure}")
     return 1 if failures else 0
+
+
+def _alone_if_needed(todo: Sequence[Step], places: Places) -> AbstractContextManager[None]:
+    """One run at a time fetches and makes; what is in the cache can be published beside it."""
+    if not any(step.fetch or step.state is State.MISSING for step in todo):
+        return nullcontext()
+    return places.cache.exclusive(lambda: print("another run is using the cache; waiting for it to end", flush=True))
 
 
 def _carry_out(

