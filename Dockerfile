@@ -40,6 +40,7 @@ ENV PATH=/opt/quintet/bin:$PATH \
     QUINTET_DATA=/data \
     QUINTET_GIT_COMMIT=$GIT_COMMIT
 USER quintet
+# It refuses to listen on 0.0.0.0 until QUINTET_TENANTS names a file of tenants, or QUINTET_ALLOW_ANONYMOUS is true.
 EXPOSE 50051
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["quintet", "health"]

@@ -21,9 +21,11 @@ import uvloop
 from pydantic import ValidationError
 
 from server import calls
-from server.app import PortInUse, running
+from server.app import running
 from server.banner import announce
+from server.runtime.followed import BadFile
 from server.settings import Settings
+from server.transport import PortInUse
 
 
 def main() -> int:
@@ -39,7 +41,8 @@ def main() -> int:
     except ValidationError as error:
         for problem in error.errors():
             name = "_".join(str(part) for part in problem["loc"]).upper()
-            print(f"error: QUINTET_{name}: {problem['msg']}", file=sys.stderr)
+            where = f"QUINTET_{name}: " if name else ""  # what concerns several names them itself
+            print(f"error: {where}{problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
         return 2
     _log_to_stderr(settings.log_level)
     try:
@@ -47,6 +50,9 @@ def main() -> int:
     except PortInUse as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BadFile as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 async def _serve(settings: Settings) -> int:

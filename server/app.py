@@ -25,8 +25,10 @@ from quintet.v1 import (
 )
 
 from server.builders import Engines
+from server.door import Door
 from server.interceptors import Registrar
 from server.interceptors.admission import Admission
+from server.interceptors.auth import Auth
 from server.reflection import add_reflection
 from server.runtime.models import Slot, State
 from server.services.analysis import AnalysisServicer
@@ -37,6 +39,7 @@ from server.services.models import ModelServicer, Row
 from server.services.pricing import PricingServicer
 from server.services.rag import RagServicer
 from server.settings import Settings
+from server.transport import PortInUse
 
 log = logging.getLogger(__name__)
 HEALTH_SERVICE: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -50,10 +53,6 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_connection_age_ms", 30 * 60_000),
     ("grpc.max_connection_age_grace_ms", 10 * 60_000),
 )
-
-
-class PortInUse(Exception):
-    """The address cannot be listened on."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,7 @@ class App:
     """A running server."""
 
     address: str
+    door: Door
     health: Health
     loaded: Callable[[], Awaitable[None]]
     slots: tuple[Slot[Any], ...]
@@ -84,8 +84,9 @@ class App:
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[App]:
-    """Serve while the body runs. Raises PortInUse."""
+    """Serve while the body runs. Raises PortInUse, and BadFile for tenants and certificates."""
     async with AsyncExitStack() as stack:
+        door = await stack.enter_async_context(Door.create(settings))
         engines = await stack.enter_async_context(Engines.create(settings))
         services = _service_table(engines)
         required = {service.name for service in services if engines.chat not in service.needs or not engines.llm_is_off}
@@ -100,11 +101,11 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             # Twice the limit, so that what is a little too large gets an answer with details.
             options=(*_OPTIONS, ("grpc.max_receive_message_length", 2 * settings.max_request_bytes)),
         )
-        models = _model_servicer(settings, engines, health)
-        _register(server, settings, engines, models, health, admission=admission)
-        address = _listen(server, settings)
+        models = _model_servicer(settings, engines, health, door)
+        _register(server, settings, engines, models, health, admission=admission, auth=door.auth)
+        address = door.open(server)
         if settings.metrics_port is not None:
-            _publish(stack, settings, settings.metrics_port, admission, engines)
+            _publish(stack, settings.metrics_port, admission, engines, door)
         await server.start()
         stack.push_async_callback(_stop, server, health, models, admission, settings)
 
@@ -116,7 +117,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         engines.on_change = update
         update()
         engines.load()
-        yield App(address, health, engines.loaded, tuple(slot for slot, _ in engines.models))
+        yield App(address, door, health, engines.loaded, tuple(slot for slot, _ in engines.models))
 
 
 def _service_table(engines: Engines) -> list[Service]:
@@ -133,13 +134,14 @@ def _service_table(engines: Engines) -> list[Service]:
     ]
 
 
-def _model_servicer(settings: Settings, engines: Engines, health: Health) -> ModelServicer:
+def _model_servicer(settings: Settings, engines: Engines, health: Health, door: Door) -> ModelServicer:
     return ModelServicer(
         [Row(slot, task) for slot, task in engines.models],
         engines.pool,
         health,
         version=version("quintet"),
         git_commit=settings.git_commit,
+        warnings=door.problems,
         limits={
             "max_request_bytes": settings.max_request_bytes,
             "max_concurrent_calls": settings.max_concurrent_calls,
@@ -156,15 +158,18 @@ def _register(
     health: Health,
     *,
     admission: Admission,
+    auth: Auth | None,
 ) -> None:
-    registrar: Any = Registrar(server, admission, settings.max_request_bytes)
+    registrar: Any = Registrar(server, admission, settings.max_request_bytes, auth)
     servicers: Mapping[Callable[[Any, Any], None], object] = {
         classification_pb2_grpc.add_ClassificationServiceServicer_to_server: ClassificationServicer(
             engines.classifiers
         ),
         pricing_pb2_grpc.add_PricingServiceServicer_to_server: PricingServicer(engines.pricer),
         chat_pb2_grpc.add_ChatServiceServicer_to_server: ChatServicer({engines.chat.name: engines.chat}),
-        rag_pb2_grpc.add_RagServiceServicer_to_server: RagServicer(engines.retriever, engines.answerer),
+        rag_pb2_grpc.add_RagServiceServicer_to_server: RagServicer(
+            engines.retriever, engines.answerer, engines.chat.name
+        ),
         analysis_pb2_grpc.add_AnalysisServiceServicer_to_server: AnalysisServicer(engines.analyzer()),
         model_pb2_grpc.add_ModelServiceServicer_to_server: models,
     }
@@ -175,26 +180,19 @@ def _register(
         add_reflection(server, [*health.messages, HEALTH_SERVICE])
 
 
-def _listen(server: grpc.aio.Server, settings: Settings) -> str:
-    wanted = f"{settings.host}:{settings.port}"
-    try:
-        port = server.add_insecure_port(wanted)
-    except RuntimeError:
-        raise PortInUse(f"cannot listen on {wanted}: in use? Set QUINTET_PORT to another port, or to 0") from None
-    return f"{settings.host}:{port}"
-
-
-def _publish(stack: AsyncExitStack, settings: Settings, port: int, admission: Admission, engines: Engines) -> None:
+def _publish(stack: AsyncExitStack, port: int, admission: Admission, engines: Engines, door: Door) -> None:
     from server import metrics  # whoever publishes nothing need not wait for its libraries
 
-    collector = metrics.Collector(admission, engines.lanes, [slot for slot, _ in engines.models])
+    collector = metrics.Collector(
+        admission, engines.lanes, [slot for slot, _ in engines.models], door.refused, door.followed
+    )
     try:
-        found = stack.enter_context(metrics.serving(settings.host, port, collector))
+        found = stack.enter_context(metrics.serving(door.settings.host, port, collector))
     except OSError:
         raise PortInUse(
-            f"cannot publish metrics on {settings.host}:{port}: in use? Set QUINTET_METRICS_PORT to another port"
+            f"cannot publish metrics on {door.settings.host}:{port}: in use? Set QUINTET_METRICS_PORT to another port"
         ) from None
-    log.info("metrics on http://%s:%d/metrics", settings.host, found)
+    log.info("metrics on http://%s:%d/metrics", door.settings.host, found)
 
 
 async def _stop(

@@ -6,6 +6,7 @@ cover begins with `quintet_`. Scrapes are answered on a thread of their own.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, start_http_server
@@ -13,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from server.engines.interfaces import Described
 from server.interceptors.admission import Admission
+from server.runtime.followed import Followed
 from server.runtime.generations import Generations
 from server.runtime.histogram import Histogram
 from server.runtime.lanes import Lanes
@@ -31,14 +33,24 @@ class Generates(Protocol):
 class Collector:
     """Everything that is published, gathered anew for each scrape."""
 
-    def __init__(self, admission: Admission, lanes: Mapping[str, Lanes], slots: Sequence[Slot[Any]]) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        lanes: Mapping[str, Lanes],
+        slots: Sequence[Slot[Any]],
+        auth_refused: Mapping[str, int] = MappingProxyType({}),
+        followed: Sequence[Followed[Any]] = (),
+    ) -> None:
         self._admission = admission
         self._lanes = lanes
         self._slots = slots
+        self._auth_refused = auth_refused
+        self._followed = followed
 
     def collect(self) -> Iterator[Metric]:
         """All metrics with their current values."""
         yield from self._calls()
+        yield from self._identity()
         yield from self._computing()
         yield from self._working()
         yield from self._models()
@@ -73,6 +85,20 @@ class Collector:
             "Calls refused on arrival",
             ("reason",),
             (((why,), number) for why, number in self._admission.refused.items()),
+        )
+
+    def _identity(self) -> Iterator[Metric]:
+        yield _counters(
+            "quintet_auth_refusals",
+            "Calls of strangers, and of tenants that may not",
+            ("reason",),
+            (((reason,), number) for reason, number in self._auth_refused.items()),
+        )
+        yield _gauges(
+            "quintet_file_broken",
+            "1 if the latest tenants or certificates cannot be used and older ones still are",
+            ("file",),
+            (((file.what,), bool(file.problem)) for file in self._followed),
         )
 
     def _computing(self) -> Iterator[Metric]:

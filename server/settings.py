@@ -1,5 +1,6 @@
 """Settings, read once at start from the environment (QUINTET_HOST, QUINTET_PORT, ...)."""
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,19 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(50051, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    tenants: Path | None = Field(
+        None, description="file of tenants, their keys, roles and limits (TOML); unset: nobody is asked who they are"
+    )
+    allow_anonymous: bool = Field(
+        False, description="listen on other addresses than loopback without a file of tenants; anybody may call then"
+    )
+    tls_cert: Path | None = Field(
+        None, description="certificate chain (PEM) to encrypt with; read anew when it changes"
+    )
+    tls_key: Path | None = Field(None, description="its key (PEM)")
+    tls_client_ca: Path | None = Field(
+        None, description="authorities (PEM) of clients' certificates; every client must bring one then"
+    )
     data: Path = Field(Path("data"), description="folder of models/, index/ and state/")
     models: dict[str, ModelSettings] = Field(
         default_factory=dict,
@@ -74,6 +88,31 @@ class Settings(BaseSettings):
         if self.llm_base_url and not self.llm_model:
             raise ValueError("QUINTET_LLM_BASE_URL needs QUINTET_LLM_MODEL, the model's name at that endpoint")
         return self
+
+    @model_validator(mode="after")
+    def _certificates_are_complete(self) -> "Settings":
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("QUINTET_TLS_CERT and QUINTET_TLS_KEY need each other")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ValueError("QUINTET_TLS_CLIENT_CA needs QUINTET_TLS_CERT and QUINTET_TLS_KEY")
+        return self
+
+    @model_validator(mode="after")
+    def _strangers_are_meant(self) -> "Settings":
+        if not (self.tenants or self.allow_anonymous or self.is_local):
+            raise ValueError(
+                f"on QUINTET_HOST={self.host} anybody could call: set QUINTET_TENANTS to a file of tenants "
+                "('quintet tenants add' makes one), or QUINTET_ALLOW_ANONYMOUS=true if that is meant"
+            )
+        return self
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the server. Names other than localhost may be anything."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return False
 
     def read_llm_api_key(self) -> str:
         """The endpoint's key. Endpoints without one still want a word in its place."""

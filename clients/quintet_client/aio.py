@@ -48,9 +48,19 @@ class AsyncQuintetClient(AsyncCollections):
         api_key: str | None = None,
         tls: bool = False,
         root_certificates: bytes | None = None,
+        client_certificate: bytes | None = None,
+        client_key: bytes | None = None,
         timeout: float | None = None,
     ) -> None:
-        super().__init__(address, api_key=api_key, tls=tls, root_certificates=root_certificates, timeout=timeout)
+        super().__init__(
+            address,
+            api_key=api_key,
+            tls=tls,
+            root_certificates=root_certificates,
+            client_certificate=client_certificate,
+            client_key=client_key,
+            timeout=timeout,
+        )
         self._classification = classification_pb2_grpc.ClassificationServiceStub(self._channel)
         self._pricing = pricing_pb2_grpc.PricingServiceStub(self._channel)
         self._chat = chat_pb2_grpc.ChatServiceStub(self._channel)

@@ -26,9 +26,19 @@ class Caller:
         api_key: str | None = None,
         tls: bool = False,
         root_certificates: bytes | None = None,
+        client_certificate: bytes | None = None,
+        client_key: bytes | None = None,
         timeout: float | None = None,
     ) -> None:
-        self._connection = Connection.create(address, api_key, tls, root_certificates, timeout)
+        self._connection = Connection.create(
+            address,
+            api_key=api_key,
+            tls=tls,
+            root_certificates=root_certificates,
+            client_certificate=client_certificate,
+            client_key=client_key,
+            timeout=timeout,
+        )
         target, credentials = self._connection.address, self._connection.credentials()
         self._channel = (
             grpc.secure_channel(target, credentials, CHANNEL_OPTIONS)

@@ -45,7 +45,8 @@ class QuintetClient(Collections):
 
     `address` is "host:port", by default QUINTET_ADDRESS or 127.0.0.1:50051. `api_key`, by default QUINTET_API_KEY,
     is sent as a bearer token; without TLS it crosses the network in the clear. TLS is used with `tls` (the roots
-    that come with gRPC) or `root_certificates` (PEM).
+    that come with gRPC) or `root_certificates` (PEM). `client_certificate` (its chain) and `client_key` (PEM, both)
+    show the server who calls.
     """
 
     def __init__(
@@ -55,9 +56,19 @@ class QuintetClient(Collections):
         api_key: str | None = None,
         tls: bool = False,
         root_certificates: bytes | None = None,
+        client_certificate: bytes | None = None,
+        client_key: bytes | None = None,
         timeout: float | None = None,
     ) -> None:
-        super().__init__(address, api_key=api_key, tls=tls, root_certificates=root_certificates, timeout=timeout)
+        super().__init__(
+            address,
+            api_key=api_key,
+            tls=tls,
+            root_certificates=root_certificates,
+            client_certificate=client_certificate,
+            client_key=client_key,
+            timeout=timeout,
+        )
         self._classification = classification_pb2_grpc.ClassificationServiceStub(self._channel)
         self._pricing = pricing_pb2_grpc.PricingServiceStub(self._channel)
         self._chat = chat_pb2_grpc.ChatServiceStub(self._channel)

@@ -98,32 +98,43 @@ class Connection:
     api_key: str | None = field(repr=False)
     tls: bool
     root_certificates: bytes | None = field(repr=False)
+    client_certificate: bytes | None = field(repr=False)
+    client_key: bytes | None = field(repr=False)
     timeout: float | None
 
     @classmethod
     def create(
         cls,
         address: str | None,
+        *,
         api_key: str | None,
         tls: bool,
         root_certificates: bytes | None,
+        client_certificate: bytes | None,
+        client_key: bytes | None,
         timeout: float | None,
     ) -> "Connection":
-        """With what is not given taken from the environment. Raises ValueError for a key that cannot be sent."""
+        """With what is not given taken from the environment. Raises ValueError for keys that cannot be used."""
         key = (api_key or os.environ.get("QUINTET_API_KEY", "")).strip() or None
         if key and not re.fullmatch(r"[!-~]+", key):  # gRPC's own error would show it
             raise ValueError("the API key must be printable ASCII without spaces")
+        if (client_certificate is None) != (client_key is None):
+            raise ValueError("a client certificate and its key need each other")
         return cls(
             address=address or os.environ.get("QUINTET_ADDRESS") or DEFAULT_ADDRESS,
             api_key=key,
-            tls=tls or root_certificates is not None,
+            tls=tls or root_certificates is not None or client_certificate is not None,
             root_certificates=root_certificates,
+            client_certificate=client_certificate,
+            client_key=client_key,
             timeout=timeout,
         )
 
     def credentials(self) -> grpc.ChannelCredentials | None:
         """For TLS; None without."""
-        return grpc.ssl_channel_credentials(self.root_certificates) if self.tls else None
+        if not self.tls:
+            return None
+        return grpc.ssl_channel_credentials(self.root_certificates, self.client_key, self.client_certificate)
 
     def options(self, kind: type[Message], timeout: float | None) -> CallOptions:
         """For a request of this kind: the timeout of the call, the client or the method; the key; a new request id."""

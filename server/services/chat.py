@@ -10,6 +10,7 @@ from server import calls
 from server.engines.interfaces import ChatModel, ChatOptions, Message, TextDelta
 from server.errors import InvalidRequest, Violation
 from server.runtime.models import Slot, find
+from server.services.access import permitted
 from server.services.convert import finish_reason, model_ref, usage
 
 Request = chat_pb2.ChatRequest | chat_pb2.StreamChatRequest
@@ -33,7 +34,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
     async def Chat(self, request: chat_pb2.ChatRequest, context: Any) -> chat_pb2.ChatResponse:
         """The whole answer."""
         messages = _messages(request)
-        model = find(self._models, request.model or self._default).get()
+        model = find(self._models, permitted(request.model or self._default)).get()
         answer = await model.complete(messages, _options(request), deadline=calls.current().deadline)
         return chat_pb2.ChatResponse(
             message=chat_pb2.ChatMessage(role=chat_pb2.CHAT_ROLE_ASSISTANT, content=answer.text),
@@ -47,7 +48,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
     ) -> AsyncIterator[chat_pb2.StreamChatResponse]:
         """The answer as it is generated."""
         messages = _messages(request)
-        model = find(self._models, request.model or self._default).get()
+        model = find(self._models, permitted(request.model or self._default)).get()
         events = model.stream(messages, _options(request), deadline=calls.current().deadline)
         async with aclosing(events):
             async for event in events:

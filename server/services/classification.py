@@ -8,6 +8,7 @@ from quintet.v1 import classification_pb2, classification_pb2_grpc
 from server import calls
 from server.engines.interfaces import Classifier
 from server.runtime.models import ModelSlot, find
+from server.services.access import permitted
 from server.services.convert import labels, model_ref
 
 DEFAULT_MODEL = "sentiment"
@@ -25,7 +26,8 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
     ) -> classification_pb2.ClassifyResponse:
         """Label every text."""
         deadline = calls.current().deadline
-        async with find(self._classifiers, request.model or DEFAULT_MODEL).use(deadline) as classifier:
+        slot = find(self._classifiers, permitted(request.model or DEFAULT_MODEL))
+        async with slot.use(deadline) as classifier:
             results = await classifier.classify(request.texts, deadline=deadline)
             model = model_ref(classifier.description.identity)
         top_k = request.top_k or _MAX_LABELS

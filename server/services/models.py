@@ -1,7 +1,7 @@
 """quintet.v1.ModelService"""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -38,6 +38,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         version: str,
         git_commit: str,
         limits: Mapping[str, int],
+        warnings: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._rows = {row.slot.name: row for row in sorted(rows, key=lambda row: row.slot.name)}
         self._pool = pool
@@ -47,6 +48,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self._version = version
         self._git_commit = git_commit
         self._limits = model_pb2.ServerLimits(**limits)
+        self._warnings = warnings
         self._started = datetime.now(UTC)
 
     async def ListModels(self, request: model_pb2.ListModelsRequest, context: Any) -> model_pb2.ListModelsResponse:
@@ -113,7 +115,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     async def GetServerInfo(
         self, request: model_pb2.GetServerInfoRequest, context: Any
     ) -> model_pb2.GetServerInfoResponse:
-        """Versions, limits, services."""
+        """Versions, limits, services; what must be mended, for admins alone: it may name other tenants."""
         return model_pb2.GetServerInfoResponse(
             version=self._version,
             api_version="quintet.v1",
@@ -125,6 +127,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
                 model_pb2.ServiceStatus(name=name, serving=not message, message=message)
                 for name, message in sorted(self._health.messages.items())
             ],
+            warnings=self._warnings() if "admin" in calls.current().caller.roles else (),
         )
 
     def _pooled(self, name: str) -> Row:

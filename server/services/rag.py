@@ -19,6 +19,7 @@ from server.engines.interfaces import (
 from server.errors import InvalidRequest, Violation
 from server.runtime.models import Slot
 from server.services import rag_convert as convert
+from server.services.access import permitted
 from server.services.convert import index_ref, model_ref, usage
 
 _ASK_TOP_K = 3
@@ -28,11 +29,12 @@ _COLLECTIONS_A_PAGE = 50
 
 
 class RagServicer(rag_pb2_grpc.RagServiceServicer):
-    """Questions to answers with sources, and the collections behind them."""
+    """Questions to answers with sources, and the collections behind them. `chat_model` is what the answerer asks."""
 
-    def __init__(self, retriever: Slot[Retriever], answerer: Slot[Answerer]) -> None:
+    def __init__(self, retriever: Slot[Retriever], answerer: Slot[Answerer], chat_model: str) -> None:
         self._retriever = retriever
         self._answerer = answerer
+        self._chat_model = chat_model
 
     async def Ask(self, request: rag_pb2.AskRequest, context: Any) -> rag_pb2.AskResponse:
         """The stream of StreamAsk, collected."""
@@ -64,6 +66,7 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
     async def _answer(
         self, request: rag_pb2.AskRequest | rag_pb2.StreamAskRequest
     ) -> AsyncGenerator[convert.Event, None]:
+        permitted(self._chat_model)
         question = convert.query(request, request.question, request.top_k or _ASK_TOP_K)
         async with aclosing(self._answerer.get().stream(question, deadline=calls.current().deadline)) as events:
             async for event in events:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from quintet_client import __version__
 from quintet_client.cli import add as adding
-from quintet_client.cli import analyze, chat, classify, collections, documents, models, price, state
+from quintet_client.cli import analyze, chat, classify, collections, documents, models, price, state, tenants
 from quintet_client.cli.failures import INTERRUPTED, READER_GONE, UsageError, tell
 from quintet_client.cli.options import GLOBAL_DEFAULTS, Run, add_global_options, decode, read_bytes
 from quintet_client.cli.terminal import Terminal
@@ -95,15 +95,25 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         add_global_options(command)
         return command
 
-    for module in (classify, price, chat, documents, adding, collections, analyze, state, models):
+    for module in (classify, price, chat, documents, adding, collections, analyze, state, models, tenants):
         module.register(add)
     return parser.parse_args(argv)
 
 
 def _connect(args: argparse.Namespace) -> QuintetClient:
     key = decode(read_bytes(args.api_key_file), args.api_key_file).strip() if args.api_key_file else None
-    roots = read_bytes(args.tls_ca) if args.tls_ca else None
+    roots, certificate, tls_key = (
+        read_bytes(path) if path else None for path in (args.tls_ca, args.tls_cert, args.tls_key)
+    )
     try:
-        return QuintetClient(args.address, api_key=key, tls=args.tls, root_certificates=roots, timeout=args.timeout)
-    except ValueError as error:  # a key that cannot be sent; the message does not show it
+        return QuintetClient(
+            args.address,
+            api_key=key,
+            tls=args.tls,
+            root_certificates=roots,
+            client_certificate=certificate,
+            client_key=tls_key,
+            timeout=args.timeout,
+        )
+    except ValueError as error:  # keys that cannot be used; the message does not show them
         raise UsageError(str(error)) from error

@@ -22,6 +22,7 @@ _ADVICE: dict[type[QuintetError], str] = {
     errors.EmbedderMismatch: "'quintet reindex COLLECTION' builds it again",
     errors.ModelLoading: "'quintet health --wait 60' waits until the server is ready",
     errors.MessageTooLarge: "send less at once",
+    errors.Unauthenticated: "--api-key-file or QUINTET_API_KEY has the key, --tls-cert and --tls-key a certificate",
     errors.BudgetExhausted: "ask whoever runs the server for more",
 }
 

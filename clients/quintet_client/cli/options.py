@@ -23,6 +23,8 @@ GLOBAL_DEFAULTS: dict[str, object] = {
     "api_key_file": None,
     "tls": False,
     "tls_ca": None,
+    "tls_cert": None,
+    "tls_key": None,
 }
 
 
@@ -45,6 +47,8 @@ def add_global_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--api-key-file", metavar="FILE", help="file with the API key; default: QUINTET_API_KEY")
     group.add_argument("--tls", action="store_true", help="encrypt; trust the public certificate authorities")
     group.add_argument("--tls-ca", metavar="FILE", help="encrypt; trust the certificates in FILE (PEM) instead")
+    group.add_argument("--tls-cert", metavar="FILE", help="encrypt; show the certificate in FILE (PEM) to the server")
+    group.add_argument("--tls-key", metavar="FILE", help="its key (PEM)")
 
 
 def seconds(value: str) -> float:

@@ -165,6 +165,8 @@ def run_info(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> 
     for name, value in facts.items():
         if value:
             out.line(f"{name:9} {value}")
+    for warning in info.warnings:
+        out.line(warning, "yellow")
     return OK
 
 

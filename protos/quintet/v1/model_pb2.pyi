@@ -684,6 +684,7 @@ class GetServerInfoResponse(_message.Message):
     CURRENT_TIME_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     SERVICES_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of the server."""
     api_version: _builtins.str
@@ -706,6 +707,12 @@ class GetServerInfoResponse(_message.Message):
     def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceStatus]:
         """Its services, sorted by name."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What an operator should mend although everything serves, for instance a new file of tenants that cannot be used.
+        Only for callers with the role admin.
+        """
+
     def __init__(
         self,
         *,
@@ -716,10 +723,11 @@ class GetServerInfoResponse(_message.Message):
         current_time: _timestamp_pb2.Timestamp | None = ...,
         limits: Global___ServerLimits | None = ...,
         services: _abc.Iterable[Global___ServiceStatus] | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["current_time", b"current_time", "limits", b"limits", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_version", b"api_version", "current_time", b"current_time", "git_commit", b"git_commit", "limits", b"limits", "services", b"services", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_version", b"api_version", "current_time", b"current_time", "git_commit", b"git_commit", "limits", b"limits", "services", b"services", "start_time", b"start_time", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,120 @@
+"""Editing a TOML file that a server reads and other people edit: comments stay, and no edit is lost.
+
+The file is written aside, synced and renamed, so a server sees it before or after, never between. A lock on its folder
+lets one edit through at a time.
+"""
+
+import contextlib
+import os
+import re
+import secrets
+import time
+import tomllib
+from collections.abc import Callable, Iterator, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from quintet_client.cli.failures import UsageError
+
+Edit = Callable[[MutableMapping[str, Any]], None]
+_LOCK_SECONDS = 10.0
+_NO_GAP = re.compile(r"^([^#\n].*)\n(?=\[)", re.MULTILINE)  # a line right above a table that is no comment on it
+
+
+def read_file(path: Path) -> str:
+    """The text of a file that is TOML. Raises UsageError."""
+    try:
+        text = path.read_text("utf-8")
+        tomllib.loads(text)
+    except OSError as error:
+        raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 (byte {error.start})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is no TOML: {error}") from error
+    return text
+
+
+def edit_file(path: Path, edit: Edit, *, new: str | None = None) -> None:
+    """Let `edit` change what is in the file; one that is missing begins as `new`. Raises UsageError.
+
+    `edit` is called twice, on the document with its comments and on its plain values, which must come to the same.
+    """
+    try:
+        import tomlkit
+        from tomlkit.exceptions import TOMLKitError
+    except ImportError as error:
+        raise UsageError("needs pip install 'quintet-client[tenants]'") from error
+    path = Path(os.path.realpath(path))
+    with _locked(path.parent):
+        text = new if new is not None and not path.exists() else read_file(path)
+        values = tomllib.loads(text)
+        edit(values)
+        try:
+            document = tomlkit.parse(text)
+            edit(document)
+            edited = _NO_GAP.sub(r"\1\n\n", tomlkit.dumps(document))
+        except TOMLKitError:
+            edited = ""
+        if _plain(edited) != values:  # who may call depends on it
+            raise UsageError(f"{path} was left as it is: put the tables of each tenant one after the other, then retry")
+        try:
+            _replace(path, edited)
+        except OSError as error:
+            raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+
+
+def _plain(text: str) -> dict[str, Any] | None:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return None
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Nobody else edits in this folder. Not the file is locked: the one that is renamed over it would have no lock."""
+    import fcntl  # not on Windows, where the other commands work
+
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise UsageError(f"{folder}: {(error.strerror or str(error)).lower()}") from error
+    try:
+        end = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > end:
+                    raise UsageError(f"somebody else has been editing in {folder} for {_LOCK_SECONDS:g} s") from error
+                time.sleep(0.02)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Only the owner may read a new file; one that was there keeps its mode and, where that is allowed, its owner."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            with contextlib.suppress(FileNotFoundError):
+                before = path.stat()
+                with contextlib.suppress(PermissionError):
+                    os.fchown(descriptor, before.st_uid, before.st_gid)
+                os.fchmod(descriptor, before.st_mode & 0o777)
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
