@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from server.engines.interfaces import Described
 from server.interceptors.admission import Admission
+from server.interceptors.limits import TenantLimits
 from server.runtime.generations import Generations
 from server.runtime.histogram import Histogram
 from server.runtime.lanes import Lanes
@@ -31,10 +32,17 @@ class Generates(Protocol):
 class Collector:
     """Everything that is published, gathered anew for each scrape."""
 
-    def __init__(self, admission: Admission, lanes: Mapping[str, Lanes], slots: Sequence[Slot[Any]]) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        lanes: Mapping[str, Lanes],
+        slots: Sequence[Slot[Any]],
+        limits: TenantLimits | None = None,
+    ) -> None:
         self._admission = admission
         self._lanes = lanes
         self._slots = slots
+        self._limits = limits
 
     def collect(self) -> Iterator[Metric]:
         """All metrics with their current values."""
@@ -43,6 +51,8 @@ class Collector:
         yield from self._working()
         yield from self._models()
         yield from self._generating()
+        if self._limits is not None:
+            yield from _limiting(self._limits)
 
     def _calls(self) -> Iterator[Metric]:
         methods = list(self._admission.methods.values())
@@ -189,6 +199,17 @@ class Collector:
             labels,
             (((name,), each.durations) for name, each in found),
         )
+
+
+def _limiting(limits: TenantLimits) -> Iterator[Metric]:
+    yield _counters(
+        "quintet_limits_refusals",
+        "Calls refused, once for each limit that they would have broken",
+        ("tenant", "limit"),
+        limits.refused.copy().items(),
+    )
+    yield _histograms("quintet_limits_decision_seconds", "Deciding", (), [((), limits.decisions)])
+    yield _gauges("quintet_limits_degraded", "1 if this server decides alone", (), [((), limits.degraded)])
 
 
 @contextmanager
