@@ -42,6 +42,7 @@ class Call:
     # What the call consumed of a language model, by who did the accounting; its limits are settled with it.
     spent_tokens: int = 0
     spent_micros: int = 0
+    degraded: bool = False  # whether its limits were decided without the other servers
 
     def trailers(self) -> tuple[tuple[str, str], ...]:
         """What every call ends with. `server-timing` has the syntax of W3C Server Timing, in milliseconds."""
@@ -49,7 +50,8 @@ class Call:
             f"queue;dur={self.queue_seconds * 1000:.3f}, compute;dur={self.compute_seconds * 1000:.3f}, "
             f"upstream;dur={self.upstream_seconds * 1000:.3f}"
         )
-        return (("x-request-id", self.request_id), ("server-timing", timing))
+        trailers = (("x-request-id", self.request_id), ("server-timing", timing))
+        return (*trailers, ("x-quintet-degraded", "limits")) if self.degraded else trailers
 
 
 _current: ContextVar[Call | None] = ContextVar("call", default=None)

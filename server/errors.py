@@ -100,7 +100,9 @@ class Excess(NamedTuple):
 
 
 class BudgetExhausted(QuintetError):
-    """A budget of the day or month has no room for the call. It begins anew after `retry_after` seconds."""
+    """A budget of the day or month has no room for the call. It begins anew after `retry_after` seconds; infinity
+    if the call alone is over it.
+    """
 
     reason = "BUDGET_EXHAUSTED"
 
@@ -214,7 +216,10 @@ class ServerOverloaded(Unavailable):
 
 
 class QuotaExceeded(Unavailable):
-    """The tenant's rate or number of calls at once is spent; nothing was counted for this call."""
+    """The tenant's rate or number of calls at once is spent; nothing was counted for this call.
+
+    `retry_after` is infinity if the call alone is over a burst.
+    """
 
     reason = "QUOTA_EXCEEDED"
 

@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from server.engines.interfaces import Described
 from server.interceptors.admission import Admission
+from server.interceptors.limits import TenantLimits
 from server.runtime.followed import Followed
 from server.runtime.generations import Generations
 from server.runtime.histogram import Histogram
@@ -40,12 +41,14 @@ class Collector:
         slots: Sequence[Slot[Any]],
         auth_refused: Mapping[str, int] = MappingProxyType({}),
         followed: Sequence[Followed[Any]] = (),
+        limits: TenantLimits | None = None,
     ) -> None:
         self._admission = admission
         self._lanes = lanes
         self._slots = slots
         self._auth_refused = auth_refused
         self._followed = followed
+        self._limits = limits
 
     def collect(self) -> Iterator[Metric]:
         """All metrics with their current values."""
@@ -55,6 +58,8 @@ class Collector:
         yield from self._working()
         yield from self._models()
         yield from self._generating()
+        if self._limits is not None:
+            yield from _limiting(self._limits)
 
     def _calls(self) -> Iterator[Metric]:
         methods = list(self._admission.methods.values())
@@ -215,6 +220,17 @@ class Collector:
             labels,
             (((name,), each.durations) for name, each in found),
         )
+
+
+def _limiting(limits: TenantLimits) -> Iterator[Metric]:
+    yield _counters(
+        "quintet_limits_refusals",
+        "Calls refused, once for each limit that they would have broken",
+        ("tenant", "limit"),
+        limits.refused.copy().items(),
+    )
+    yield _histograms("quintet_limits_decision_seconds", "Deciding", (), [((), limits.decisions)])
+    yield _gauges("quintet_limits_degraded", "1 if this server decides alone", (), [((), limits.degraded)])
 
 
 @contextmanager

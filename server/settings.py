@@ -71,6 +71,14 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="of the server's own log")
     git_commit: str = Field("", description="the commit that was built, for GetServerInfo")
     reflection: bool = Field(True, description="let clients ask for the contract")
+    redis_url: SecretStr | None = Field(
+        None,
+        description="redis:// or rediss:// URL of the Redis in which several servers keep the tenants' limits; "
+        "unset: each has its own",
+    )
+    replicas: int = Field(
+        1, ge=1, description="servers that share the limits: while Redis is away, each grants this part of them"
+    )
 
     llm: Literal["default", "small", "off"] = Field(
         "default", description="the embedded language model: 1.5 billion parameters, 135 million, or none"

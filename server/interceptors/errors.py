@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from typing import Any, NoReturn
 
 import grpc
@@ -68,7 +69,7 @@ async def abort(context: Any, error: errors.QuintetError, call: Call) -> NoRetur
         *call.trailers(),
     ]
     if isinstance(error, errors.Unavailable | errors.BudgetExhausted):
-        trailers.append(("grpc-retry-pushback-ms", str(int(error.retry_after * 1000))))
+        trailers.append(("grpc-retry-pushback-ms", str(_milliseconds(error.retry_after))))
     await context.abort(code, status.message, tuple(trailers))
     raise asyncio.CancelledError  # abort() raises; this tells readers and type checkers so
 
@@ -89,11 +90,16 @@ def _details(error: errors.QuintetError, request_id: str) -> list[Message]:
                 ]
             )
         )
-    if isinstance(error, errors.Unavailable | errors.BudgetExhausted):
+    if isinstance(error, errors.Unavailable | errors.BudgetExhausted) and math.isfinite(error.retry_after):
         delay = Duration()
-        delay.FromMilliseconds(int(error.retry_after * 1000))
+        delay.FromMilliseconds(_milliseconds(error.retry_after))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     return details
+
+
+def _milliseconds(seconds: float) -> int:
+    """Rounded up, or the caller would be early. -1 asks gRPC's clients not to retry."""
+    return math.ceil(seconds * 1000) if math.isfinite(seconds) else -1
 
 
 def _bad_request(violations: tuple[errors.Violation, ...]) -> error_details_pb2.BadRequest:

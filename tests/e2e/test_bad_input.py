@@ -46,14 +46,19 @@ def call(channel: grpc.Channel, method: str, payload: bytes, **options: Any) -> 
     return caught.value
 
 
+_DETAILS = (
+    error_details_pb2.ErrorInfo,
+    error_details_pb2.BadRequest,
+    error_details_pb2.RetryInfo,
+    error_details_pb2.QuotaFailure,
+)
+
+
 def details(error: grpc.RpcError) -> dict[str, Any]:
     """The google.rpc details of an error by message name."""
     status = rpc_status.from_call(error)
     assert status is not None, error
-    kinds = {
-        kind.DESCRIPTOR.full_name: kind
-        for kind in (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
-    }
+    kinds = {kind.DESCRIPTOR.full_name: kind for kind in _DETAILS}
     found = {}
     for packed in status.details:
         message = kinds[packed.type_url.rpartition("/")[2]]()

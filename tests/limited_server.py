@@ -1,0 +1,70 @@
+"""A server process with limits and next to nothing behind them: python -m tests.limited_server URL REPLICAS LIMITS.
+
+URL is that of Redis. LIMITS are JSON, those of the one tenant. It prints its address, and ends when its input ends.
+Every classification takes as many milliseconds as its first text says. The first message of a chat is how many tokens
+it reserves, the second how many it spends.
+"""
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+import grpc
+from quintet.v1 import chat_pb2, chat_pb2_grpc, classification_pb2, classification_pb2_grpc
+
+from server import calls
+from server.interceptors import Registrar
+from server.interceptors.admission import Admission
+from server.limiting import limiting
+from server.settings import Settings
+from server.stores.limits import Cost
+from server.stores.limits.seeds import nothing_spent
+from server.stores.tenants import Limits, Tenant
+
+CHAT = "/quintet.v1.ChatService/Chat"
+
+
+class Auth:
+    """Everybody is acme."""
+
+    def identify(self, method: str, context: Any) -> calls.Caller:
+        return calls.Caller("acme")
+
+
+class Classification(classification_pb2_grpc.ClassificationServiceServicer):
+    async def Classify(self, request: Any, context: Any) -> classification_pb2.ClassifyResponse:
+        await asyncio.sleep(int(request.texts[0]) / 1000)
+        return classification_pb2.ClassifyResponse()
+
+
+class Chat(chat_pb2_grpc.ChatServiceServicer):
+    """The messages say what is reserved and what is spent."""
+
+    async def Chat(self, request: Any, context: Any) -> chat_pb2.ChatResponse:
+        calls.current().spent_tokens = int(request.messages[1].content)
+        return chat_pb2.ChatResponse()
+
+
+def estimate(request: Any) -> Cost:
+    return Cost(int(request.messages[0].content))
+
+
+async def serve(redis_url: str, replicas: str, limits: str) -> None:
+    tenant = Tenant("acme", frozenset(), limits=Limits(**json.loads(limits)))
+    settings = Settings(redis_url=redis_url or None, replicas=int(replicas))
+    async with limiting(settings, {"acme": tenant}.get, nothing_spent, {CHAT: estimate}) as around:
+        server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+        admission = Admission(5000, 10.0, max_wait_seconds=100.0, lanes=1)
+        registrar: Any = Registrar(server, admission, 1 << 20, Auth(), around)
+        classification_pb2_grpc.add_ClassificationServiceServicer_to_server(Classification(), registrar)
+        chat_pb2_grpc.add_ChatServiceServicer_to_server(Chat(), registrar)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        print(f"127.0.0.1:{port}", flush=True)
+        await asyncio.to_thread(sys.stdin.read)  # until whoever started it is done
+        await server.stop(1.0)
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(*sys.argv[1:]))
