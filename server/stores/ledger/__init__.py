@@ -11,6 +11,8 @@ from datetime import date, datetime
 from enum import IntEnum, StrEnum
 from typing import NamedTuple, Protocol
 
+from server.stores.limits import Cost
+
 
 class Source(IntEnum):
     """Who counted the tokens. Values are those of quintet.v1.UsageSource."""
@@ -177,8 +179,10 @@ class LedgerReader(Protocol):
         """Up to `limit` rows, newest first, that are older than the row `before` ("": all)."""
         ...
 
-    async def spent(self, tenant: str, service: str | None, since: datetime) -> tuple[int, int]:
-        """Tokens and millionths of money that a tenant was charged for calls that began at `since` or later."""
+    async def spent(self, tenant: str, service: str | None, since: datetime) -> Cost:
+        """What a tenant's calls that began at `since` or later cost: settled ones what they were charged, open ones
+        what they reserved.
+        """
         ...
 
 

@@ -3,11 +3,12 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Integer, case, func, literal_column, select
+from sqlalchemy import Column, ColumnElement, Connection, Integer, case, func, literal_column, select
 
 from server.stores.ledger import Outcome, Record, Selection, Source, Sum
 from server.stores.ledger.rows import accounting_of, micros, moment
 from server.stores.ledger.tables import CALLS
+from server.stores.limits import Cost
 
 _DAY_MICROS = 86_400_000_000
 
@@ -92,13 +93,17 @@ def _record(row: Any) -> Record:
     )
 
 
-def spent(connection: Connection, tenant: str, service: str | None, since: datetime) -> tuple[int, int]:
+def spent(connection: Connection, tenant: str, service: str | None, since: datetime) -> Cost:
     """As `LedgerReader.spent`."""
     columns = CALLS.c
-    query = select(
-        func.coalesce(func.sum(columns.total_tokens), 0), func.coalesce(func.sum(columns.cost_micros), 0)
-    ).where(columns.tenant == tenant, columns.started >= micros(since), columns.repeat_of == "")
+    of_tenant = [columns.tenant == tenant, columns.started >= micros(since), columns.repeat_of == ""]
     if service is not None:
-        query = query.where(columns.service == service)
-    tokens, cost = connection.execute(query).one()
-    return int(tokens), int(cost)
+        of_tenant.append(columns.service == service)
+
+    def total(tokens: Column[int], money: Column[int], *conditions: ColumnElement[bool]) -> Cost:
+        sums = select(func.coalesce(func.sum(tokens), 0), func.coalesce(func.sum(money), 0))
+        return Cost(*map(int, connection.execute(sums.where(*of_tenant, *conditions)).one()))
+
+    charged = total(columns.total_tokens, columns.cost_micros)  # of open ones both are 0
+    reserved = total(columns.reserved_tokens, columns.reserved_micros, columns.outcome == Outcome.OPEN.value)
+    return Cost(charged.tokens + reserved.tokens, charged.micros + reserved.micros)

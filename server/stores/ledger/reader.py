@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from server.errors import LedgerUnavailable
 from server.stores.ledger import Record, Selection, Sum
+from server.stores.limits import Cost
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -48,10 +49,10 @@ class SqlReader:
 
         return await self._read(query)
 
-    async def spent(self, tenant: str, service: str | None, since: datetime) -> tuple[int, int]:
+    async def spent(self, tenant: str, service: str | None, since: datetime) -> Cost:
         """As `LedgerReader.spent`."""
 
-        def query(connection: "Connection") -> tuple[int, int]:
+        def query(connection: "Connection") -> Cost:
             from server.stores.ledger import queries
 
             return queries.spent(connection, tenant, service, since)
