@@ -22,6 +22,7 @@ from quintet.v1 import (
     model_pb2_grpc,
     pricing_pb2_grpc,
     rag_pb2_grpc,
+    usage_pb2_grpc,
 )
 
 from server.builders import Engines
@@ -38,7 +39,10 @@ from server.services.health import Health
 from server.services.models import ModelServicer, Row
 from server.services.pricing import PricingServicer
 from server.services.rag import RagServicer
+from server.services.usage import UsageServicer
 from server.settings import Settings
+from server.stores.ledger.reader import SqlReader
+from server.stores.ledger.sql import SqlLedger
 from server.transport import PortInUse
 
 log = logging.getLogger(__name__)
@@ -87,7 +91,11 @@ async def running(settings: Settings) -> AsyncIterator[App]:
     """Serve while the body runs. Raises PortInUse, and BadFile for tenants and certificates."""
     async with AsyncExitStack() as stack:
         door = await stack.enter_async_context(Door.create(settings))
-        engines = await stack.enter_async_context(Engines.create(settings))
+        reader = SqlReader(settings.ledger_target)
+        stack.push_async_callback(reader.close)
+        # Closed after the server has stopped and the engines with it, so that every call could settle.
+        ledger = await stack.enter_async_context(SqlLedger.running(settings.ledger_target))
+        engines = await stack.enter_async_context(Engines.create(settings, ledger))
         services = _service_table(engines)
         required = {service.name for service in services if engines.chat not in service.needs or not engines.llm_is_off}
         health = Health([service.name for service in services], required)
@@ -102,12 +110,14 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             options=(*_OPTIONS, ("grpc.max_receive_message_length", 2 * settings.max_request_bytes)),
         )
         models = _model_servicer(settings, engines, health, door)
-        _register(server, settings, engines, models, health, admission=admission, auth=door.auth)
+        usage = UsageServicer(reader, ledger)
+        _register(server, settings, engines, models, health, usage=usage, admission=admission, auth=door.auth)
         address = door.open(server)
         if settings.metrics_port is not None:
             _publish(stack, settings.metrics_port, admission, engines, door)
         await server.start()
         stack.push_async_callback(_stop, server, health, models, admission, settings)
+        stack.callback(ledger.end_watches)  # before the server is stopped: an open one would hold it
 
         def update() -> None:
             for service in services:
@@ -131,6 +141,7 @@ def _service_table(engines: Engines) -> list[Service]:
         Service("quintet.v1.RagService", needs=(engines.retriever, *asking)),
         Service("quintet.v1.AnalysisService", needs=(engines.linguist, engines.languages), awaits=classifiers),
         Service("quintet.v1.ModelService"),
+        Service("quintet.v1.UsageService"),
     ]
 
 
@@ -157,6 +168,7 @@ def _register(
     models: ModelServicer,
     health: Health,
     *,
+    usage: UsageServicer,
     admission: Admission,
     auth: Auth | None,
 ) -> None:
@@ -172,6 +184,7 @@ def _register(
         ),
         analysis_pb2_grpc.add_AnalysisServiceServicer_to_server: AnalysisServicer(engines.analyzer()),
         model_pb2_grpc.add_ModelServiceServicer_to_server: models,
+        usage_pb2_grpc.add_UsageServiceServicer_to_server: usage,
     }
     for add, servicer in servicers.items():
         add(servicer, registrar)

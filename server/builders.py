@@ -34,6 +34,7 @@ from server.runtime.pool import Pool
 from server.runtime.registry import open_registry
 from server.runtime.watch import follow, sync
 from server.settings import Settings
+from server.stores.ledger import Ledger
 
 EMBEDDED_LLMS = {"default": "qwen2.5-coder-1.5b-instruct", "small": "smollm2-135m-instruct"}
 NO_LLM = "none"
@@ -43,10 +44,11 @@ _START_SECONDS = 600.0
 class Engines:
     """The slots of all engines. `on_change` is called whenever one of them changes its state."""
 
-    def __init__(self, settings: Settings, pool: Pool) -> None:
+    def __init__(self, settings: Settings, pool: Pool, ledger: Ledger) -> None:
         self.on_change: Callable[[], None] = lambda: None
         self.pool = pool
         self._settings = settings
+        self._ledger = ledger
         self._lanes = Lanes(settings.lanes, settings.lane_queue)
         self._spacy_lane = Lanes(1, settings.lane_queue)  # spaCy holds the GIL: a second thread would gain nothing
         self._closing = AsyncExitStack()
@@ -103,11 +105,11 @@ class Engines:
 
     @classmethod
     @asynccontextmanager
-    async def create(cls, settings: Settings) -> AsyncIterator["Engines"]:
+    async def create(cls, settings: Settings, ledger: Ledger) -> AsyncIterator["Engines"]:
         """Empty slots; load() fills them. On leaving, loading is given up and everything is closed."""
         registry = open_registry(settings.data / "models", settings.registry)
         async with Pool.running(registry, settings.memory_budget) as pool:
-            engines = cls(settings, pool)
+            engines = cls(settings, pool, ledger)
             try:
                 yield engines
             finally:
@@ -181,6 +183,8 @@ class Engines:
             return await self._remote_chat_model()
         artefact = await asyncio.to_thread(open_artefact, self._settings.data / "models", self.chat.name)
         await self.pool.residency.charge(self.chat.name, artefact.manifest.size_bytes)
+        from server.engines.accounted import AccountedChatModel
+        from server.engines.announced import AnnouncedProvider
         from server.engines.embedded_llm import EmbeddedChatModel
 
         model = EmbeddedChatModel(
@@ -193,7 +197,7 @@ class Engines:
         self._closing.push_async_callback(model.close)
         await model.start()
         self.pool.residency.budget.hold(self.chat.name, memory.resident_bytes(model.pid))
-        return model
+        return AccountedChatModel(AnnouncedProvider("embedded", model), self._ledger)
 
     def _follow_chat(self, ready: bool) -> None:
         for slot in (self.chat, self.answerer):
@@ -203,6 +207,8 @@ class Engines:
                 slot.pause(f'model "{self.chat.name}" is being started again')
 
     async def _remote_chat_model(self) -> ChatModel:
+        from server.engines.accounted import AccountedChatModel
+        from server.engines.announced import AnnouncedProvider
         from server.engines.chat import Endpoint, OpenAIChatModel
 
         settings = self._settings
@@ -217,7 +223,7 @@ class Engines:
             description, endpoint, slots=settings.max_concurrent_calls, token_seconds=settings.llm_timeout_seconds
         )
         self._closing.push_async_callback(model.close)
-        return model
+        return AccountedChatModel(AnnouncedProvider("endpoint", model), self._ledger)
 
     async def _answerer(self) -> Answerer:
         from server.engines.answerer import RagAnswerer

@@ -2,10 +2,11 @@
 
 import ipaddress
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ByteSize, Field, SecretStr, model_validator
+from pydantic import BaseModel, ByteSize, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -90,6 +91,27 @@ class Settings(BaseSettings):
     llm_context_tokens: int = Field(4096, ge=512, description="context of one conversation")
     llm_slots: int = Field(2, ge=1, description="generations at once")
     llm_timeout_seconds: float = Field(120.0, gt=0, description="longest wait for the next token")
+
+    ledger_url: SecretStr | None = Field(
+        None,
+        description="postgresql:// URL of the ledger's database, for several servers; unset: state/ledger.sqlite in "
+        "the data folder",
+    )
+
+    @field_validator("ledger_url")
+    @classmethod
+    def _ledger_can_be_opened(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            if not url.get_secret_value().startswith("postgresql://"):
+                raise ValueError("must begin with postgresql://")
+            if find_spec("psycopg") is None:
+                raise ValueError('needs the extra "postgres": pip install "quintet[postgres]"')
+        return url
+
+    @property
+    def ledger_target(self) -> Path | str:
+        """The ledger's SQLite file, or the URL of its database."""
+        return self.ledger_url.get_secret_value() if self.ledger_url else self.data / "state" / "ledger.sqlite"
 
     @model_validator(mode="after")
     def _endpoint_has_a_model(self) -> "Settings":

@@ -7,6 +7,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from server.errors import LedgerUnavailable
+from server.stores.ledger import Accounting, Opened, Opening, Settlement
+from server.stores.ledger.rows import new_id
+
 
 @dataclass
 class Reply:
@@ -129,3 +133,33 @@ def _events(reply: Reply, model: str) -> list[str]:
     if reply.usage:
         events.append(chunk([], {**reply.usage, "total_tokens": sum(reply.usage.values())}))
     return [*events, "[DONE]"]
+
+
+class MemoryLedger:
+    """Implements `Ledger` in lists. Request ids are not looked up; a test sets `earlier` instead."""
+
+    def __init__(self) -> None:
+        self.openings: dict[str, Opening] = {}
+        self.settlements: dict[str, Settlement] = {}
+        self.settled_twice = 0
+        self.earlier: Accounting | None = None
+        self.away = False
+        self.slow = False  # nothing that is settled comes to the disk
+
+    async def open(self, opening: Opening) -> Opened:
+        """A row."""
+        await asyncio.sleep(0)
+        if self.away:
+            raise LedgerUnavailable("it is away")
+        opened = Opened(new_id(opening.started), self.earlier)
+        self.openings[opened.id] = opening
+        return opened
+
+    def settle(self, opened: Opened, settlement: Settlement) -> asyncio.Future[bool]:
+        """Its end."""
+        self.settled_twice += opened.id in self.settlements
+        self.settlements.setdefault(opened.id, settlement)
+        future = asyncio.get_running_loop().create_future()
+        if not self.slow:
+            future.set_result(True)
+        return future

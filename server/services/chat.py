@@ -1,6 +1,6 @@
 """quintet.v1.ChatService"""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from server.errors import InvalidRequest, Violation
 from server.runtime.models import Slot, find
 from server.services.access import permitted
 from server.services.convert import finish_reason, model_ref, usage
+from server.stores.limits import Cost
 
 Request = chat_pb2.ChatRequest | chat_pb2.StreamChatRequest
 
@@ -30,6 +31,14 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
     def __init__(self, models: Mapping[str, Slot[ChatModel]]) -> None:
         self._models = models
         self._default = next(iter(models))
+
+    def estimates(self) -> dict[str, Callable[[Request], Cost]]:
+        """What requests cost at most, by the paths of their methods. They raise what serving would raise."""
+        return dict.fromkeys(("/quintet.v1.ChatService/Chat", "/quintet.v1.ChatService/StreamChat"), self._estimate)
+
+    def _estimate(self, request: Request) -> Cost:
+        found = find(self._models, request.model or self._default).get().estimate(_messages(request), _options(request))
+        return Cost(found.tokens, found.micros)
 
     async def Chat(self, request: chat_pb2.ChatRequest, context: Any) -> chat_pb2.ChatResponse:
         """The whole answer."""

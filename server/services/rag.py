@@ -1,6 +1,6 @@
 """quintet.v1.RagService"""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -12,6 +12,7 @@ from server.engines.interfaces import (
     AskDone,
     AskSources,
     IndexIdentity,
+    Query,
     ReindexProgress,
     Retriever,
     TextDelta,
@@ -21,6 +22,9 @@ from server.runtime.models import Slot
 from server.services import rag_convert as convert
 from server.services.access import permitted
 from server.services.convert import index_ref, model_ref, usage
+from server.stores.limits import Cost
+
+AskLike = rag_pb2.AskRequest | rag_pb2.StreamAskRequest
 
 _ASK_TOP_K = 3
 _RETRIEVE_TOP_K = 5
@@ -35,6 +39,14 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
         self._retriever = retriever
         self._answerer = answerer
         self._chat_model = chat_model
+
+    def estimates(self) -> dict[str, Callable[[AskLike], Cost]]:
+        """What requests cost at most, by the paths of their methods. They raise what serving would raise."""
+        return dict.fromkeys(("/quintet.v1.RagService/Ask", "/quintet.v1.RagService/StreamAsk"), self._estimate)
+
+    def _estimate(self, request: AskLike) -> Cost:
+        found = self._answerer.get().estimate(_question(request))
+        return Cost(found.tokens, found.micros)
 
     async def Ask(self, request: rag_pb2.AskRequest, context: Any) -> rag_pb2.AskResponse:
         """The stream of StreamAsk, collected."""
@@ -63,12 +75,10 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
             async for event in events:
                 yield convert.stream_response(event)
 
-    async def _answer(
-        self, request: rag_pb2.AskRequest | rag_pb2.StreamAskRequest
-    ) -> AsyncGenerator[convert.Event, None]:
+    async def _answer(self, request: AskLike) -> AsyncGenerator[convert.Event, None]:
         permitted(self._chat_model)
-        question = convert.query(request, request.question, request.top_k or _ASK_TOP_K)
-        async with aclosing(self._answerer.get().stream(question, deadline=calls.current().deadline)) as events:
+        answers = self._answerer.get().stream(_question(request), deadline=calls.current().deadline)
+        async with aclosing(answers) as events:
             async for event in events:
                 yield event
 
@@ -201,3 +211,7 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
                         made = await retriever.describe(request.collection, deadline=deadline)
                         end = rag_pb2.ReindexDone(index=index_ref(event), model=model_ref(made.embedder))
                         yield rag_pb2.ReindexResponse(done=end)
+
+
+def _question(request: AskLike) -> Query:
+    return convert.query(request, request.question, request.top_k or _ASK_TOP_K)

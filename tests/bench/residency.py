@@ -22,6 +22,7 @@ from server.builders import Engines
 from server.runtime import memory
 from server.settings import Settings
 from tests.conftest import ROOT, start_server, wait_ready
+from tests.fakes import MemoryLedger
 
 MIB = 2**20
 WARM_UP = 2
@@ -33,7 +34,7 @@ REQUEST = classification_pb2.ClassifyRequest(texts=["A quiet evening with friend
 async def measure_memory(name: str, cycles: int) -> None:
     """Load and unload a model many times in this process."""
     settings = Settings(data=ROOT / "data", llm="off")
-    async with Engines.create(settings) as engines:
+    async with Engines.create(settings, MemoryLedger()) as engines:
         pool, peak = engines.pool, 0
         before = 0
         for cycle in range(cycles + WARM_UP):

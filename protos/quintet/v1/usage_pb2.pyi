@@ -80,7 +80,7 @@ class UsageFilter(_message.Message):
     """Name of the model."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """Calls that began at this time or later."""
+        """Calls that began at this time or later. Unset: 30 days before end_time, or before now."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
@@ -123,7 +123,7 @@ class GetUsageRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def filter(self) -> Global___UsageFilter:
-        """Unset: the last 30 days."""
+        """Unset: the last 30 days of the caller's tenant, or of all for the role admin."""
 
     def __init__(
         self,
@@ -164,7 +164,9 @@ Global___GetUsageResponse: _TypeAlias = GetUsageResponse  # noqa: Y015
 
 @_typing.final
 class UsageSum(_message.Message):
-    """UsageSum adds up the calls of one day, tenant, service and model."""
+    """UsageSum adds up the calls of one day, tenant, service and model. Repeated requests count with their tokens, and cost
+    nothing.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -242,7 +244,7 @@ class ListUsageRequest(_message.Message):
     """Only the call with this request id."""
     @_builtins.property
     def filter(self) -> Global___UsageFilter:
-        """Unset: the last 30 days."""
+        """Unset: the last 30 days of the caller's tenant, or of all for the role admin."""
 
     def __init__(
         self,

@@ -59,7 +59,7 @@ class UsageServiceServicer:
     def GetUsage(self, request, context):
         """GetUsage returns sums by day, tenant, service and model.
 
-        INVALID_ARGUMENT: a limit is broken. PERMISSION_DENIED: another tenant's usage needs the role admin.
+        INVALID_ARGUMENT: a limit is broken, or there are more than 10,000 sums. PERMISSION_DENIED: another tenant's usage needs the role admin.
         UNAVAILABLE: the ledger cannot be read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -76,7 +76,7 @@ class UsageServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchUsage(self, request, context):
-        """WatchUsage sends every call that is settled from now on, then done when the server stops. It needs the role admin.
+        """WatchUsage sends every call that this server settles from now on, then done when it stops. It needs the role admin.
         A reader that is too slow misses calls; the next event says how many.
 
         PERMISSION_DENIED: the role admin is missing. DEADLINE_EXCEEDED: the call's deadline, or the server's default one,

@@ -36,7 +36,7 @@ class UsageServiceStub:
     GetUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetUsageRequest, _usage_pb2.GetUsageResponse]
     """GetUsage returns sums by day, tenant, service and model.
 
-    INVALID_ARGUMENT: a limit is broken. PERMISSION_DENIED: another tenant's usage needs the role admin.
+    INVALID_ARGUMENT: a limit is broken, or there are more than 10,000 sums. PERMISSION_DENIED: another tenant's usage needs the role admin.
     UNAVAILABLE: the ledger cannot be read.
     """
     ListUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ListUsageRequest, _usage_pb2.ListUsageResponse]
@@ -45,7 +45,7 @@ class UsageServiceStub:
     The status codes are those of GetUsage.
     """
     WatchUsage: _grpc.UnaryStreamMultiCallable[_usage_pb2.WatchUsageRequest, _usage_pb2.WatchUsageResponse]
-    """WatchUsage sends every call that is settled from now on, then done when the server stops. It needs the role admin.
+    """WatchUsage sends every call that this server settles from now on, then done when it stops. It needs the role admin.
     A reader that is too slow misses calls; the next event says how many.
 
     PERMISSION_DENIED: the role admin is missing. DEADLINE_EXCEEDED: the call's deadline, or the server's default one,
@@ -60,7 +60,7 @@ class UsageServiceAsyncStub(UsageServiceStub):
     GetUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetUsageRequest, _usage_pb2.GetUsageResponse]  # type: ignore[assignment]
     """GetUsage returns sums by day, tenant, service and model.
 
-    INVALID_ARGUMENT: a limit is broken. PERMISSION_DENIED: another tenant's usage needs the role admin.
+    INVALID_ARGUMENT: a limit is broken, or there are more than 10,000 sums. PERMISSION_DENIED: another tenant's usage needs the role admin.
     UNAVAILABLE: the ledger cannot be read.
     """
     ListUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListUsageRequest, _usage_pb2.ListUsageResponse]  # type: ignore[assignment]
@@ -69,7 +69,7 @@ class UsageServiceAsyncStub(UsageServiceStub):
     The status codes are those of GetUsage.
     """
     WatchUsage: _aio.UnaryStreamMultiCallable[_usage_pb2.WatchUsageRequest, _usage_pb2.WatchUsageResponse]  # type: ignore[assignment]
-    """WatchUsage sends every call that is settled from now on, then done when the server stops. It needs the role admin.
+    """WatchUsage sends every call that this server settles from now on, then done when it stops. It needs the role admin.
     A reader that is too slow misses calls; the next event says how many.
 
     PERMISSION_DENIED: the role admin is missing. DEADLINE_EXCEEDED: the call's deadline, or the server's default one,
@@ -87,7 +87,7 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_usage_pb2.GetUsageResponse, _abc.Awaitable[_usage_pb2.GetUsageResponse]]:
         """GetUsage returns sums by day, tenant, service and model.
 
-        INVALID_ARGUMENT: a limit is broken. PERMISSION_DENIED: another tenant's usage needs the role admin.
+        INVALID_ARGUMENT: a limit is broken, or there are more than 10,000 sums. PERMISSION_DENIED: another tenant's usage needs the role admin.
         UNAVAILABLE: the ledger cannot be read.
         """
 
@@ -108,7 +108,7 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.WatchUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_usage_pb2.WatchUsageResponse], _abc.AsyncIterator[_usage_pb2.WatchUsageResponse]]:
-        """WatchUsage sends every call that is settled from now on, then done when the server stops. It needs the role admin.
+        """WatchUsage sends every call that this server settles from now on, then done when it stops. It needs the role admin.
         A reader that is too slow misses calls; the next event says how many.
 
         PERMISSION_DENIED: the role admin is missing. DEADLINE_EXCEEDED: the call's deadline, or the server's default one,

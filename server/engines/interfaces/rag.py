@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Protocol
 
-from server.engines.interfaces.chat import ChatDone, TextDelta
+from server.engines.interfaces.chat import ChatDone, Estimate, TextDelta
 from server.engines.interfaces.models import ModelIdentity
 
 
@@ -260,6 +260,10 @@ class AskDone:
 
 class Answerer(Protocol):
     """Answers questions from passages."""
+
+    def estimate(self, question: Query) -> Estimate:
+        """About what an answer costs at most."""
+        ...
 
     def stream(self, question: Query, *, deadline: float) -> AsyncGenerator[AskSources | TextDelta | AskDone, None]:
         """AskSources, TextDeltas, then exactly one AskDone. A unary answer is this stream, collected."""
