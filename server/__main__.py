@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from server import calls
 from server.app import PortInUse, running
 from server.banner import announce
+from server.providers import BadProviders
 from server.settings import Settings
 
 
@@ -47,6 +48,9 @@ def main() -> int:
     except PortInUse as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BadProviders as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 async def _serve(settings: Settings) -> int:

@@ -122,7 +122,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
 def _service_table(engines: Engines) -> list[Service]:
     """One row a service. What it needs must be ready; what it awaits may have failed without taking it down."""
     classifiers = tuple(engines.classifiers.values())
-    asking = () if engines.llm_is_off else (engines.answerer,)
+    asking = () if engines.llm_is_off else (engines.answerer, engines.chat)
     return [
         Service("quintet.v1.ClassificationService", needs=classifiers),
         Service("quintet.v1.PricingService", needs=(engines.pricer,)),
@@ -163,7 +163,7 @@ def _register(
             engines.classifiers
         ),
         pricing_pb2_grpc.add_PricingServiceServicer_to_server: PricingServicer(engines.pricer),
-        chat_pb2_grpc.add_ChatServiceServicer_to_server: ChatServicer({engines.chat.name: engines.chat}),
+        chat_pb2_grpc.add_ChatServiceServicer_to_server: ChatServicer(engines.chats),
         rag_pb2_grpc.add_RagServiceServicer_to_server: RagServicer(engines.retriever, engines.answerer),
         analysis_pb2_grpc.add_AnalysisServiceServicer_to_server: AnalysisServicer(engines.analyzer()),
         model_pb2_grpc.add_ModelServiceServicer_to_server: models,
@@ -187,7 +187,7 @@ def _listen(server: grpc.aio.Server, settings: Settings) -> str:
 def _publish(stack: AsyncExitStack, settings: Settings, port: int, admission: Admission, engines: Engines) -> None:
     from server import metrics  # whoever publishes nothing need not wait for its libraries
 
-    collector = metrics.Collector(admission, engines.lanes, [slot for slot, _ in engines.models])
+    collector = metrics.Collector(admission, engines.lanes, [slot for slot, _ in engines.models], engines.legs)
     try:
         found = stack.enter_context(metrics.serving(settings.host, port, collector))
     except OSError:
