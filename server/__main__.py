@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from server import calls
 from server.app import running
 from server.banner import announce
+from server.providers import BadProviders
 from server.runtime.followed import BadFile
 from server.settings import Settings
 from server.transport import PortInUse
@@ -50,7 +51,7 @@ def main() -> int:
     except PortInUse as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except BadFile as error:
+    except (BadFile, BadProviders) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

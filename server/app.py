@@ -29,7 +29,8 @@ from server.builders import Engines
 from server.door import Door
 from server.interceptors import Registrar
 from server.interceptors.admission import Admission
-from server.interceptors.auth import Auth
+from server.interceptors.limits import TenantLimits
+from server.limiting import limiting
 from server.reflection import add_reflection
 from server.runtime.models import Slot, State
 from server.services.analysis import AnalysisServicer
@@ -88,12 +89,13 @@ class App:
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[App]:
-    """Serve while the body runs. Raises PortInUse, and BadFile for tenants and certificates."""
+    """Serve while the body runs. Raises PortInUse, BadFile for tenants and certificates, and BadProviders."""
     async with AsyncExitStack() as stack:
         door = await stack.enter_async_context(Door.create(settings))
         reader = SqlReader(settings.ledger_target)
         stack.push_async_callback(reader.close)
-        # Closed after the server has stopped and the engines with it, so that every call could settle.
+        # Limits and ledger are closed after the server has stopped and the engines with it: every call settles.
+        limiter = await stack.enter_async_context(limiting(settings, reader.spent)) if door.tenants else None
         ledger = await stack.enter_async_context(SqlLedger.running(settings.ledger_target))
         engines = await stack.enter_async_context(Engines.create(settings, ledger))
         services = _service_table(engines)
@@ -110,11 +112,19 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             options=(*_OPTIONS, ("grpc.max_receive_message_length", 2 * settings.max_request_bytes)),
         )
         models = _model_servicer(settings, engines, health, door)
-        usage = UsageServicer(reader, ledger)
-        _register(server, settings, engines, models, health, usage=usage, admission=admission, auth=door.auth)
+        chat = ChatServicer(engines.chats)
+        rag = RagServicer(engines.retriever, engines.answerer, engines.chat.name)
+        limits = None
+        if door.tenants and limiter:
+            limits = TenantLimits(limiter, door.tenants.tenant, {**chat.estimates(), **rag.estimates()})
+        registrar = Registrar(server, admission, settings.max_request_bytes, door.auth, limits)
+        _register(registrar, engines, chat=chat, rag=rag, models=models, usage=UsageServicer(reader, ledger))
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        if settings.reflection:
+            add_reflection(server, [*health.messages, HEALTH_SERVICE])
         address = door.open(server)
         if settings.metrics_port is not None:
-            _publish(stack, settings.metrics_port, admission, engines, door)
+            _publish(stack, settings.metrics_port, admission, engines, door=door, limits=limits)
         await server.start()
         stack.push_async_callback(_stop, server, health, models, admission, settings)
         stack.callback(ledger.end_watches)  # before the server is stopped: an open one would hold it
@@ -133,7 +143,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
 def _service_table(engines: Engines) -> list[Service]:
     """One row a service. What it needs must be ready; what it awaits may have failed without taking it down."""
     classifiers = tuple(engines.classifiers.values())
-    asking = () if engines.llm_is_off else (engines.answerer,)
+    asking = () if engines.llm_is_off else (engines.answerer, engines.chat)
     return [
         Service("quintet.v1.ClassificationService", needs=classifiers),
         Service("quintet.v1.PricingService", needs=(engines.pricer,)),
@@ -162,42 +172,48 @@ def _model_servicer(settings: Settings, engines: Engines, health: Health, door: 
 
 
 def _register(
-    server: grpc.aio.Server,
-    settings: Settings,
+    registrar: Any,
     engines: Engines,
-    models: ModelServicer,
-    health: Health,
     *,
+    chat: ChatServicer,
+    rag: RagServicer,
+    models: ModelServicer,
     usage: UsageServicer,
-    admission: Admission,
-    auth: Auth | None,
 ) -> None:
-    registrar: Any = Registrar(server, admission, settings.max_request_bytes, auth)
     servicers: Mapping[Callable[[Any, Any], None], object] = {
         classification_pb2_grpc.add_ClassificationServiceServicer_to_server: ClassificationServicer(
             engines.classifiers
         ),
         pricing_pb2_grpc.add_PricingServiceServicer_to_server: PricingServicer(engines.pricer),
-        chat_pb2_grpc.add_ChatServiceServicer_to_server: ChatServicer({engines.chat.name: engines.chat}),
-        rag_pb2_grpc.add_RagServiceServicer_to_server: RagServicer(
-            engines.retriever, engines.answerer, engines.chat.name
-        ),
+        chat_pb2_grpc.add_ChatServiceServicer_to_server: chat,
+        rag_pb2_grpc.add_RagServiceServicer_to_server: rag,
         analysis_pb2_grpc.add_AnalysisServiceServicer_to_server: AnalysisServicer(engines.analyzer()),
         model_pb2_grpc.add_ModelServiceServicer_to_server: models,
         usage_pb2_grpc.add_UsageServiceServicer_to_server: usage,
     }
     for add, servicer in servicers.items():
         add(servicer, registrar)
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    if settings.reflection:
-        add_reflection(server, [*health.messages, HEALTH_SERVICE])
 
 
-def _publish(stack: AsyncExitStack, port: int, admission: Admission, engines: Engines, door: Door) -> None:
+def _publish(
+    stack: AsyncExitStack,
+    port: int,
+    admission: Admission,
+    engines: Engines,
+    *,
+    door: Door,
+    limits: TenantLimits | None,
+) -> None:
     from server import metrics  # whoever publishes nothing need not wait for its libraries
 
     collector = metrics.Collector(
-        admission, engines.lanes, [slot for slot, _ in engines.models], door.refused, door.followed
+        admission,
+        engines.lanes,
+        [slot for slot, _ in engines.models],
+        engines.legs,
+        auth_refused=door.refused,
+        followed=door.followed,
+        limits=limits,
     )
     try:
         found = stack.enter_context(metrics.serving(door.settings.host, port, collector))

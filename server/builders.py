@@ -1,16 +1,16 @@
 """How engines are made and kept: a slot for each, filled in the background, closed in reverse order.
 
 Models that come from artefacts or a hub have a plan each (`model_plans.py`) and are kept by the pool
-(`runtime/pool.py`). The language model starts in its own process, and what is made of models (retriever, answerer)
-follows them.
+(`runtime/pool.py`), language models by `chats.py`; what is made of models (retriever, answerer) follows them.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
+from server.chats import Chats
 from server.engines.interfaces import (
     Analyzer,
     Answerer,
@@ -19,15 +19,12 @@ from server.engines.interfaces import (
     Embedder,
     LanguageIdentifier,
     Linguist,
-    ModelDescription,
     ModelIdentity,
     ModelTask,
     Pricer,
     Retriever,
 )
 from server.model_plans import EMBEDDER, LANGUAGE, LINGUIST, PRICES, RERANKER, plans
-from server.runtime import memory
-from server.runtime.artefact import open_artefact
 from server.runtime.lanes import Lanes
 from server.runtime.models import ModelSlot, Slot
 from server.runtime.pool import Pool
@@ -36,8 +33,9 @@ from server.runtime.watch import follow, sync
 from server.settings import Settings
 from server.stores.ledger import Ledger
 
-EMBEDDED_LLMS = {"default": "qwen2.5-coder-1.5b-instruct", "small": "smollm2-135m-instruct"}
-NO_LLM = "none"
+if TYPE_CHECKING:
+    from server.engines.route import Leg
+
 _START_SECONDS = 600.0
 
 
@@ -48,10 +46,8 @@ class Engines:
         self.on_change: Callable[[], None] = lambda: None
         self.pool = pool
         self._settings = settings
-        self._ledger = ledger
         self._lanes = Lanes(settings.lanes, settings.lane_queue)
         self._spacy_lane = Lanes(1, settings.lane_queue)  # spaCy holds the GIL: a second thread would gain nothing
-        self._closing = AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loading: list[asyncio.Task[None]] = []
         self._searched_with: ModelIdentity | None = None  # the embedder that the retriever was opened with
@@ -68,7 +64,8 @@ class Engines:
         self.linguist: ModelSlot[Linguist] = self._models[LINGUIST][0]
         self.languages: ModelSlot[LanguageIdentifier] = self._models[LANGUAGE][0]
         self.retriever: Slot[Retriever] = Slot("collections", self._changed)
-        self.chat: Slot[ChatModel] = Slot(self._chat_name(), self._changed)
+        self._chats = Chats(settings, pool, ledger, self._changed)
+        self.chat: Slot[ChatModel] = self._chats.default
         self.answerer: Slot[Answerer] = Slot("answers", self._changed)
 
     def _changed(self) -> None:
@@ -78,21 +75,26 @@ class Engines:
             self._searched_with = None
             self._start(self._reopen())
 
-    def _chat_name(self) -> str:
-        if self._settings.llm_base_url:
-            return self._settings.llm_model or NO_LLM
-        return EMBEDDED_LLMS.get(self._settings.llm, NO_LLM)
+    @property
+    def chats(self) -> dict[str, Slot[ChatModel]]:
+        """Routes and chat models by the names that callers use, the default first."""
+        return self._chats.slots
+
+    @property
+    def legs(self) -> "Mapping[str, Leg]":
+        """Models of providers, for metrics."""
+        return self._chats.legs
 
     @property
     def llm_is_off(self) -> bool:
         """True if the settings ask for no language model."""
-        return self.chat.name == NO_LLM
+        return self._chats.is_off
 
     @property
     def models(self) -> list[tuple[Slot[Any], ModelTask]]:
         """The slots that hold a model, with what it does."""
         found: list[tuple[Slot[Any], ModelTask]] = list(self._models.values())
-        return found if self.llm_is_off else [*found, (self.chat, ModelTask.CHAT)]
+        return found if self.llm_is_off else [*found, *((slot, ModelTask.CHAT) for slot in self.chats.values())]
 
     @property
     def lanes(self) -> dict[str, Lanes]:
@@ -118,7 +120,7 @@ class Engines:
                 await asyncio.gather(*engines._tasks, return_exceptions=True)
                 if collections := engines.retriever.loaded:
                     await collections.close()
-                await engines._closing.aclose()
+                await engines._chats.close()
                 engines._lanes.close()
                 engines._spacy_lane.close()
 
@@ -129,12 +131,10 @@ class Engines:
         self._loading += [models, retriever]
         versioned = [name for name, plan in self.pool.plans.items() if plan.has_artefact]
         self._start(follow(self.pool, self.pool.store.marks(versioned)))
+        chat = self._start(self._chats.load())
         if self.llm_is_off:
-            message = "there is no language model: QUINTET_LLM is off"
-            self.chat.fail(message)
-            self.answerer.fail(message)
+            self.answerer.fail("there is no language model: QUINTET_LLM is off")
         else:
-            chat = self._start(self.chat.load(self._chat_model))
             both = asyncio.gather(retriever, chat)
             self._loading += [chat, self._start(self._after(both, self.answerer.load(self._answerer)))]
 
@@ -177,53 +177,6 @@ class Engines:
         await self.retriever.load(self._retriever)
         if self.answerer.loaded:
             await self.answerer.load(self._answerer)
-
-    async def _chat_model(self) -> ChatModel:
-        if self._settings.llm_base_url:
-            return await self._remote_chat_model()
-        artefact = await asyncio.to_thread(open_artefact, self._settings.data / "models", self.chat.name)
-        await self.pool.residency.charge(self.chat.name, artefact.manifest.size_bytes)
-        from server.engines.accounted import AccountedChatModel
-        from server.engines.announced import AnnouncedProvider
-        from server.engines.embedded_llm import EmbeddedChatModel
-
-        model = EmbeddedChatModel(
-            artefact,
-            slots=self._settings.llm_slots,
-            context_tokens=self._settings.llm_context_tokens,
-            token_seconds=self._settings.llm_timeout_seconds,
-            on_change=lambda: self._follow_chat(model.ready),
-        )
-        self._closing.push_async_callback(model.close)
-        await model.start()
-        self.pool.residency.budget.hold(self.chat.name, memory.resident_bytes(model.pid))
-        return AccountedChatModel(AnnouncedProvider("embedded", model), self._ledger)
-
-    def _follow_chat(self, ready: bool) -> None:
-        for slot in (self.chat, self.answerer):
-            if ready:
-                slot.resume()
-            else:
-                slot.pause(f'model "{self.chat.name}" is being started again')
-
-    async def _remote_chat_model(self) -> ChatModel:
-        from server.engines.accounted import AccountedChatModel
-        from server.engines.announced import AnnouncedProvider
-        from server.engines.chat import Endpoint, OpenAIChatModel
-
-        settings = self._settings
-        description = ModelDescription(
-            identity=ModelIdentity(self.chat.name, "", ""),
-            task=ModelTask.CHAT,
-            engine="openai",
-            max_input_tokens=settings.llm_context_tokens,
-        )
-        endpoint = Endpoint(str(settings.llm_base_url), self.chat.name, settings.read_llm_api_key())
-        model = OpenAIChatModel(
-            description, endpoint, slots=settings.max_concurrent_calls, token_seconds=settings.llm_timeout_seconds
-        )
-        self._closing.push_async_callback(model.close)
-        return AccountedChatModel(AnnouncedProvider("endpoint", model), self._ledger)
 
     async def _answerer(self) -> Answerer:
         from server.engines.answerer import RagAnswerer

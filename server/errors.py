@@ -2,6 +2,7 @@
 
     QuintetError
     ├── InvalidRequest          the caller's fault; carries field violations
+    │   └── PromptTooLong       no room in the model's context; another model may have it
     ├── MessageTooLarge
     ├── Unauthenticated         nobody knows the caller
     ├── PermissionDenied        the caller is known and may not
@@ -18,10 +19,13 @@
     │   ├── GenerationNotReached
     │   ├── ServerStopping
     │   ├── ServerOverloaded
+    │   │   └── UpstreamFull    the language model's endpoint has too much to do, and says until when
     │   ├── QuotaExceeded       the tenant's rate is spent, or it has too many calls at once
     │   ├── LedgerUnavailable   what a call costs cannot be written down, so it is not begun
     │   ├── RegistryFailed
     │   └── UpstreamFailed
+    │       ├── UpstreamRefused   no call would succeed there: it refuses the server, or is left alone for a while
+    │       └── UpstreamRejected  this call would not succeed there
     ├── ModelUnavailable        the artefact is missing or broken; an operator must act
     ├── ModelCheckFailed        the artefact is whole and answers otherwise than when it was made
     ├── ModelDoesNotFit         the memory budget has no room for it
@@ -66,6 +70,17 @@ class InvalidRequest(QuintetError):
     def __init__(self, violations: Sequence[Violation]) -> None:
         super().__init__("; ".join(f"{field}: {text}" if field else text for field, text in violations[:5]))
         self.violations = tuple(violations)
+
+
+class PromptTooLong(InvalidRequest):
+    """The conversation leaves no room for an answer in the model's context. `exact`: the model itself counts so."""
+
+    def __init__(self, tokens: int, context_tokens: int, *, exact: bool = True) -> None:
+        about = "" if exact else "about "
+        super().__init__(
+            [Violation("messages", f"has {about}{tokens} tokens; the model's context is {context_tokens}")]
+        )
+        self.context_tokens = context_tokens
 
 
 class MessageTooLarge(QuintetError):
@@ -203,6 +218,14 @@ class UpstreamFailed(Unavailable):
     reason = "UPSTREAM_FAILED"
 
 
+class UpstreamRefused(UpstreamFailed):
+    """The endpoint refuses the server, whose configuration is at fault, or is not asked because it failed often."""
+
+
+class UpstreamRejected(UpstreamFailed):
+    """The endpoint rejects the request for a reason that is none of the caller's; it would do so again."""
+
+
 class RegistryFailed(Unavailable):
     """The model registry cannot be reached, refused, or gave something else than it promised."""
 
@@ -213,6 +236,10 @@ class ServerOverloaded(Unavailable):
     """A queue is full."""
 
     reason = "SERVER_OVERLOADED"
+
+
+class UpstreamFull(ServerOverloaded):
+    """The language model's endpoint takes no more for now; `retry_after` is what it says itself, if it does."""
 
 
 class QuotaExceeded(Unavailable):

@@ -7,7 +7,7 @@ cover begins with `quintet_`. Scrapes are answered on a thread of their own.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from server.engines.interfaces import Described
 from server.interceptors.admission import Admission
 from server.interceptors.limits import TenantLimits
+from server.runtime.breaker import Breaker
 from server.runtime.followed import Followed
 from server.runtime.generations import Generations
 from server.runtime.histogram import Histogram
@@ -24,11 +25,23 @@ from server.runtime.models import ModelSlot, Slot, State
 Rows = Iterable[tuple[Sequence[str], Any]]  # values of the labels, and the number or the histogram
 
 
-@runtime_checkable
-class Generates(Protocol):
-    """An engine that counts its generations."""
+class ChatLeg(Protocol):
+    """A model of a provider."""
 
-    generations: Generations
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+        ...
+
+    @property
+    def breaker(self) -> Breaker:
+        """The provider's."""
+        ...
+
+    @property
+    def generations(self) -> Generations:
+        """The model's."""
+        ...
 
 
 class Collector:
@@ -39,6 +52,8 @@ class Collector:
         admission: Admission,
         lanes: Mapping[str, Lanes],
         slots: Sequence[Slot[Any]],
+        legs: Mapping[str, ChatLeg],
+        *,
         auth_refused: Mapping[str, int] = MappingProxyType({}),
         followed: Sequence[Followed[Any]] = (),
         limits: TenantLimits | None = None,
@@ -49,6 +64,7 @@ class Collector:
         self._auth_refused = auth_refused
         self._followed = followed
         self._limits = limits
+        self._legs = legs
 
     def collect(self) -> Iterator[Metric]:
         """All metrics with their current values."""
@@ -58,6 +74,7 @@ class Collector:
         yield from self._working()
         yield from self._models()
         yield from self._generating()
+        yield from self._breakers()
         if self._limits is not None:
             yield from _limiting(self._limits)
 
@@ -196,29 +213,44 @@ class Collector:
         )
 
     def _generating(self) -> Iterator[Metric]:
-        found = [(slot.name, slot.loaded.generations) for slot in self._slots if isinstance(slot.loaded, Generates)]
-        labels = ("gen_ai_request_model",)
+        found = [((leg.breaker.name, leg.name), leg.generations) for leg in list(self._legs.values())]
+        labels = ("gen_ai_provider_name", "gen_ai_request_model")
         yield _histograms(
             "gen_ai_client_token_usage",
             "Tokens of a generation",
             (*labels, "gen_ai_token_type"),
             (
                 row
-                for name, each in found
-                for row in (((name, "input"), each.input_tokens), ((name, "output"), each.output_tokens))
+                for names, each in found
+                for row in (((*names, "input"), each.input_tokens), ((*names, "output"), each.output_tokens))
             ),
         )
         yield _histograms(
             "gen_ai_server_time_to_first_token_seconds",
             "From asking the endpoint to its first token",
             labels,
-            (((name,), each.time_to_first_token) for name, each in found),
+            ((names, each.time_to_first_token) for names, each in found),
         )
         yield _histograms(
             "gen_ai_server_request_duration_seconds",
             "Generations that came to their end",
             labels,
-            (((name,), each.durations) for name, each in found),
+            ((names, each.durations) for names, each in found),
+        )
+
+    def _breakers(self) -> Iterator[Metric]:
+        breakers = {leg.breaker.name: leg.breaker for leg in list(self._legs.values())}.items()
+        yield _gauges(
+            "quintet_provider_breaker_state",
+            "0 closed: it is asked; 1 half open: it is asked once; 2 open: it is left alone",
+            ("gen_ai_provider_name",),
+            (((name,), breaker.state.value) for name, breaker in breakers),
+        )
+        yield _counters(
+            "quintet_provider_breaker_openings",
+            "How often it was left alone because it had failed again and again",
+            ("gen_ai_provider_name",),
+            (((name,), breaker.opened) for name, breaker in breakers),
         )
 
 

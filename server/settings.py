@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     llm: Literal["default", "small", "off"] = Field(
         "default", description="the embedded language model: 1.5 billion parameters, 135 million, or none"
     )
+    providers: Path | None = Field(
+        None, description="TOML file of providers, prices and routes for chat; data/samples/providers.toml explains it"
+    )
     llm_base_url: str | None = Field(None, description="an OpenAI-compatible endpoint; no model is embedded then")
     llm_api_key: SecretStr | None = Field(None, description="its key; or QUINTET_LLM_API_KEY_FILE")
     llm_api_key_file: Path | None = Field(None, description="file that holds the key")

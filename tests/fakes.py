@@ -3,10 +3,22 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+from server.engines.interfaces import (
+    ChatAnswer,
+    ChatDone,
+    ChatOptions,
+    ChatProvider,
+    ChatStarted,
+    Estimate,
+    Message,
+    TextDelta,
+)
 from server.errors import LedgerUnavailable
 from server.stores.ledger import Accounting, Opened, Opening, Settlement
 from server.stores.ledger.rows import new_id
@@ -18,8 +30,9 @@ class Reply:
 
     deltas: list[str] = field(default_factory=lambda: ["Hello", " there."])
     finish_reason: str | None = "stop"
-    usage: dict[str, int] | None = field(default_factory=lambda: {"prompt_tokens": 11, "completion_tokens": 3})
+    usage: Any = field(default_factory=lambda: {"prompt_tokens": 11, "completion_tokens": 3})
     delay: float = 0.0  # seconds before anything is sent
+    body_delay: float = 0.0  # seconds between the headers of an answer and its body
     pause: float = 0.0  # seconds before each delta
     cut_after: int | None = None  # close the connection after so many deltas, in the middle of the body
     hang_up: bool = False  # close the connection instead of answering
@@ -29,23 +42,29 @@ class Reply:
     raw_events: list[str] | None = None  # data of events, instead of those made from the fields above
 
 
+_AZURE_PATH = re.compile(r"/openai/deployments/[^/]+/chat/completions\?api-version=[^&]+")
+_KEY_HEADER = {False: ("authorization", ""), True: ("api-key", "")}
+
+
 @dataclass
 class Request:
     """What the server got."""
 
     headers: dict[str, str]
     body: dict[str, Any]
+    path: str = ""
 
 
 class OpenAIServer:
-    """An HTTP server on loopback that speaks the streaming half of /v1/chat/completions.
+    """An HTTP server on loopback that speaks the streaming half of /v1/chat/completions, and Azure's version of it.
 
-    Each request takes the next of `replies`, or a plain `Reply()`. `abandoned` counts streams whose client went away.
+    Each request takes the next of `replies`, or else `default`. `abandoned` counts streams whose client went away.
     """
 
     def __init__(self, api_key: str = "test-key") -> None:
         self.api_key = api_key
         self.replies: list[Reply] = []
+        self.default = Reply()
         self.requests: list[Request] = []
         self.abandoned = 0
         self.active = 0
@@ -66,12 +85,13 @@ class OpenAIServer:
         self.active += 1
         self.most_active = max(self.most_active, self.active)
         try:
-            request_line, request = await _read_request(reader)
+            request = await read_request(reader)
             self.requests.append(request)
-            reply = self.replies.pop(0) if self.replies else Reply()
-            if request_line != "POST /v1/chat/completions HTTP/1.1":
+            reply = self.replies.pop(0) if self.replies else self.default
+            azure = _AZURE_PATH.fullmatch(request.path)
+            if not azure and request.path != "/v1/chat/completions":
                 reply = Reply(status=404)
-            elif request.headers.get("authorization") != f"Bearer {self.api_key}":
+            elif request.headers.get(*_KEY_HEADER[bool(azure)]).removeprefix("Bearer ") != self.api_key:
                 reply = Reply(status=401, body='{"error": {"message": "Incorrect API key", "code": "invalid_api_key"}}')
             gone = asyncio.create_task(reader.read())
             answer = asyncio.create_task(_answer(writer, reply, request.body["model"]))
@@ -86,11 +106,11 @@ class OpenAIServer:
             writer.close()
 
 
-async def _read_request(reader: asyncio.StreamReader) -> tuple[str, Request]:
+async def read_request(reader: asyncio.StreamReader) -> Request:
     head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
     body = await reader.readexactly(int(headers["content-length"]))
-    return head[0], Request(headers, json.loads(body))
+    return Request(headers, json.loads(body), head[0].split()[1])
 
 
 async def _answer(writer: asyncio.StreamWriter, reply: Reply, model: str) -> None:
@@ -106,6 +126,8 @@ async def _answer(writer: asyncio.StreamWriter, reply: Reply, model: str) -> Non
     writer.write(
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
     )
+    await writer.drain()
+    await asyncio.sleep(reply.body_delay)
     events = _events(reply, model) if reply.raw_events is None else reply.raw_events
     for number, event in enumerate(events):
         if number == reply.cut_after:
@@ -119,7 +141,7 @@ async def _answer(writer: asyncio.StreamWriter, reply: Reply, model: str) -> Non
 
 
 def _events(reply: Reply, model: str) -> list[str]:
-    def chunk(choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> str:
+    def chunk(choices: list[dict[str, Any]], usage: Any = None) -> str:
         common = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": f"{model}-2026"}
         return json.dumps({**common, "choices": choices, "usage": usage})
 
@@ -131,7 +153,7 @@ def _events(reply: Reply, model: str) -> list[str]:
     if reply.finish_reason:
         events.append(chunk(choice({}, reply.finish_reason)))
     if reply.usage:
-        events.append(chunk([], {**reply.usage, "total_tokens": sum(reply.usage.values())}))
+        events.append(chunk([], reply.usage))
     return [*events, "[DONE]"]
 
 
@@ -163,3 +185,38 @@ class MemoryLedger:
         if not self.slow:
             future.set_result(True)
         return future
+
+
+class UnaccountedChatModel:
+    """Implements `ChatModel` with a provider; nothing is written down."""
+
+    def __init__(self, provider: ChatProvider) -> None:
+        self.description = provider.description
+        self._provider = provider
+
+    async def prompt_tokens(self, messages: Sequence[Message]) -> int:
+        """As the provider counts."""
+        return await self._provider.prompt_tokens(messages)
+
+    def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Estimate:
+        """As the provider estimates."""
+        return self._provider.estimate(messages, options)
+
+    async def stream(
+        self, messages: Sequence[Message], options: ChatOptions, *, deadline: float
+    ) -> AsyncGenerator[TextDelta | ChatDone, None]:
+        """Deltas, then one ChatDone."""
+        async with aclosing(self._provider.stream(messages, options, deadline=deadline)) as events:
+            async for event in events:
+                if not isinstance(event, ChatStarted):
+                    yield event
+
+    async def complete(self, messages: Sequence[Message], options: ChatOptions, *, deadline: float) -> ChatAnswer:
+        """The stream, collected."""
+        texts: list[str] = []
+        async with aclosing(self.stream(messages, options, deadline=deadline)) as events:
+            async for event in events:
+                if isinstance(event, ChatDone):
+                    return ChatAnswer("".join(texts), event)
+                texts.append(event.text)
+        raise AssertionError("a stream ends with ChatDone")

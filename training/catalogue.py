@@ -100,7 +100,16 @@ RECIPES = {
             kind=Kind.REPORT,
             by_name=True,
         ),
-        Recipe(LLMS["default"], "llm", inputs=(LLMS["default"],)),
-        Recipe(LLMS["small"], "llm", inputs=(LLMS["small"],)),
+        *(
+            Recipe(
+                name,
+                "llm",
+                inputs=(name,),
+                code=("training.gguf", "training.tokenizer"),
+                libraries=("tokenizers", "jinja2"),
+                seconds=5,
+            )
+            for name in LLMS.values()
+        ),
     )
 }

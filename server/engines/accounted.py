@@ -45,6 +45,10 @@ class AccountedChatModel:
         self._provider = provider
         self._ledger = ledger
 
+    async def prompt_tokens(self, messages: Sequence[Message]) -> int:
+        """The provider's count."""
+        return await self._provider.prompt_tokens(messages)
+
     def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Estimate:
         """What the answer costs at most."""
         return self._provider.estimate(messages, options)

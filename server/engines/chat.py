@@ -1,22 +1,21 @@
 """Chat with any endpoint that speaks the OpenAI protocol: a provider's, a local server's, or the embedded model's."""
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import openai
 
 from server import calls
 from server.engines.chat_errors import translated
 from server.engines.interfaces import (
-    ChatAnswer,
     ChatDone,
     ChatOptions,
+    ChatStarted,
     Estimate,
     FinishReason,
     Message,
@@ -26,56 +25,58 @@ from server.engines.interfaces import (
     Usage,
     UsageSource,
 )
-from server.errors import UpstreamFailed
+from server.engines.tokens import TokenCounter, estimated_tokens, prompt_tokens, text_tokens
+from server.errors import PromptTooLong, UpstreamFailed
 from server.runtime.gathered import gathered
 from server.runtime.generations import Generations
 from server.runtime.turns import Turns, remaining
 
 Chunks = openai.AsyncStream[object]  # of chat.completion.chunk, as dictionaries
 
-_CONNECT_SECONDS = 5.0
 _QUEUE_PER_SLOT = 4
 _FREE = Prices()
 _FINISH_REASONS = {"length": FinishReason.LENGTH, "content_filter": FinishReason.CONTENT_FILTER}  # others: STOP
+_MOST_TOKENS = 2**31 - 1  # more in one generation is no count
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to ask, and for which model. Key and headers appear in no representation."""
+    """Where to ask, and for which model. Key and headers appear in no representation.
 
+    With `azure_api_version` it is one of Azure's: `base_url` is the resource's, and `model` the deployment's name.
+    """
+
+    provider: str
     base_url: str
     model: str
     api_key: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     prices: Prices = _FREE
     is_embedded: bool = False
+    azure_api_version: str = ""
+    connect_seconds: float = 5.0
+    token_seconds: float = 60.0  # the longest wait for the next token
 
 
-class OpenAIChatModel:
-    """Implements `ChatModel`. `slots` generations run at once, four times as many wait, more are refused.
+def turns_of(concurrency: int) -> Turns:
+    """So many generations of a provider at once; four times as many wait, more are refused."""
+    return Turns("the language model", concurrency, concurrency * _QUEUE_PER_SLOT)
 
-    `token_seconds` is the longest wait for the next token. Whole answers are collected streams, so that they can be
-    cancelled and timed out at every token, too.
+
+class OpenAIProvider:
+    """Implements `ChatProvider`. The models of one provider share its `turns`.
+
+    It is `Route` that tries again and asks others. Usage that is no pair of counts is treated as if there were none.
     """
 
-    def __init__(self, description: ModelDescription, endpoint: Endpoint, *, slots: int, token_seconds: float) -> None:
+    def __init__(self, description: ModelDescription, endpoint: Endpoint, turns: Turns, counter: TokenCounter) -> None:
         self.description = description
-        self._endpoint = endpoint
-        self._turns = Turns("the language model", slots, slots * _QUEUE_PER_SLOT)
-        self._token_seconds = token_seconds
+        self.provider = endpoint.provider
         self.generations = Generations()
-        # llama.cpp closes the connection after a stream although it promised to keep it: ask for what it does.
-        closing = {"Connection": "close"} if endpoint.is_embedded else {}
-        self._client = openai.AsyncOpenAI(
-            base_url=endpoint.base_url,
-            api_key=endpoint.api_key,
-            default_headers={**endpoint.headers, **closing},
-            max_retries=0,  # the SDK would sleep through a provider's Retry-After
-            http_client=openai.DefaultAsyncHttpxClient(
-                timeout=openai.Timeout(None, connect=_CONNECT_SECONDS),
-                trust_env=not endpoint.is_embedded,  # a proxy cannot reach this machine's loopback
-            ),
-        )
+        self._endpoint = endpoint
+        self._turns = turns
+        self._counter = counter
+        self._client = _client(endpoint)
 
     def move(self, base_url: str) -> None:
         """The endpoint has another address from now on."""
@@ -85,68 +86,75 @@ class OpenAIChatModel:
         """Close all connections."""
         await self._client.close()
 
+    async def prompt_tokens(self, messages: Sequence[Message]) -> int:
+        """By our own count; exact for a model whose tokenizer and chat template are here."""
+        return await prompt_tokens(self._counter, messages)
+
     def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Estimate:
-        """What the answer costs at most."""
-        prompt = _prompt_tokens(messages)
+        """What the answer costs at most. It does not wait: long prompts are guessed from their size."""
+        prompt = estimated_tokens(self._counter, messages)
         cost = self._endpoint.prices.cost_micros(prompt, options.max_output_tokens)
         return Estimate(prompt + options.max_output_tokens, cost)
 
-    async def complete(self, messages: Sequence[Message], options: ChatOptions, *, deadline: float) -> ChatAnswer:
-        """The stream, collected."""
-        texts: list[str] = []
-        async with aclosing(self.stream(messages, options, deadline=deadline)) as events:
-            async for event in events:
-                if isinstance(event, ChatDone):
-                    return ChatAnswer("".join(texts), event)
-                texts.append(event.text)
-        raise AssertionError("a stream ends with ChatDone")
-
     async def stream(
         self, messages: Sequence[Message], options: ChatOptions, *, deadline: float
-    ) -> AsyncGenerator[TextDelta | ChatDone, None]:
-        """Deltas, then one ChatDone. Closing it closes the connection, which stops the provider.
+    ) -> AsyncGenerator[ChatStarted | TextDelta | ChatDone, None]:
+        """ChatStarted, deltas, one ChatDone. Closing it closes the connection, which stops the provider.
 
-        Raises InvalidRequest for what the caller asked, ServerOverloaded, UpstreamFailed, UpstreamTimeout and
-        DeadlineExceeded.
+        Raises InvalidRequest for what the caller asked, PromptTooLong before anybody is asked, ServerOverloaded,
+        UpstreamFailed, UpstreamTimeout and DeadlineExceeded.
         """
+        context = self.description.max_input_tokens
+        prompt = await prompt_tokens(self._counter, messages)
+        if prompt >= context:
+            raise PromptTooLong(prompt, context, exact=self._counter.exact)
         answer, waited = _Answer(), 0.0
         patience = partial(self._patience, deadline)
         async with self._turns.take(deadline):
+            yield ChatStarted(
+                self.provider, self.description.identity, self._endpoint.prices, prompt, self._counter.text
+            )
+            most = min(options.max_output_tokens, context - prompt)
             asked = waiting_since = time.monotonic()
             try:
-                with translated(self.description.max_input_tokens):
-                    chunks = await self._open(messages, options, deadline)
+                with translated(self.provider, prompt, context):
+                    chunks = await self._open(messages, options, most, deadline)
                     async with aclosing(chunks), aclosing(gathered(chunks, patience)) as batches:
                         async for batch in batches:
                             text = "".join([answer.add(chunk) for chunk in batch])
                             now = time.monotonic()
                             waited += now - waiting_since
                             if text:
-                                if answer.is_new:
-                                    answer.is_new = False
+                                if not answer.texts:
                                     self.generations.time_to_first_token.add(now - asked)
+                                answer.texts.append(text)
                                 yield TextDelta(text)
                             waiting_since = time.monotonic()
             finally:
                 calls.charge(upstream=waited)
+            if answer.finish_reason is None:
+                raise UpstreamFailed("the language model's endpoint broke off in the middle of an answer")
             self.generations.durations.add(time.monotonic() - asked)
-        yield self._done(messages, answer)
+        yield await self._done(prompt, answer)
 
-    async def _open(self, messages: Sequence[Message], options: ChatOptions, deadline: float) -> Chunks:
-        """Ask, and once more if the connection fails: a kept one may have been closed by the other side."""
+    async def _open(
+        self, messages: Sequence[Message], options: ChatOptions, max_output_tokens: int, deadline: float
+    ) -> Chunks:
+        """Ask, and at once again if the connection fails: a kept one may have been closed by the other side."""
         try:
-            return await self._ask(messages, options, deadline)
+            return await self._ask(messages, options, max_output_tokens, deadline)
         except openai.APITimeoutError:
             raise
         except openai.APIConnectionError:
-            return await self._ask(messages, options, deadline)
+            return await self._ask(messages, options, max_output_tokens, deadline)
 
-    async def _ask(self, messages: Sequence[Message], options: ChatOptions, deadline: float) -> Chunks:
-        conversation = [{"role": message.role, "content": message.content} for message in messages]
+    async def _ask(
+        self, messages: Sequence[Message], options: ChatOptions, max_output_tokens: int, deadline: float
+    ) -> Chunks:
         body = {
             "model": self._endpoint.model,
-            "messages": conversation,
-            "max_completion_tokens": options.max_output_tokens,
+            "messages": [{"role": message.role, "content": message.content} for message in messages],
+            "max_completion_tokens": max_output_tokens,
             "temperature": options.temperature,
             "top_p": options.top_p,
             "stop": list(options.stop) or None,
@@ -165,25 +173,45 @@ class OpenAIChatModel:
             )
 
     def _patience(self, deadline: float) -> float:
-        return min(self._token_seconds, remaining(deadline))
+        return min(self._endpoint.token_seconds, remaining(deadline))
 
-    def _done(self, messages: Sequence[Message], answer: "_Answer") -> ChatDone:
-        if answer.finish_reason is None:
-            raise UpstreamFailed("the language model's endpoint broke off in the middle of an answer")
+    async def _done(self, prompt: int, answer: "_Answer") -> ChatDone:
         if answer.usage:
-            (prompt_tokens, completion_tokens), source = answer.usage, UsageSource.PROVIDER
+            (prompt, completion, cached), source = answer.usage, UsageSource.PROVIDER
         else:
-            prompt_tokens = _prompt_tokens(messages)
-            completion_tokens, source = math.ceil(answer.utf8_bytes / 4), UsageSource.ESTIMATED
-        self.generations.input_tokens.add(prompt_tokens)
-        self.generations.output_tokens.add(completion_tokens)
+            completion = await text_tokens(self._counter, "".join(answer.texts))
+            cached, source = 0, UsageSource.ESTIMATED
+        self.generations.input_tokens.add(prompt)
+        self.generations.output_tokens.add(completion)
         prices = self._endpoint.prices
-        cost = prices.cost_micros(prompt_tokens, completion_tokens)
+        cost = prices.cost_micros(prompt, completion, cached)
         identity = self.description.identity
         if not identity.digest:  # a provider's model: it knows its version best
             identity = replace(identity, version=answer.model or identity.version)
-        finish_reason = _FINISH_REASONS.get(answer.finish_reason, FinishReason.STOP)
-        return ChatDone(finish_reason, Usage(prompt_tokens, completion_tokens, source, cost, prices.currency), identity)
+        finish_reason = _FINISH_REASONS.get(answer.finish_reason or "", FinishReason.STOP)
+        return ChatDone(finish_reason, Usage(prompt, completion, source, cost, prices.currency, cached), identity)
+
+
+def _client(endpoint: Endpoint) -> openai.AsyncOpenAI:
+    # llama.cpp closes the connection after a stream although it promised to keep it: ask for what it does.
+    closing = {"Connection": "close"} if endpoint.is_embedded else {}
+    common: dict[str, Any] = {
+        "api_key": endpoint.api_key,
+        "default_headers": {**endpoint.headers, **closing},
+        "max_retries": 0,  # the SDK would sleep through a provider's Retry-After
+        "http_client": openai.DefaultAsyncHttpxClient(
+            timeout=openai.Timeout(None, connect=endpoint.connect_seconds),
+            trust_env=not endpoint.is_embedded,  # a proxy cannot reach this machine's loopback
+        ),
+    }
+    if endpoint.azure_api_version:
+        return openai.AsyncAzureOpenAI(
+            azure_endpoint=endpoint.base_url,
+            azure_deployment=endpoint.model,
+            api_version=endpoint.azure_api_version,
+            **common,
+        )
+    return openai.AsyncOpenAI(base_url=endpoint.base_url, **common)
 
 
 class _Answer:
@@ -191,10 +219,9 @@ class _Answer:
 
     def __init__(self) -> None:
         self.finish_reason: str | None = None
-        self.usage: tuple[int, int] | None = None
+        self.usage: tuple[int, int, int] | None = None  # tokens of prompt and answer, cached ones of the prompt
         self.model = ""
-        self.utf8_bytes = 0
-        self.is_new = True
+        self.texts: list[str] = []
 
     def add(self, chunk: Any) -> str:
         """Take note of a chunk and return its text. The last chunk may carry usage and no choice.
@@ -202,21 +229,24 @@ class _Answer:
         Raises one of the errors of which `translated` makes UpstreamFailed if the chunk is none.
         """
         self.model = chunk.get("model") or self.model
-        if (usage := chunk.get("usage")) and isinstance(usage.get("prompt_tokens"), int):
-            self.usage = (usage["prompt_tokens"], usage.get("completion_tokens") or 0)
+        if usage := chunk.get("usage"):
+            self.usage = _usage(usage) if isinstance(usage, dict) else None
         if not (choices := chunk.get("choices")):
             return ""
         choice = choices[0]
         self.finish_reason = choice.get("finish_reason") or self.finish_reason
-        text: str = choice["delta"].get("content") or ""
-        self.utf8_bytes += len(text.encode())
-        return text
+        return choice["delta"].get("content") or ""
 
 
-def _prompt_tokens(messages: Sequence[Message]) -> int:
-    return sum(estimated_tokens(message.content) + 4 for message in messages)  # 4: the turn's frame
+def _usage(reported: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """Counts of prompt, answer and cached tokens; None if the first two are not both counts."""
+    prompt, completion = reported.get("prompt_tokens"), reported.get("completion_tokens")
+    if not (_is_count(prompt) and _is_count(completion)):
+        return None
+    details = reported.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    return prompt, completion, cached if _is_count(cached) and cached <= prompt else 0
 
 
-def estimated_tokens(text: str) -> int:
-    """A quarter of the UTF-8 bytes, rounded up: near for English, and for Chinese with three bytes a character."""
-    return math.ceil(len(text.encode()) / 4)
+def _is_count(number: object) -> TypeGuard[int]:
+    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= _MOST_TOKENS

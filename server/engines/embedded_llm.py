@@ -7,19 +7,12 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
 import server
-from server.engines.chat import Endpoint, OpenAIChatModel
-from server.engines.describe import describe
-from server.engines.interfaces import (
-    ChatAnswer,
-    ChatDone,
-    ChatOptions,
-    Estimate,
-    Message,
-    ModelTask,
-    TextDelta,
-)
+from server.engines.chat import Endpoint, OpenAIProvider, turns_of
+from server.engines.describe import describe, from_schema
+from server.engines.interfaces import ChatDone, ChatOptions, ChatStarted, Estimate, Message, ModelTask, TextDelta
+from server.engines.tokens import TokenizerCounter
 from server.errors import ModelLoading
-from server.runtime.artefact import Artefact
+from server.runtime.artefact import Artefact, unusable
 from server.runtime.supervisor import Supervisor
 
 # All that the child needs, and nothing that belongs to others. libgomp's threads wait for each other by spinning:
@@ -32,15 +25,20 @@ _ENVIRONMENT = {
 }
 
 
-class EmbeddedChatModel:
-    """Implements `ChatModel` with an artefact's model.gguf between start() and close().
+EMBEDDED = "embedded"  # the provider's name
 
-    `slots` generations run at once, each with `context_tokens` of context. `on_change` is called when `ready` changes.
+
+class EmbeddedProvider:
+    """Implements `ChatProvider` with an artefact's model.gguf between start() and close().
+
+    `slots` generations run at once, each with `context_tokens` of context. `counter` is that of the same artefact.
+    `on_change` is called when `ready` changes.
     """
 
     def __init__(
         self,
         artefact: Artefact,
+        counter: TokenizerCounter,
         *,
         slots: int,
         context_tokens: int,
@@ -50,12 +48,9 @@ class EmbeddedChatModel:
         name = artefact.manifest.name
         self.description = describe(artefact, ModelTask.CHAT, "llama.cpp", max_input_tokens=context_tokens)
         key = secrets.token_urlsafe(32)
-        self._chat = OpenAIChatModel(
-            self.description,
-            Endpoint("http://127.0.0.1/v1", name, key, is_embedded=True),
-            slots=slots,
-            token_seconds=token_seconds,
-        )
+        endpoint = Endpoint(EMBEDDED, "http://127.0.0.1/v1", name, key, is_embedded=True, token_seconds=token_seconds)
+        self._chat = OpenAIProvider(self.description, endpoint, turns_of(slots), counter)
+        self.provider = EMBEDDED
         self.generations = self._chat.generations
         self._on_change = on_change
         self._supervisor = Supervisor(
@@ -97,22 +92,27 @@ class EmbeddedChatModel:
             self._chat.move(f"http://{address}/v1")
         self._on_change()
 
+    async def prompt_tokens(self, messages: Sequence[Message]) -> int:
+        """The number that the model itself would count."""
+        return await self._chat.prompt_tokens(messages)
+
     def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Estimate:
-        """As `OpenAIChatModel.estimate`."""
+        """As `OpenAIProvider.estimate`."""
         return self._chat.estimate(messages, options)
 
     def stream(
         self, messages: Sequence[Message], options: ChatOptions, *, deadline: float
-    ) -> AsyncGenerator[TextDelta | ChatDone, None]:
-        """As `OpenAIChatModel.stream`; raises ModelLoading, too."""
-        self._require_ready()
-        return self._chat.stream(messages, options, deadline=deadline)
-
-    async def complete(self, messages: Sequence[Message], options: ChatOptions, *, deadline: float) -> ChatAnswer:
-        """As `OpenAIChatModel.complete`; raises ModelLoading, too."""
-        self._require_ready()
-        return await self._chat.complete(messages, options, deadline=deadline)
-
-    def _require_ready(self) -> None:
+    ) -> AsyncGenerator[ChatStarted | TextDelta | ChatDone, None]:
+        """As `OpenAIProvider.stream`; raises ModelLoading, too, at once."""
         if not self.ready:
             raise ModelLoading(f'model "{self.description.identity.name}" is being started again', retry_after=2.0)
+        return self._chat.stream(messages, options, deadline=deadline)
+
+
+def read_counter(artefact: Artefact) -> TokenizerCounter:
+    """The tokenizer of an artefact with its chat template. Blocks for a second. Raises ModelUnavailable."""
+    path, frame = artefact.part("tokenizer.json"), from_schema(artefact, "frame")
+    try:
+        return TokenizerCounter.read(path, frame)
+    except (OSError, ValueError, TypeError) as error:
+        raise unusable(artefact.manifest.name, "its tokenizer cannot be read") from error

@@ -171,6 +171,16 @@ def open_version(models: Path, name: str, version: str) -> Artefact:
     return Artefact(folder, manifest, f"sha256:{file_sha256(folder / MANIFEST)}")
 
 
+def open_part(models: Path, name: str, part: str) -> Path:
+    """One file of the current version of `name`, checked without reading the others. Raises ModelUnavailable."""
+    try:
+        folder = models / name / read_pointer(models / name / POINTER)
+        _check_file(folder, part, read_manifest(folder).files[part])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise unusable(name, _explain(error)) from error
+    return folder / part
+
+
 def read_pointer(path: Path) -> str:
     """The version that a pointer names. Raises OSError, or ValueError for what cannot be the name of a folder."""
     version = path.read_text().strip()

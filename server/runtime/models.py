@@ -90,6 +90,16 @@ class Slot(Generic[T]):
         raise ModelLoading(self.message or f'"{self.name}" is loading', retry_after=1.0)
 
 
+class OpenSlot(Slot[T]):
+    """For an engine that knows best what to say while it cannot answer: health and watchers hear of a pause, and calls
+    reach the engine nevertheless.
+    """
+
+    def get(self) -> T:
+        """The engine once it was ready. Raises ModelLoading or ModelUnavailable before."""
+        return self._engine if self._engine is not None else super().get()
+
+
 class Resident(Generic[T]):
     """An engine in memory, and who reads it. `on_idle` is called once it is retired and has no reader any more."""
 

@@ -91,21 +91,18 @@ async def _usage(
     messages = [chat_pb2.ChatMessage(role=chat_pb2.CHAT_ROLE_USER, content=text)]
     chat, rag = chat_pb2_grpc.ChatServiceStub(channel), rag_pb2_grpc.RagServiceStub(channel)
     if method == "Chat":
-        request = chat_pb2.ChatRequest(messages=messages, max_output_tokens=64)
-        return (await chat.Chat(request, timeout=seconds, metadata=metadata)).usage
+        conversation = chat_pb2.ChatRequest(messages=messages, max_output_tokens=64)
+        return (await chat.Chat(conversation, timeout=seconds, metadata=metadata)).usage
     if method == "Ask":
-        question = rag_pb2.AskRequest(question=text, collection=COLLECTION)
-        return (await rag.Ask(question, timeout=seconds, metadata=metadata)).usage
-    if method == "StreamChat":
-        stream = chat.StreamChat(
-            chat_pb2.StreamChatRequest(messages=messages, max_output_tokens=64), timeout=seconds, metadata=metadata
-        )
-    else:
-        stream = rag.StreamAsk(
-            rag_pb2.StreamAskRequest(question=text, collection=COLLECTION), timeout=seconds, metadata=metadata
-        )
+        asked = rag_pb2.AskRequest(question=text, collection=COLLECTION)
+        return (await rag.Ask(asked, timeout=seconds, metadata=metadata)).usage
     usage = common_pb2.Usage()
-    async for event in stream:
-        if event.HasField("done"):
-            usage.CopyFrom(event.done.usage)
+    if method == "StreamChat":
+        request = chat_pb2.StreamChatRequest(messages=messages, max_output_tokens=64)
+        async for said in chat.StreamChat(request, timeout=seconds, metadata=metadata):
+            usage = said.done.usage if said.HasField("done") else usage
+    else:
+        question = rag_pb2.StreamAskRequest(question=text, collection=COLLECTION)
+        async for event in rag.StreamAsk(question, timeout=seconds, metadata=metadata):
+            usage = event.done.usage if event.HasField("done") else usage
     return usage

@@ -21,4 +21,5 @@ def test_metrics_are_published_on_a_port_of_their_own(server: ServerProcess, cha
     assert re.search(count, text)
     assert re.search(r'quintet_lane_compute_seconds_count\{lanes="models"\} [1-9]', text)
     assert 'quintet_model_ready{model="sentiment"} 1.0' in text
-    assert 'gen_ai_client_token_usage_count{gen_ai_request_model="smollm2-135m-instruct"' in text
+    labels = 'gen_ai_provider_name="embedded",gen_ai_request_model="smollm2-135m-instruct"'
+    assert f"gen_ai_client_token_usage_count{{{labels}" in text

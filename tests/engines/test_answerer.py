@@ -9,17 +9,15 @@ from pathlib import Path
 import pytest
 
 from server.engines.answerer import MIN_SCORE, NOTHING_FOUND, RagAnswerer
-from server.engines.chat import Endpoint, OpenAIChatModel
-from server.engines.embedded_llm import EmbeddedChatModel
+from server.engines.embedded_llm import EmbeddedProvider, read_counter
 from server.engines.grounding import is_grounded
 from server.engines.interfaces import (
     AskDone,
     AskSources,
+    ChatModel,
     Document,
     FinishReason,
-    ModelDescription,
-    ModelIdentity,
-    ModelTask,
+    Message,
     Passage,
     Query,
     TextDelta,
@@ -30,8 +28,9 @@ from server.engines.retriever import FaissRetriever
 from server.errors import CollectionNotFound, UpstreamFailed
 from server.runtime.artefact import open_artefact
 from server.runtime.lanes import Lanes
+from tests.chatting import chatting, endpoint_of
 from tests.engines.hashing import CAT, DOG, SUN, HashingEmbedder
-from tests.fakes import OpenAIServer, Reply
+from tests.fakes import OpenAIServer, Reply, UnaccountedChatModel
 from tests.waiting import until
 
 QUESTION = "Where sleeps the cat?"
@@ -53,13 +52,9 @@ async def retriever(tmp_path: Path) -> AsyncIterator[FaissRetriever]:
 
 
 @pytest.fixture
-async def chat(upstream: OpenAIServer) -> AsyncIterator[OpenAIChatModel]:
-    description = ModelDescription(ModelIdentity("gpt", "", ""), ModelTask.CHAT, "openai", max_input_tokens=2048)
-    model = OpenAIChatModel(
-        description, Endpoint(upstream.base_url, "gpt", upstream.api_key), slots=1, token_seconds=5.0
-    )
-    yield model
-    await model.close()
+async def chat(upstream: OpenAIServer) -> AsyncIterator[ChatModel]:
+    async with chatting(endpoint_of(upstream), context_tokens=2048) as provider:
+        yield UnaccountedChatModel(provider)
 
 
 def soon() -> float:
@@ -78,7 +73,7 @@ async def ask(
 
 
 async def test_the_model_reads_the_passages_and_then_the_question(
-    retriever: FaissRetriever, chat: OpenAIChatModel, upstream: OpenAIServer
+    retriever: FaissRetriever, chat: ChatModel, upstream: OpenAIServer
 ) -> None:
     upstream.replies = [Reply(deltas=["The cat sleeps on the", " warm mat."])]
     sources, answer, done = await ask(RagAnswerer(retriever, chat), QUESTION)
@@ -96,7 +91,7 @@ async def test_the_model_reads_the_passages_and_then_the_question(
 
 
 async def test_no_model_is_asked_without_a_passage_that_is_near(
-    retriever: FaissRetriever, chat: OpenAIChatModel, upstream: OpenAIServer
+    retriever: FaissRetriever, chat: ChatModel, upstream: OpenAIServer
 ) -> None:
     sources, answer, done = await ask(RagAnswerer(retriever, chat), "What costs quantum insurance?")
     assert upstream.requests == []
@@ -106,23 +101,23 @@ async def test_no_model_is_asked_without_a_passage_that_is_near(
     assert done.chat.model == chat.description.identity
 
 
-async def test_far_passages_are_not_read(retriever: FaissRetriever, chat: OpenAIChatModel) -> None:
+async def test_far_passages_are_not_read(retriever: FaissRetriever, chat: ChatModel) -> None:
     sources, _, _ = await ask(RagAnswerer(retriever, chat), "plasma star sun hot")
     assert [passage.document_id for passage in sources.retrieval.passages] == ["sun"]
     assert all(passage.score >= MIN_SCORE for passage in sources.retrieval.passages)
 
 
-async def test_passages_fit_the_context(
-    retriever: FaissRetriever, chat: OpenAIChatModel, upstream: OpenAIServer
-) -> None:
+async def test_passages_fit_the_context(retriever: FaissRetriever, chat: ChatModel, upstream: OpenAIServer) -> None:
     long = [Document(f"long {i}", "cat sleeps where " * 50) for i in range(20)]
     await retriever.add("notes", long, deadline=soon())
     sources, _, _ = await ask(RagAnswerer(retriever, chat), QUESTION, top_k=20)
-    assert 1 < len(sources.retrieval.passages) < 10
-    assert sum(len(message["content"]) for message in upstream.requests[0].body["messages"]) < 2048 * 3
+    assert 1 < (count := len(sources.retrieval.passages)) < 20
+    messages = [Message(each["role"], each["content"]) for each in upstream.requests[0].body["messages"]]
+    tokens = await chat.prompt_tokens(messages)
+    assert tokens + 256 <= 2048 < tokens * (count + 1) / count + 256  # and one more would not
 
 
-async def test_failures_pass_through(retriever: FaissRetriever, chat: OpenAIChatModel, upstream: OpenAIServer) -> None:
+async def test_failures_pass_through(retriever: FaissRetriever, chat: ChatModel, upstream: OpenAIServer) -> None:
     answerer = RagAnswerer(retriever, chat)
     with pytest.raises(CollectionNotFound):
         await ask(answerer, QUESTION, "nothing")
@@ -131,9 +126,7 @@ async def test_failures_pass_through(retriever: FaissRetriever, chat: OpenAIChat
         await ask(answerer, QUESTION)
 
 
-async def test_closing_stops_the_generation(
-    retriever: FaissRetriever, chat: OpenAIChatModel, upstream: OpenAIServer
-) -> None:
+async def test_closing_stops_the_generation(retriever: FaissRetriever, chat: ChatModel, upstream: OpenAIServer) -> None:
     upstream.replies = [Reply(deltas=["a"] * 1000, pause=0.01)]
     async with aclosing(RagAnswerer(retriever, chat).stream(Query(QUESTION, "notes", 3), deadline=soon())) as events:
         async for event in events:
@@ -144,10 +137,10 @@ async def test_closing_stops_the_generation(
 
 async def test_with_a_real_model(retriever: FaissRetriever, models: Path) -> None:
     artefact = open_artefact(models, "smollm2-135m-instruct")
-    chat = EmbeddedChatModel(artefact, slots=1, context_tokens=1024, token_seconds=20.0)
+    chat = EmbeddedProvider(artefact, read_counter(artefact), slots=1, context_tokens=1024, token_seconds=20.0)
     await chat.start()
     try:
-        _, answer, done = await ask(RagAnswerer(retriever, chat), "Where does the cat sleep?")
+        _, answer, done = await ask(RagAnswerer(retriever, UnaccountedChatModel(chat)), "Where does the cat sleep?")
     finally:
         await chat.close()
     assert "mat" in answer

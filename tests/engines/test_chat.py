@@ -2,21 +2,22 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from server.engines.chat import Endpoint, OpenAIChatModel, estimated_tokens
+from server.engines.chat import Endpoint, OpenAIProvider
 from server.engines.interfaces import (
     ChatDone,
     ChatOptions,
+    ChatStarted,
+    Estimate,
     FinishReason,
     Message,
-    ModelDescription,
     ModelIdentity,
-    ModelTask,
     Prices,
     TextDelta,
     Usage,
@@ -25,18 +26,22 @@ from server.engines.interfaces import (
 from server.errors import (
     DeadlineExceeded,
     InvalidRequest,
+    PromptTooLong,
     QuintetError,
-    ServerOverloaded,
     UpstreamFailed,
+    UpstreamFull,
+    UpstreamRefused,
+    UpstreamRejected,
     UpstreamTimeout,
 )
+from tests.chatting import MESSAGES, complete, events_of, soon
+from tests.chatting import chatting as chatting_with
 from tests.fakes import OpenAIServer, Reply
 from tests.waiting import until
 
 KEY = "sk-very-secret"
 FREE = Prices()
-MESSAGES = [Message("system", "Be brief."), Message("user", "Hi!")]
-DESCRIPTION = ModelDescription(ModelIdentity("gpt", "configured", ""), ModelTask.CHAT, "openai", max_input_tokens=4096)
+COUNTED = 3 + 4 + 1 + 4  # tokens of MESSAGES by bytes
 
 
 @pytest.fixture
@@ -45,37 +50,37 @@ async def upstream() -> AsyncIterator[OpenAIServer]:
         yield server
 
 
-@asynccontextmanager
-async def chatting(
-    base_url: str, *, key: str = KEY, slots: int = 1, prices: Prices = FREE, token_seconds: float = 5.0
-) -> AsyncIterator[OpenAIChatModel]:
-    endpoint = Endpoint(base_url, "gpt", key, {"X-Team": KEY}, prices)
-    model = OpenAIChatModel(DESCRIPTION, endpoint, slots=slots, token_seconds=token_seconds)
-    try:
-        yield model
-    finally:
-        await model.close()
+def chatting(
+    base_url: str,
+    *,
+    key: str = KEY,
+    slots: int = 1,
+    prices: Prices = FREE,
+    token_seconds: float = 5.0,
+    context_tokens: int = 4096,
+) -> AbstractAsyncContextManager[OpenAIProvider]:
+    endpoint = Endpoint("fake", base_url, "gpt", key, {"X-Team": KEY}, prices, token_seconds=token_seconds)
+    return chatting_with(endpoint, slots=slots, context_tokens=context_tokens)
 
 
 @pytest.fixture
-async def model(upstream: OpenAIServer) -> AsyncIterator[OpenAIChatModel]:
-    async with chatting(upstream.base_url, slots=2) as chat_model:
-        yield chat_model
+async def model(upstream: OpenAIServer) -> AsyncIterator[OpenAIProvider]:
+    async with chatting(upstream.base_url, slots=2) as provider:
+        yield provider
 
 
-def soon(seconds: float = 5.0) -> float:
-    return time.monotonic() + seconds
-
-
-async def failure(model: OpenAIChatModel, deadline: float | None = None) -> QuintetError:
+async def failure(model: OpenAIProvider, deadline: float | None = None) -> QuintetError:
     with pytest.raises(QuintetError) as caught:
-        await model.complete(MESSAGES, ChatOptions(), deadline=deadline or soon())
+        await complete(model, deadline=deadline)
     return caught.value
 
 
-async def test_stream(upstream: OpenAIServer, model: OpenAIChatModel) -> None:
+async def test_stream(upstream: OpenAIServer, model: OpenAIProvider) -> None:
     upstream.replies = [Reply(pause=0.05)]
-    events = [event async for event in model.stream(MESSAGES, ChatOptions(), deadline=soon())]
+    started, *events = await events_of(model)
+    assert isinstance(started, ChatStarted)
+    assert (started.provider, started.model.name, started.prompt_tokens) == ("fake", "gpt", COUNTED)
+    assert started.count("four words are here") == 5
     assert events == [
         TextDelta("Hello"),
         TextDelta(" there."),
@@ -83,10 +88,10 @@ async def test_stream(upstream: OpenAIServer, model: OpenAIChatModel) -> None:
     ]
 
 
-async def test_only_given_options_are_sent(upstream: OpenAIServer, model: OpenAIChatModel) -> None:
-    answer = await model.complete(MESSAGES, ChatOptions(), deadline=soon())
+async def test_only_given_options_are_sent(upstream: OpenAIServer, model: OpenAIProvider) -> None:
+    answer = await complete(model)
     options = ChatOptions(max_output_tokens=7, temperature=0.0, top_p=0.5, stop=("END",), seed=3)
-    await model.complete(MESSAGES, options, deadline=soon())
+    await complete(model, options=options)
     assert answer.text == "Hello there."
     common = {
         "model": "gpt",
@@ -111,22 +116,80 @@ async def test_only_given_options_are_sent(upstream: OpenAIServer, model: OpenAI
     ],
 )
 async def test_finish_reasons(
-    upstream: OpenAIServer, model: OpenAIChatModel, reported: str, expected: FinishReason
+    upstream: OpenAIServer, model: OpenAIProvider, reported: str, expected: FinishReason
 ) -> None:
     upstream.replies = [Reply(finish_reason=reported)]
-    assert (await model.complete(MESSAGES, ChatOptions(), deadline=soon())).done.finish_reason is expected
+    assert (await complete(model)).done.finish_reason is expected
 
 
-async def test_usage_is_estimated_where_the_provider_sends_none(upstream: OpenAIServer, model: OpenAIChatModel) -> None:
+async def test_usage_is_estimated_where_the_provider_sends_none(upstream: OpenAIServer, model: OpenAIProvider) -> None:
     upstream.replies = [Reply(deltas=["four", "", "猫猫猫猫"], usage=None)]
-    answer = await model.complete(MESSAGES, ChatOptions(), deadline=soon())
-    assert answer.done.usage == Usage(3 + 4 + 1 + 4, 4, UsageSource.ESTIMATED)
-    assert [estimated_tokens(text) for text in ("", "a", "abcd", "abcde", "猫")] == [0, 1, 1, 2, 1]
+    answer = await complete(model)
+    assert answer.done.usage == Usage(COUNTED, 4, UsageSource.ESTIMATED)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 11},
+        {"prompt_tokens": -1, "completion_tokens": 3},
+        {"prompt_tokens": 11.5, "completion_tokens": 3},
+        {"prompt_tokens": True, "completion_tokens": 3},
+        {"prompt_tokens": "11", "completion_tokens": 3},
+        {"prompt_tokens": 11, "completion_tokens": 2**40},
+        ["nonsense"],
+        "nonsense",
+    ],
+)
+async def test_usage_that_is_no_count_is_none(upstream: OpenAIServer, model: OpenAIProvider, usage: Any) -> None:
+    upstream.replies = [Reply(usage=usage)]
+    assert (await complete(model)).done.usage == Usage(COUNTED, 3, UsageSource.ESTIMATED)
+
+
+@pytest.mark.parametrize(("cached", "expected"), [(8, 8), (11, 11), (12, 0), (-1, 0), (None, 0), ("8", 0)])
+async def test_cached_tokens_have_their_own_price(upstream: OpenAIServer, cached: Any, expected: int) -> None:
+    details = {"prompt_tokens": 11, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": cached}}
+    upstream.replies = [Reply(usage=details)]
+    async with chatting(upstream.base_url, prices=Prices(4_000_000, 8_000_000, 1_000_000)) as model:
+        usage = (await complete(model)).done.usage
+    assert (usage.cached_tokens, usage.cost_micros) == (expected, 4 * (11 - expected) + expected + 8 * 3)
+
+
+async def test_estimate(upstream: OpenAIServer) -> None:
+    async with chatting(upstream.base_url, prices=Prices(1_000_000, 2_000_000)) as model:
+        assert model.estimate(MESSAGES, ChatOptions(max_output_tokens=100)) == Estimate(COUNTED + 100, COUNTED + 200)
+        long = [Message("user", "a" * 3000)]
+        assert model.estimate(long, ChatOptions(max_output_tokens=100)).tokens == 1000 + 4 + 100
+        assert await model.prompt_tokens(long) == 750 + 4
+
+
+async def test_a_prompt_without_room_for_an_answer_asks_nobody(upstream: OpenAIServer) -> None:
+    async with chatting(upstream.base_url, context_tokens=COUNTED + 1) as model:
+        await complete(model)
+    assert upstream.requests[0].body["max_completion_tokens"] == 1
+    async with chatting(upstream.base_url, context_tokens=COUNTED) as model:
+        error = await failure(model)
+    assert isinstance(error, PromptTooLong)
+    assert error.message == f"messages: has about {COUNTED} tokens; the model's context is {COUNTED}"
+    assert len(upstream.requests) == 1
+
+
+async def test_azure(upstream: OpenAIServer) -> None:
+    resource = upstream.base_url.removesuffix("/v1")
+    endpoint = Endpoint("azure", resource, "my gpt", KEY, azure_api_version="2024-10-21")
+    async with chatting_with(endpoint) as model:
+        assert (await complete(model)).text == "Hello there."
+        request = upstream.requests[0]
+        assert request.path == "/openai/deployments/my%20gpt/chat/completions?api-version=2024-10-21"
+        assert request.headers["api-key"] == KEY
+        assert "authorization" not in request.headers
+    async with chatting_with(replace(endpoint, api_key="wrong")) as model:
+        assert isinstance(await failure(model), UpstreamRefused)
 
 
 async def test_cost_is_rounded_up(upstream: OpenAIServer) -> None:
     async with chatting(upstream.base_url, prices=Prices(150_000, 600_000, currency="EUR")) as model:
-        usage = (await model.complete(MESSAGES, ChatOptions(), deadline=soon())).done.usage
+        usage = (await complete(model)).done.usage
     assert (usage.cost_micros, usage.currency) == (4, "EUR")  # 11 * 0.15 + 3 * 0.6 = 3.45 millionths
 
 
@@ -140,12 +203,12 @@ PARAMETER = '{"error": {"message": "unsupported", "code": "unsupported_value", "
     [
         (
             Reply(status=400, body=CONTEXT_OPENAI),
-            InvalidRequest,
-            "messages: has too many tokens; the model's context is 4096",
+            PromptTooLong,
+            f"messages: has about {COUNTED} tokens; the model's context is 4096",
         ),
         (
             Reply(status=400, body=CONTEXT_LLAMA),
-            InvalidRequest,
+            PromptTooLong,
             "messages: has 9031 tokens; the model's context is 4096",
         ),
         (
@@ -154,15 +217,22 @@ PARAMETER = '{"error": {"message": "unsupported", "code": "unsupported_value", "
             "temperature: .* does not accept this value",
         ),
         (Reply(status=400, body=PARAMETER % "max_completion_tokens"), InvalidRequest, "max_output_tokens: "),
-        (Reply(status=400, body=PARAMETER % "stream"), UpstreamFailed, "HTTP 400"),
-        (Reply(status=400, body="not json"), UpstreamFailed, "HTTP 400"),
-        (Reply(status=403), UpstreamFailed, "the server's configuration .* is at fault"),
+        (Reply(status=400, body=PARAMETER % "stream"), UpstreamRejected, "HTTP 400"),
+        (Reply(status=400, body="not json"), UpstreamRejected, "HTTP 400"),
+        (
+            Reply(status=400, body='{"error": {"code": "content_filter"}}'),
+            InvalidRequest,
+            "refuses what they are about",
+        ),
+        (Reply(status=422), UpstreamRejected, "HTTP 422"),
+        (Reply(status=429, body='{"error": {"code": "insufficient_quota"}}'), UpstreamRefused, "configuration"),
+        (Reply(status=403), UpstreamRefused, "the server's configuration .* is at fault"),
         (
             Reply(status=404, body='{"error": {"code": "model_not_found"}}'),
-            UpstreamFailed,
+            UpstreamRefused,
             "the server's configuration",
         ),
-        (Reply(status=418), UpstreamFailed, "HTTP 418"),
+        (Reply(status=418), UpstreamRejected, "HTTP 418"),
         (Reply(status=500, body=KEY), UpstreamFailed, "HTTP 500"),
         (Reply(status=503), UpstreamFailed, "HTTP 503"),
         (Reply(cut_after=2), UpstreamFailed, "connection .* failed"),
@@ -175,7 +245,7 @@ PARAMETER = '{"error": {"message": "unsupported", "code": "unsupported_value", "
 )
 async def test_failures(
     upstream: OpenAIServer,
-    model: OpenAIChatModel,
+    model: OpenAIProvider,
     reply: Reply,
     kind: type[QuintetError],
     message: str,
@@ -188,7 +258,7 @@ async def test_failures(
     error_texts = f"{error.message} {error!r} {error.metadata} {caplog.text} {model!r} {vars(model)}"
     assert KEY not in error_texts
     assert len(upstream.requests) == 1
-    await model.complete(MESSAGES, ChatOptions(), deadline=soon())  # it works again, and no turn is lost
+    await complete(model)  # it works again, and no turn is lost
     with pytest.raises(kind, match=message):
         raise error
 
@@ -200,27 +270,35 @@ async def test_wrong_key_is_the_operators_fault_and_appears_nowhere(
     async with chatting(upstream.base_url, key=wrong) as model:
         with caplog.at_level(logging.DEBUG):
             error = await failure(model)
-        assert isinstance(error, UpstreamFailed)
-        assert "configuration" in error.message
+        assert isinstance(error, UpstreamRefused)
         assert wrong not in f"{error.message} {error!r} {caplog.text} {model!r} {vars(model)}"
         assert upstream.requests[-1].headers["authorization"] == f"Bearer {wrong}"
 
 
 @pytest.mark.parametrize(
-    ("header", "seconds"), [("7", 7.0), ("0", 0.5), ("1e9", 300.0), ("nan", 5.0), ("tomorrow", 5.0), (None, 5.0)]
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "7"}, 7.0),
+        ({"Retry-After": "0"}, 0.5),
+        ({"Retry-After": "1e9"}, 300.0),
+        ({"Retry-After": "nan"}, 5.0),
+        ({"Retry-After": "tomorrow"}, 5.0),
+        ({"Retry-After": "9", "Retry-After-Ms": "8500"}, 8.5),
+        ({}, 5.0),
+    ],
 )
 async def test_full_provider_is_not_waited_for(
-    upstream: OpenAIServer, model: OpenAIChatModel, header: str | None, seconds: float
+    upstream: OpenAIServer, model: OpenAIProvider, headers: dict[str, str], seconds: float
 ) -> None:
-    upstream.replies = [Reply(status=429, headers={"Retry-After": header} if header else {})]
+    upstream.replies = [Reply(status=429, headers=headers)]
     error = await failure(model, deadline=soon(1.0))
-    assert isinstance(error, ServerOverloaded)
+    assert isinstance(error, UpstreamFull)
     assert error.retry_after == seconds
 
 
-async def test_connection_that_fails_is_tried_once_more(upstream: OpenAIServer, model: OpenAIChatModel) -> None:
+async def test_connection_that_fails_is_tried_once_more(upstream: OpenAIServer, model: OpenAIProvider) -> None:
     upstream.replies = [Reply(hang_up=True)]
-    assert (await model.complete(MESSAGES, ChatOptions(), deadline=soon())).text == "Hello there."
+    assert (await complete(model)).text == "Hello there."
     upstream.replies = [Reply(hang_up=True), Reply(hang_up=True)]
     assert isinstance(await failure(model), UpstreamFailed)
 
@@ -229,11 +307,9 @@ async def test_embedded_endpoint_needs_no_proxy_and_keeps_no_connection(
     upstream: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    endpoint = Endpoint(upstream.base_url, "gpt", KEY, is_embedded=True)
-    model = OpenAIChatModel(DESCRIPTION, endpoint, slots=1, token_seconds=5.0)
-    assert (await model.complete(MESSAGES, ChatOptions(), deadline=soon())).text == "Hello there."
+    async with chatting_with(Endpoint("embedded", upstream.base_url, "gpt", KEY, is_embedded=True)) as model:
+        assert (await complete(model)).text == "Hello there."
     assert upstream.requests[0].headers["connection"] == "close"
-    await model.close()
 
 
 async def test_nobody_listens(upstream: OpenAIServer) -> None:
@@ -241,7 +317,11 @@ async def test_nobody_listens(upstream: OpenAIServer) -> None:
         assert isinstance(await failure(model), UpstreamFailed)
 
 
-@pytest.mark.parametrize("reply", [Reply(delay=5.0), Reply(pause=5.0)], ids=["before the answer", "in the answer"])
+@pytest.mark.parametrize(
+    "reply",
+    [Reply(delay=5.0), Reply(body_delay=5.0), Reply(pause=5.0)],
+    ids=["before the answer", "after its head", "in it"],
+)
 async def test_silence_is_a_timeout(upstream: OpenAIServer, reply: Reply) -> None:
     upstream.replies = [reply, reply]
     async with chatting(upstream.base_url, token_seconds=0.1) as impatient, chatting(upstream.base_url) as patient:
@@ -253,27 +333,28 @@ async def test_silence_is_a_timeout(upstream: OpenAIServer, reply: Reply) -> Non
 async def test_slow_tokens_are_not_a_timeout(upstream: OpenAIServer) -> None:
     upstream.replies = [Reply(deltas=["a"] * 5, pause=0.1)]
     async with chatting(upstream.base_url, token_seconds=0.3) as model:
-        assert (await model.complete(MESSAGES, ChatOptions(), deadline=soon())).text == "aaaaa"
+        assert (await complete(model)).text == "aaaaa"
 
 
-async def test_deadline_that_has_passed_asks_nobody(upstream: OpenAIServer, model: OpenAIChatModel) -> None:
+async def test_deadline_that_has_passed_asks_nobody(upstream: OpenAIServer, model: OpenAIProvider) -> None:
     assert isinstance(await failure(model, deadline=soon(-1.0)), DeadlineExceeded)
     assert upstream.requests == []
 
 
-async def test_closing_the_stream_closes_the_connection(upstream: OpenAIServer, model: OpenAIChatModel) -> None:
+async def test_closing_the_stream_closes_the_connection(upstream: OpenAIServer, model: OpenAIProvider) -> None:
     upstream.replies = [Reply(deltas=["a"] * 1000, pause=0.01)]
     async with aclosing(model.stream(MESSAGES, ChatOptions(), deadline=soon())) as events:
+        assert isinstance(await anext(events), ChatStarted)
         assert await anext(events) == TextDelta("a")
     await until(lambda: (upstream.abandoned, upstream.active) == (1, 0), seconds=1.0)
 
 
 @pytest.mark.parametrize("reply", [Reply(delay=5.0), Reply(pause=5.0)], ids=["before the answer", "in the answer"])
 async def test_cancelling_the_call_closes_the_connection(
-    upstream: OpenAIServer, model: OpenAIChatModel, reply: Reply
+    upstream: OpenAIServer, model: OpenAIProvider, reply: Reply
 ) -> None:
     upstream.replies = [reply]
-    call = asyncio.create_task(model.complete(MESSAGES, ChatOptions(), deadline=soon()))
+    call = asyncio.create_task(complete(model))
     await until(lambda: upstream.requests)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -284,7 +365,7 @@ async def test_cancelling_the_call_closes_the_connection(
 async def test_one_slot_four_waiting_and_the_rest_refused(upstream: OpenAIServer) -> None:
     upstream.replies = [Reply(delay=0.05) for _ in range(5)]
     async with chatting(upstream.base_url) as model:
-        calls = [asyncio.create_task(model.complete(MESSAGES, ChatOptions(), deadline=soon())) for _ in range(7)]
+        calls = [asyncio.create_task(complete(model)) for _ in range(7)]
         results = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(result).__name__ for result in results] == ["ChatAnswer"] * 5 + ["ServerOverloaded"] * 2
     assert upstream.most_active == 1
@@ -293,7 +374,7 @@ async def test_one_slot_four_waiting_and_the_rest_refused(upstream: OpenAIServer
 async def test_who_waits_for_a_turn_keeps_his_deadline(upstream: OpenAIServer) -> None:
     upstream.replies = [Reply(delay=0.5)]
     async with chatting(upstream.base_url) as model:
-        first = asyncio.create_task(model.complete(MESSAGES, ChatOptions(), deadline=soon()))
+        first = asyncio.create_task(complete(model))
         await until(lambda: upstream.requests)
         assert isinstance(await failure(model, deadline=soon(0.05)), DeadlineExceeded)
         assert (await first).text == "Hello there."

@@ -7,18 +7,19 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from server.engines.chat import Endpoint, OpenAIChatModel
-from server.engines.embedded_llm import EmbeddedChatModel
-from server.engines.interfaces import ChatOptions, FinishReason, Message, TextDelta, UsageSource
-from server.errors import InvalidRequest, ModelLoading, ModelUnavailable, UpstreamFailed
+from server.engines.chat import Endpoint
+from server.engines.embedded_llm import EmbeddedProvider, read_counter
+from server.engines.interfaces import ChatOptions, ChatStarted, FinishReason, Message, TextDelta, UsageSource
+from server.errors import InvalidRequest, ModelLoading, ModelUnavailable, UpstreamFailed, UpstreamRefused
 from server.runtime.artefact import Artefact, open_artefact
+from tests.chatting import chatting, complete
 from tests.waiting import is_alive, until
 
 QUESTION = [Message("user", "What is the capital of France? Answer in one word.")]
@@ -32,11 +33,17 @@ def small_llm(models: Path) -> Artefact:
 
 
 @pytest.fixture(scope="module")
-async def model(small_llm: Artefact) -> AsyncIterator[EmbeddedChatModel]:
-    chat_model = EmbeddedChatModel(small_llm, slots=2, context_tokens=512, token_seconds=20.0)
-    await chat_model.start()
-    yield chat_model
-    await chat_model.close()
+async def model(small_llm: Artefact) -> AsyncIterator[EmbeddedProvider]:
+    provider = embedded(small_llm, slots=2)
+    await provider.start()
+    yield provider
+    await provider.close()
+
+
+def embedded(artefact: Artefact, slots: int = 1, on_change: Callable[[], None] = lambda: None) -> EmbeddedProvider:
+    return EmbeddedProvider(
+        artefact, read_counter(artefact), slots=slots, context_tokens=512, token_seconds=20.0, on_change=on_change
+    )
 
 
 def soon() -> float:
@@ -52,31 +59,34 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def test_answer(model: EmbeddedChatModel) -> None:
-    answer = await model.complete(QUESTION, GREEDY, deadline=soon())
+async def test_answer(model: EmbeddedProvider) -> None:
+    answer = await complete(model, QUESTION, GREEDY, deadline=soon())
     assert "Paris" in answer.text
     assert answer.done.model == model.description.identity
     assert answer.done.model.digest.startswith("sha256:")
     usage = answer.done.usage
     assert (usage.source, usage.cost_micros) == (UsageSource.PROVIDER, 0)
-    assert usage.prompt_tokens > 10
+    assert usage.prompt_tokens == await model.prompt_tokens(QUESTION)
     assert 0 < usage.completion_tokens <= 8
-    assert await model.complete(QUESTION, GREEDY, deadline=soon()) == answer
+    again = await complete(model, QUESTION, GREEDY, deadline=soon())
+    assert again.text == answer.text
+    assert 0 < again.done.usage.cached_tokens < usage.prompt_tokens
 
 
-async def test_limit_of_output_tokens(model: EmbeddedChatModel) -> None:
-    answer = await model.complete(LONG, ChatOptions(max_output_tokens=2, temperature=0.0), deadline=soon())
+async def test_limit_of_output_tokens(model: EmbeddedProvider) -> None:
+    answer = await complete(model, LONG, ChatOptions(max_output_tokens=2, temperature=0.0), deadline=soon())
     assert (answer.done.finish_reason, answer.done.usage.completion_tokens) == (FinishReason.LENGTH, 2)
 
 
-async def test_prompt_over_the_context(model: EmbeddedChatModel) -> None:
+async def test_prompt_over_the_context(model: EmbeddedProvider) -> None:
     with pytest.raises(InvalidRequest, match=r"messages: has \d+ tokens; the model's context is 512"):
-        await model.complete([Message("user", "word " * 600)], GREEDY, deadline=soon())
+        await complete(model, [Message("user", "word " * 600)], GREEDY, deadline=soon())
 
 
-async def test_closing_the_stream_stops_the_generation(model: EmbeddedChatModel) -> None:
+async def test_closing_the_stream_stops_the_generation(model: EmbeddedProvider) -> None:
     assert model.pid
     async with aclosing(model.stream(LONG, ChatOptions(max_output_tokens=400), deadline=soon())) as events:
+        assert isinstance(await anext(events), ChatStarted)
         assert isinstance(await anext(events), TextDelta)
     async with asyncio.timeout(2.0):  # all 400 tokens take longer
         busy = 1.0
@@ -86,14 +96,12 @@ async def test_closing_the_stream_stops_the_generation(model: EmbeddedChatModel)
             busy = cpu_seconds(model.pid) - before
 
 
-async def test_only_who_has_the_key_is_answered_and_it_is_not_visible(model: EmbeddedChatModel) -> None:
+async def test_only_who_has_the_key_is_answered_and_it_is_not_visible(model: EmbeddedProvider) -> None:
     chat = model._chat
     key, base_url = chat._endpoint.api_key, str(chat._client.base_url)
-    endpoint = Endpoint(base_url, "any", "wrong", is_embedded=True)
-    stranger = OpenAIChatModel(model.description, endpoint, slots=1, token_seconds=5.0)
-    with pytest.raises(UpstreamFailed, match="configuration"):
-        await stranger.complete(QUESTION, GREEDY, deadline=soon())
-    await stranger.close()
+    async with chatting(Endpoint("embedded", base_url, "any", "wrong", is_embedded=True)) as stranger:
+        with pytest.raises(UpstreamRefused, match="configuration"):
+            await complete(stranger, QUESTION, GREEDY)
     assert model.pid
     arguments, environment = (proc(model.pid, file) for file in ("cmdline", "environ"))
     assert b"llm_child" in arguments
@@ -108,11 +116,11 @@ async def test_child_that_is_killed_comes_back(small_llm: Artefact) -> None:
     def note() -> None:
         changes.append(llm.ready)
 
-    llm = EmbeddedChatModel(small_llm, slots=1, context_tokens=512, token_seconds=20.0, on_change=note)
+    llm = embedded(small_llm, on_change=note)
     try:
         await llm.start()
         assert llm.pid
-        running = asyncio.create_task(llm.complete(LONG, ChatOptions(max_output_tokens=400), deadline=soon()))
+        running = asyncio.create_task(complete(llm, LONG, ChatOptions(max_output_tokens=400), deadline=soon()))
         before = cpu_seconds(llm.pid)
         await until(lambda: cpu_seconds(llm.pid or 0) > before + 0.05)
         os.kill(llm.pid, signal.SIGKILL)
@@ -120,11 +128,11 @@ async def test_child_that_is_killed_comes_back(small_llm: Artefact) -> None:
             await running
         await until(lambda: not llm.ready)
         with pytest.raises(ModelLoading):
-            await llm.complete(QUESTION, GREEDY, deadline=soon())
+            await complete(llm, QUESTION, GREEDY, deadline=soon())
         with pytest.raises(ModelLoading):
             llm.stream(QUESTION, GREEDY, deadline=soon())
         await until(lambda: llm.ready)
-        assert (await llm.complete(QUESTION, GREEDY, deadline=soon())).text
+        assert (await complete(llm, QUESTION, GREEDY, deadline=soon())).text
         assert changes == [True, False, True]
     finally:
         await llm.close()
@@ -135,11 +143,12 @@ def test_child_does_not_outlive_its_parent(small_llm: Artefact, models: Path, wh
     script = """
         import asyncio, sys
         from pathlib import Path
-        from server.engines.embedded_llm import EmbeddedChatModel
+        from server.engines.embedded_llm import EmbeddedProvider, read_counter
         from server.runtime.artefact import open_artefact
         async def main():
             artefact = open_artefact(Path(sys.argv[1]), "smollm2-135m-instruct")
-            model = EmbeddedChatModel(artefact, slots=1, context_tokens=512, token_seconds=20.0)
+            counter = read_counter(artefact)
+            model = EmbeddedProvider(artefact, counter, slots=1, context_tokens=512, token_seconds=20.0)
             start = asyncio.create_task(model.start())
             while not model.pid:
                 await asyncio.sleep(0.01)
@@ -162,8 +171,9 @@ def test_child_does_not_outlive_its_parent(small_llm: Artefact, models: Path, wh
 
 
 async def test_broken_weights(small_llm: Artefact, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").symlink_to(small_llm.path / "tokenizer.json")
     (tmp_path / "model.gguf").write_bytes((small_llm.path / "model.gguf").read_bytes()[:1_000_000])
-    model = EmbeddedChatModel(replace(small_llm, path=tmp_path), slots=1, context_tokens=512, token_seconds=20.0)
+    model = embedded(replace(small_llm, path=tmp_path))
     with pytest.raises(ModelUnavailable, match="could not be started"):
         await model.start()
     await model.close()

@@ -6,11 +6,11 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.engines.chat import Endpoint, OpenAIChatModel
-from server.engines.interfaces import ChatOptions, Message, ModelDescription, ModelIdentity, ModelTask
+from server.engines.route import Leg
 from server.interceptors.admission import Admission
 from server.metrics import Collector, serving
-from server.runtime.models import Slot
+from server.runtime.breaker import Breaker
+from tests.chatting import chatting, complete, endpoint_of
 from tests.fakes import OpenAIServer
 from tests.unit.test_interceptors import CLASSIFY, Served, classify
 
@@ -41,7 +41,7 @@ async def test_calls_lanes_and_refusals() -> None:
         await asyncio.gather(*(classify(channel) for _ in range(5)))
         server.admission.stopping = True
         assert isinstance(await classify(channel).details(), str)
-        collector = Collector(server.admission, {"models": server.classification.lanes}, [])
+        collector = Collector(server.admission, {"models": server.classification.lanes}, [], {})
         with serving("127.0.0.1", 0, collector) as port:
             found = await scrape(port)
     finally:
@@ -61,25 +61,19 @@ async def test_calls_lanes_and_refusals() -> None:
 
 
 async def test_tokens_and_time_to_the_first_one() -> None:
-    description = ModelDescription(ModelIdentity("gpt", "", ""), ModelTask.CHAT, "openai")
-    slot: Slot[OpenAIChatModel] = Slot("gpt", lambda: None)
-    async with OpenAIServer("key").running() as upstream:
-
-        async def build() -> OpenAIChatModel:
-            return OpenAIChatModel(description, Endpoint(upstream.base_url, "gpt", "key"), slots=1, token_seconds=5)
-
-        await slot.load(build)
-        deadline = asyncio.get_running_loop().time() + 5
-        await slot.get().complete([Message("user", "hi")], ChatOptions(), deadline=deadline)
+    breaker = Breaker("fake", failures=1)
+    async with OpenAIServer("key").running() as upstream, chatting(endpoint_of(upstream)) as provider:
+        await complete(provider)
+        breaker.failed(breaker.enter() or 0)
         admission = Admission(1, 1, max_wait_seconds=1, lanes=1)
-        with serving("127.0.0.1", 0, Collector(admission, {}, [slot])) as port:
+        with serving("127.0.0.1", 0, Collector(admission, {}, [], {"fake/gpt": Leg(provider, breaker)})) as port:
             found = await scrape(port)
-            with pytest.raises(OSError, match="in use"), serving("127.0.0.1", port, Collector(admission, {}, [])):
+            with pytest.raises(OSError, match="in use"), serving("127.0.0.1", port, Collector(admission, {}, [], {})):
                 pass
-        await slot.get().close()
-    model = {"gen_ai_request_model": "gpt"}
+    model = {"gen_ai_provider_name": "fake", "gen_ai_request_model": "gpt"}
     assert value(found, "gen_ai_client_token_usage_sum", **model, gen_ai_token_type="input") == 11
     assert value(found, "gen_ai_client_token_usage_sum", **model, gen_ai_token_type="output") == 3
     assert value(found, "gen_ai_server_time_to_first_token_seconds_count", **model) == 1
     assert value(found, "gen_ai_server_request_duration_seconds_count", **model) == 1
-    assert value(found, "quintet_model_ready", model="gpt") == 1
+    assert value(found, "quintet_provider_breaker_state", gen_ai_provider_name="fake") == 2
+    assert value(found, "quintet_provider_breaker_openings_total", gen_ai_provider_name="fake") == 1

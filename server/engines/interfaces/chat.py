@@ -126,8 +126,12 @@ class ChatProvider(Protocol):
 
     description: ModelDescription
 
+    async def prompt_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of the conversation by our own count, which is the model's where its tokenizer is here."""
+        ...
+
     def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Estimate:
-        """What the answer costs at most."""
+        """About what the answer costs at most; it does not wait, so long prompts are guessed from their size."""
         ...
 
     def stream(
@@ -142,8 +146,12 @@ class ChatModel(Protocol):
 
     description: ModelDescription
 
+    async def prompt_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of the conversation by our own count, which is the model's where its tokenizer is here."""
+        ...
+
     def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Estimate:
-        """What the answer costs at most."""
+        """About what the answer costs at most; it does not wait, so long prompts are guessed from their size."""
         ...
 
     def stream(

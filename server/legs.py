@@ -1,0 +1,101 @@
+"""Models of providers, made from what the settings say. It imports heavy libraries, so it is imported late."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from server.engines.chat import Endpoint, OpenAIProvider, turns_of
+from server.engines.embedded_llm import EMBEDDED, EmbeddedProvider, read_counter
+from server.engines.interfaces import ModelDescription, ModelIdentity, ModelTask
+from server.engines.route import Leg
+from server.engines.tokens import ByteCounter, TokenCounter, TokenizerCounter
+from server.errors import ModelUnavailable
+from server.lineup import Lineup
+from server.providers import Azure, Model, OpenAI
+from server.runtime import memory
+from server.runtime.artefact import open_artefact, open_part
+from server.runtime.breaker import Breaker
+from server.runtime.pool import Pool
+from server.settings import Settings
+
+
+class Legs:
+    """Makes them. `breaker_of` gives a provider's breaker; what is opened is closed by `closing`."""
+
+    def __init__(
+        self, settings: Settings, lineup: Lineup, breaker_of: Callable[[str], Breaker], closing: AsyncExitStack
+    ) -> None:
+        self._settings = settings
+        self._lineup = lineup
+        self._breaker_of = breaker_of
+        self._closing = closing
+
+    async def remote(self) -> dict[str, Leg]:
+        """Those of the file or of the one endpoint, by "provider/model". Raises ModelUnavailable for a tokenizer
+        that cannot be read.
+
+        Who brings no tokenizer is counted with the embedded model's if it is published, else by bytes.
+        """
+        config, legs = self._lineup.config, {}
+        other = await asyncio.to_thread(self._published_counter) if config.providers else ByteCounter()
+        for name, provider in config.providers.items():
+            turns, breaker = turns_of(provider.concurrency), self._breaker_of(name)
+            for model_name, model in provider.models.items():
+                ref = f"{name}/{model_name}"
+                label = ref if ref in self._lineup.names else model_name
+                engine = "azure" if isinstance(provider, Azure) else "openai"
+                description = ModelDescription(
+                    ModelIdentity(label, "", ""), ModelTask.CHAT, engine, max_input_tokens=model.context_tokens
+                )
+                counter = await asyncio.to_thread(self._own_counter, ref, model) or other
+                chat = OpenAIProvider(description, self._endpoint(name, provider, model_name, model), turns, counter)
+                self._closing.push_async_callback(chat.close)
+                legs[ref] = Leg(chat, breaker)
+        return legs
+
+    async def embedded(self, pool: Pool, on_change: Callable[[], None]) -> Leg:
+        """The embedded model's, once its process answers. Raises ModelUnavailable and ModelDoesNotFit."""
+        settings, name = self._settings, self._lineup.embedded
+        artefact = await asyncio.to_thread(open_artefact, settings.data / "models", name)
+        counter = await asyncio.to_thread(read_counter, artefact)
+        await pool.residency.charge(name, artefact.manifest.size_bytes)
+        chat = EmbeddedProvider(
+            artefact,
+            counter,
+            slots=settings.llm_slots,
+            context_tokens=settings.llm_context_tokens,
+            token_seconds=settings.llm_timeout_seconds,
+            on_change=on_change,
+        )
+        self._closing.push_async_callback(chat.close)
+        await chat.start()
+        pool.residency.budget.hold(name, memory.resident_bytes(chat.pid))
+        return Leg(chat, self._breaker_of(EMBEDDED), lambda: chat.ready)
+
+    def _endpoint(self, name: str, provider: OpenAI | Azure, model_name: str, model: Model) -> Endpoint:
+        return Endpoint(
+            name,
+            provider.endpoint if isinstance(provider, Azure) else provider.base_url,
+            model.deployment or model_name,
+            self._lineup.keys[name],
+            {header: value.get_secret_value() for header, value in provider.headers.items()},
+            self._lineup.config.prices(model),
+            azure_api_version=provider.api_version if isinstance(provider, Azure) else "",
+            connect_seconds=provider.connect_seconds,
+            token_seconds=provider.token_seconds,
+        )
+
+    def _own_counter(self, ref: str, model: Model) -> TokenCounter | None:
+        if model.tokenizer is None:
+            return None
+        try:
+            return TokenizerCounter.read(self._lineup.config.folder / model.tokenizer.expanduser())
+        except (OSError, ValueError) as error:
+            raise ModelUnavailable(f'the tokenizer of "{ref}" cannot be read; see QUINTET_PROVIDERS') from error
+
+    def _published_counter(self) -> TokenCounter:
+        try:
+            part = open_part(self._settings.data / "models", self._lineup.embedded, "tokenizer.json")
+            return TokenizerCounter.read(part)
+        except (OSError, ValueError, ModelUnavailable):
+            return ByteCounter()
