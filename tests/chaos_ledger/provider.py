@@ -68,7 +68,7 @@ class Provider:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            _, request = await read_request(reader)
+            request = await read_request(reader)
             gone = asyncio.create_task(reader.read())  # ends when the client goes away
             answer = asyncio.create_task(self._answer(writer, request.headers, request.body))
             await asyncio.wait({gone, answer}, return_when=asyncio.FIRST_COMPLETED)
