@@ -92,7 +92,7 @@ class Home:
             port=str(self._port),
             tenants=str(self._folder / "tenants.toml"),
             llm="off",
-            models=json.dumps(dict.fromkeys(_NOT_NEEDED, {"preload": False})),
+            models=json.dumps({name: {"preload": False} for name in _NOT_NEEDED}),
             providers=str(self._folder / "providers.toml"),
             shutdown_grace_seconds="2",
             log_level="WARNING",
