@@ -92,12 +92,12 @@ class Registrar:
         async def unary(payload: Any, context: Any) -> Any:
             call, size = admission.identify(name, context), size_of(payload)
             code, reason = grpc.StatusCode.CANCELLED, ""
+            calls.enter(call)  # first, so that refusals are logged with its id
             try:
                 if auth is not None:
                     call.caller = auth.identify(name, context)
                 admission.enter(call, method, size)
                 try:
-                    calls.enter(call)
                     if call.brought_deadline:  # gRPC cancels the task when it passes
                         response = await serve(checked(payload), context)
                     else:
@@ -123,12 +123,12 @@ class Registrar:
         async def stream(payload: Any, context: Any) -> AsyncIterator[Any]:
             call, size = admission.identify(name, context), size_of(payload)
             code, reason = grpc.StatusCode.CANCELLED, ""
+            calls.enter(call)  # first, so that refusals are logged with its id
             try:
                 if auth is not None:
                     call.caller = auth.identify(name, context)
                 admission.enter(call, method, size)
                 try:
-                    calls.enter(call)
                     async with asyncio.timeout_at(call.deadline):
                         async for response in serve(checked(payload), context):
                             yield response
