@@ -90,12 +90,13 @@ class Registrar:
         auth, admission, method = self._auth, self._admission, self._admission.method(name)
 
         async def unary(payload: Any, context: Any) -> Any:
-            call, size = admission.identify(name, context), size_of(payload)
+            metadata = context.invocation_metadata() or ()
+            call, size = admission.identify(name, metadata, context), size_of(payload)
             code, reason = grpc.StatusCode.CANCELLED, ""
             calls.enter(call)  # first, so that refusals are logged with its id
             try:
                 if auth is not None:
-                    call.caller = auth.identify(name, context)
+                    call.caller = auth.identify(name, metadata, context)
                 admission.enter(call, method, size)
                 try:
                     if call.brought_deadline:  # gRPC cancels the task when it passes
@@ -121,12 +122,13 @@ class Registrar:
         auth, admission, method = self._auth, self._admission, self._admission.method(name)
 
         async def stream(payload: Any, context: Any) -> AsyncIterator[Any]:
-            call, size = admission.identify(name, context), size_of(payload)
+            metadata = context.invocation_metadata() or ()
+            call, size = admission.identify(name, metadata, context), size_of(payload)
             code, reason = grpc.StatusCode.CANCELLED, ""
             calls.enter(call)  # first, so that refusals are logged with its id
             try:
                 if auth is not None:
-                    call.caller = auth.identify(name, context)
+                    call.caller = auth.identify(name, metadata, context)
                 admission.enter(call, method, size)
                 try:
                     async with asyncio.timeout_at(call.deadline):

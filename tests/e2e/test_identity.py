@@ -240,8 +240,10 @@ def test_plain_metadata_is_enough(start: Start, tmp_path: Path) -> None:
     """As `grpcurl -H "authorization: Bearer KEY"` sends it, without anything of ours; and the command with a file."""
     file = tmp_path / "tenants.toml"
     key = add_tenant(file, "acme")
-    server = start(tenants=str(file))
+    server = start(tenants=str(file), reflection="false")
     with grpc.insecure_channel(server.address) as channel:
+        reflect: Any = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+        assert reflect(iter([b""]), metadata=bearer(key), timeout=10).code() is Code.UNIMPLEMENTED
         invoke: Any = channel.unary_unary("/quintet.v1.ModelService/ListModels")
         assert invoke(b"", metadata=bearer(key), timeout=10)
     (tmp_path / "key").write_text(f"{key}\n")
