@@ -90,14 +90,15 @@ class Registrar:
         auth, admission, method = self._auth, self._admission, self._admission.method(name)
 
         async def unary(payload: Any, context: Any) -> Any:
-            call, size = admission.identify(name, context), size_of(payload)
+            metadata = context.invocation_metadata() or ()
+            call, size = admission.identify(name, metadata, context), size_of(payload)
             code, reason = grpc.StatusCode.CANCELLED, ""
+            calls.enter(call)  # first, so that refusals are logged with its id
             try:
                 if auth is not None:
-                    call.caller = auth.identify(name, context)
+                    call.caller = auth.identify(name, metadata, context)
                 admission.enter(call, method, size)
                 try:
-                    calls.enter(call)
                     if call.brought_deadline:  # gRPC cancels the task when it passes
                         response = await serve(checked(payload), context)
                     else:
@@ -121,14 +122,15 @@ class Registrar:
         auth, admission, method = self._auth, self._admission, self._admission.method(name)
 
         async def stream(payload: Any, context: Any) -> AsyncIterator[Any]:
-            call, size = admission.identify(name, context), size_of(payload)
+            metadata = context.invocation_metadata() or ()
+            call, size = admission.identify(name, metadata, context), size_of(payload)
             code, reason = grpc.StatusCode.CANCELLED, ""
+            calls.enter(call)  # first, so that refusals are logged with its id
             try:
                 if auth is not None:
-                    call.caller = auth.identify(name, context)
+                    call.caller = auth.identify(name, metadata, context)
                 admission.enter(call, method, size)
                 try:
-                    calls.enter(call)
                     async with asyncio.timeout_at(call.deadline):
                         async for response in serve(checked(payload), context):
                             yield response

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from server.calls import Caller
 from server.errors import PermissionDenied, Unauthenticated
+from server.interceptors.admission import Metadata
 from server.stores.api_keys import NOBODYS, id_of
 from server.stores.tenants import Role, Tenant
 from server.stores.tenants_file import TenantsFile
@@ -49,7 +50,7 @@ _IDENTITIES = (("peer_uri", "uri"), ("peer_dns", "dns"), ("x509_common_name", "c
 class Auth(Protocol):
     """Knows the callers."""
 
-    def identify(self, method: str, context: Any) -> Caller:
+    def identify(self, method: str, metadata: Metadata, context: Any) -> Caller:
         """The caller of "/quintet.v1.ChatService/Chat". Raises Unauthenticated or PermissionDenied."""
         ...
 
@@ -65,9 +66,9 @@ class TenantAuth:
         self._next_warning = 0.0
         self.refused = {Unauthenticated.reason: 0, PermissionDenied.reason: 0}
 
-    def identify(self, method: str, context: Any) -> Caller:
+    def identify(self, method: str, metadata: Metadata, context: Any) -> Caller:
         """The caller. Raises Unauthenticated or PermissionDenied."""
-        keys = [value for name, value in context.invocation_metadata() or () if name == "authorization"]
+        keys = [value for name, value in metadata if name == "authorization"]
         found = self._by_key(keys) if keys else self._by_certificate(context)
         if found is None:
             self._refuse(Unauthenticated.reason, context)

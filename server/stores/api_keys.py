@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 ID = "[a-z0-9]{4,32}"
 _KEY = re.compile(rf"qk_({ID})_[A-Za-z0-9_-]{{43}}")
+_LIKE_A_KEY = re.compile(r"qk_[A-Za-z0-9_-]+")
 _HASH = re.compile(r"sha256:((?:[0-9a-f]{2}){16,64}):([0-9a-f]{64})")
 
 
@@ -36,6 +37,11 @@ def id_of(key: str) -> str | None:
     """The id in a key, or None if the text is no key."""
     found = _KEY.fullmatch(key)
     return found[1] if found else None
+
+
+def without_keys(text: str) -> str:
+    """The text with stars for keys and for what may be a part of one."""
+    return _LIKE_A_KEY.sub("qk_***", text)
 
 
 def parse_hash(text: str) -> tuple[bytes, bytes]:

@@ -132,7 +132,7 @@ class TenantsFile(Followed[Directory]):
             try:
                 return parse(contents[0], services)
             except BadFile as error:
-                raise BadFile(f"{path}: {error}") from None
+                raise BadFile(f"{path}: {api_keys.without_keys(str(error))}") from None  # somebody may write one there
 
         super().__init__("tenants", [path], make)
 

@@ -72,6 +72,10 @@ def test_installed_from_the_wheel(wheel: Path, python: Path, tmp_path: Path) -> 
     assert EXPECTED <= modules <= EXPECTED | TOLERATED
     assert call(python.parent / "quintet", "--version", cwd=tmp_path) == "quintet 0.1.0\n"
     assert "NAmes" in call(python, "-m", "quintet_client", "price", "--example", cwd=tmp_path)
+    edit: list[str | Path] = [python.parent / "quintet", "tenants", "add", "acme", "--file", tmp_path / "tenants.toml"]
+    done = subprocess.run(edit, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: needs pip install 'quintet-client[tenants]'\n"
     installed = pip("--python", python, "list", "--format=freeze", cwd=tmp_path)
     assert {line.partition("==")[0] for line in installed.splitlines()} == {
         "googleapis-common-protos",

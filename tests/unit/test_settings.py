@@ -1,0 +1,29 @@
+"""Settings that must not be taken."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from server.settings import Settings
+
+FILE = Path("some.pem")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "::1", "[::1]"])
+def test_this_machine_needs_no_tenants(host: str) -> None:
+    assert Settings(host=host).is_local
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "::", "10.0.0.1", "models.internal", "localhost.example", ""])
+def test_other_addresses_need_tenants_or_a_word(host: str) -> None:
+    with pytest.raises(ValidationError, match="anybody could call"):
+        Settings(host=host)
+    assert not Settings(host=host, tenants=FILE).is_local
+    assert not Settings(host=host, allow_anonymous=True).is_local
+
+
+@pytest.mark.parametrize("given", [{"tls_cert": FILE}, {"tls_key": FILE}, {"tls_client_ca": FILE}])
+def test_certificates_are_complete(given: dict[str, Path]) -> None:
+    with pytest.raises(ValidationError, match=r"QUINTET_TLS_CERT and QUINTET_TLS_KEY"):
+        Settings(**given)  # type: ignore[arg-type]
