@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ByteSize, Field, SecretStr, model_validator
+from pydantic import BaseModel, ByteSize, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -76,6 +77,19 @@ class Settings(BaseSettings):
     llm_context_tokens: int = Field(4096, ge=512, description="context of one conversation")
     llm_slots: int = Field(2, ge=1, description="generations at once")
     llm_timeout_seconds: float = Field(120.0, gt=0, description="longest wait for the next token")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url_can_be_read(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            try:
+                url = urlsplit(value.get_secret_value())
+                fits = url.scheme in {"redis", "rediss", "unix"} and (url.port or True)
+            except ValueError:  # its text has parts of the password
+                fits = False
+            if not fits:
+                raise ValueError("must be redis://, rediss:// or unix://, with what is special in a password as %XX")
+        return value
 
     @model_validator(mode="after")
     def _endpoint_has_a_model(self) -> "Settings":

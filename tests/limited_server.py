@@ -8,6 +8,7 @@ it reserves, the second how many it spends.
 import asyncio
 import json
 import sys
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -44,6 +45,9 @@ class Chat(chat_pb2_grpc.ChatServiceServicer):
     async def Chat(self, request: Any, context: Any) -> chat_pb2.ChatResponse:
         calls.current().spent_tokens = int(request.messages[1].content)
         return chat_pb2.ChatResponse()
+
+    async def StreamChat(self, request: Any, context: Any) -> AsyncIterator[chat_pb2.StreamChatResponse]:
+        yield chat_pb2.StreamChatResponse()
 
 
 def estimate(request: Any) -> Cost:

@@ -27,12 +27,15 @@ class Permit(Protocol):
 
 
 class Limiter(Protocol):
-    """Decides. `degraded` is true while it cannot see what other processes admit."""
+    """Decides."""
 
-    degraded: bool
+    @property
+    def degraded(self) -> bool:
+        """Whether it cannot see what other processes admit, though it should."""
+        ...
 
     async def enter(self, tenant: Tenant, service: str, estimate: Cost, *, seconds: float) -> Permit | None:
-        """Admit a call that ends within `seconds`, or raise QuotaExceeded or BudgetExhausted.
+        """Admit a call that ends within `seconds`, or raise QuotaExceeded, BudgetExhausted or LedgerUnavailable.
 
         None if the tenant has no limits for this service ("ChatService"). Never takes longer than a fraction of a
         second.

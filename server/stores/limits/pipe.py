@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -18,11 +19,11 @@ from typing import Any, TypeVar
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 log = logging.getLogger(__name__)
 ANSWER_SECONDS = 0.25  # how long a batch may take
-_CONNECT_SECONDS = 0.2
+_CONNECT_SECONDS = 1.0  # no call waits for that
 _LATE_SECONDS = 0.1  # for what had come while the event loop was held up
 _AGAIN_SECONDS = 1.0
 _CLOSE_SECONDS = 2.0
@@ -116,11 +117,11 @@ class Pipe:
         """Send what was settled, for at most two seconds."""
         if self._task is None:
             return
-        self._settled.clear()
-        self._work.set()
-        settled = asyncio.create_task(self._settled.wait())
-        await asyncio.wait({settled, self._task}, timeout=_CLOSE_SECONDS)
-        settled.cancel()
+        if self._settlements:
+            self._settled.clear()
+            settled = asyncio.create_task(self._settled.wait())
+            await asyncio.wait({settled}, timeout=_CLOSE_SECONDS)
+            settled.cancel()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._give_up()
@@ -241,8 +242,11 @@ class Pipe:
         self._give_up()
         if (now := time.monotonic()) >= self._next_warning:
             self._next_warning = now + _WARN_SECONDS
-            log.warning("Redis at %s does not serve limits (%s): deciding alone", self._where, type(error).__name__)
-        await self._redis.connection_pool.disconnect(inuse_connections=True)
+            # What a Redis answers holds no secrets; what a library says of an address might.
+            why = f"{type(error).__name__}: {error}" if isinstance(error, ResponseError) else type(error).__name__
+            log.warning("Redis at %s does not serve limits (%s): deciding alone", self._where, why)
+        with suppress(Exception):  # it is gone, however it goes
+            await self._redis.connection_pool.disconnect(inuse_connections=True)
 
     def _give_up(self) -> None:
         while self._questions:
