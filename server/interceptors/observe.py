@@ -1,7 +1,7 @@
 """What is known of every method: how its calls ended and how long they took, in plain numbers, and a line of log each.
 
-What succeeds is logged at DEBUG, the rest at INFO; refusals under load are DEBUG, too, because logging them would cost
-more than refusing them. `server/metrics.py` publishes the numbers.
+What succeeds is logged at DEBUG, the rest at INFO; refusals under load and of limits are DEBUG, too, because logging
+them would cost more than refusing them. `server/metrics.py` publishes the numbers.
 """
 
 import logging
@@ -10,11 +10,12 @@ import time
 import grpc
 
 from server.calls import Call
-from server.errors import ServerOverloaded
+from server.errors import BudgetExhausted, QuotaExceeded, ServerOverloaded
 from server.runtime.histogram import Histogram
 
 log = logging.getLogger("server.access")
 OK = grpc.StatusCode.OK
+_QUIET = {ServerOverloaded.reason, QuotaExceeded.reason, BudgetExhausted.reason}
 
 
 class Method:
@@ -35,6 +36,6 @@ class Method:
         if durations is None:
             durations = self.ended[code, reason] = Histogram()
         durations.add(took)
-        level = logging.DEBUG if code is OK or reason == ServerOverloaded.reason else logging.INFO
+        level = logging.DEBUG if code is OK or reason in _QUIET else logging.INFO
         if log.isEnabledFor(level):
             log.log(level, "%s %s %s %.1f ms", self.name, code.name, reason or "-", took * 1000)

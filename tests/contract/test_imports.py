@@ -25,6 +25,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "server/services": {"server.interceptors", "server.settings", "server.app", "numpy", *HEAVY},
     "server/interceptors": {"server.services", "server.engines", "server.app", "numpy", *HEAVY},
     "server/app.py": HEAVY,
+    "server/limiting.py": HEAVY,
     "server/metrics.py": HEAVY,
     "server/calls.py": {"server", *TRANSPORT, *HEAVY},
     "training": {"server.services", "server.interceptors", "server.app", *TRANSPORT},
