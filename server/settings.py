@@ -5,6 +5,7 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ByteSize, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -115,6 +116,19 @@ class Settings(BaseSettings):
     def ledger_target(self) -> Path | str:
         """The ledger's SQLite file, or the URL of its database."""
         return self.ledger_url.get_secret_value() if self.ledger_url else self.data / "state" / "ledger.sqlite"
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url_can_be_read(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            try:
+                url = urlsplit(value.get_secret_value())
+                fits = url.scheme in {"redis", "rediss", "unix"} and (url.port or True)
+            except ValueError:  # its text has parts of the password
+                fits = False
+            if not fits:
+                raise ValueError("must be redis://, rediss:// or unix://, with what is special in a password as %XX")
+        return value
 
     @model_validator(mode="after")
     def _endpoint_has_a_model(self) -> "Settings":

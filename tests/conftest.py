@@ -13,6 +13,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from tests.redis_server import RedisServer
+
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 60.0
 # Whoever starts the tests in the background of a shell has Ctrl-C ignored, which the processes under test inherit.
@@ -81,6 +83,15 @@ def wait_ready(address: str, service: str = "ready", seconds: float = START_SECO
             if answer.status == health_pb2.HealthCheckResponse.SERVING:
                 return
     pytest.fail(f"{service or 'the server'} is not SERVING", pytrace=False)
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """An empty Redis."""
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()
 
 
 @pytest.fixture(scope="session")

@@ -8,14 +8,17 @@ it reserves, the second how many it spends.
 import asyncio
 import json
 import sys
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import uvloop
 from quintet.v1 import chat_pb2, chat_pb2_grpc, classification_pb2, classification_pb2_grpc
 
 from server import calls
 from server.interceptors import Registrar
 from server.interceptors.admission import Admission
+from server.interceptors.limits import TenantLimits
 from server.limiting import limiting
 from server.settings import Settings
 from server.stores.limits import Cost
@@ -28,7 +31,7 @@ CHAT = "/quintet.v1.ChatService/Chat"
 class Auth:
     """Everybody is acme."""
 
-    def identify(self, method: str, context: Any) -> calls.Caller:
+    def identify(self, method: str, metadata: Any, context: Any) -> calls.Caller:
         return calls.Caller("acme")
 
 
@@ -45,6 +48,9 @@ class Chat(chat_pb2_grpc.ChatServiceServicer):
         calls.current().spent_tokens = int(request.messages[1].content)
         return chat_pb2.ChatResponse()
 
+    async def StreamChat(self, request: Any, context: Any) -> AsyncIterator[chat_pb2.StreamChatResponse]:
+        yield chat_pb2.StreamChatResponse()
+
 
 def estimate(request: Any) -> Cost:
     return Cost(int(request.messages[0].content))
@@ -53,7 +59,8 @@ def estimate(request: Any) -> Cost:
 async def serve(redis_url: str, replicas: str, limits: str) -> None:
     tenant = Tenant("acme", frozenset(), limits=Limits(**json.loads(limits)))
     settings = Settings(redis_url=redis_url or None, replicas=int(replicas))
-    async with limiting(settings, {"acme": tenant}.get, nothing_spent, {CHAT: estimate}) as around:
+    async with limiting(settings, nothing_spent) as limiter:
+        around = TenantLimits(limiter, {"acme": tenant}.get, {CHAT: estimate})
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         admission = Admission(5000, 10.0, max_wait_seconds=100.0, lanes=1)
         registrar: Any = Registrar(server, admission, 1 << 20, Auth(), around)
@@ -67,4 +74,4 @@ async def serve(redis_url: str, replicas: str, limits: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(*sys.argv[1:]))
+    uvloop.run(serve(*sys.argv[1:]))

@@ -65,6 +65,11 @@ class RedisServer:
             self._process.wait()
             self._process = None
 
+    def forget(self) -> None:
+        """Remove its files while it is down."""
+        for path in self._folder.rglob("appendonly.aof*"):
+            path.unlink()
+
     def freeze(self) -> None:
         """It keeps its connections and answers nothing."""
         assert self._process is not None

@@ -1,7 +1,7 @@
 """What is known of every method: how its calls ended and how long they took, in plain numbers, and a line of log each.
 
-What succeeds is logged at DEBUG, the rest at INFO; refusals under load and of strangers are DEBUG, too, because logging
-them would cost more than refusing them. `server/metrics.py` publishes the numbers.
+What succeeds is logged at DEBUG, the rest at INFO; refusals under load, by limits and of strangers are DEBUG, too,
+because logging them would cost more than refusing them. `server/metrics.py` publishes the numbers.
 """
 
 import logging
@@ -10,12 +10,12 @@ import time
 import grpc
 
 from server.calls import Call
-from server.errors import ServerOverloaded, Unauthenticated
+from server.errors import BudgetExhausted, QuotaExceeded, ServerOverloaded, Unauthenticated
 from server.runtime.histogram import Histogram
 
 log = logging.getLogger("server.access")
 OK = grpc.StatusCode.OK
-_QUIET = frozenset({ServerOverloaded.reason, Unauthenticated.reason})
+_QUIET = frozenset({ServerOverloaded.reason, Unauthenticated.reason, QuotaExceeded.reason, BudgetExhausted.reason})
 
 
 class Method:

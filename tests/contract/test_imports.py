@@ -27,6 +27,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "server/app.py": HEAVY,
     "server/door.py": {"server.services", "server.engines", "server.app", "numpy", *HEAVY},
     "server/transport.py": {"server.services", "server.engines", "server.interceptors", "server.app", *HEAVY},
+    "server/limiting.py": HEAVY,
     "server/metrics.py": HEAVY,
     "server/calls.py": {"server", *TRANSPORT, *HEAVY},
     "training": {"server.services", "server.interceptors", "server.app", *TRANSPORT},

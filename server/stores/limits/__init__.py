@@ -35,7 +35,7 @@ class Limiter(Protocol):
         ...
 
     async def enter(self, tenant: Tenant, service: str, estimate: Cost, *, seconds: float) -> Permit | None:
-        """Admit a call that ends within `seconds`, or raise QuotaExceeded or BudgetExhausted.
+        """Admit a call that ends within `seconds`, or raise QuotaExceeded, BudgetExhausted or LedgerUnavailable.
 
         None if the tenant has no limits for this service ("ChatService"). Never takes longer than a fraction of a
         second.

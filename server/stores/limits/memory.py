@@ -100,7 +100,7 @@ class MemoryLimiter:
                     broken.append(rate.broken(cost, over))
         broken += [calls.broken() for calls in rules.calls if self._running.get(calls.key, 0) >= calls.most]
         for budget, account in zip(rules.budgets, accounts, strict=True):
-            if account and budget.needs(cost):
+            if account and not budget.fits(cost, account.tokens, account.micros, account.seed):
                 used = Cost(account.tokens, account.micros)
                 broken += budget.broken(cost, used, account.seed, self._wall())
         return broken

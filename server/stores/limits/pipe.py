@@ -5,24 +5,24 @@ second. A settlement is sent until it is acknowledged, in order; the script know
 """
 
 import asyncio
-import hashlib
 import json
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.resources import files
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from server.stores.limits.scripts import ENTER, SETTLE, Fill, Message
 
 log = logging.getLogger(__name__)
 ANSWER_SECONDS = 0.25  # how long a batch may take
-_CONNECT_SECONDS = 0.2
+_CONNECT_SECONDS = 1.0  # no call waits for that
 _LATE_SECONDS = 0.1  # for what had come while the event loop was held up
 _AGAIN_SECONDS = 1.0
 _CLOSE_SECONDS = 2.0
@@ -33,33 +33,10 @@ _MOST_SETTLEMENTS = 65_536
 _MOST_TRIES = 3  # of a settlement that is answered with an error
 
 T = TypeVar("T")
-Fill = Callable[[int], Mapping[str, Any]]  # the script's argument, for the offset of Redis's clock
 
 
 class Away(Exception):
     """Redis does not answer. What was asked may have been done."""
-
-
-class Script:
-    """A file of Lua beside this one."""
-
-    def __init__(self, name: str) -> None:
-        self.source = files(__package__).joinpath(name).read_bytes()
-        self.digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
-
-
-ENTER, SETTLE = Script("enter.lua"), Script("settle.lua")
-
-
-@dataclass(slots=True)
-class Message:
-    """What a script is run with."""
-
-    script: Script
-    keys: Sequence[str]
-    fill: Fill
-    tries: int = 0
-    answer: "asyncio.Future[list[Any]] | None" = field(default=None)
 
 
 def microseconds() -> int:
@@ -116,11 +93,11 @@ class Pipe:
         """Send what was settled, for at most two seconds."""
         if self._task is None:
             return
-        self._settled.clear()
-        self._work.set()
-        settled = asyncio.create_task(self._settled.wait())
-        await asyncio.wait({settled, self._task}, timeout=_CLOSE_SECONDS)
-        settled.cancel()
+        if self._settlements:
+            self._settled.clear()
+            settled = asyncio.create_task(self._settled.wait())
+            await asyncio.wait({settled}, timeout=_CLOSE_SECONDS)
+            settled.cancel()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._give_up()
@@ -132,15 +109,11 @@ class Pipe:
 
     async def _run(self) -> None:
         while True:
-            try:
-                if self.away:
-                    await asyncio.sleep(_AGAIN_SECONDS)
-                    await self._connect()
-                else:
-                    await self._serve()
-            except Exception as error:  # nobody may wait for a task that has died
-                log.exception("unexpected")
-                await self._go_away(error)
+            if self.away:
+                await asyncio.sleep(_AGAIN_SECONDS)
+                await self._connect()
+            else:
+                await self._serve()
 
     async def _serve(self) -> None:
         """Send what has come up; wait if nothing has."""
@@ -155,17 +128,16 @@ class Pipe:
         """Learn the time, bring the scripts, send what was settled meanwhile; then Redis is back."""
         try:
             await _within(self._introduce(), _CONNECT_SECONDS + ANSWER_SECONDS)
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:  # this task must live
             await self._go_away(error)
             return
-        self.away = False
         backlog = len(self._settlements)
-        while backlog > 0 and not self.away:
-            backlog -= min(backlog, _BATCH)
-            await self._next_batch()
-        if not self.away:
-            self._on_back()
-            self._work.set()
+        while backlog > 0:
+            if not await self._next_batch():
+                return
+            backlog -= _BATCH
+        self.away = False
+        self._on_back()
 
     async def _introduce(self) -> None:
         begun = microseconds()
@@ -174,7 +146,8 @@ class Pipe:
         for script in (ENTER, SETTLE):
             await self._redis.script_load(script.source)
 
-    async def _next_batch(self) -> None:
+    async def _next_batch(self) -> bool:
+        """Whether it was answered, and not with an error."""
         settlements = [self._settlements[i] for i in range(min(_BATCH, len(self._settlements)))]
         questions: list[Message] = []
         while self._questions and len(questions) < _BATCH:
@@ -183,10 +156,12 @@ class Pipe:
                 questions.append(question)
         try:
             replies = await self._send([*settlements, *questions])
-        except (RedisError, OSError, TimeoutError) as error:
-            self._questions.extendleft(reversed(questions))
+        except BaseException as error:
+            self._questions.extendleft(reversed(questions))  # nobody may wait for what was forgotten
+            if not isinstance(error, Exception):
+                raise
             await self._go_away(error)
-            return
+            return False
         failure = self._acknowledge(settlements, replies)
         for question, reply in zip(questions, replies[len(settlements) :], strict=True):
             if isinstance(reply, Exception):
@@ -196,6 +171,7 @@ class Pipe:
                 question.answer.set_result(reply)
         if failure:
             await self._go_away(failure)
+        return failure is None
 
     def _acknowledge(self, settlements: Sequence[Message], replies: Sequence[Any]) -> Exception | None:
         """Forget settlements up to the first that failed; returns its failure."""
@@ -239,10 +215,15 @@ class Pipe:
     async def _go_away(self, error: BaseException) -> None:
         self.away = True
         self._give_up()
+        if not isinstance(error, (RedisError, OSError, TimeoutError)):
+            log.error("unexpected %s", type(error).__name__, exc_info=error)
         if (now := time.monotonic()) >= self._next_warning:
             self._next_warning = now + _WARN_SECONDS
-            log.warning("Redis at %s does not serve limits (%s): deciding alone", self._where, type(error).__name__)
-        await self._redis.connection_pool.disconnect(inuse_connections=True)
+            # What a Redis answers holds no secrets; what a library says of an address might.
+            why = f"{type(error).__name__}: {error}" if isinstance(error, ResponseError) else type(error).__name__
+            log.warning("Redis at %s does not serve limits (%s): deciding alone", self._where, why)
+        with suppress(Exception):  # it is gone, however it goes
+            await self._redis.connection_pool.disconnect(inuse_connections=True)
 
     def _give_up(self) -> None:
         while self._questions:

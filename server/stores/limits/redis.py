@@ -88,20 +88,23 @@ class RedisLimiter:
             word, now, *rest = await self._pipe.ask(call.keys(), self._question(call, lease, seeds))
             match word:
                 case b"ok":
+                    call.admitted(now)
                     return
                 case b"refused":
                     raise refusal(_broken(call, rest, now))
                 case b"seed":
                     for position in rest:
-                        seeds[str(position)] = await self._seed(*call.accounts[position - 1])
+                        budget, span = call.accounts[position - 1]
+                        seeds[str(position)] = await self._seed(budget, span, now)
                 case b"period":
                     seeds.clear()
         raise Away
 
-    async def _seed(self, budget: Budget, span: Span) -> Sequence[int]:
+    async def _seed(self, budget: Budget, span: Span, now: int) -> Sequence[int]:
+        found = microseconds()
         cost, asked = await self._seeds.get(budget.tenant, budget.service, moment(span.start))
-        read = self._clock() if self._clock else int(asked * SECOND) + self._pipe.offset
-        return (cost.tokens, cost.micros, read)
+        age = max(found - int(asked * SECOND), 0)  # others may have asked before
+        return (cost.tokens, cost.micros, now - age)
 
     def _question(
         self, call: "Reservation", lease: int, seeds: Mapping[str, Sequence[int]]
@@ -136,11 +139,13 @@ class RedisLimiter:
         }
         if self._clock:
             message |= {"now": self._clock(), "began": self._clock(), "ended": self._clock() + 1}
-        began = call.began
-        self._pipe.tell(
-            [f"{call.rules.prefix}:settled:{self._sender}", *call.keys()],
-            lambda offset: {"began": began + offset, "ended": ended + offset, **message},
-        )
+        began, own = call.began, call.offset
+
+        def fill(offset: int) -> Mapping[str, Any]:
+            ahead = offset if own is None else own
+            return {"began": began + ahead, "ended": ended + ahead, **message}
+
+        self._pipe.tell([f"{call.rules.prefix}:settled:{self._sender}", *call.keys()], fill)
 
     def _now(self) -> int:
         """Redis's time, as well as it is known here."""
@@ -154,9 +159,12 @@ class RedisLimiter:
 
 
 class Reservation:
-    """See Permit. `asked` is whether Redis may have counted the call, `alone` what was decided without it."""
+    """See Permit. `asked` is whether Redis may have counted the call, `alone` what was decided without it.
 
-    __slots__ = ("_limiter", "accounts", "alone", "asked", "began", "estimate", "id", "rules")
+    `offset` is what Redis's clock was ahead of microseconds() when it admitted the call.
+    """
+
+    __slots__ = ("_limiter", "accounts", "alone", "asked", "began", "estimate", "id", "offset", "rules")
 
     def __init__(self, limiter: RedisLimiter, rules: Rules, call: str, estimate: Cost) -> None:
         self._limiter = limiter
@@ -164,9 +172,15 @@ class Reservation:
         self.id = call
         self.estimate = estimate
         self.began = microseconds()
+        self.offset: int | None = None
         self.asked = False
         self.alone: Permit | None = None
         self.accounts: Accounts = ()
+
+    def admitted(self, now: int) -> None:
+        """Redis has counted it at `now`, by its clock."""
+        self.began = microseconds()
+        self.offset = now - self.began
 
     def settle(self, actual: Cost) -> None:
         """See Permit."""

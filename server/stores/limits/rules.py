@@ -105,13 +105,22 @@ class Budget:
         """Whether a call of this cost is decided by it. A call that costs nothing passes an exhausted budget."""
         return bool((cost.tokens and self.tokens is not None) or (cost.micros and self.micros is not None))
 
+    def fits(self, cost: Cost, tokens: int, micros: int, seed: Cost) -> bool:
+        """Whether what was used leaves room for a call. Of it, `seed` was there when counting began."""
+        return (
+            self.tokens is None or not cost.tokens or tokens + cost.tokens <= self._share(self.tokens, seed.tokens)
+        ) and (self.micros is None or not cost.micros or micros + cost.micros <= self._share(self.micros, seed.micros))
+
+    def _share(self, limit: int, seed: int) -> int:
+        return limit if self.replicas == 1 else seed + _part(max(limit - seed, 0), self.replicas)
+
     def broken(self, cost: Cost, used: Cost, seed: Cost, now: int) -> Iterator[Broken]:
-        """The refusals of a call for which `used` leaves no room. Of it, `seed` was there when counting began."""
+        """The refusals of a call that does not fit."""
         for name, limit, asked, spent, before, show in (
             ("tokens", self.tokens, cost.tokens, used.tokens, seed.tokens, "{} tokens".format),
             ("micros", self.micros, cost.micros, used.micros, seed.micros, _money),
         ):
-            if limit is None or not asked or spent + asked <= before + _part(max(limit - before, 0), self.replicas):
+            if limit is None or not asked or spent + asked <= self._share(limit, before):
                 continue
             text = f"{show(limit)} a {self.period} (UTC); {show(spent)} are spent or reserved, and the call may take "
             text += show(asked)
