@@ -50,8 +50,8 @@ WATCH = grpc.unary_stream_rpc_method_handler(
 class ByName:
     """The metadata `tenant` says who calls."""
 
-    def identify(self, method: str, context: Any) -> calls.Caller:
-        return calls.Caller(str(dict(context.invocation_metadata()).get("tenant", "free")))
+    def identify(self, method: str, metadata: Any, context: Any) -> calls.Caller:
+        return calls.Caller(str(dict(metadata).get("tenant", "free")))
 
 
 TENANTS = {
@@ -163,7 +163,7 @@ async def test_refusals_are_published(limited: tuple[Limited, grpc.aio.Channel])
     server, channel = limited
     await refused(stream(channel, "broke").read())
     await classify(channel, **by("free"))
-    with serving("127.0.0.1", 0, Collector(server.admission, {}, [], server.limits)) as port:
+    with serving("127.0.0.1", 0, Collector(server.admission, {}, [], {}, limits=server.limits)) as port:
         found = await scrape(port)
     assert value(found, "quintet_limits_refusals_total", tenant="broke", limit="tokens_per_day") == 1
     assert value(found, "quintet_limits_decision_seconds_count") == 1
