@@ -48,7 +48,9 @@ class Legs:
                     ModelIdentity(label, "", ""), ModelTask.CHAT, engine, max_input_tokens=model.context_tokens
                 )
                 counter = await asyncio.to_thread(self._own_counter, ref, model) or other
-                chat = OpenAIProvider(description, self._endpoint(name, provider, model_name, model), turns, counter)
+                endpoint = self._endpoint(name, provider, model_name, model)
+                # Each client reads the certificates of all authorities, which takes a while.
+                chat = await asyncio.to_thread(OpenAIProvider, description, endpoint, turns, counter)
                 self._closing.push_async_callback(chat.close)
                 legs[ref] = Leg(chat, breaker)
         return legs

@@ -6,11 +6,12 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any
 
 import openai
 
 from server import calls
+from server.engines.chat_answer import Answer
 from server.engines.chat_errors import translated
 from server.engines.interfaces import (
     ChatDone,
@@ -36,7 +37,6 @@ Chunks = openai.AsyncStream[object]  # of chat.completion.chunk, as dictionaries
 _QUEUE_PER_SLOT = 4
 _FREE = Prices()
 _FINISH_REASONS = {"length": FinishReason.LENGTH, "content_filter": FinishReason.CONTENT_FILTER}  # others: STOP
-_MOST_TOKENS = 2**31 - 1  # more in one generation is no count
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class OpenAIProvider:
         prompt = await prompt_tokens(self._counter, messages)
         if prompt >= context:
             raise PromptTooLong(prompt, context, exact=self._counter.exact)
-        answer, waited = _Answer(), 0.0
+        answer, waited = Answer(), 0.0
         patience = partial(self._patience, deadline)
         async with self._turns.take(deadline):
             yield ChatStarted(
@@ -175,7 +175,7 @@ class OpenAIProvider:
     def _patience(self, deadline: float) -> float:
         return min(self._endpoint.token_seconds, remaining(deadline))
 
-    async def _done(self, prompt: int, answer: "_Answer") -> ChatDone:
+    async def _done(self, prompt: int, answer: Answer) -> ChatDone:
         if answer.usage:
             (prompt, completion, cached), source = answer.usage, UsageSource.PROVIDER
         else:
@@ -212,41 +212,3 @@ def _client(endpoint: Endpoint) -> openai.AsyncOpenAI:
             **common,
         )
     return openai.AsyncOpenAI(base_url=endpoint.base_url, **common)
-
-
-class _Answer:
-    """What is known of an answer so far."""
-
-    def __init__(self) -> None:
-        self.finish_reason: str | None = None
-        self.usage: tuple[int, int, int] | None = None  # tokens of prompt and answer, cached ones of the prompt
-        self.model = ""
-        self.texts: list[str] = []
-
-    def add(self, chunk: Any) -> str:
-        """Take note of a chunk and return its text. The last chunk may carry usage and no choice.
-
-        Raises one of the errors of which `translated` makes UpstreamFailed if the chunk is none.
-        """
-        self.model = chunk.get("model") or self.model
-        if usage := chunk.get("usage"):
-            self.usage = _usage(usage) if isinstance(usage, dict) else None
-        if not (choices := chunk.get("choices")):
-            return ""
-        choice = choices[0]
-        self.finish_reason = choice.get("finish_reason") or self.finish_reason
-        return choice["delta"].get("content") or ""
-
-
-def _usage(reported: Mapping[str, Any]) -> tuple[int, int, int] | None:
-    """Counts of prompt, answer and cached tokens; None if the first two are not both counts."""
-    prompt, completion = reported.get("prompt_tokens"), reported.get("completion_tokens")
-    if not (_is_count(prompt) and _is_count(completion)):
-        return None
-    details = reported.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return prompt, completion, cached if _is_count(cached) and cached <= prompt else 0
-
-
-def _is_count(number: object) -> TypeGuard[int]:
-    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= _MOST_TOKENS

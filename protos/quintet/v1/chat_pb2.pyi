@@ -88,7 +88,7 @@ class ChatRequest(_message.Message):
     STOP_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Name of the chat model. Unset: the server's default."""
+    """Name of a chat model or of a route, which asks several in turn. Unset: the server's default."""
     max_output_tokens: _builtins.int
     """At most this many tokens are generated, 1 to 4096. Unset: 512."""
     temperature: _builtins.float
@@ -197,7 +197,7 @@ class StreamChatRequest(_message.Message):
     STOP_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Name of the chat model. Unset: the server's default."""
+    """Name of a chat model or of a route, which asks several in turn. Unset: the server's default."""
     max_output_tokens: _builtins.int
     """At most this many tokens are generated, 1 to 4096. Unset: 512."""
     temperature: _builtins.float

@@ -169,7 +169,9 @@ class Model(_message.Message):
     state: Global___ModelState.ValueType
     """Where it is in its life."""
     state_message: _builtins.str
-    """Why it failed and the command that mends it; why another version than the wanted one is served; else empty."""
+    """Why it failed and the command that mends it; why another version than the wanted one is served; which of a route's
+    providers are not asked now, and why; else empty.
+    """
     engine: _builtins.str
     """What runs it, for instance "onnx-int8", "torch", "sklearn", "spacy", "openai"."""
     licence: _builtins.str
