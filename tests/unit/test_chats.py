@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from server import calls
 from server import chats as chats_module
 from server.chats import Chats
 from server.engines.interfaces import ChatModel, ChatOptions
@@ -17,7 +18,7 @@ from server.runtime.pool import Pool
 from server.runtime.registry import open_registry
 from server.settings import Settings
 from tests.chatting import MESSAGES, soon
-from tests.fakes import OpenAIServer, Reply
+from tests.fakes import MemoryLedger, OpenAIServer, Reply
 from tests.waiting import until
 
 ROUTES = """
@@ -37,7 +38,7 @@ async def chatting(folder: Path, upstream: OpenAIServer, legs: str) -> AsyncIter
     file.write_text(ROUTES.format(address=upstream.base_url, legs=legs))
     settings = Settings(data=folder, providers=file)
     async with Pool.running(open_registry(folder / "models", ""), None) as pool:
-        found = Chats(settings, pool, lambda: None)
+        found = Chats(settings, pool, MemoryLedger(), lambda: None)
         try:
             yield found
         finally:
@@ -51,6 +52,7 @@ async def upstream() -> AsyncIterator[OpenAIServer]:
 
 
 async def answer(model: ChatModel) -> str:
+    calls.enter(calls.Call("/quintet.v1.ChatService/Chat", "1", soon()))
     return (await model.complete(MESSAGES, ChatOptions(), deadline=soon())).text
 
 
