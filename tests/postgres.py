@@ -40,7 +40,7 @@ class Postgres:
         """The URL of an empty database."""
         name = f"test{next(self._names)}"
         with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+            connection.execute(f"CREATE DATABASE {name}")
         return self._url(name)
 
     def _url(self, database: str) -> str:

@@ -1,4 +1,4 @@
-"""The ledger's database goes away, fills up or is removed: what costs is refused, and what was begun is written later."""
+"""The ledger's database goes away, fills up or is removed: what costs is refused, what was begun is written later."""
 
 import asyncio
 import subprocess
