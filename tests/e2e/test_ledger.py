@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -105,7 +106,7 @@ async def test_watching_usage_ends_with_the_server(desk: Desk, upstream: OpenAIS
     server, channel = await desk.start()
     chat = chat_pb2_grpc.ChatServiceStub(channel)
     watch = usage_pb2_grpc.UsageServiceStub(channel).WatchUsage(usage_pb2.WatchUsageRequest(), timeout=60)
-    first = asyncio.ensure_future(watch.read())
+    first: asyncio.Future[Any] = asyncio.ensure_future(watch.read())
     unary = chat_pb2.ChatRequest(messages=conversation("hello"), max_output_tokens=500)
     while not first.done():  # it hears of calls that end after it was heard
         await chat.Chat(unary, timeout=20)
