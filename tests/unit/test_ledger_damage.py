@@ -39,14 +39,16 @@ async def opened_again(ledger: SqlLedger) -> Opened:
     raise AssertionError
 
 
-async def refused(ledger: SqlLedger) -> None:
-    """Until rows are refused; those that still come are settled."""
-    async with asyncio.timeout(30):
+async def refused(ledger: SqlLedger) -> list[asyncio.Future[bool]]:
+    """Until rows are refused; the settlements of those that still came."""
+    settled = []
+    async with asyncio.timeout(60):
         for number in range(100_000):
             try:
-                await ledger.settle(await ledger.open(opening(f"until-{number}")), settlement())
+                settled.append(ledger.settle(await ledger.open(opening(f"until-{number}")), settlement()))
             except LedgerUnavailable:
-                return
+                break
+    return settled
 
 
 async def test_a_database_that_goes_away_and_comes_back(postgres: Postgres, caplog: pytest.LogCaptureFixture) -> None:
@@ -146,8 +148,8 @@ async def full_disk(folder: Path) -> None:
     target = folder / "ledger.sqlite"
     async with SqlLedger.running(target, QUICK) as ledger:
         running = [await ledger.open(opening(f"r-{number}")) for number in range(20)]
-        await refused(ledger)
-        settled = [ledger.settle(each, settlement(1000, 0, 0)) for each in running]
+        settled = await refused(ledger)
+        settled += [ledger.settle(each, settlement(1000, 0, 0)) for each in running]
         with pytest.raises(LedgerUnavailable):
             await ledger.open(opening("full"))
         filler.unlink()
