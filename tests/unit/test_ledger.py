@@ -90,7 +90,7 @@ async def test_a_row_is_there_before_the_call_and_whole_after_it(ledger: SqlLedg
 async def test_settling_again_changes_nothing(ledger: SqlLedger, reader: SqlReader) -> None:
     opened = await ledger.open(opening())
     first, second = ledger.settle(opened, settlement()), ledger.settle(opened, settlement(99, 99, 99))
-    assert await asyncio.gather(first, second) == [True, True]
+    assert all(await asyncio.gather(first, second))
     assert await ledger.settle(opened, settlement(99, 99, 99))
     assert [row.accounting.total_tokens for row in await rows(reader)] == [14]
 
