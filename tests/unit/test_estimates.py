@@ -30,7 +30,7 @@ def test_chat() -> None:
     with pytest.raises(ModelNotFound):
         estimate(chat_pb2.ChatRequest(messages=conversation("hi"), model="other"))
     with pytest.raises(InvalidRequest):
-        estimate(chat_pb2.ChatRequest(messages=[chat_pb2.ChatMessage(role=3, content="hi")]))
+        estimate(chat_pb2.ChatRequest(messages=[chat_pb2.ChatMessage(role=chat_pb2.CHAT_ROLE_ASSISTANT, content="hi")]))
 
 
 def test_ask() -> None:
