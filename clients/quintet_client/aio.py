@@ -26,6 +26,7 @@ from quintet.v1 import (
 
 from quintet_client import inputs
 from quintet_client.aio_collections import AsyncCollections
+from quintet_client.aio_usage import AsyncUsage
 from quintet_client.connection import POLL_SECONDS, ReadyWait
 from quintet_client.errors import DeadlineExceeded, QuintetError, Unreachable
 from quintet_client.filters import Where, filters
@@ -35,7 +36,7 @@ Q = TypeVar("Q", bound=ProtoMessage)
 R = TypeVar("R", bound=ProtoMessage)
 
 
-class AsyncQuintetClient(AsyncCollections):
+class AsyncQuintetClient(AsyncCollections, AsyncUsage):
     """A connection to Quintet for one event loop. Parameters, deadlines and retries are those of QuintetClient.
 
     To leave a stream early, close it: `async with contextlib.aclosing(client.stream_chat(...)) as events`.

@@ -29,12 +29,13 @@ from quintet_client.connection import POLL_SECONDS, ReadyWait
 from quintet_client.errors import DeadlineExceeded, QuintetError, Unreachable
 from quintet_client.filters import Where, filters
 from quintet_client.inputs import ChatOptions, House, Message, Task
+from quintet_client.usage import Usage
 
 Q = TypeVar("Q", bound=ProtoMessage)
 R = TypeVar("R", bound=ProtoMessage)
 
 
-class QuintetClient(Collections):
+class QuintetClient(Collections, Usage):
     """A connection to Quintet. Safe to share between threads; make one and keep it.
 
     Methods return the messages of `quintet.v1` and raise `QuintetError`s. Every call has a deadline: `timeout` in

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.message import Message
-from quintet.v1 import chat_pb2, model_pb2, rag_pb2
+from quintet.v1 import chat_pb2, model_pb2, rag_pb2, usage_pb2
 
 from quintet_client.contract import PACKAGE
 from quintet_client.errors import DeadlineExceeded
@@ -32,6 +32,7 @@ _SECONDS: dict[type[Message], float] = {
     model_pb2.ReloadModelRequest: 120.0,
     model_pb2.SetAliasRequest: 120.0,
     model_pb2.WatchModelsRequest: 24 * 3600.0,  # it is meant to stay open
+    usage_pb2.WatchUsageRequest: 24 * 3600.0,
     rag_pb2.DeleteCollectionRequest: 300.0,
     rag_pb2.RollbackRequest: 300.0,
     rag_pb2.CompactRequest: 300.0,
@@ -43,7 +44,7 @@ _SECONDS: dict[type[Message], float] = {
 # Chat and Ask are not: a generation that broke off may have been paid for, so the caller decides. Nor is what makes,
 # removes or rolls back collections: a second attempt after a lost answer would fail, or do it again.
 _RETRIED = [
-    *({"service": f"{PACKAGE}.{name}Service"} for name in ("Classification", "Pricing", "Analysis", "Model")),
+    *({"service": f"{PACKAGE}.{name}Service"} for name in ("Classification", "Pricing", "Analysis", "Model", "Usage")),
     *(
         {"service": f"{PACKAGE}.RagService", "method": name}
         for name in (

@@ -2,12 +2,12 @@
 
 from buf.validate import validate_pb2
 from google.protobuf.message import Message
-from quintet.v1 import analysis_pb2, chat_pb2, classification_pb2, model_pb2, pricing_pb2, rag_pb2
+from quintet.v1 import analysis_pb2, chat_pb2, classification_pb2, model_pb2, pricing_pb2, rag_pb2, usage_pb2
 
 PACKAGE = "quintet.v1"
 SERVICES: tuple[str, ...] = tuple(
     service.full_name
-    for file in (classification_pb2, pricing_pb2, chat_pb2, rag_pb2, analysis_pb2, model_pb2)
+    for file in (classification_pb2, pricing_pb2, chat_pb2, rag_pb2, analysis_pb2, model_pb2, usage_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 

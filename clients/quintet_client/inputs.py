@@ -2,11 +2,12 @@
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Literal, NotRequired, TypedDict, TypeVar, get_args
 
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
-from quintet.v1 import analysis_pb2, chat_pb2, pricing_pb2, rag_pb2
+from quintet.v1 import analysis_pb2, chat_pb2, pricing_pb2, rag_pb2, usage_pb2
 
 from quintet_client.contract import rules
 from quintet_client.errors import Violation, invalid
@@ -129,6 +130,18 @@ def tasks(names: Iterable[Task | str] | None) -> list[analysis_pb2.AnalysisTask.
         if name not in TASKS:
             raise invalid([Violation(f"tasks[{index}]", f"must be one of {', '.join(TASKS)}")])
         wire.append(analysis_pb2.AnalysisTask.Value(f"ANALYSIS_TASK_{name.upper()}"))
+    return wire
+
+
+def usage_filter(
+    since: datetime | None, until: datetime | None, tenant: str | None, service: str | None, model: str | None
+) -> usage_pb2.UsageFilter:
+    """Which calls are meant."""
+    wire = usage_pb2.UsageFilter(tenant=tenant, service=service, model=model)
+    if since:
+        wire.start_time.FromDatetime(since.astimezone(UTC))
+    if until:
+        wire.end_time.FromDatetime(until.astimezone(UTC))
     return wire
 
 

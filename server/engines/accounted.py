@@ -150,7 +150,7 @@ class _Account:
         written = self._settle(accounting, Outcome.OK, model)
         try:
             async with asyncio.timeout(max(0.0, min(_SETTLE_SECONDS, self._deadline - time.monotonic()))):
-                await asyncio.shield(written)
+                await written
         except TimeoutError:
             log.warning("the ledger is slow; an answer ends before it is settled")
         told = self.opened.earlier or accounting

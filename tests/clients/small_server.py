@@ -20,9 +20,11 @@ from quintet.v1 import (
     model_pb2_grpc,
     pricing_pb2_grpc,
     rag_pb2_grpc,
+    usage_pb2_grpc,
 )
 from quintet_client.contract import SERVICES
 
+from tests.clients.accounts import Usage
 from tests.clients.desk import Desk
 from tests.clients.library import Rag
 from tests.clients.servicers import MODEL, Chat, Classification, Context, Pricing
@@ -215,6 +217,7 @@ def running(credentials: grpc.ServerCredentials | None = None, port: int = 0) ->
         rag_pb2_grpc.add_RagServiceServicer_to_server(small.rag, server)
         analysis_pb2_grpc.add_AnalysisServiceServicer_to_server(Analysis(desk), server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(small.models, server)
+        usage_pb2_grpc.add_UsageServiceServicer_to_server(Usage(desk), server)
         health_pb2_grpc.add_HealthServicer_to_server(small.health, server)
         for service in ("", "ready", *SERVICES):
             small.set_health(service, True)

@@ -41,6 +41,9 @@ CALLS: list[tuple[str, tuple[Any, ...], str, float]] = [
     ("list_models", (), "ListModels", 10),
     ("get_model", ("topics",), "GetModel", 10),
     ("server_info", (), "GetServerInfo", 10),
+    ("get_usage", (), "GetUsage", 10),
+    ("list_usage", (), "ListUsage", 10),
+    ("watch_usage", (), "WatchUsage", 86_400),
 ]
 NAMES = [call[0] for call in CALLS]
 

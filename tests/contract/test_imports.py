@@ -12,6 +12,7 @@ HEAVY = {
     "fasttext", "openai", "xllamacpp", "tokenizers",
 }  # fmt: skip
 TRANSPORT = {"grpc", "quintet", "grpc_health", "grpc_reflection", "grpc_status"}
+DATABASE = {"sqlalchemy", "psycopg"}
 
 # For each part of the tree: what its modules must not import. A dotted name forbids what is below it, too.
 FORBIDDEN: dict[str, set[str]] = {
@@ -76,3 +77,15 @@ def test_servicers_know_only_the_interfaces() -> None:
         if name.startswith("server.engines.") and not name.startswith("server.engines.interfaces")
     ]
     assert found == []
+
+
+def test_only_the_ledger_knows_its_database() -> None:
+    """And of it only what runs on the writer's thread and in readers': importing it takes half a second."""
+    ledger = ROOT / "server" / "stores" / "ledger"
+    knowing = {ledger / f"{name}.py" for name in ("database", "entries", "instances", "queries", "tables")}
+    found = {
+        module: [name for name in imports(module) if name.split(".")[0] in DATABASE]
+        for module in modules("server")
+        if module not in knowing
+    }
+    assert {module.name for module, names in found.items() if names} <= {"reader.py"}, "its types"

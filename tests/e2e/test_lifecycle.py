@@ -27,7 +27,9 @@ from tests.e2e.test_tasks import HOUSE, conversation
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-SERVICES = [f"quintet.v1.{name}Service" for name in ("Analysis", "Chat", "Classification", "Model", "Pricing", "Rag")]
+SERVICES = [
+    f"quintet.v1.{name}Service" for name in ("Analysis", "Chat", "Classification", "Model", "Pricing", "Rag", "Usage")
+]
 
 
 def check(channel: grpc.Channel, service: str) -> int:
@@ -47,7 +49,7 @@ def child_of(pid: int) -> int:
 
 
 def test_health_knows_every_service(channel: grpc.Channel) -> None:
-    assert [check(channel, name) for name in ("", "ready", *SERVICES)] == [SERVING] * 8
+    assert [check(channel, name) for name in ("", "ready", *SERVICES)] == [SERVING] * 9
     with pytest.raises(grpc.RpcError) as caught:
         check(channel, "quintet.v1.NoService")
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND

@@ -185,3 +185,9 @@ def test_grounding_in_chinese() -> None:
     passage = replace(EVEREST, title="珠穆朗玛峰", text="珠穆朗玛峰高8848米，是世界最高峰。")
     assert is_grounded("珠穆朗玛峰高8848米。", "珠穆朗玛峰有多高？", [passage])
     assert not is_grounded("乔戈里峰位于巴基斯坦。", "珠穆朗玛峰有多高？", [passage])
+
+
+async def test_what_an_answer_costs_at_most(retriever: FaissRetriever, chat: ChatModel) -> None:
+    answerer = RagAnswerer(retriever, chat)
+    few, more, most = (answerer.estimate(Query(QUESTION, "notes", top_k)).tokens for top_k in (1, 2, 20))
+    assert 900 * 3 / 4 + 256 < few < more < most == 2048, "the model's context"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from quintet_client import __version__
 from quintet_client.cli import add as adding
-from quintet_client.cli import analyze, chat, classify, collections, documents, models, price, state, tenants
+from quintet_client.cli import analyze, chat, classify, collections, documents, models, price, state, tenants, usage
 from quintet_client.cli.failures import INTERRUPTED, READER_GONE, UsageError, tell
 from quintet_client.cli.options import GLOBAL_DEFAULTS, Run, add_global_options, decode, read_bytes
 from quintet_client.cli.terminal import Terminal
@@ -95,7 +95,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         add_global_options(command)
         return command
 
-    for module in (classify, price, chat, documents, adding, collections, analyze, state, models, tenants):
+    for module in (classify, price, chat, documents, adding, collections, analyze, state, models, tenants, usage):
         module.register(add)
     return parser.parse_args(argv)
 

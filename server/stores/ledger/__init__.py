@@ -112,7 +112,8 @@ class Ledger(Protocol):
     def settle(self, opened: Opened, settlement: Settlement) -> asyncio.Future[bool]:
         """Queue what a call cost; it is tried until the ledger is closed. Settling a second time changes nothing.
 
-        The future becomes true when it is on the disk, or false if it never came there. Nobody need wait for it.
+        The future becomes true when it is on the disk, or false if it never came there. Nobody need wait for it, and
+        cancelling it cancels no writing.
         """
         ...
 

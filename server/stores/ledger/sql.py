@@ -85,7 +85,7 @@ class SqlLedger:
                 self._writer.put(Settle(row, settlement))
             else:  # it was settled before
                 future.set_result(True)
-        return future
+        return asyncio.shield(future)  # cancelling the wait cancels nothing else
 
     def watch(self) -> AbstractContextManager[AsyncIterator[Settled]]:
         """As `Watching.watch`."""
