@@ -187,7 +187,8 @@ def test_grounding_in_chinese() -> None:
     assert not is_grounded("乔戈里峰位于巴基斯坦。", "珠穆朗玛峰有多高？", [passage])
 
 
-async def test_what_an_answer_costs_at_most(retriever: FaissRetriever, chat: ChatModel) -> None:
-    answerer = RagAnswerer(retriever, chat)
-    few, more, most = (answerer.estimate(Query(QUESTION, "notes", top_k)).tokens for top_k in (1, 2, 20))
-    assert 900 * 3 / 4 + 256 < few < more < most == 2048, "the model's context"
+async def test_what_an_answer_costs_at_most(retriever: FaissRetriever, upstream: OpenAIServer) -> None:
+    async with chatting(endpoint_of(upstream), context_tokens=4096) as provider:
+        answerer = RagAnswerer(retriever, UnaccountedChatModel(provider))
+        few, more, most = (answerer.estimate(Query(QUESTION, "notes", top_k)).tokens for top_k in (1, 2, 20))
+    assert 900 * 3 / 4 + 256 < few < more < most == 4096, "the model's context"

@@ -142,6 +142,17 @@ async def test_what_was_not_charged_may_be_tried_again(ledger: SqlLedger) -> Non
         await ledger.settle(opened, settlement(0, 0, 0, outcome=Outcome.FAILED))
 
 
+@pytest.mark.parametrize("outcome", [Outcome.CANCELLED, Outcome.DEADLINE])
+async def test_who_breaks_off_and_asks_again_pays_again(ledger: SqlLedger, reader: SqlReader, outcome: Outcome) -> None:
+    """Answers would be free otherwise: cancel after the last token but one, and ask again."""
+    await ledger.settle(await ledger.open(opening()), settlement(10, 1, 6, outcome=outcome))
+    again = await ledger.open(opening())
+    assert again.earlier is None
+    await ledger.settle(again, settlement(10, 4, 9))
+    assert (await ledger.open(opening())).earlier == settlement(10, 4, 9).accounting
+    assert (await reader.spent("acme", None, EVER)).micros == 15
+
+
 async def test_a_day_later_it_is_forgotten(ledger: SqlLedger) -> None:
     now = datetime.now(UTC)
     for ago, earlier in ((timedelta(hours=24, minutes=1), False), (timedelta(0), False), (timedelta(0), True)):

@@ -19,7 +19,7 @@ from sqlalchemy import update
 from server.errors import RequestIdReused
 from server.stores.ledger import Accounting, Outcome, Selection, Source
 from server.stores.ledger.database import Database, Target
-from server.stores.ledger.entries import MAX_REPEATS, OpenRow, open_rows, settle_rows, void_rows
+from server.stores.ledger.entries import GIVEN_UP, MAX_REPEATS, OpenRow, open_rows, settle_rows, void_rows
 from server.stores.ledger.instances import beat, leave, reap
 from server.stores.ledger.queries import records, spent, sums
 from server.stores.ledger.rows import new_id
@@ -100,7 +100,8 @@ class Histories(RuleBasedStateMachine):
                 and call.row.opening.brought_id
                 and (call.row.opening.tenant, call.row.opening.request_id) == (begun.tenant, begun.request_id)
             ]
-            first = next((call for call in before if not call.repeated and call.accounting.total_tokens), None)
+            charged = (call for call in before if not call.repeated and call.accounting.total_tokens)
+            first = next((call for call in charged if call.outcome not in GIVEN_UP), None)
             refused = (
                 any(call.row.opening.request_digest != begun.request_digest for call in before)
                 or any(call.outcome is Outcome.OPEN for call in before)

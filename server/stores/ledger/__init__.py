@@ -91,8 +91,8 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A row that waits to be settled. `earlier` is the accounting of the same request, if it was charged within a day:
-    this one is then not charged.
+    """A row that waits to be settled. `earlier` is the accounting of the same request, if it was charged within a day
+    and its caller did not give it up: this one is then not charged.
     """
 
     id: str

@@ -17,6 +17,7 @@ from server.stores.ledger.tables import CALLS
 
 _REPEAT_WINDOW = timedelta(days=1)
 MAX_REPEATS = 3  # of a charged call that are not charged
+GIVEN_UP = (Outcome.CANCELLED, Outcome.DEADLINE)  # by the caller
 # An owner that was taken for dead and lives knows better than the estimate.
 _may_settle = or_(CALLS.c.outcome == Outcome.OPEN.value, CALLS.c.outcome == Outcome.LOST.value)
 _SETTLE = update(CALLS).where(CALLS.c.id == bindparam("row"), _may_settle)
@@ -68,13 +69,17 @@ def open_rows(
 
 
 def charged_before(opening: Opening, before: Sequence[Known]) -> Known | None:
-    """The call of the same request that was charged, if there is one. Raises RequestIdReused."""
+    """The call of the same request that was charged and that its caller did not give up, if there is one.
+
+    Whoever breaks off what he has read and asks again pays again. Raises RequestIdReused.
+    """
     used = "this request id was used within a day"
     if any(row.digest != opening.request_digest for row in before):
         raise RequestIdReused(f"{used} for another request; send a new one")
     if any(row.outcome == Outcome.OPEN for row in before):
         raise RequestIdReused(f"{used} for a call that still runs; wait for its end, or send a new one")
-    first = next((row for row in before if not row.repeat_of and row.accounting.total_tokens), None)
+    paid = (row for row in before if not row.repeat_of and row.accounting.total_tokens)
+    first = next((row for row in paid if row.outcome not in GIVEN_UP), None)
     if first and sum(row.repeat_of == first.id for row in before) >= MAX_REPEATS:
         raise RequestIdReused(f"{used} and repeated {MAX_REPEATS} times without being charged; send a new one")
     return first
