@@ -95,6 +95,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             settings.default_deadline_seconds,
             max_wait_seconds=settings.max_wait_seconds,
             lanes=settings.lanes,
+            lanes_of={"quintet.v1.AnalysisService": 1},  # nearly all of its compute is spaCy's, which has one lane
         )
         server = grpc.aio.server(
             # Twice the limit, so that what is a little too large gets an answer with details.

@@ -18,10 +18,11 @@ OK = grpc.StatusCode.OK
 
 
 class Method:
-    """One RPC method. Used on the event loop alone; others may read."""
+    """One RPC method. Used on the event loop alone; others may read. `lanes` are those that compute for it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, lanes: int) -> None:
         self.name = name
+        self.lanes = lanes
         self.running = 0
         self.ended: dict[tuple[grpc.StatusCode, str], Histogram] = {}  # durations in seconds by code and reason
         # Kept by admission: seconds of compute expected of the calls that run, and what a byte of a request costs.
