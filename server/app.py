@@ -8,10 +8,10 @@ grace, then everything is closed in the reverse order of its making.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -38,6 +38,9 @@ from server.services.pricing import PricingServicer
 from server.services.rag import RagServicer
 from server.settings import Settings
 
+if TYPE_CHECKING:  # it needs packages that are not always there
+    from server.interceptors.traces import Traces
+
 log = logging.getLogger(__name__)
 HEALTH_SERVICE: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 # Go clients ping every 10 s; with the default of one ping in 5 minutes they are sent away with too_many_pings.
@@ -52,7 +55,11 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
-class PortInUse(Exception):
+class CannotStart(Exception):
+    """Why, for whoever starts the server."""
+
+
+class PortInUse(CannotStart):
     """The address cannot be listened on."""
 
 
@@ -84,8 +91,9 @@ class App:
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[App]:
-    """Serve while the body runs. Raises PortInUse."""
+    """Serve while the body runs. Raises CannotStart."""
     async with AsyncExitStack() as stack:
+        traces = await stack.enter_async_context(_traces(str(settings.traces))) if settings.traces else None
         engines = await stack.enter_async_context(Engines.create(settings))
         services = _service_table(engines)
         required = {service.name for service in services if engines.chat not in service.needs or not engines.llm_is_off}
@@ -102,11 +110,12 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             options=(*_OPTIONS, ("grpc.max_receive_message_length", 2 * settings.max_request_bytes)),
         )
         models = _model_servicer(settings, engines, health)
-        _register(server, settings, engines, models, health, admission=admission)
+        _register(server, settings, engines, models, health, admission=admission, traces=traces)
         address = _listen(server, settings)
         if settings.metrics_port is not None:
             _publish(stack, settings, settings.metrics_port, admission, engines)
         await server.start()
+        log.info("listening on %s", address)
         stack.push_async_callback(_stop, server, health, models, admission, settings)
 
         def update() -> None:
@@ -157,8 +166,9 @@ def _register(
     health: Health,
     *,
     admission: Admission,
+    traces: "Traces | None",
 ) -> None:
-    registrar: Any = Registrar(server, admission, settings.max_request_bytes)
+    registrar: Any = Registrar(server, admission, settings.max_request_bytes, traces=traces)
     servicers: Mapping[Callable[[Any, Any], None], object] = {
         classification_pb2_grpc.add_ClassificationServiceServicer_to_server: ClassificationServicer(
             engines.classifiers
@@ -174,6 +184,14 @@ def _register(
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if settings.reflection:
         add_reflection(server, [*health.messages, HEALTH_SERVICE])
+
+
+def _traces(endpoint: str) -> "AbstractAsyncContextManager[Traces]":
+    try:
+        from server.interceptors.traces import Traces
+    except ModuleNotFoundError as error:
+        raise CannotStart(f'QUINTET_TRACES needs more packages ({error.name}): pip install "quintet[traces]"') from None
+    return Traces.running(endpoint)
 
 
 def _listen(server: grpc.aio.Server, settings: Settings) -> str:
@@ -201,8 +219,10 @@ def _publish(stack: AsyncExitStack, settings: Settings, port: int, admission: Ad
 async def _stop(
     server: grpc.aio.Server, health: Health, models: ModelServicer, admission: Admission, settings: Settings
 ) -> None:
+    log.info("stopping: %d calls run and may finish within %g s", admission.running, settings.shutdown_grace_seconds)
     health.stop()
     models.stop()
     await asyncio.sleep(settings.shutdown_pause_seconds)
     admission.stopping = True
     await server.stop(settings.shutdown_grace_seconds)
+    log.info("no call runs any more")

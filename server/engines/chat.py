@@ -113,9 +113,10 @@ class OpenAIChatModel:
         patience = partial(self._patience, deadline)
         async with self._turns.take(deadline):
             asked = waiting_since = time.monotonic()
+            tracing = calls.generation(self.description.engine, self._endpoint.model, self._endpoint.base_url)
             try:
-                with translated(self.description.max_input_tokens):
-                    chunks = await self._open(messages, options, deadline)
+                with tracing as generation, translated(self.description.max_input_tokens):
+                    chunks = await self._open(messages, options, deadline, generation.headers)
                     async with aclosing(chunks), aclosing(gathered(chunks, patience)) as batches:
                         async for batch in batches:
                             text = "".join([answer.add(chunk) for chunk in batch])
@@ -125,23 +126,29 @@ class OpenAIChatModel:
                                 if answer.is_new:
                                     answer.is_new = False
                                     self.generations.time_to_first_token.add(now - asked)
+                                    generation.first_token()
                                 yield TextDelta(text)
                             waiting_since = time.monotonic()
+                    generation.answered(answer.model, answer.finish_reason, answer.usage)
             finally:
                 calls.charge(upstream=waited)
             self.generations.durations.add(time.monotonic() - asked)
         yield self._done(messages, answer)
 
-    async def _open(self, messages: Sequence[Message], options: ChatOptions, deadline: float) -> Chunks:
+    async def _open(
+        self, messages: Sequence[Message], options: ChatOptions, deadline: float, headers: Mapping[str, str]
+    ) -> Chunks:
         """Ask, and once more if the connection fails: a kept one may have been closed by the other side."""
         try:
-            return await self._ask(messages, options, deadline)
+            return await self._ask(messages, options, deadline, headers)
         except openai.APITimeoutError:
             raise
         except openai.APIConnectionError:
-            return await self._ask(messages, options, deadline)
+            return await self._ask(messages, options, deadline, headers)
 
-    async def _ask(self, messages: Sequence[Message], options: ChatOptions, deadline: float) -> Chunks:
+    async def _ask(
+        self, messages: Sequence[Message], options: ChatOptions, deadline: float, headers: Mapping[str, str]
+    ) -> Chunks:
         conversation = [{"role": message.role, "content": message.content} for message in messages]
         body = {
             "model": self._endpoint.model,
@@ -160,6 +167,7 @@ class OpenAIChatModel:
                 "/chat/completions",
                 cast_to=object,
                 body={name: value for name, value in body.items() if value is not None},
+                options={"headers": headers},
                 stream=True,
                 stream_cls=Chunks,
             )

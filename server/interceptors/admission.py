@@ -31,8 +31,8 @@ _WARN_EVERY_SECONDS = 10.0
 class Admission:
     """Knows the calls that run. Used on the event loop alone, so plain numbers are enough.
 
-    A limit of gRPC's own also refuses health checks, so calls are counted here, where health never passes. `lanes` serve
-    each method, except those of the services in `lanes_of`.
+    A limit of gRPC's own also refuses health checks, so calls are counted here, where health never passes. `lanes`
+    serve each method, except those of the services in `lanes_of`.
     """
 
     def __init__(

@@ -38,4 +38,15 @@ class Method:
         durations.add(took)
         level = logging.DEBUG if code is OK or reason == ServerOverloaded.reason else logging.INFO
         if log.isEnabledFor(level):
-            log.log(level, "%s %s %s %.1f ms", self.name, code.name, reason or "-", took * 1000)
+            fields = {
+                "method": self.name[1:],
+                "code": code.name,
+                "reason": reason,
+                "ms": round(took * 1000, 1),
+                "queue_ms": round(call.queue_seconds * 1000, 1),
+                "compute_ms": round(call.compute_seconds * 1000, 1),
+                "upstream_ms": round(call.upstream_seconds * 1000, 1),
+                "tenant": call.caller.tenant,
+            }
+            line = "%(method)s %(code)s %(reason)s %(ms).1f ms"
+            log.log(level, line, {**fields, "reason": reason or "-"}, extra={"fields": fields})

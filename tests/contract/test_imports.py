@@ -69,3 +69,10 @@ def test_servicers_know_only_the_interfaces() -> None:
         if name.startswith("server.engines.") and not name.startswith("server.engines.interfaces")
     ]
     assert found == []
+
+
+def test_optional_packages_have_one_door() -> None:
+    found = {
+        module.name for module in modules("server") for name in imports(module) if name.startswith("opentelemetry")
+    }
+    assert found == {"traces.py"}
