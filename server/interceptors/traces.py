@@ -36,6 +36,7 @@ _EXPORT_SECONDS = 2.0  # for a batch, with all attempts
 _FLUSH_SECONDS = 3.0  # for all that is left when the server stops
 _LONGEST_VALUE = 256  # of attributes; a request id and an endpoint's answer may have any length
 _CONTEXT_KEYS = frozenset({"traceparent", "tracestate"})
+_NOTHING = Context()  # the spans of others in this process are not ours
 _W3C = TraceContextTextMapPropagator()
 Code = grpc.StatusCode
 # The statuses that are the server's fault. The others are the caller's business and no errors of the span.
@@ -96,7 +97,7 @@ class CallTrace:
         carrier = {key: value for key, value in metadata or () if key in _CONTEXT_KEYS}
         self._span = tracer.start_span(
             call.method[1:],
-            _W3C.extract(carrier) if carrier else Context(),
+            _W3C.extract(carrier, _NOTHING) if carrier else _NOTHING,
             SpanKind.SERVER,
             {"rpc.system.name": "grpc", "rpc.method": call.method[1:], "quintet.request_id": call.request_id},
             start_time=self._instant(call.started),
@@ -108,11 +109,15 @@ class CallTrace:
         return int((self._epoch + monotonic) * 1e9)
 
     def part(self, name: str, arrived: float, queue: float, compute: float) -> None:
-        """As `calls.Trace.part`. The end of waiting is an event."""
-        span = self._tracer.start_span(name, set_span_in_context(self._span), start_time=self._instant(arrived))
-        if compute:
-            span.add_event("compute", timestamp=self._instant(arrived + queue))
-        span.set_attributes({"quintet.queue_seconds": queue, "quintet.compute_seconds": compute})
+        """As `calls.Trace.part`."""
+        if not self._span.is_recording():  # it is not sampled
+            return
+        span = self._tracer.start_span(
+            name,
+            set_span_in_context(self._span, _NOTHING),
+            attributes={"quintet.queue_seconds": queue, "quintet.compute_seconds": compute},
+            start_time=self._instant(arrived),
+        )
         span.end()
 
     def generation(self, provider: str, model: str, url: str) -> "GenerationTrace":
@@ -143,11 +148,11 @@ class GenerationTrace:
         }
         if address.port:
             attributes["server.port"] = address.port
-        context = set_span_in_context(parent)
+        context = set_span_in_context(parent, _NOTHING)
         self._span = tracer.start_span(f"chat {model}", context, SpanKind.CLIENT, attributes)
         self._began = time.monotonic()
         carrier: dict[str, str] = {}
-        _W3C.inject(carrier, set_span_in_context(self._span))
+        _W3C.inject(carrier, set_span_in_context(self._span, _NOTHING))
         self.headers: Mapping[str, str] = carrier
 
     def __enter__(self) -> Self:
