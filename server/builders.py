@@ -29,7 +29,7 @@ from server.model_plans import EMBEDDER, LANGUAGE, LINGUIST, PRICES, RERANKER, p
 from server.runtime import memory
 from server.runtime.artefact import open_artefact
 from server.runtime.lanes import Lanes
-from server.runtime.models import ModelSlot, Slot
+from server.runtime.models import ModelSlot, Slot, State
 from server.runtime.pool import Pool
 from server.runtime.registry import open_registry
 from server.runtime.watch import follow, sync
@@ -129,8 +129,8 @@ class Engines:
         self._start(follow(self.pool, self.pool.store.marks(versioned)))
         if self.llm_is_off:
             message = "there is no language model: QUINTET_LLM is off"
-            self.chat.fail(message)
-            self.answerer.fail(message)
+            self.chat.move(State.FAILED, message)  # wanted so, and no error of the log
+            self.answerer.move(State.FAILED, message)
         else:
             chat = self._start(self.chat.load(self._chat_model))
             both = asyncio.gather(retriever, chat)

@@ -9,6 +9,7 @@ Imported only where calls are traced: it needs the `traces` extra.
 """
 
 import asyncio
+import logging
 import socket
 import threading
 import time
@@ -45,6 +46,23 @@ _FAULTS = {
 }  # fmt: skip
 
 
+class _OnceAMinute(logging.Filter):
+    """Errors alone, and one a minute: a collector that is gone would fill the log."""
+
+    next_one = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is written."""
+        if record.levelno < logging.ERROR or record.created < self.next_one:
+            return False
+        self.next_one = record.created + 60
+        return True
+
+
+_EXPORTERS_LOG = "opentelemetry.exporter.otlp.proto.grpc.exporter"
+_ONCE_A_MINUTE = _OnceAMinute()
+
+
 class Traces:
     """Begins a trace with each call and ends it with the call."""
 
@@ -63,6 +81,7 @@ class Traces:
             shutdown_on_exit=False,
             span_limits=SpanLimits(max_span_attribute_length=_LONGEST_VALUE),
         )
+        logging.getLogger(_EXPORTERS_LOG).addFilter(_ONCE_A_MINUTE)
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint, timeout=_EXPORT_SECONDS)))
         try:
             yield cls(provider.get_tracer("server", version("quintet")))

@@ -33,11 +33,14 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no
         """`message` says why the service does not serve; empty if it does."""
         if (before := self.messages[service]) == message:
             return
+        was_ready = self.ready
         self.messages[service] = message
         if not message:
             log.info("%s: SERVING", service)
         elif not before:
             log.warning("%s: NOT_SERVING: %s", service, message)
+        if self.ready != was_ready:
+            log.info("ready: %s", "SERVING" if self.ready else "NOT_SERVING")
         self._wake()
 
     def stop(self) -> None:
