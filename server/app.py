@@ -208,7 +208,9 @@ def _listen(server: grpc.aio.Server, settings: Settings) -> str:
 def _publish(stack: AsyncExitStack, settings: Settings, port: int, admission: Admission, engines: Engines) -> None:
     from server import metrics  # whoever publishes nothing need not wait for its libraries
 
-    collector = metrics.Collector(admission, engines.lanes, [slot for slot, _ in engines.models])
+    collector = metrics.Collector(
+        admission, engines.lanes, [slot for slot, _ in engines.models], engines.pool.residency.budget
+    )
     try:
         found = stack.enter_context(metrics.serving(settings.host, port, collector))
     except OSError:

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from server.engines.interfaces import Described
 from server.interceptors.admission import Admission
+from server.runtime.budget import Budget
 from server.runtime.generations import Generations
 from server.runtime.histogram import Histogram
 from server.runtime.lanes import Lanes
@@ -31,8 +32,11 @@ class Generates(Protocol):
 class Collector:
     """Everything that is published, gathered anew for each scrape."""
 
-    def __init__(self, admission: Admission, lanes: Mapping[str, Lanes], slots: Sequence[Slot[Any]]) -> None:
+    def __init__(
+        self, admission: Admission, lanes: Mapping[str, Lanes], slots: Sequence[Slot[Any]], budget: Budget
+    ) -> None:
         self._admission = admission
+        self._budget = budget
         self._lanes = lanes
         self._slots = slots
 
@@ -49,15 +53,15 @@ class Collector:
         yield _histograms(
             "rpc_server_call_duration_seconds",
             "Calls by method, status code and reason",
-            ("rpc_method", "rpc_response_status_code", "error_type"),
+            ("rpc_system_name", "rpc_method", "rpc_response_status_code", "error_type"),
             (
-                ((method.name[1:], code.name, reason), durations)
+                (("grpc", method.name[1:], code.name, reason), durations)
                 for method in methods
                 for (code, reason), durations in method.ended.copy().items()
             ),
         )
         yield _gauges(
-            "rpc_server_active_requests",
+            "quintet_active_calls",
             "Calls that run",
             ("rpc_method",),
             (((method.name[1:],), method.running) for method in methods),
@@ -152,8 +156,14 @@ class Collector:
             "quintet_model_memory_bytes",
             "Memory that the model took when it was loaded",
             ("model",),
-            (((slot.name,), slot.resident.bytes if slot.resident else 0) for slot in pooled),
+            [
+                *(((slot.name,), slot.resident.bytes if slot.resident else 0) for slot in pooled),
+                *(((name,), size) for name, size in self._budget.others().items()),
+            ],
         )
+        yield _gauges("quintet_memory_in_use_bytes", "Memory of all models", (), [((), self._budget.in_use)])
+        if self._budget.limit is not None:
+            yield _gauges("quintet_memory_budget_bytes", "What they may take", (), [((), self._budget.limit)])
         yield _counters(
             "quintet_model_loads", "Loads that succeeded", ("model",), (((slot.name,), slot.loads) for slot in pooled)
         )
@@ -165,29 +175,31 @@ class Collector:
         )
 
     def _generating(self) -> Iterator[Metric]:
-        found = [(slot.name, slot.loaded.generations) for slot in self._slots if isinstance(slot.loaded, Generates)]
-        labels = ("gen_ai_request_model",)
+        found = [
+            (("chat", slot.name), slot.loaded.generations) for slot in self._slots if isinstance(slot.loaded, Generates)
+        ]
+        labels = ("gen_ai_operation_name", "gen_ai_request_model")
         yield _histograms(
             "gen_ai_client_token_usage",
             "Tokens of a generation",
             (*labels, "gen_ai_token_type"),
             (
                 row
-                for name, each in found
-                for row in (((name, "input"), each.input_tokens), ((name, "output"), each.output_tokens))
+                for names, each in found
+                for row in (((*names, "input"), each.input_tokens), ((*names, "output"), each.output_tokens))
             ),
         )
         yield _histograms(
-            "gen_ai_server_time_to_first_token_seconds",
+            "gen_ai_client_operation_time_to_first_chunk_seconds",
             "From asking the endpoint to its first token",
             labels,
-            (((name,), each.time_to_first_token) for name, each in found),
+            ((names, each.time_to_first_token) for names, each in found),
         )
         yield _histograms(
-            "gen_ai_server_request_duration_seconds",
+            "gen_ai_client_operation_duration_seconds",
             "Generations that came to their end",
             labels,
-            (((name,), each.durations) for name, each in found),
+            ((names, each.durations) for names, each in found),
         )
 
 
