@@ -104,9 +104,10 @@ class Registrar:
         method, identify, end = self._observed(name)
 
         async def unary(payload: Any, context: Any) -> Any:
-            call, size = identify(name, context), size_of(payload)
+            metadata = context.invocation_metadata() or ()
+            call, size = identify(name, metadata, context), size_of(payload)
             code, reason = grpc.StatusCode.CANCELLED, ""
-            calls.enter(call)
+            calls.enter(call)  # first, so that refusals are logged with its id
             try:
                 if auth is not None:
                     call.caller = auth.identify(name, context)
@@ -136,9 +137,10 @@ class Registrar:
         method, identify, end = self._observed(name)
 
         async def stream(payload: Any, context: Any) -> AsyncIterator[Any]:
-            call, size = identify(name, context), size_of(payload)
+            metadata = context.invocation_metadata() or ()
+            call, size = identify(name, metadata, context), size_of(payload)
             code, reason = grpc.StatusCode.CANCELLED, ""
-            calls.enter(call)
+            calls.enter(call)  # first, so that refusals are logged with its id
             try:
                 if auth is not None:
                     call.caller = auth.identify(name, context)

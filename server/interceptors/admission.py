@@ -10,7 +10,7 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +20,7 @@ from server.errors import DeadlineExceeded, ServerOverloaded, ServerStopping
 from server.interceptors.observe import Method
 
 log = logging.getLogger(__name__)
+Metadata = Sequence[tuple[str, str | bytes]]
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 _RETRY_AFTER_SECONDS = 0.5
 # A caller whose own work is long may wait for as many times that long, even if it is more than the limit.
@@ -67,10 +68,10 @@ class Admission:
         lanes = self._lanes_of.get(name.split("/")[1], self._lanes)
         return self._methods.setdefault(name, Method(name, lanes))
 
-    def identify(self, method: str, context: Any) -> Call:
+    def identify(self, method: str, metadata: Metadata, context: Any) -> Call:
         """The call with the caller's request id, or a new one, and its deadline, or the default one."""
         request_id = ""
-        for key, value in context.invocation_metadata() or ():
+        for key, value in metadata:
             if key == "x-request-id":
                 request_id = value if isinstance(value, str) and _REQUEST_ID.fullmatch(value) else ""
                 break

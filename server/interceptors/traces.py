@@ -29,8 +29,9 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, format_trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from server.calls import Call
+from server.interceptors.admission import Metadata
 
-Identify = Callable[[str, Any], Call]
+Identify = Callable[[str, Metadata, Any], Call]
 End = Callable[[Call, grpc.StatusCode, str], None]
 
 _EXPORT_SECONDS = 2.0  # for a batch, with all attempts
@@ -94,9 +95,9 @@ class Traces:
     def around(self, identify: Identify, end: End) -> tuple[Identify, End]:
         """What begins and ends every call of a method, with its trace."""
 
-        def begin(method: str, context: Any) -> Call:
-            call = identify(method, context)
-            call.trace = CallTrace(self._tracer, call, context.invocation_metadata())
+        def begin(method: str, metadata: Metadata, context: Any) -> Call:
+            call = identify(method, metadata, context)
+            call.trace = CallTrace(self._tracer, call, metadata)
             return call
 
         def finish(call: Call, code: grpc.StatusCode, reason: str) -> None:
@@ -110,10 +111,10 @@ class Traces:
 class CallTrace:
     """Implements `calls.Trace`."""
 
-    def __init__(self, tracer: Tracer, call: Call, metadata: Any) -> None:
+    def __init__(self, tracer: Tracer, call: Call, metadata: Metadata) -> None:
         self._tracer = tracer
         self._epoch = time.time() - time.monotonic()
-        carrier = {key: value for key, value in metadata or () if key in _CONTEXT_KEYS}
+        carrier = {key: value for key, value in metadata if key in _CONTEXT_KEYS}
         self._span = tracer.start_span(
             call.method[1:],
             _W3C.extract(carrier, _NOTHING) if carrier else _NOTHING,

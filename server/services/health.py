@@ -35,12 +35,13 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no
             return
         was_ready = self.ready
         self.messages[service] = message
-        if not message:
-            log.info("%s: SERVING", service)
-        elif not before:
-            log.warning("%s: NOT_SERVING: %s", service, message)
-        if self.ready != was_ready:
-            log.info("ready: %s", "SERVING" if self.ready else "NOT_SERVING")
+        if not self._stopping:  # what goes then is meant to
+            if not message:
+                log.info("%s: SERVING", service)
+            elif not before:
+                log.warning("%s: NOT_SERVING: %s", service, message)
+            if self.ready != was_ready:
+                log.info("ready: %s", "SERVING" if self.ready else "NOT_SERVING")
         self._wake()
 
     def stop(self) -> None:
