@@ -17,7 +17,8 @@ def test_metrics_are_published_on_a_port_of_their_own(server: ServerProcess, cha
     with urllib.request.urlopen(found.group(1), timeout=5) as response:
         text = response.read().decode()
     method = "quintet.v1.ClassificationService/Classify"
-    count = rf'rpc_server_call_duration_seconds_count\{{.*rpc_method="{method}",rpc_response_status_code="OK"\}} [1-9]'
+    labels = f'rpc_method="{method}",rpc_response_status_code="OK",rpc_system_name="grpc"'
+    count = rf"rpc_server_call_duration_seconds_count\{{.*{labels}\}} [1-9]"
     assert re.search(count, text)
     assert re.search(r'quintet_lane_compute_seconds_count\{lanes="models"\} [1-9]', text)
     assert re.search(r'quintet_work_batches_total\{items="1",work="sentiment"\} [1-9]', text)

@@ -176,12 +176,15 @@ async def test_no_text_and_no_key_is_sent(seen: Seen) -> None:
 
 def test_a_collector_that_is_gone_holds_nothing_up(data: Path, tmp_path: Path) -> None:
     running = start_server(data, tmp_path / "log.txt", llm="off", traces="http://127.0.0.1:9")
-    wait_ready(running.address, seconds=180)
-    with grpc.insecure_channel(running.address) as channel:
-        stub = classification_pb2_grpc.ClassificationServiceStub(channel)
-        for _ in range(20):
-            stub.Classify(classification_pb2.ClassifyRequest(texts=[TEXT]), timeout=20)
-    assert running.stop(20) == 0
+    try:
+        wait_ready(running.address, seconds=180)
+        with grpc.insecure_channel(running.address) as channel:
+            stub = classification_pb2_grpc.ClassificationServiceStub(channel)
+            for _ in range(20):
+                stub.Classify(classification_pb2.ClassifyRequest(texts=[TEXT]), timeout=20)
+    finally:
+        status = running.stop(20)
+    assert status == 0
     log = running.log.read_text()
     assert log.count("Failed to export traces") == 1  # not for every batch
     assert "Traceback" not in log
