@@ -53,8 +53,6 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_connection_age_ms", 30 * 60_000),
     ("grpc.max_connection_age_grace_ms", 10 * 60_000),
 )
-# gRPC cancels what has arrived but was not taken yet when a server stops; within this time it is refused in words.
-_REFUSE_SECONDS = 0.1
 
 
 class CannotStart(Exception):
@@ -228,6 +226,5 @@ async def _stop(
     models.stop()
     await asyncio.sleep(settings.shutdown_pause_seconds)
     admission.stopping = True
-    await asyncio.sleep(_REFUSE_SECONDS)
     await server.stop(settings.shutdown_grace_seconds)
     log.info("no call runs any more")
