@@ -2,6 +2,7 @@
 # Three stages: `build` makes the environments, `train` makes the artefacts into a volume, `serve` (the default) serves
 # them without torch. Models are mounted, never baked in: an image is code, a volume is data.
 #   docker build -t quintet .                         docker build --target train -t quintet-train .
+#   docker build --build-arg EXTRAS=traces -t quintet .
 
 FROM python:3.11-slim-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
@@ -13,9 +14,11 @@ COPY protos protos
 COPY clients clients
 COPY server server
 COPY training training
+# For instance "traces,registry".
+ARG EXTRAS=""
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install -c requirements.lock hatchling editables \
-    && pip install --no-build-isolation -c requirements.lock ./clients .
+    && pip install --no-build-isolation -c requirements.lock ./clients ".${EXTRAS:+[$EXTRAS]}"
 
 FROM build AS train
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/* \
@@ -24,14 +27,14 @@ RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm 
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --no-build-isolation -c requirements.lock './clients' '.[train]'
 ENV QUINTET_DATA=/data QUINTET_CACHE=/cache OMP_WAIT_POLICY=PASSIVE
-USER quintet
+USER 10001
 ENTRYPOINT ["python", "-m", "training"]
 
 FROM python:3.11-slim-bookworm AS serve
 # xllamacpp links the system's OpenMP.
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --home-dir /nonexistent quintet \
-    && install -d -o quintet /data/models /data/index
+    && install -d -o quintet /data/models /data/index /data/state
 COPY --from=build /opt/quintet /opt/quintet
 ARG GIT_COMMIT=""
 ENV PATH=/opt/quintet/bin:$PATH \
@@ -39,8 +42,8 @@ ENV PATH=/opt/quintet/bin:$PATH \
     QUINTET_HOST=0.0.0.0 \
     QUINTET_DATA=/data \
     QUINTET_GIT_COMMIT=$GIT_COMMIT
-USER quintet
 # It refuses to listen on 0.0.0.0 until QUINTET_TENANTS names a file of tenants, or QUINTET_ALLOW_ANONYMOUS is true.
+USER 10001
 EXPOSE 50051
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["quintet", "health"]

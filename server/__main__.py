@@ -12,7 +12,6 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")  # children are spawn
 
 import argparse
 import asyncio
-import logging
 import signal
 import sys
 import textwrap
@@ -20,13 +19,13 @@ import textwrap
 import uvloop
 from pydantic import ValidationError
 
-from server import calls
+from server import logs
 from server.app import running
 from server.banner import announce
 from server.providers import BadProviders
 from server.runtime.followed import BadFile
 from server.settings import Settings
-from server.transport import PortInUse
+from server.transport import CannotStart
 
 
 def main() -> int:
@@ -45,10 +44,10 @@ def main() -> int:
             where = f"QUINTET_{name}: " if name else ""  # what concerns several names them itself
             print(f"error: {where}{problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
         return 2
-    _log_to_stderr(settings.log_level)
+    logs.to_stderr(settings.log_level, settings.log_format)
     try:
         return uvloop.run(_serve(settings))
-    except PortInUse as error:
+    except CannotStart as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (BadFile, BadProviders) as error:
@@ -68,23 +67,14 @@ async def _serve(settings: Settings) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
     async with running(settings) as app:
+        if settings.log_format == "json":  # no line that is not one
+            await stop.wait()
+            return 0
         announcing = asyncio.create_task(announce(app))
         await stop.wait()
         announcing.cancel()
         print("Stopping: what runs may finish. Press Ctrl-C again to exit at once.", flush=True)
     return 0
-
-
-def _log_to_stderr(level: str) -> None:
-    class WithRequestId(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            record.request_id = calls.request_id()
-            return super().format(record)
-
-    handler = logging.StreamHandler()
-    handler.setFormatter(WithRequestId("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])  # libraries
-    logging.getLogger("server").setLevel(level)
 
 
 def _settings_help() -> str:

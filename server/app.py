@@ -8,10 +8,10 @@ grace, then everything is closed in the reverse order of its making.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -44,7 +44,10 @@ from server.services.usage import UsageServicer
 from server.settings import Settings
 from server.stores.ledger.reader import SqlReader
 from server.stores.ledger.sql import SqlLedger
-from server.transport import PortInUse
+from server.transport import CannotStart, PortInUse
+
+if TYPE_CHECKING:  # it needs packages that are not always there
+    from server.interceptors.traces import Traces
 
 log = logging.getLogger(__name__)
 HEALTH_SERVICE: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -89,8 +92,9 @@ class App:
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[App]:
-    """Serve while the body runs. Raises PortInUse, BadFile for tenants and certificates, and BadProviders."""
+    """Serve while the body runs. Raises CannotStart, BadFile for tenants and certificates, and BadProviders."""
     async with AsyncExitStack() as stack:
+        traces = await stack.enter_async_context(_traces(str(settings.traces))) if settings.traces else None
         door = await stack.enter_async_context(Door.create(settings))
         reader = SqlReader(settings.ledger_target)
         stack.push_async_callback(reader.close)
@@ -106,6 +110,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             settings.default_deadline_seconds,
             max_wait_seconds=settings.max_wait_seconds,
             lanes=settings.lanes,
+            lanes_of={"quintet.v1.AnalysisService": 1},  # nearly all of its compute is spaCy's, which has one lane
         )
         server = grpc.aio.server(
             # Twice the limit, so that what is a little too large gets an answer with details.
@@ -117,7 +122,9 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         limits = None
         if door.tenants and limiter:
             limits = TenantLimits(limiter, door.tenants.tenant, {**chat.estimates(), **rag.estimates()})
-        registrar = Registrar(server, admission, settings.max_request_bytes, door.auth, limits)
+        registrar = Registrar(
+            server, admission, settings.max_request_bytes, auth=door.auth, limits=limits, traces=traces
+        )
         _register(registrar, engines, chat=chat, rag=rag, models=models, usage=UsageServicer(reader, ledger))
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         if settings.reflection:
@@ -126,6 +133,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         if settings.metrics_port is not None:
             _publish(stack, settings.metrics_port, admission, engines, door=door, limits=limits)
         await server.start()
+        log.info("listening on %s", address)
         stack.push_async_callback(_stop, server, health, models, admission, settings)
         stack.callback(ledger.end_watches)  # before the server is stopped: an open one would hold it
 
@@ -195,6 +203,14 @@ def _register(
         add(servicer, registrar)
 
 
+def _traces(endpoint: str) -> "AbstractAsyncContextManager[Traces]":
+    try:
+        from server.interceptors.traces import Traces
+    except ModuleNotFoundError as error:
+        raise CannotStart(f'QUINTET_TRACES needs more packages ({error.name}): pip install "quintet[traces]"') from None
+    return Traces.running(endpoint)
+
+
 def _publish(
     stack: AsyncExitStack,
     port: int,
@@ -210,7 +226,8 @@ def _publish(
         admission,
         engines.lanes,
         [slot for slot, _ in engines.models],
-        engines.legs,
+        engines.pool.residency.budget,
+        legs=engines.legs,
         auth_refused=door.refused,
         followed=door.followed,
         limits=limits,
@@ -227,8 +244,10 @@ def _publish(
 async def _stop(
     server: grpc.aio.Server, health: Health, models: ModelServicer, admission: Admission, settings: Settings
 ) -> None:
+    log.info("stopping: %d calls run and may finish within %g s", admission.running, settings.shutdown_grace_seconds)
     health.stop()
     models.stop()
     await asyncio.sleep(settings.shutdown_pause_seconds)
     admission.stopping = True
     await server.stop(settings.shutdown_grace_seconds)
+    log.info("no call runs any more")

@@ -26,7 +26,7 @@ from server.engines.interfaces import (
 )
 from server.model_plans import EMBEDDER, LANGUAGE, LINGUIST, PRICES, RERANKER, plans
 from server.runtime.lanes import Lanes
-from server.runtime.models import ModelSlot, Slot
+from server.runtime.models import ModelSlot, Slot, State
 from server.runtime.pool import Pool
 from server.runtime.registry import open_registry
 from server.runtime.watch import follow, sync
@@ -133,7 +133,8 @@ class Engines:
         self._start(follow(self.pool, self.pool.store.marks(versioned)))
         chat = self._start(self._chats.load())
         if self.llm_is_off:
-            self.answerer.fail("there is no language model: QUINTET_LLM is off")
+            message = "there is no language model: QUINTET_LLM is off"
+            self.answerer.move(State.FAILED, message)  # wanted so, and no error of the log
         else:
             both = asyncio.gather(retriever, chat)
             self._loading += [chat, self._start(self._after(both, self.answerer.load(self._answerer)))]

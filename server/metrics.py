@@ -16,6 +16,7 @@ from server.engines.interfaces import Described
 from server.interceptors.admission import Admission
 from server.interceptors.limits import TenantLimits
 from server.runtime.breaker import Breaker
+from server.runtime.budget import Budget
 from server.runtime.followed import Followed
 from server.runtime.generations import Generations
 from server.runtime.histogram import Histogram
@@ -52,13 +53,15 @@ class Collector:
         admission: Admission,
         lanes: Mapping[str, Lanes],
         slots: Sequence[Slot[Any]],
-        legs: Mapping[str, ChatLeg],
+        budget: Budget,
         *,
+        legs: Mapping[str, ChatLeg] = MappingProxyType({}),
         auth_refused: Mapping[str, int] = MappingProxyType({}),
         followed: Sequence[Followed[Any]] = (),
         limits: TenantLimits | None = None,
     ) -> None:
         self._admission = admission
+        self._budget = budget
         self._lanes = lanes
         self._slots = slots
         self._auth_refused = auth_refused
@@ -83,15 +86,15 @@ class Collector:
         yield _histograms(
             "rpc_server_call_duration_seconds",
             "Calls by method, status code and reason",
-            ("rpc_method", "rpc_response_status_code", "error_type"),
+            ("rpc_system_name", "rpc_method", "rpc_response_status_code", "error_type"),
             (
-                ((method.name[1:], code.name, reason), durations)
+                (("grpc", method.name[1:], code.name, reason), durations)
                 for method in methods
                 for (code, reason), durations in method.ended.copy().items()
             ),
         )
         yield _gauges(
-            "rpc_server_active_requests",
+            "quintet_active_calls",
             "Calls that run",
             ("rpc_method",),
             (((method.name[1:],), method.running) for method in methods),
@@ -200,8 +203,14 @@ class Collector:
             "quintet_model_memory_bytes",
             "Memory that the model took when it was loaded",
             ("model",),
-            (((slot.name,), slot.resident.bytes if slot.resident else 0) for slot in pooled),
+            [
+                *(((slot.name,), slot.resident.bytes if slot.resident else 0) for slot in pooled),
+                *(((name,), size) for name, size in self._budget.others().items()),
+            ],
         )
+        yield _gauges("quintet_memory_in_use_bytes", "Memory of all models", (), [((), self._budget.in_use)])
+        if self._budget.limit is not None:
+            yield _gauges("quintet_memory_budget_bytes", "What they may take", (), [((), self._budget.limit)])
         yield _counters(
             "quintet_model_loads", "Loads that succeeded", ("model",), (((slot.name,), slot.loads) for slot in pooled)
         )
@@ -213,8 +222,8 @@ class Collector:
         )
 
     def _generating(self) -> Iterator[Metric]:
-        found = [((leg.breaker.name, leg.name), leg.generations) for leg in list(self._legs.values())]
-        labels = ("gen_ai_provider_name", "gen_ai_request_model")
+        found = [(("chat", leg.breaker.name, leg.name), leg.generations) for leg in list(self._legs.values())]
+        labels = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
         yield _histograms(
             "gen_ai_client_token_usage",
             "Tokens of a generation",
@@ -226,13 +235,13 @@ class Collector:
             ),
         )
         yield _histograms(
-            "gen_ai_server_time_to_first_token_seconds",
+            "gen_ai_client_operation_time_to_first_chunk_seconds",
             "From asking the endpoint to its first token",
             labels,
             ((names, each.time_to_first_token) for names, each in found),
         )
         yield _histograms(
-            "gen_ai_server_request_duration_seconds",
+            "gen_ai_client_operation_duration_seconds",
             "Generations that came to their end",
             labels,
             ((names, each.durations) for names, each in found),

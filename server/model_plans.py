@@ -59,8 +59,9 @@ def _text_model(name: str, task: ModelTask, wanted: ModelSettings, lanes: Lanes,
 
         kind = torch_text.TorchEmbedder if embeds else torch_text.TorchClassifier
         if wanted.source:
-            return lambda _: kind.from_hub(name, str(wanted.source), wanted.revision, lanes, wanted.device)
-        return lambda artefact: kind.from_artefact(artefact, lanes, wanted.device)
+            source, revision = str(wanted.source), wanted.revision
+            return lambda _: kind.from_hub(name, source, revision, lanes, wanted.device, cache_bytes=cache_bytes)
+        return lambda artefact: kind.from_artefact(artefact, lanes, wanted.device, cache_bytes=cache_bytes)
     from server.engines import onnx_text
 
     onnx = onnx_text.OnnxEmbedder if embeds else onnx_text.OnnxClassifier

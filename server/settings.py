@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ByteSize, Field, SecretStr, field_validator, model_validator
+from pydantic import AnyHttpUrl, BaseModel, ByteSize, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -70,7 +70,11 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="port of Prometheus metrics on the same address; unset: none"
     )
+    traces: AnyHttpUrl | None = Field(
+        None, description="OTLP/gRPC endpoint of an OpenTelemetry collector (http://127.0.0.1:4317); unset: no traces"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="of the server's own log")
+    log_format: Literal["text", "json"] = Field("text", description="lines for people, or a JSON object a line")
     git_commit: str = Field("", description="the commit that was built, for GetServerInfo")
     reflection: bool = Field(True, description="let clients ask for the contract")
     redis_url: SecretStr | None = Field(

@@ -16,7 +16,11 @@ from server.runtime.followed import BadFile, Contents, Followed
 log = logging.getLogger(__name__)
 
 
-class PortInUse(Exception):
+class CannotStart(Exception):
+    """Why, for whoever starts the server."""
+
+
+class PortInUse(CannotStart):
     """The address cannot be listened on."""
 
 

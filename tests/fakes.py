@@ -9,6 +9,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1 import trace_pb2
+
 from server.engines.interfaces import (
     ChatAnswer,
     ChatDone,
@@ -220,3 +224,35 @@ class UnaccountedChatModel:
                     return ChatAnswer("".join(texts), event)
                 texts.append(event.text)
         raise AssertionError("a stream ends with ChatDone")
+
+
+class TraceCollector(trace_service_pb2_grpc.TraceServiceServicer):
+    """An OTLP/gRPC collector that keeps every span it gets."""
+
+    def __init__(self) -> None:
+        self.spans: list[trace_pb2.Span] = []
+        self.resource: dict[str, str] = {}
+        self.endpoint = ""
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["TraceCollector"]:
+        """Listen while the body runs."""
+        server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+        add: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server  # it has no types
+        add(self, server)
+        self.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        await server.start()
+        try:
+            yield self
+        finally:
+            await server.stop(None)
+
+    async def Export(
+        self, request: trace_service_pb2.ExportTraceServiceRequest, context: object
+    ) -> trace_service_pb2.ExportTraceServiceResponse:
+        """Take a batch."""
+        for resource_spans in request.resource_spans:
+            self.resource = {pair.key: pair.value.string_value for pair in resource_spans.resource.attributes}
+            for scope_spans in resource_spans.scope_spans:
+                self.spans.extend(scope_spans.spans)
+        return trace_service_pb2.ExportTraceServiceResponse()

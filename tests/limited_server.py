@@ -63,7 +63,7 @@ async def serve(redis_url: str, replicas: str, limits: str) -> None:
         around = TenantLimits(limiter, {"acme": tenant}.get, {CHAT: estimate})
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         admission = Admission(5000, 10.0, max_wait_seconds=100.0, lanes=1)
-        registrar: Any = Registrar(server, admission, 1 << 20, Auth(), around)
+        registrar: Any = Registrar(server, admission, 1 << 20, auth=Auth(), limits=around)
         classification_pb2_grpc.add_ClassificationServiceServicer_to_server(Classification(), registrar)
         chat_pb2_grpc.add_ChatServiceServicer_to_server(Chat(), registrar)
         port = server.add_insecure_port("127.0.0.1:0")

@@ -116,9 +116,10 @@ class OpenAIProvider:
             )
             most = min(options.max_output_tokens, context - prompt)
             asked = waiting_since = time.monotonic()
+            tracing = calls.generation(self.provider, self._endpoint.model, self._endpoint.base_url)
             try:
-                with translated(self.provider, prompt, context):
-                    chunks = await self._open(messages, options, most, deadline)
+                with tracing as generation, translated(self.provider, prompt, context):
+                    chunks = await self._open(messages, options, most, deadline, generation.headers)
                     async with aclosing(chunks), aclosing(gathered(chunks, patience)) as batches:
                         async for batch in batches:
                             text = "".join([answer.add(chunk) for chunk in batch])
@@ -127,9 +128,11 @@ class OpenAIProvider:
                             if text:
                                 if not answer.texts:
                                     self.generations.time_to_first_token.add(now - asked)
+                                    generation.first_token()
                                 answer.texts.append(text)
                                 yield TextDelta(text)
                             waiting_since = time.monotonic()
+                    generation.answered(answer.model, answer.finish_reason, answer.usage)
             finally:
                 calls.charge(upstream=waited)
             if answer.finish_reason is None:
@@ -138,18 +141,28 @@ class OpenAIProvider:
         yield await self._done(prompt, answer)
 
     async def _open(
-        self, messages: Sequence[Message], options: ChatOptions, max_output_tokens: int, deadline: float
+        self,
+        messages: Sequence[Message],
+        options: ChatOptions,
+        max_output_tokens: int,
+        deadline: float,
+        headers: Mapping[str, str],
     ) -> Chunks:
         """Ask, and at once again if the connection fails: a kept one may have been closed by the other side."""
         try:
-            return await self._ask(messages, options, max_output_tokens, deadline)
+            return await self._ask(messages, options, max_output_tokens, deadline, headers)
         except openai.APITimeoutError:
             raise
         except openai.APIConnectionError:
-            return await self._ask(messages, options, max_output_tokens, deadline)
+            return await self._ask(messages, options, max_output_tokens, deadline, headers)
 
     async def _ask(
-        self, messages: Sequence[Message], options: ChatOptions, max_output_tokens: int, deadline: float
+        self,
+        messages: Sequence[Message],
+        options: ChatOptions,
+        max_output_tokens: int,
+        deadline: float,
+        headers: Mapping[str, str],
     ) -> Chunks:
         body = {
             "model": self._endpoint.model,
@@ -168,6 +181,7 @@ class OpenAIProvider:
                 "/chat/completions",
                 cast_to=object,
                 body={name: value for name, value in body.items() if value is not None},
+                options={"headers": headers},
                 stream=True,
                 stream_cls=Chunks,
             )

@@ -57,7 +57,8 @@ class HousePricer:
         """One estimate a house, in order. Raises InvalidRequest with everything that is wrong with the houses."""
         rows = self._rows(houses)
         if len(rows) > ON_THE_LOOP:
-            return await self._lanes.run(partial(self._estimate, rows), deadline=deadline)
+            name = self.description.identity.name
+            return await self._lanes.run(partial(self._estimate, rows), deadline=deadline, name=name)
         if time.monotonic() >= deadline:
             raise DeadlineExceeded("the deadline passed before the call began")
         begun = time.perf_counter()

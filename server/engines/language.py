@@ -30,7 +30,8 @@ class FastTextIdentifier:
 
     async def identify(self, text: str, *, deadline: float) -> tuple[Label, ...]:
         """Up to 3 ISO 639 codes, most probable first."""
-        return await self._lanes.run(partial(self._identify, text), deadline=deadline)
+        name = self.description.identity.name
+        return await self._lanes.run(partial(self._identify, text), deadline=deadline, name=name)
 
     def _identify(self, text: str) -> tuple[Label, ...]:
         codes, scores = self._model.predict(text.replace("\n", " "), k=_MAX_LABELS)  # a line feed would end the text

@@ -43,7 +43,7 @@ class FaissRetriever(Keeper):
         snapshot = collection.snapshot
         self._check_embedder(collection.name, snapshot)
         found = partial(search, snapshot, vector, query.top_k, query.filters)
-        passages = await self._lanes.run(found, deadline=deadline)
+        passages = await self._lanes.run(found, deadline=deadline, name="search")
         return Retrieval(passages, identity(collection, snapshot), self._embedder.description.identity)
 
     def collections(self) -> list[CollectionSummary]:

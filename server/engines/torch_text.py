@@ -98,17 +98,20 @@ class TorchClassifier(TextClassifier):
     """
 
     @classmethod
-    def from_artefact(cls, artefact: Artefact, lanes: Lanes, device: str = "cpu") -> Self:
+    def from_artefact(cls, artefact: Artefact, lanes: Lanes, device: str = "cpu", *, cache_bytes: int = 0) -> Self:
         """From the torch/ folder of an artefact."""
         kinds = {"transformers": TransformersForward, "sentence-transformers": SentenceTransformersForward}
         kind = kinds[from_schema(artefact, "torch")]
         forward = kind(str(artefact.part("torch")), None, device, from_schema(artefact, "max_tokens"))
         labels = from_schema(artefact, "labels")
         task, tokens = ModelTask.CLASSIFICATION, forward.max_tokens
-        return cls(forward, describe(artefact, task, "torch", labels=labels, max_input_tokens=tokens), lanes)
+        description = describe(artefact, task, "torch", labels=labels, max_input_tokens=tokens)
+        return cls(forward, description, lanes, cache_bytes=cache_bytes)
 
     @classmethod
-    def from_hub(cls, name: str, source: str, revision: str | None, lanes: Lanes, device: str = "cpu") -> Self:
+    def from_hub(
+        cls, name: str, source: str, revision: str | None, lanes: Lanes, device: str = "cpu", *, cache_bytes: int = 0
+    ) -> Self:
         """From a repository of the model hub or a folder, with the labels of its configuration."""
         forward = TransformersForward(source, revision, device)
         config = forward.model.config
@@ -116,27 +119,30 @@ class TorchClassifier(TextClassifier):
         if len(labels) < 2 or config.problem_type not in {None, "single_label_classification"}:
             raise ModelUnavailable(f'model "{name}" does not choose one of several labels', metadata={"model": name})
         description = _describe(name, ModelTask.CLASSIFICATION, forward, config, revision=revision, labels=labels)
-        return cls(forward, description, lanes)
+        return cls(forward, description, lanes, cache_bytes=cache_bytes)
 
 
 class TorchEmbedder(TextEmbedder):
     """An Embedder on torch; the rest as for TorchClassifier."""
 
     @classmethod
-    def from_artefact(cls, artefact: Artefact, lanes: Lanes, device: str = "cpu") -> Self:
+    def from_artefact(cls, artefact: Artefact, lanes: Lanes, device: str = "cpu", *, cache_bytes: int = 0) -> Self:
         """From the torch/ folder of an artefact."""
         folder, max_tokens = str(artefact.part("torch")), from_schema(artefact, "max_tokens")
         forward = SentenceTransformersForward(folder, None, device, max_tokens, normalise=True)
         description = describe(artefact, ModelTask.EMBEDDING, "torch", max_input_tokens=forward.max_tokens)
-        return cls(forward, description, from_schema(artefact, "dimensions"), lanes)
+        return cls(forward, description, from_schema(artefact, "dimensions"), lanes, cache_bytes=cache_bytes)
 
     @classmethod
-    def from_hub(cls, name: str, source: str, revision: str | None, lanes: Lanes, device: str = "cpu") -> Self:
+    def from_hub(
+        cls, name: str, source: str, revision: str | None, lanes: Lanes, device: str = "cpu", *, cache_bytes: int = 0
+    ) -> Self:
         """From a sentence-transformers repository of the model hub or a folder."""
         forward = SentenceTransformersForward(source, revision, device, normalise=True)
         config = forward.model[0].auto_model.config
         description = _describe(name, ModelTask.EMBEDDING, forward, config, revision=revision)
-        return cls(forward, description, forward.model.get_embedding_dimension(), lanes)
+        dimensions = forward.model.get_embedding_dimension()
+        return cls(forward, description, dimensions, lanes, cache_bytes=cache_bytes)
 
 
 def _prepared_torch(device: str) -> Any:

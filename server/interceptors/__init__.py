@@ -1,6 +1,6 @@
 """What happens around every call, in this order, outermost first:
 
-    observe     time it, count and log how it ended
+    observe     time it, count and log how it ended; trace it, if calls are traced
     errors      translate exceptions into statuses
     auth        find out who calls, and whether they may
     admission   refuse what cannot be served
@@ -18,7 +18,7 @@ more than what the layers do (PERFORMANCE.md).
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import Message
@@ -28,7 +28,10 @@ from server.interceptors import errors, validation
 from server.interceptors.admission import Admission
 from server.interceptors.auth import Auth
 from server.interceptors.limits import TenantLimits
-from server.interceptors.observe import OK
+from server.interceptors.observe import OK, Method
+
+if TYPE_CHECKING:  # it needs packages that are not always there
+    from server.interceptors.traces import End, Identify, Traces
 
 Checked = Callable[[Any], Any]
 # By whether requests and responses are streamed.
@@ -48,14 +51,17 @@ class Registrar:
         server: grpc.aio.Server,
         admission: Admission,
         max_request_bytes: int,
+        *,
         auth: Auth | None = None,
         limits: TenantLimits | None = None,
+        traces: "Traces | None" = None,
     ) -> None:
         self._server = server
         self._admission = admission
         self._max_bytes = max_request_bytes
         self._auth = auth
         self._limits = limits
+        self._traces = traces
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
         """Ignored: the same handlers come by add_registered_method_handlers, with their names."""
@@ -86,12 +92,20 @@ class Registrar:
             response_serializer=handler.response_serializer,
         )
 
+    def _observed(self, name: str) -> "tuple[Method, Identify, End]":
+        """A method, what every call of it begins with, and what it ends with."""
+        method = self._admission.method(name)
+        if self._traces is None:
+            return method, self._admission.identify, method.end
+        return method, *self._traces.around(self._admission.identify, method.end)
+
     def _unary(self, name: str, serve: Any, checked: Checked, size_of: Callable[[Any], int]) -> Any:
-        auth, admission, method = self._auth, self._admission, self._admission.method(name)
+        auth, admission = self._auth, self._admission
+        method, identify, end = self._observed(name)
 
         async def unary(payload: Any, context: Any) -> Any:
             metadata = context.invocation_metadata() or ()
-            call, size = admission.identify(name, metadata, context), size_of(payload)
+            call, size = identify(name, metadata, context), size_of(payload)
             code, reason = grpc.StatusCode.CANCELLED, ""
             calls.enter(call)  # first, so that refusals are logged with its id
             try:
@@ -114,16 +128,17 @@ class Registrar:
                 code, reason = errors.code_of(told), told.reason
                 await errors.abort(context, told, call)
             finally:
-                method.end(call, *_ended(code, reason, call))
+                end(call, *_ended(code, reason, call))
 
         return unary
 
     def _stream(self, name: str, serve: Any, checked: Checked, size_of: Callable[[Any], int]) -> Any:
-        auth, admission, method = self._auth, self._admission, self._admission.method(name)
+        auth, admission = self._auth, self._admission
+        method, identify, end = self._observed(name)
 
         async def stream(payload: Any, context: Any) -> AsyncIterator[Any]:
             metadata = context.invocation_metadata() or ()
-            call, size = admission.identify(name, metadata, context), size_of(payload)
+            call, size = identify(name, metadata, context), size_of(payload)
             code, reason = grpc.StatusCode.CANCELLED, ""
             calls.enter(call)  # first, so that refusals are logged with its id
             try:
@@ -143,7 +158,7 @@ class Registrar:
                 code, reason = errors.code_of(told), told.reason
                 await errors.abort(context, told, call)
             finally:
-                method.end(call, *_ended(code, reason, call))
+                end(call, *_ended(code, reason, call))
 
         return stream
 

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from itertools import count
+from types import MappingProxyType
 from typing import Any
 
 from server.calls import Call
@@ -31,16 +32,27 @@ _WARN_EVERY_SECONDS = 10.0
 class Admission:
     """Knows the calls that run. Used on the event loop alone, so plain numbers are enough.
 
-    A limit of gRPC's own also refuses health checks, so calls are counted here, where health never passes.
+    A limit of gRPC's own also refuses health checks, so calls are counted here, where health never passes. `lanes`
+    serve each method, except those of the services in `lanes_of`.
     """
 
-    def __init__(self, max_calls: int, default_deadline_seconds: float, *, max_wait_seconds: float, lanes: int) -> None:
+    def __init__(
+        self,
+        max_calls: int,
+        default_deadline_seconds: float,
+        *,
+        max_wait_seconds: float,
+        lanes: int,
+        lanes_of: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self._limit = max_calls
         self._default_deadline = default_deadline_seconds
         self._max_wait = max_wait_seconds
         self._lanes = lanes
+        self._lanes_of = lanes_of
         self._ids = (f"{secrets.token_hex(12)}{number:08x}" for number in count()).__next__
         self._next_warning = 0.0
+        self._unsaid = 0  # refusals since the last warning
         self._methods: dict[str, Method] = {}
         self.running = 0
         self.refused = {"stopping": 0, "late": 0, "calls": 0, "wait": 0}
@@ -53,7 +65,8 @@ class Admission:
 
     def method(self, name: str) -> Method:
         """The numbers of one method; made when it is registered."""
-        return self._methods.setdefault(name, Method(name))
+        lanes = self._lanes_of.get(name.split("/")[1], self._lanes)
+        return self._methods.setdefault(name, Method(name, lanes))
 
     def identify(self, method: str, metadata: Metadata, context: Any) -> Call:
         """The call with the caller's request id, or a new one, and its deadline, or the default one."""
@@ -79,11 +92,12 @@ class Admission:
             self.refused["late"] += 1
             raise DeadlineExceeded("the deadline had passed when the call arrived")
         if self.running >= self._limit:
-            self._refuse("calls", f"{self._limit} calls are running", _RETRY_AFTER_SECONDS)
-        wait = method.backlog_seconds / self._lanes
+            self._refuse("calls", method, f"{self._limit} calls are running", _RETRY_AFTER_SECONDS)
+        wait = method.backlog_seconds / method.lanes
         own = request_bytes * method.seconds_per_byte
         if wait > min(left - own, max(self._max_wait, _PATIENCE * own)) and method.running:
-            self._refuse("wait", f"the call would wait for about {wait:.1f} s", max(wait, _RETRY_AFTER_SECONDS))
+            why = f"the call would wait for about {wait:.1f} s"
+            self._refuse("wait", method, why, max(wait, _RETRY_AFTER_SECONDS))
         call.expected_seconds = own
         method.backlog_seconds += own
         method.running += 1
@@ -100,9 +114,11 @@ class Admission:
             known = method.seconds_per_byte or seconds
             method.seconds_per_byte = known + _WEIGHT * (seconds - known)
 
-    def _refuse(self, why: str, message: str, retry_after: float) -> None:
+    def _refuse(self, why: str, method: Method, message: str, retry_after: float) -> None:
         self.refused[why] += 1
+        self._unsaid += 1
         if (now := time.monotonic()) >= self._next_warning:
             self._next_warning = now + _WARN_EVERY_SECONDS
-            log.warning("overloaded: %s; %d calls were refused so far", message, sum(self.refused.values()))
+            log.warning("overloaded: %s: %s; refused since the last warning: %d", method.name, message, self._unsaid)
+            self._unsaid = 0
         raise ServerOverloaded(message, retry_after=retry_after)

@@ -19,10 +19,11 @@ _QUIET = frozenset({ServerOverloaded.reason, Unauthenticated.reason, QuotaExceed
 
 
 class Method:
-    """One RPC method. Used on the event loop alone; others may read."""
+    """One RPC method. Used on the event loop alone; others may read. `lanes` are those that compute for it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, lanes: int) -> None:
         self.name = name
+        self.lanes = lanes
         self.running = 0
         self.ended: dict[tuple[grpc.StatusCode, str], Histogram] = {}  # durations in seconds by code and reason
         # Kept by admission: seconds of compute expected of the calls that run, and what a byte of a request costs.
@@ -38,4 +39,15 @@ class Method:
         durations.add(took)
         level = logging.DEBUG if code is OK or reason in _QUIET else logging.INFO
         if log.isEnabledFor(level):
-            log.log(level, "%s %s %s %.1f ms", self.name, code.name, reason or "-", took * 1000)
+            fields = {
+                "method": self.name[1:],
+                "code": code.name,
+                "reason": reason,
+                "ms": round(took * 1000, 1),
+                "queue_ms": round(call.queue_seconds * 1000, 1),
+                "compute_ms": round(call.compute_seconds * 1000, 1),
+                "upstream_ms": round(call.upstream_seconds * 1000, 1),
+                "tenant": call.caller.tenant,
+            }
+            line = "%(method)s %(code)s %(reason)s %(ms).1f ms"
+            log.log(level, line, {**fields, "reason": reason or "-"}, extra={"fields": fields})

@@ -4,7 +4,7 @@ from server.errors import ModelDoesNotFit
 
 
 class Budget:
-    """At most `limit` bytes, or any number if that is None. Used on the event loop alone."""
+    """At most `limit` bytes, or any number if that is None. Used on the event loop alone; others may read."""
 
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
@@ -13,7 +13,11 @@ class Budget:
     @property
     def in_use(self) -> int:
         """The sum of what is held."""
-        return sum(self._held.values())
+        return sum(self._held.copy().values())
+
+    def others(self) -> dict[str, int]:
+        """What is held by those that have a name and no slot, for instance a language model in its own process."""
+        return {who: size for who, size in self._held.copy().items() if isinstance(who, str)}
 
     def hold(self, who: object, size: int) -> None:
         """Note that `who` holds so many bytes now."""

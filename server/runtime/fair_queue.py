@@ -39,11 +39,13 @@ class Work:
         compute: Callable[[Sequence[Any]], Sequence[Any]],
         counters: WorkCounters,
         *,
+        name: str = "",
         cost: Callable[[Any], float] = lambda _: 0.0,
         gathering: Gathering = ALONE,
     ) -> None:
         self.compute = compute
         self.counters = counters
+        self.name = name
         self.cost = cost
         self.gathering = gathering
         self._pace = 0.0

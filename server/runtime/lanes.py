@@ -36,7 +36,7 @@ class Lanes:
     def __init__(self, count: int, queue_limit: int) -> None:
         self.count = count
         self.counters: defaultdict[str, WorkCounters] = defaultdict(WorkCounters)  # by the name of the work
-        self._other = self.work("other", lambda works: [work() for work in works])
+        self._singles: dict[str, Work] = {}
         self._limit = count + queue_limit
         self.admitted = 0  # computations that run or wait
         self.waits, self.computes = Histogram(), Histogram()  # seconds, of items and of batches
@@ -62,11 +62,13 @@ class Lanes:
         gathering: Gathering = ALONE,
     ) -> Work:
         """A kind of work for map(), counted under `name`."""
-        return Work(compute, self.counters[name], cost=cost, gathering=gathering)
+        return Work(compute, self.counters[name], name=name, cost=cost, gathering=gathering)
 
-    async def run(self, work: Callable[[], T], *, deadline: float) -> T:
-        """Run `work` on a lane and return its result. Errors are those of map."""
-        result: list[T] = await self.map(self._other, [work], deadline=deadline)
+    async def run(self, work: Callable[[], T], *, deadline: float, name: str = "other") -> T:
+        """Run `work` on a lane, counted under `name`, and return its result. Errors are those of map."""
+        if (single := self._singles.get(name)) is None:
+            single = self._singles[name] = self.work(name, lambda works: [work() for work in works])
+        result: list[T] = await self.map(single, [work], deadline=deadline)
         return result[0]
 
     async def map(self, work: Work, items: Sequence[Any], *, deadline: float) -> list[Any]:
@@ -95,7 +97,9 @@ class Lanes:
                     work.counters.abandoned += call.end(None)
                 raise
             finally:
-                calls.charge(queue=call.wait_seconds, compute=call.compute_seconds)
+                calls.charge(
+                    queue=call.wait_seconds, compute=call.compute_seconds, part=work.name, arrived=call.arrived
+                )
         if call.error:
             raise call.error
         return call.results

@@ -23,6 +23,7 @@ class Turns:
         """Wait for a turn and keep it inside the block. Raises ServerOverloaded at once, or DeadlineExceeded."""
         if self._free.locked() and self._waiting >= self._queue:
             raise ServerOverloaded(f"too many calls wait for {self._what}", retry_after=5.0)
+        part = f"wait for {self._what}" if self._free.locked() else ""
         self._waiting += 1
         arrived = time.monotonic()
         try:
@@ -32,7 +33,7 @@ class Turns:
             raise DeadlineExceeded(f"the deadline passed while the call waited for {self._what}") from None
         finally:
             self._waiting -= 1
-        calls.charge(queue=time.monotonic() - arrived)
+        calls.charge(queue=time.monotonic() - arrived, part=part, arrived=arrived)
         try:
             yield
         finally:

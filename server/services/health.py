@@ -4,12 +4,14 @@ The ready-made servicer cannot end its Watch streams, and one open Watch holds a
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+log = logging.getLogger(__name__)
 Status = health_pb2.HealthCheckResponse
 LIVE = ""
 READY = "ready"
@@ -29,9 +31,18 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no
 
     def set(self, service: str, message: str) -> None:
         """`message` says why the service does not serve; empty if it does."""
-        if self.messages[service] != message:
-            self.messages[service] = message
-            self._wake()
+        if (before := self.messages[service]) == message:
+            return
+        was_ready = self.ready
+        self.messages[service] = message
+        if not self._stopping:  # what goes then is meant to
+            if not message:
+                log.info("%s: SERVING", service)
+            elif not before:
+                log.warning("%s: NOT_SERVING: %s", service, message)
+            if self.ready != was_ready:
+                log.info("ready: %s", "SERVING" if self.ready else "NOT_SERVING")
+        self._wake()
 
     def stop(self) -> None:
         """Everything is NOT_SERVING from now on, and every Watch ends after saying so."""

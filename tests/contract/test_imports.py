@@ -89,3 +89,10 @@ def test_only_the_ledger_knows_its_database() -> None:
         if module not in knowing
     }
     assert {module.name for module, names in found.items() if names} <= {"reader.py"}, "its types"
+
+
+def test_optional_packages_have_one_door() -> None:
+    found = {
+        module.name for module in modules("server") for name in imports(module) if name.startswith("opentelemetry")
+    }
+    assert found == {"traces.py"}

@@ -1,9 +1,11 @@
 """Starting, health, reflection, broken artefacts, a killed language model, and stopping."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import grpc
@@ -21,7 +23,7 @@ from quintet.v1 import (
     pricing_pb2_grpc,
 )
 
-from tests.conftest import ServerProcess, start_server, wait_ready
+from tests.conftest import ROOT, ServerProcess, start_server, wait_ready
 from tests.e2e.test_bad_input import details
 from tests.e2e.test_tasks import HOUSE, conversation
 
@@ -161,6 +163,43 @@ def test_sigterm_finishes_what_runs_and_refuses_the_rest(data: Path, tmp_path: P
     assert running.process.wait(20) == 0
     assert not Path(f"/proc/{child}").exists()
     assert "Traceback" not in running.log.read_text()
+
+
+def test_a_log_for_machines_has_nothing_but_objects(data: Path, tmp_path: Path) -> None:
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("QUINTET_")},
+        "QUINTET_DATA": str(data),
+        "QUINTET_PORT": "0",
+        "QUINTET_LLM": "off",
+        "QUINTET_LOG_FORMAT": "json",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "server"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stderr is not None
+        listening = json.loads(process.stderr.readline())
+        assert listening["message"].startswith("listening on 127.0.0.1:")
+        address = listening["message"].rpartition(" ")[2]
+        wait_ready(address, seconds=180)
+        with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError):
+            classification_pb2_grpc.ClassificationServiceStub(channel).Classify(
+                classification_pb2.ClassifyRequest(), metadata=(("x-request-id", "mine"),), timeout=20
+            )
+        process.terminate()
+        out, errors = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert out == b""
+    lines = [json.loads(line) for line in errors.splitlines()]
+    assert {"quintet.v1.ClassificationService: SERVING", "ready: SERVING", "no call runs any more"} <= {
+        line["message"] for line in lines
+    }
+    (refused,) = [line for line in lines if line["logger"] == "server.access"]
+    assert (refused["request_id"], refused["code"], refused["reason"]) == (
+        "mine",
+        "INVALID_ARGUMENT",
+        "INVALID_REQUEST",
+    )
+    assert not [line for line in lines if line["level"] in {"WARNING", "ERROR"}]
 
 
 def test_a_second_signal_exits_at_once(data: Path, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import pytest
 from server.engines.interfaces import ModelTask
 from server.engines.torch_text import TorchClassifier, TorchEmbedder
 from server.errors import ModelUnavailable
+from server.model_plans import plans
 from server.runtime.lanes import Lanes
+from server.settings import ModelSettings, Settings
 from tests.engines.conftest import WORDS, soon, tiny_tokenizer
 
 MAX_TOKENS = 32
@@ -98,6 +100,21 @@ async def test_an_encoder_gives_vectors_of_length_one(encoder: str, lanes: Lanes
     assert vectors.shape == (len(TEXTS), 16)
     assert vectors.dtype == np.float32
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(len(TEXTS)), abs=1e-5)
+
+
+async def test_results_are_kept_for_texts_that_recur(repository: str, encoder: str, lanes: Lanes) -> None:
+    models = {"kept": ModelSettings(source=repository), "embedder": ModelSettings(source=encoder)}
+    made = {plan.name: plan for _, plan in plans(Settings(models=models), lanes, lanes)}
+    nothing: Any = None  # a repository's model is made of no artefact
+    classifier, embedder = (made[name].prepare()(nothing) for name in models)
+    for name, ask in (("kept", classifier.classify), ("embedder", embedder.embed)):
+        first = await ask(TEXTS[:7], deadline=soon())
+        counters = lanes.counters[name]
+        batches = sum(counters.batches.values())
+        again = await ask(TEXTS[:7], deadline=soon())
+        assert np.array_equal(first, again)
+        assert (sum(counters.batches.values()), counters.cache_hits, counters.cache_misses) == (batches, 7, 7)
+        assert counters.cache_bytes > 0
 
 
 async def test_other_weights_have_another_digest(

@@ -1,6 +1,7 @@
 """What happens around a call, through a real channel to a real server whose servicer is a few lines."""
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import AsyncIterator, Callable
@@ -12,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from quintet.v1 import chat_pb2, chat_pb2_grpc, classification_pb2, classification_pb2_grpc
 
 from server import calls
+from server.errors import ServerOverloaded
 from server.interceptors import Registrar
 from server.interceptors.admission import Admission
 from server.interceptors.observe import Method
@@ -189,6 +191,19 @@ async def test_a_call_that_cannot_be_in_time_is_refused(served: tuple[Served, gr
         await classify(channel, timeout=0.05)
     assert caught.value.code() is Code.DEADLINE_EXCEEDED
     await until(lambda: server.admission.running == 0)
+
+
+def test_a_backlog_is_divided_by_the_lanes_that_serve_it() -> None:
+    admission = Admission(512, 60.0, max_wait_seconds=1.0, lanes=4, lanes_of={"test.Narrow": 1})
+    admitted = dict.fromkeys(("/test.Narrow/Do", "/test.Wide/Do"), 0)
+    for name in admitted:
+        method = admission.method(name)
+        method.seconds_per_byte = 0.5
+        with contextlib.suppress(ServerOverloaded):  # once the wait is more than 4 times its own work
+            while True:
+                admission.enter(calls.Call(name, "1", time.monotonic() + 60), method, 1)
+                admitted[name] += 1
+    assert admitted == {"/test.Narrow/Do": 5, "/test.Wide/Do": 17}
 
 
 async def test_streamed_requests_are_checked_one_by_one() -> None:

@@ -10,6 +10,8 @@ from server.engines.route import Leg
 from server.interceptors.admission import Admission
 from server.metrics import Collector, serving
 from server.runtime.breaker import Breaker
+from server.runtime.budget import Budget
+from server.runtime.models import Slot, State
 from tests.chatting import chatting, complete, endpoint_of
 from tests.fakes import OpenAIServer
 from tests.unit.test_interceptors import CLASSIFY, Served, classify
@@ -41,21 +43,28 @@ async def test_calls_lanes_and_refusals() -> None:
         await asyncio.gather(*(classify(channel) for _ in range(5)))
         server.admission.stopping = True
         assert isinstance(await classify(channel).details(), str)
-        collector = Collector(server.admission, {"models": server.classification.lanes}, [], {})
+        collector = Collector(server.admission, {"models": server.classification.lanes}, [], Budget(None))
         with serving("127.0.0.1", 0, collector) as port:
             found = await scrape(port)
     finally:
         await channel.close()
         await server.server.stop(None)
         server.classification.lanes.close()
-    served = {"rpc_method": CLASSIFY[1:], "rpc_response_status_code": "OK", "error_type": ""}
+    served = {"rpc_system_name": "grpc", "rpc_method": CLASSIFY[1:], "rpc_response_status_code": "OK", "error_type": ""}
     refused = {**served, "rpc_response_status_code": "UNAVAILABLE", "error_type": "SERVER_STOPPING"}
     assert value(found, "rpc_server_call_duration_seconds_count", **served) == 5
     assert value(found, "rpc_server_call_duration_seconds_bucket", **served, le="+Inf") == 5
     assert value(found, "rpc_server_call_duration_seconds_count", **refused) == 1
-    assert value(found, "rpc_server_active_requests", rpc_method=CLASSIFY[1:]) == 0
+    assert value(found, "quintet_active_calls", rpc_method=CLASSIFY[1:]) == 0
     assert value(found, "quintet_admission_refusals_total", reason="stopping") == 1
     assert value(found, "quintet_lane_compute_seconds_count", lanes="models") == 5
+    assert value(found, "quintet_lane_wait_seconds_count", lanes="models") == 5
+    assert value(found, "quintet_work_batches_total", work="other", items="1") == 5
+    assert value(found, "quintet_work_waiting", work="other") == 0
+    assert value(found, "quintet_work_compute_seconds_total", work="other") > 0
+    assert value(found, "quintet_work_wait_seconds_total", work="other") > 0
+    for name in ("expired", "abandoned", "retried", "refused", "wasted_seconds", "cache_hits", "cache_misses"):
+        assert value(found, f"quintet_work_{name}_total", work="other") == 0
     assert value(found, "quintet_lane_admitted", lanes="models") == 0
     assert value(found, "process_resident_memory_bytes") > 1e6
 
@@ -66,14 +75,22 @@ async def test_tokens_and_time_to_the_first_one() -> None:
         await complete(provider)
         breaker.failed(breaker.enter() or 0)
         admission = Admission(1, 1, max_wait_seconds=1, lanes=1)
-        with serving("127.0.0.1", 0, Collector(admission, {}, [], {"fake/gpt": Leg(provider, breaker)})) as port:
+        budget = Budget(1000)
+        budget.hold("gpt", 700)
+        slot: Slot[object] = Slot("gpt", lambda: None)
+        slot.move(State.READY)
+        collector = Collector(admission, {}, [slot], budget, legs={"fake/gpt": Leg(provider, breaker)})
+        with serving("127.0.0.1", 0, collector) as port:
             found = await scrape(port)
-            with pytest.raises(OSError, match="in use"), serving("127.0.0.1", port, Collector(admission, {}, [], {})):
+            with pytest.raises(OSError, match="in use"), serving("127.0.0.1", port, collector):
                 pass
-    model = {"gen_ai_provider_name": "fake", "gen_ai_request_model": "gpt"}
+    model = {"gen_ai_operation_name": "chat", "gen_ai_provider_name": "fake", "gen_ai_request_model": "gpt"}
     assert value(found, "gen_ai_client_token_usage_sum", **model, gen_ai_token_type="input") == 11
     assert value(found, "gen_ai_client_token_usage_sum", **model, gen_ai_token_type="output") == 3
-    assert value(found, "gen_ai_server_time_to_first_token_seconds_count", **model) == 1
-    assert value(found, "gen_ai_server_request_duration_seconds_count", **model) == 1
+    assert value(found, "gen_ai_client_operation_time_to_first_chunk_seconds_count", **model) == 1
+    assert value(found, "gen_ai_client_operation_duration_seconds_count", **model) == 1
     assert value(found, "quintet_provider_breaker_state", gen_ai_provider_name="fake") == 2
     assert value(found, "quintet_provider_breaker_openings_total", gen_ai_provider_name="fake") == 1
+    assert value(found, "quintet_model_ready", model="gpt") == 1
+    assert value(found, "quintet_model_memory_bytes", model="gpt") == value(found, "quintet_memory_in_use_bytes") == 700
+    assert value(found, "quintet_memory_budget_bytes") == 1000

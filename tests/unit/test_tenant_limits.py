@@ -13,6 +13,7 @@ from server.interceptors import Registrar
 from server.interceptors.admission import Admission
 from server.interceptors.limits import TenantLimits
 from server.metrics import Collector, serving
+from server.runtime.budget import Budget
 from server.stores.limits import Cost
 from server.stores.limits.memory import MemoryLimiter
 from server.stores.tenants import Limits, Tenant
@@ -71,7 +72,7 @@ class Limited:
         self.limits = TenantLimits(MemoryLimiter(), TENANTS.get, {STREAM_CHAT: lambda request: Cost(10)})
         self.admission = Admission(512, 5.0, max_wait_seconds=1.0, lanes=1)
         self.server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-        registrar: Any = Registrar(self.server, self.admission, 1 << 20, ByName(), self.limits)
+        registrar: Any = Registrar(self.server, self.admission, 1 << 20, auth=ByName(), limits=self.limits)
         classification_pb2_grpc.add_ClassificationServiceServicer_to_server(self.classification, registrar)
         chat_pb2_grpc.add_ChatServiceServicer_to_server(self.chat, registrar)
         registrar.add_registered_method_handlers("quintet.v1.ModelService", {"WatchModels": WATCH})
@@ -163,7 +164,7 @@ async def test_refusals_are_published(limited: tuple[Limited, grpc.aio.Channel])
     server, channel = limited
     await refused(stream(channel, "broke").read())
     await classify(channel, **by("free"))
-    with serving("127.0.0.1", 0, Collector(server.admission, {}, [], {}, limits=server.limits)) as port:
+    with serving("127.0.0.1", 0, Collector(server.admission, {}, [], Budget(None), limits=server.limits)) as port:
         found = await scrape(port)
     assert value(found, "quintet_limits_refusals_total", tenant="broke", limit="tokens_per_day") == 1
     assert value(found, "quintet_limits_decision_seconds_count") == 1
