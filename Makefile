@@ -7,10 +7,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_COMPILE := 0
 export QUINTET_GIT_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 .DEFAULT_GOAL := help
-.PHONY: help serve test check crash bench train eval protos format lock clean
+.PHONY: help serve test check crash chaos-ledger bench train eval protos format lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: train ## Install, fetch, train what is missing, and start the server on 127.0.0.1:50051
 	@exec $(BIN)/python -m server
@@ -29,6 +29,10 @@ check: $(VENV)/dev ## Lint, types, contract, stale stubs, import rules
 
 crash: $(VENV)/dev ## Kill a writer of a collection KILLS times (500) at random moments, and check what is left each time
 	$(BIN)/python -m tests.crash --kills $(or $(KILLS),500)
+
+chaos-ledger: $(VENV)/dev ## Send CALLS calls (5000) through a server that is killed, and compare the ledger with what was served
+	@$(BIN)/python -m training --only embedder
+	$(BIN)/python -m tests.chaos_ledger --calls $(or $(CALLS),5000)
 
 bench: $(VENV)/bench ## Measure against the raw engines and other designs, in 10 minutes; needs h2load (nghttp2-client)
 	@$(BIN)/python -m training --llm small
