@@ -82,7 +82,9 @@ class Admission:
         wait = method.backlog_seconds / self._lanes
         own = request_bytes * method.seconds_per_byte
         if wait > min(left - own, max(self._max_wait, _PATIENCE * own)) and method.running:
-            self._refuse("wait", f"the call would wait for about {wait:.1f} s", max(wait, _RETRY_AFTER_SECONDS))
+            self._refuse(
+                "wait", f"the call would wait for about {wait:.1f} s", max(round(wait, 1), _RETRY_AFTER_SECONDS)
+            )
         call.expected_seconds = own
         method.backlog_seconds += own
         method.running += 1
