@@ -84,7 +84,8 @@ def _status(error: errors.QuintetError, request_id: str) -> bytes:
     """A google.rpc.Status."""
     status = status_pb2.Status(code=code_of(error).value[0], message=_cut(error.message))
     status.details.extend(_pack(detail) for detail in _details(error, request_id))
-    return status.SerializeToString()
+    serialized: bytes = status.SerializeToString()
+    return serialized
 
 
 def _details(error: errors.QuintetError, request_id: str) -> list[Message]:

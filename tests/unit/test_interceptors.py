@@ -184,9 +184,10 @@ async def test_a_refusal_names_its_own_call(served: tuple[Served, grpc.aio.Chann
     for _ in range(2):
         with pytest.raises(grpc.RpcError) as caught:
             await stub.Classify(REQUEST, metadata=(("x-request-id", request_id),) if request_id else ())
-        found = details(caught.value)
+        told: Any = caught.value
+        found = details(told)
         ids.append(found["ErrorInfo"].metadata["request_id"])
-        assert ids[-1] == dict(caught.value.trailing_metadata())["x-request-id"]
+        assert ids[-1] == dict(told.trailing_metadata())["x-request-id"]
         assert found["ErrorInfo"].reason == "SERVER_OVERLOADED"
         assert found["RetryInfo"].retry_delay.ToMilliseconds() == 500
     server.admission.running = 0

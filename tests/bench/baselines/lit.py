@@ -16,7 +16,7 @@ _AT_ONCE = 64
 _NAMES = [field.name for field in fields(House)]
 
 
-class Texts(litserve.LitAPI):
+class Texts(litserve.LitAPI):  # type: ignore[misc]  # its types are not read
     """Labels with their probabilities, by torch with its own threads."""
 
     def __init__(self, folder: str, **options: Any) -> None:
@@ -45,7 +45,7 @@ class Texts(litserve.LitAPI):
         return [dict(zip(self._names, row, strict=True)) for row in rows]
 
 
-class Prices(litserve.LitAPI):
+class Prices(litserve.LitAPI):  # type: ignore[misc]
     """Prices by scikit-learn."""
 
     def __init__(self, file: str, **options: Any) -> None:
