@@ -38,7 +38,8 @@ class Admission:
         self._default_deadline = default_deadline_seconds
         self._max_wait = max_wait_seconds
         self._lanes = lanes
-        self._ids = (f"{secrets.token_hex(12)}{number:08x}" for number in count()).__next__
+        prefix = secrets.token_hex(12)  # once: it is a system call
+        self._ids = (f"{prefix}{number:08x}" for number in count()).__next__
         self._next_warning = 0.0
         self._methods: dict[str, Method] = {}
         self.running = 0
