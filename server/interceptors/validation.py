@@ -30,7 +30,7 @@ def parse(message_type: type[Message], payload: bytes, max_bytes: int) -> Messag
     except DecodeError as error:
         what = "is not valid UTF-8" if "UTF-8" in str(error) else "cannot be decoded"
         raise InvalidRequest([Violation("", f"the {message_type.DESCRIPTOR.name} {what}")]) from None
-    check = _check(message_type)
+    check = _check(message_type.DESCRIPTOR)
     if check is not None and check(request):
         return request
     if found := _validator.collect_violations(request):
@@ -39,8 +39,8 @@ def parse(message_type: type[Message], payload: bytes, max_bytes: int) -> Messag
 
 
 @cache
-def _check(message_type: Any) -> Check | None:
-    return plainly_valid(message_type.DESCRIPTOR)
+def _check(kind: Any) -> Check | None:
+    return plainly_valid(kind)
 
 
 def _one_a_field(found: list[Any]) -> list[Violation]:
