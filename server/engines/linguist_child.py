@@ -5,15 +5,14 @@ connection ends. `linguist.py` is at its other end and says why there are two pr
 """
 
 import json
-import os
 import sys
 from multiprocessing.connection import Connection
 from typing import Any
 
 from server.engines.interfaces import Entity, Linguistics, Span, Token
 from server.engines.key_phrases import Candidate, rank
+from server.runtime.priority import PARSING, step_back
 
-_NICE = 10  # where cores are short, the server's own lanes go first: a parse may last, Classify shall not notice
 _NOUNS = {"NOUN", "PROPN"}
 
 
@@ -55,7 +54,7 @@ def encode(parsed: Linguistics) -> bytes:
 
 def main() -> None:
     """Serve until the connection ends."""
-    os.nice(_NICE)
+    step_back(PARSING)
     connection: Connection[bytes, bytes] = Connection(int(sys.argv[1]))
     parser = Parser(sys.argv[2])
     while True:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+_NICE = 5  # as the server's lanes, which shall not wait for a generation
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ def main() -> None:
     """Serve until standard input ends."""
     config = ChildConfig(**json.loads(sys.stdin.readline()))
     _die_with(config.parent)
+    os.nice(_NICE)
     # llama.cpp may print: what it prints goes to the log, and standard output carries one line alone.
     output = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

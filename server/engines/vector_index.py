@@ -61,8 +61,10 @@ def exact(
     vectors: NDArray[np.float32], vector: NDArray[np.float32], count: int, selector: Any = None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The same by comparing all vectors, where they lie."""
-    faiss.omp_set_num_threads(1)  # of this thread: lanes are one a core already
     count = min(count, len(vectors))
+    if selector is None and count:
+        return _best(vectors @ vector[0], count)  # BLAS takes half of FAISS's time for a single vector
+    faiss.omp_set_num_threads(1)  # of this thread: lanes are one a core already
     scores, rows = np.empty(count, np.float32), np.empty(count, np.int64)
     if count:
         pointers = [faiss.swig_ptr(array) for array in (vector, vectors, scores, rows)]
@@ -70,6 +72,13 @@ def exact(
         faiss.knn_inner_product(query, rest, vectors.shape[1], 1, len(vectors), count, *out, selector)
     found = rows >= 0
     return scores[found], rows[found]
+
+
+def _best(scores: NDArray[np.float32], count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The `count` highest scores, at least one, and where they are."""
+    rows = np.sort(np.argpartition(scores, -count)[-count:])
+    rows = rows[np.argsort(-scores[rows], kind="stable")]
+    return scores[rows], rows
 
 
 def _approximate(

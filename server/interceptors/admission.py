@@ -50,7 +50,8 @@ class Admission:
         self._max_wait = max_wait_seconds
         self._lanes = lanes
         self._lanes_of = lanes_of
-        self._ids = (f"{secrets.token_hex(12)}{number:08x}" for number in count()).__next__
+        prefix = secrets.token_hex(12)  # once: it is a system call
+        self._ids = (f"{prefix}{number:08x}" for number in count()).__next__
         self._next_warning = 0.0
         self._unsaid = 0  # refusals since the last warning
         self._methods: dict[str, Method] = {}
@@ -97,7 +98,7 @@ class Admission:
         own = request_bytes * method.seconds_per_byte
         if wait > min(left - own, max(self._max_wait, _PATIENCE * own)) and method.running:
             why = f"the call would wait for about {wait:.1f} s"
-            self._refuse("wait", method, why, max(wait, _RETRY_AFTER_SECONDS))
+            self._refuse("wait", method, why, max(round(wait, 1), _RETRY_AFTER_SECONDS))
         call.expected_seconds = own
         method.backlog_seconds += own
         method.running += 1

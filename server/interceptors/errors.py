@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import grpc
@@ -42,6 +43,7 @@ CODES: tuple[tuple[type[errors.QuintetError], grpc.StatusCode], ...] = (
 # Trailers over about 8 KiB turn any status into RESOURCE_EXHAUSTED, so details are bounded.
 _MAX_VIOLATIONS = 20
 _MAX_TEXT = 300
+_SOME_ID = b"\x7f" * 32  # as long as the ids that admission gives; callers' ids are without this character
 
 
 def translate(error: Exception, request_id: str) -> errors.QuintetError:
@@ -62,16 +64,29 @@ def code_of(error: errors.QuintetError) -> grpc.StatusCode:
 async def abort(context: Any, error: errors.QuintetError, call: Call) -> NoReturn:
     """End the call with the status of `error` and its details."""
     code = code_of(error)
-    status = status_pb2.Status(code=code.value[0], message=_cut(error.message))
-    status.details.extend(_pack(detail) for detail in _details(error, call.request_id))
-    trailers: list[tuple[str, str | bytes]] = [
-        ("grpc-status-details-bin", status.SerializeToString()),
-        *call.trailers(),
-    ]
+    if isinstance(error, errors.ServerOverloaded) and not error.metadata and len(call.request_id) == len(_SOME_ID):
+        status = _refusal(error.message, error.retry_after).replace(_SOME_ID, call.request_id.encode())
+    else:
+        status = _status(error, call.request_id)
+    trailers: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status), *call.trailers()]
     if isinstance(error, errors.Unavailable | errors.BudgetExhausted):
         trailers.append(("grpc-retry-pushback-ms", str(_milliseconds(error.retry_after))))
-    await context.abort(code, status.message, tuple(trailers))
+    await context.abort(code, _cut(error.message), tuple(trailers))
     raise asyncio.CancelledError  # abort() raises; this tells readers and type checkers so
+
+
+@lru_cache(maxsize=256)
+def _refusal(message: str, retry_after: float) -> bytes:
+    """The status of a ServerOverloaded with _SOME_ID in it: under a flood only the ids differ."""
+    return _status(errors.ServerOverloaded(message, retry_after=retry_after), _SOME_ID.decode())
+
+
+def _status(error: errors.QuintetError, request_id: str) -> bytes:
+    """A google.rpc.Status."""
+    status = status_pb2.Status(code=code_of(error).value[0], message=_cut(error.message))
+    status.details.extend(_pack(detail) for detail in _details(error, request_id))
+    serialized: bytes = status.SerializeToString()
+    return serialized
 
 
 def _details(error: errors.QuintetError, request_id: str) -> list[Message]:

@@ -1,11 +1,13 @@
 """Requests are parsed and checked against the limits that stand beside the fields, before anything else sees them."""
 
+from functools import cache
 from typing import Any
 
 import protovalidate
 from google.protobuf.message import DecodeError, Message
 
 from server.errors import InvalidRequest, MessageTooLarge, Violation
+from server.interceptors.plainly import Check, plainly_valid
 
 # What a pattern asks for, for people. The contract uses these two.
 _PATTERNS = {
@@ -28,9 +30,17 @@ def parse(message_type: type[Message], payload: bytes, max_bytes: int) -> Messag
     except DecodeError as error:
         what = "is not valid UTF-8" if "UTF-8" in str(error) else "cannot be decoded"
         raise InvalidRequest([Violation("", f"the {message_type.DESCRIPTOR.name} {what}")]) from None
+    check = _check(message_type.DESCRIPTOR)
+    if check is not None and check(request):
+        return request
     if found := _validator.collect_violations(request):
         raise InvalidRequest(_one_a_field(found))
     return request
+
+
+@cache
+def _check(kind: Any) -> Check | None:
+    return plainly_valid(kind)
 
 
 def _one_a_field(found: list[Any]) -> list[Violation]:

@@ -21,6 +21,7 @@ from server.errors import DeadlineExceeded, ServerOverloaded, ServerStopping
 from server.runtime.counters import WorkCounters
 from server.runtime.fair_queue import ALONE, Call, FairQueue, Gathering, Item, Work
 from server.runtime.histogram import Histogram
+from server.runtime.priority import LANES, step_back
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -136,6 +137,7 @@ class Lanes:
     # ------------------------------------------------------------ on the lanes' threads
 
     def _serve(self) -> None:
+        step_back(LANES)
         while True:
             with self._lock:
                 batch = self._next_batch()

@@ -2,8 +2,6 @@
 
 import contextlib
 import gc
-import os
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -15,7 +13,6 @@ from server.runtime.models import Resident
 from server.runtime.store import Use
 
 T = TypeVar("T")
-_LOWEST = 19
 Found = tuple[Artefact | None, str]  # what to load, and what ails the version that it stands in for
 
 
@@ -49,12 +46,6 @@ class Plan(Generic[T]):
     engine: str = ""
     preload: bool = True
     pinned: bool = False
-
-
-def step_back() -> None:
-    """Give this thread the lowest priority (on Linux priorities are those of threads)."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST)
 
 
 def construct(plan: Plan[T], artefact: Artefact | None) -> tuple[T, Use]:

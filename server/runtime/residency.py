@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from server.runtime.artefact import Artefact
 from server.runtime.budget import Budget
 from server.runtime.models import ModelSlot, Resident, State
-from server.runtime.plans import OutOfProcess, Plan, construct, drop, step_back
+from server.runtime.plans import OutOfProcess, Plan, construct, drop
+from server.runtime.priority import step_back
 from server.runtime.store import ModelStore
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
 """quintet.v1.PricingService"""
 
 from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 from quintet.v1 import pricing_pb2, pricing_pb2_grpc
@@ -10,7 +11,7 @@ from server.engines.interfaces import House, Pricer
 from server.runtime.models import ModelSlot
 from server.services.convert import model_ref
 
-_FEATURES = tuple(field.name for field in fields(House))
+_features = attrgetter(*(field.name for field in fields(House)))
 
 
 class PricingServicer(pricing_pb2_grpc.PricingServiceServicer):
@@ -24,7 +25,7 @@ class PricingServicer(pricing_pb2_grpc.PricingServiceServicer):
     ) -> pricing_pb2.PredictPriceResponse:
         """Estimate every house."""
         deadline = calls.current().deadline
-        houses = [House(*(getattr(house, name) for name in _FEATURES)) for house in request.houses]
+        houses = [House(*_features(house)) for house in request.houses]
         async with self._pricer.use(deadline) as pricer:
             estimates = await pricer.predict(houses, deadline=deadline)
             model = model_ref(pricer.description.identity)

@@ -1,6 +1,7 @@
-"""Watches a server under load: python -m tests.bench.probe ADDRESS SECONDS. Prints JSON.
+"""Watches a server under load: python -m tests.bench.probe ADDRESS SECONDS many|single|none
 
-Calls Classify and asks for health fifty times a second, which is little beside the load.
+Prints "ready", then JSON. Asks for health fifty times a second and calls Classify as often, with as many texts as the
+load has, or not at all.
 """
 
 import json
@@ -12,11 +13,12 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
-from quintet.v1 import classification_pb2_grpc
+from quintet.v1 import classification_pb2, classification_pb2_grpc
 
-from tests.bench.requests import CLASSIFY_MANY
+from tests.bench.requests import CLASSIFY, CLASSIFY_MANY
 
 _PAUSE_SECONDS = 0.02
+_REQUESTS = {"many": CLASSIFY_MANY, "single": CLASSIFY, "none": None}
 
 
 def is_proper(error: Any) -> bool:
@@ -33,28 +35,31 @@ def is_proper(error: Any) -> bool:
     )
 
 
-def main(address: str, seconds: str) -> None:
+def main(address: str, seconds: str, texts: str) -> None:
     """Measure and print."""
+    request = _REQUESTS[texts]
     refusals: list[tuple[float, bool]] = []  # milliseconds, and whether all was there that should be
     healths, serving, calls = [], 0, []
     with grpc.insecure_channel(address) as channel, grpc.insecure_channel(address) as other:
         stub = classification_pb2_grpc.ClassificationServiceStub(channel)
         health = health_pb2_grpc.HealthStub(other)
         health.Check(health_pb2.HealthCheckRequest(), timeout=10)
+        print("ready", flush=True)
 
-        def ask() -> None:
+        def ask(request: classification_pb2.ClassifyRequest) -> None:
             begun = time.perf_counter()
 
             def ended(call: Any) -> None:
                 if error := call.exception():
                     refusals.append(((time.perf_counter() - begun) * 1000, is_proper(error)))
 
-            calls.append(stub.Classify.future(CLASSIFY_MANY, timeout=20))
+            calls.append(stub.Classify.future(request, timeout=20))
             calls[-1].add_done_callback(ended)
 
         end = time.monotonic() + float(seconds)
         while time.monotonic() < end:
-            ask()
+            if request is not None:
+                ask(request)
             begun = time.perf_counter()
             answer = health.Check(health_pb2.HealthCheckRequest(service="ready"), timeout=10)
             healths.append((time.perf_counter() - begun) * 1000)

@@ -3,10 +3,14 @@
 import contextlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -83,6 +87,30 @@ class Stand:
         file = self.artefact("house-prices") / "model.joblib"
         return self._http("tests.bench.baselines.joblib_price", str(file), OMP_NUM_THREADS="1")
 
+    def probe(self, address: str, seconds: float, texts: str) -> "subprocess.Popen[str]":
+        """A probe that is ready to measure: starting it would take a part of what is measured."""
+        process = self._start("tests.bench.probe", address, str(seconds), texts)
+        assert process.stdout is not None
+        process.stdout.readline()
+        return process
+
+    @contextlib.contextmanager
+    def litserve(self, kind: str) -> Iterator[str]:
+        """The address of LitServe with the "text" or the "price" model. It takes a core even if nobody asks, so it
+        is there for a while only.
+        """
+        name, part, threads = {
+            "text": ("sentiment", "torch", {}),
+            "price": ("house-prices", "model.joblib", {"OMP_NUM_THREADS": "1"}),
+        }[kind]
+        port = _free_port()
+        process = self._start("tests.bench.baselines.lit", kind, str(self.artefact(name) / part), str(port), **threads)
+        try:
+            _wait_for(f"http://127.0.0.1:{port}/health", process)
+            yield f"127.0.0.1:{port}"
+        finally:
+            _end(process)
+
     def artefact(self, name: str) -> Path:
         """The folder of the version that is served."""
         return self.models / name / (self.models / name / "current").read_text().strip()
@@ -99,9 +127,9 @@ class Stand:
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
-        self._stack.callback(process.wait)
-        self._stack.callback(process.kill)
+        self._stack.callback(_end, process)
         return process
 
     def _listening(self, module: str, *arguments: str) -> str:
@@ -113,9 +141,7 @@ class Stand:
         return f"127.0.0.1:{int(process.stdout.readline())}"
 
     def _http(self, module: str, *arguments: str, **environment: str) -> str:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = _free_port()
         process = self._start(module, *arguments, str(port), **environment)
         give_up = time.monotonic() + START_SECONDS
         while True:
@@ -124,6 +150,30 @@ class Stand:
             if process.poll() is not None or time.monotonic() > give_up:
                 raise RuntimeError(f"{module} did not start")
             time.sleep(0.1)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_for(url: str, process: "subprocess.Popen[str]") -> None:
+    """Until it answers with 200."""
+    give_up = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < give_up:
+        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=10):
+            return
+        time.sleep(0.2)
+    raise RuntimeError(f"{url} did not answer")
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """With the processes that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def cpu_seconds(pid: int) -> float:

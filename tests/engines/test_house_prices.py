@@ -205,5 +205,8 @@ async def test_a_few_houses_need_no_lane(pricer: HousePricer, lanes: Lanes) -> N
     expected = await pricer.predict([HOUSE] * (ON_THE_LOOP + 1), deadline=soon())
     lanes.close()
     assert await pricer.predict([HOUSE] * ON_THE_LOOP, deadline=soon()) == expected[:ON_THE_LOOP]
+    counted = {name: dict(work.batches) for name, work in lanes.counters.items() if work.batches}
+    assert counted == {"house-prices": {1: 1}, "house-prices on the loop": {1: 1}}
+    assert lanes.counters["house-prices on the loop"].compute_seconds > 0
     with pytest.raises(ServerStopping):
         await pricer.predict([HOUSE] * (ON_THE_LOOP + 1), deadline=soon())

@@ -177,6 +177,25 @@ async def test_overload_is_refused_and_the_rest_is_served(served: tuple[Served, 
     await classify(channel)
 
 
+@pytest.mark.parametrize("request_id", ["short", "x" * 32, "y" * 128, ""])
+async def test_a_refusal_names_its_own_call(served: tuple[Served, grpc.aio.Channel], request_id: str) -> None:
+    server, channel = served
+    server.admission.running = 10_000  # as if so many ran
+    stub: Any = classification_pb2_grpc.ClassificationServiceStub(channel)
+    ids = []
+    for _ in range(2):
+        with pytest.raises(grpc.RpcError) as caught:
+            await stub.Classify(REQUEST, metadata=(("x-request-id", request_id),) if request_id else ())
+        told: Any = caught.value
+        found = details(told)
+        ids.append(found["ErrorInfo"].metadata["request_id"])
+        assert ids[-1] == dict(told.trailing_metadata())["x-request-id"]
+        assert found["ErrorInfo"].reason == "SERVER_OVERLOADED"
+        assert found["RetryInfo"].retry_delay.ToMilliseconds() == 500
+    server.admission.running = 0
+    assert ids == [request_id] * 2 if request_id else len(set(ids)) == 2
+
+
 async def test_a_call_that_cannot_be_in_time_is_refused(served: tuple[Served, grpc.aio.Channel]) -> None:
     server, channel = served
     server.classification.work = lambda: time.sleep(0.1)

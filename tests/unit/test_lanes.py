@@ -1,6 +1,7 @@
 """Lanes: parallel, bounded, in turns, and honest about deadlines and closing."""
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -11,6 +12,7 @@ import pytest
 
 from server.errors import DeadlineExceeded, ServerOverloaded, ServerStopping
 from server.runtime.lanes import Lanes
+from server.runtime.priority import LANES
 
 
 async def run_all(lanes: Lanes, works: Sequence[Callable[[], Any]], *, deadline: float) -> list[Any]:
@@ -156,3 +158,12 @@ async def test_closing_refuses_what_waits_and_finishes_what_runs() -> None:
         await waiting
     with pytest.raises(ServerStopping):
         await lanes.run(lambda: None, deadline=soon())
+
+
+async def test_lanes_give_way_to_the_loop() -> None:
+    lanes = Lanes(1, queue_limit=1)
+    try:
+        found = await lanes.run(lambda: os.getpriority(os.PRIO_PROCESS, 0), deadline=time.monotonic() + 20)
+        assert found == min(19, os.getpriority(os.PRIO_PROCESS, 0) + LANES)
+    finally:
+        lanes.close()

@@ -1,0 +1,24 @@
+"""Which threads go first where cores are short. On Linux priorities are those of threads.
+
+    0             the event loop, gRPC's threads, everything that only passes calls on
+    LANES         computing for callers; the process of a language model has the same (`engines/llm_child.py`)
+    PARSING       spaCy's process: a parse may last, Classify shall not notice
+    BACKGROUND    loading and folding, for which nobody waits
+
+A call needs the loop for a fraction of a millisecond before and after it is computed, and a refusal needs nothing else:
+they shall not wait until a lane has used up its time slice.
+"""
+
+import contextlib
+import os
+import threading
+
+LANES = 5
+PARSING = 15
+BACKGROUND = 19
+
+
+def step_back(steps: int = BACKGROUND) -> None:
+    """Make this thread so much nicer (setpriority(2)) than the one that began it, if the system allows it."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, os.getpriority(os.PRIO_PROCESS, 0) + steps))
