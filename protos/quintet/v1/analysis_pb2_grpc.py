@@ -30,6 +30,9 @@ class AnalysisServiceStub:
 
     Every offset counts Unicode code points of the request's text: start is the first code point, end the one
     after the last.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     def __init__(self, channel):
@@ -55,6 +58,9 @@ class AnalysisServiceServicer:
 
     Every offset counts Unicode code points of the request's text: start is the first code point, end the one
     after the last.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     def Analyze(self, request, context):
@@ -103,6 +109,9 @@ class AnalysisService:
 
     Every offset counts Unicode code points of the request's text: start is the first code point, end the one
     after the last.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     @staticmethod

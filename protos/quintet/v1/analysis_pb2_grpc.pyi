@@ -31,6 +31,9 @@ class AnalysisServiceStub:
 
     Every offset counts Unicode code points of the request's text: start is the first code point, end the one
     after the last.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     @_typing.overload
@@ -56,6 +59,9 @@ class AnalysisServiceAsyncStub(AnalysisServiceStub):
 
     Every offset counts Unicode code points of the request's text: start is the first code point, end the one
     after the last.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -77,6 +83,9 @@ class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every offset counts Unicode code points of the request's text: start is the first code point, end the one
     after the last.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     @_abc_1.abstractmethod

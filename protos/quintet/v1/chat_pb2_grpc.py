@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class ChatServiceStub:
     """ChatService talks to a language model: the embedded one, or any endpoint that speaks the OpenAI protocol.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     def __init__(self, channel):
@@ -49,14 +52,18 @@ class ChatServiceStub:
 
 class ChatServiceServicer:
     """ChatService talks to a language model: the embedded one, or any endpoint that speaks the OpenAI protocol.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     def Chat(self, request, context):
         """Chat returns the whole answer at once.
 
         INVALID_ARGUMENT: a limit is broken, or the prompt is over the model's context. NOT_FOUND: no chat model
-        has this name. UNAVAILABLE: the language model is starting, or its endpoint failed.
-        RESOURCE_EXHAUSTED: the server or the endpoint is full. DEADLINE_EXCEEDED: the answer took too long.
+        has this name. UNAVAILABLE: the language model is starting, its endpoint failed, or the ledger cannot be written to.
+        RESOURCE_EXHAUSTED: the server or the endpoint is full, or a budget is spent. DEADLINE_EXCEEDED: the answer took too
+        long. FAILED_PRECONDITION: the request id is another call's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,6 +102,9 @@ def add_ChatServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ChatService:
     """ChatService talks to a language model: the embedded one, or any endpoint that speaks the OpenAI protocol.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     @staticmethod

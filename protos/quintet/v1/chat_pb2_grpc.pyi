@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ChatServiceStub:
-    """ChatService talks to a language model: the embedded one, or any endpoint that speaks the OpenAI protocol."""
+    """ChatService talks to a language model: the embedded one, or any endpoint that speaks the OpenAI protocol.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -37,8 +41,9 @@ class ChatServiceStub:
     """Chat returns the whole answer at once.
 
     INVALID_ARGUMENT: a limit is broken, or the prompt is over the model's context. NOT_FOUND: no chat model
-    has this name. UNAVAILABLE: the language model is starting, or its endpoint failed.
-    RESOURCE_EXHAUSTED: the server or the endpoint is full. DEADLINE_EXCEEDED: the answer took too long.
+    has this name. UNAVAILABLE: the language model is starting, its endpoint failed, or the ledger cannot be written to.
+    RESOURCE_EXHAUSTED: the server or the endpoint is full, or a budget is spent. DEADLINE_EXCEEDED: the answer took too
+    long. FAILED_PRECONDITION: the request id is another call's.
     """
     StreamChat: _grpc.UnaryStreamMultiCallable[_chat_pb2.StreamChatRequest, _chat_pb2.StreamChatResponse]
     """StreamChat returns the answer as it is generated: deltas, then exactly one done.
@@ -49,15 +54,20 @@ class ChatServiceStub:
 
 @_typing.type_check_only
 class ChatServiceAsyncStub(ChatServiceStub):
-    """ChatService talks to a language model: the embedded one, or any endpoint that speaks the OpenAI protocol."""
+    """ChatService talks to a language model: the embedded one, or any endpoint that speaks the OpenAI protocol.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Chat: _aio.UnaryUnaryMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatResponse]  # type: ignore[assignment]
     """Chat returns the whole answer at once.
 
     INVALID_ARGUMENT: a limit is broken, or the prompt is over the model's context. NOT_FOUND: no chat model
-    has this name. UNAVAILABLE: the language model is starting, or its endpoint failed.
-    RESOURCE_EXHAUSTED: the server or the endpoint is full. DEADLINE_EXCEEDED: the answer took too long.
+    has this name. UNAVAILABLE: the language model is starting, its endpoint failed, or the ledger cannot be written to.
+    RESOURCE_EXHAUSTED: the server or the endpoint is full, or a budget is spent. DEADLINE_EXCEEDED: the answer took too
+    long. FAILED_PRECONDITION: the request id is another call's.
     """
     StreamChat: _aio.UnaryStreamMultiCallable[_chat_pb2.StreamChatRequest, _chat_pb2.StreamChatResponse]  # type: ignore[assignment]
     """StreamChat returns the answer as it is generated: deltas, then exactly one done.
@@ -67,7 +77,11 @@ class ChatServiceAsyncStub(ChatServiceStub):
     """
 
 class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ChatService talks to a language model: the embedded one, or any endpoint that speaks the OpenAI protocol."""
+    """ChatService talks to a language model: the embedded one, or any endpoint that speaks the OpenAI protocol.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    """
 
     @_abc_1.abstractmethod
     def Chat(
@@ -78,8 +92,9 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         """Chat returns the whole answer at once.
 
         INVALID_ARGUMENT: a limit is broken, or the prompt is over the model's context. NOT_FOUND: no chat model
-        has this name. UNAVAILABLE: the language model is starting, or its endpoint failed.
-        RESOURCE_EXHAUSTED: the server or the endpoint is full. DEADLINE_EXCEEDED: the answer took too long.
+        has this name. UNAVAILABLE: the language model is starting, its endpoint failed, or the ledger cannot be written to.
+        RESOURCE_EXHAUSTED: the server or the endpoint is full, or a budget is spent. DEADLINE_EXCEEDED: the answer took too
+        long. FAILED_PRECONDITION: the request id is another call's.
         """
 
     @_abc_1.abstractmethod

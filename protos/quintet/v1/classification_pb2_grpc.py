@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class ClassificationServiceStub:
     """ClassificationService puts short texts into classes.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     def __init__(self, channel):
@@ -44,6 +47,9 @@ class ClassificationServiceStub:
 
 class ClassificationServiceServicer:
     """ClassificationService puts short texts into classes.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     def Classify(self, request, context):
@@ -75,6 +81,9 @@ def add_ClassificationServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ClassificationService:
     """ClassificationService puts short texts into classes.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     @staticmethod

@@ -28,8 +28,10 @@ if _version_not_supported:
 class ModelServiceStub:
     """ModelService says what is served here, and replaces it while it is served.
 
-    LoadModel, UnloadModel, ReloadModel and SetAlias are for operators. They ask for no authorisation yet: whoever
-    reaches the port may call them, so keep the port on a trusted network.
+    LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin, where there are tenants.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     def __init__(self, channel):
@@ -83,8 +85,10 @@ class ModelServiceStub:
 class ModelServiceServicer:
     """ModelService says what is served here, and replaces it while it is served.
 
-    LoadModel, UnloadModel, ReloadModel and SetAlias are for operators. They ask for no authorisation yet: whoever
-    reaches the port may call them, so keep the port on a trusted network.
+    LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin, where there are tenants.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     def ListModels(self, request, context):
@@ -221,8 +225,10 @@ def add_ModelServiceServicer_to_server(servicer, server):
 class ModelService:
     """ModelService says what is served here, and replaces it while it is served.
 
-    LoadModel, UnloadModel, ReloadModel and SetAlias are for operators. They ask for no authorisation yet: whoever
-    reaches the port may call them, so keep the port on a trusted network.
+    LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin, where there are tenants.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     @staticmethod

@@ -29,8 +29,10 @@ GRPC_VERSION: str
 class ModelServiceStub:
     """ModelService says what is served here, and replaces it while it is served.
 
-    LoadModel, UnloadModel, ReloadModel and SetAlias are for operators. They ask for no authorisation yet: whoever
-    reaches the port may call them, so keep the port on a trusted network.
+    LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin, where there are tenants.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     @_typing.overload
@@ -90,8 +92,10 @@ class ModelServiceStub:
 class ModelServiceAsyncStub(ModelServiceStub):
     """ModelService says what is served here, and replaces it while it is served.
 
-    LoadModel, UnloadModel, ReloadModel and SetAlias are for operators. They ask for no authorisation yet: whoever
-    reaches the port may call them, so keep the port on a trusted network.
+    LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin, where there are tenants.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -147,8 +151,10 @@ class ModelServiceAsyncStub(ModelServiceStub):
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """ModelService says what is served here, and replaces it while it is served.
 
-    LoadModel, UnloadModel, ReloadModel and SetAlias are for operators. They ask for no authorisation yet: whoever
-    reaches the port may call them, so keep the port on a trusted network.
+    LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin, where there are tenants.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     @_abc_1.abstractmethod

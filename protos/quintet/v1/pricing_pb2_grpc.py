@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class PricingServiceStub:
     """PricingService estimates what houses sell for. The default model knows Ames, Iowa, 2006 to 2010.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     def __init__(self, channel):
@@ -44,6 +47,9 @@ class PricingServiceStub:
 
 class PricingServiceServicer:
     """PricingService estimates what houses sell for. The default model knows Ames, Iowa, 2006 to 2010.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     def PredictPrice(self, request, context):
@@ -76,6 +82,9 @@ def add_PricingServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class PricingService:
     """PricingService estimates what houses sell for. The default model knows Ames, Iowa, 2006 to 2010.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     @staticmethod

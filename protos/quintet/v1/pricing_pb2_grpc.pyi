@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PricingServiceStub:
-    """PricingService estimates what houses sell for. The default model knows Ames, Iowa, 2006 to 2010."""
+    """PricingService estimates what houses sell for. The default model knows Ames, Iowa, 2006 to 2010.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -44,7 +48,11 @@ class PricingServiceStub:
 
 @_typing.type_check_only
 class PricingServiceAsyncStub(PricingServiceStub):
-    """PricingService estimates what houses sell for. The default model knows Ames, Iowa, 2006 to 2010."""
+    """PricingService estimates what houses sell for. The default model knows Ames, Iowa, 2006 to 2010.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PredictPrice: _aio.UnaryUnaryMultiCallable[_pricing_pb2.PredictPriceRequest, _pricing_pb2.PredictPriceResponse]  # type: ignore[assignment]
@@ -57,7 +65,11 @@ class PricingServiceAsyncStub(PricingServiceStub):
     """
 
 class PricingServiceServicer(metaclass=_abc_1.ABCMeta):
-    """PricingService estimates what houses sell for. The default model knows Ames, Iowa, 2006 to 2010."""
+    """PricingService estimates what houses sell for. The default model knows Ames, Iowa, 2006 to 2010.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    """
 
     @_abc_1.abstractmethod
     def PredictPrice(

@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class RagServiceStub:
     """RagService answers questions from collections of documents, and keeps the collections.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     def __init__(self, channel):
@@ -114,15 +117,19 @@ class RagServiceStub:
 
 class RagServiceServicer:
     """RagService answers questions from collections of documents, and keeps the collections.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     def Ask(self, request, context):
         """Ask answers from the passages that fit the question best, or says that they do not contain the answer.
 
         INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-        FAILED_PRECONDITION: the artefact is missing or broken, or another embedder made the collection.
-        UNAVAILABLE: a model is loading, the collection has not reached min_generation, or the language model's endpoint
-        failed. RESOURCE_EXHAUSTED: the server or the endpoint is full. DEADLINE_EXCEEDED: the answer took too long.
+        FAILED_PRECONDITION: the artefact is missing or broken, another embedder made the collection, or the request id is
+        another call's. UNAVAILABLE: a model is loading, the collection has not reached min_generation, the language model's
+        endpoint failed, or the ledger cannot be written to. RESOURCE_EXHAUSTED: the server or the endpoint is full, or a
+        budget is spent. DEADLINE_EXCEEDED: the answer took too long.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -374,6 +381,9 @@ def add_RagServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class RagService:
     """RagService answers questions from collections of documents, and keeps the collections.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     @staticmethod

@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RagServiceStub:
-    """RagService answers questions from collections of documents, and keeps the collections."""
+    """RagService answers questions from collections of documents, and keeps the collections.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -37,9 +41,10 @@ class RagServiceStub:
     """Ask answers from the passages that fit the question best, or says that they do not contain the answer.
 
     INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-    FAILED_PRECONDITION: the artefact is missing or broken, or another embedder made the collection.
-    UNAVAILABLE: a model is loading, the collection has not reached min_generation, or the language model's endpoint
-    failed. RESOURCE_EXHAUSTED: the server or the endpoint is full. DEADLINE_EXCEEDED: the answer took too long.
+    FAILED_PRECONDITION: the artefact is missing or broken, another embedder made the collection, or the request id is
+    another call's. UNAVAILABLE: a model is loading, the collection has not reached min_generation, the language model's
+    endpoint failed, or the ledger cannot be written to. RESOURCE_EXHAUSTED: the server or the endpoint is full, or a
+    budget is spent. DEADLINE_EXCEEDED: the answer took too long.
     """
     StreamAsk: _grpc.UnaryStreamMultiCallable[_rag_pb2.StreamAskRequest, _rag_pb2.StreamAskResponse]
     """StreamAsk sends the sources, then the answer as it is generated, then exactly one done.
@@ -146,16 +151,21 @@ class RagServiceStub:
 
 @_typing.type_check_only
 class RagServiceAsyncStub(RagServiceStub):
-    """RagService answers questions from collections of documents, and keeps the collections."""
+    """RagService answers questions from collections of documents, and keeps the collections.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Ask: _aio.UnaryUnaryMultiCallable[_rag_pb2.AskRequest, _rag_pb2.AskResponse]  # type: ignore[assignment]
     """Ask answers from the passages that fit the question best, or says that they do not contain the answer.
 
     INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-    FAILED_PRECONDITION: the artefact is missing or broken, or another embedder made the collection.
-    UNAVAILABLE: a model is loading, the collection has not reached min_generation, or the language model's endpoint
-    failed. RESOURCE_EXHAUSTED: the server or the endpoint is full. DEADLINE_EXCEEDED: the answer took too long.
+    FAILED_PRECONDITION: the artefact is missing or broken, another embedder made the collection, or the request id is
+    another call's. UNAVAILABLE: a model is loading, the collection has not reached min_generation, the language model's
+    endpoint failed, or the ledger cannot be written to. RESOURCE_EXHAUSTED: the server or the endpoint is full, or a
+    budget is spent. DEADLINE_EXCEEDED: the answer took too long.
     """
     StreamAsk: _aio.UnaryStreamMultiCallable[_rag_pb2.StreamAskRequest, _rag_pb2.StreamAskResponse]  # type: ignore[assignment]
     """StreamAsk sends the sources, then the answer as it is generated, then exactly one done.
@@ -261,7 +271,11 @@ class RagServiceAsyncStub(RagServiceStub):
     """
 
 class RagServiceServicer(metaclass=_abc_1.ABCMeta):
-    """RagService answers questions from collections of documents, and keeps the collections."""
+    """RagService answers questions from collections of documents, and keeps the collections.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    """
 
     @_abc_1.abstractmethod
     def Ask(
@@ -272,9 +286,10 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ask answers from the passages that fit the question best, or says that they do not contain the answer.
 
         INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-        FAILED_PRECONDITION: the artefact is missing or broken, or another embedder made the collection.
-        UNAVAILABLE: a model is loading, the collection has not reached min_generation, or the language model's endpoint
-        failed. RESOURCE_EXHAUSTED: the server or the endpoint is full. DEADLINE_EXCEEDED: the answer took too long.
+        FAILED_PRECONDITION: the artefact is missing or broken, another embedder made the collection, or the request id is
+        another call's. UNAVAILABLE: a model is loading, the collection has not reached min_generation, the language model's
+        endpoint failed, or the ledger cannot be written to. RESOURCE_EXHAUSTED: the server or the endpoint is full, or a
+        budget is spent. DEADLINE_EXCEEDED: the answer took too long.
         """
 
     @_abc_1.abstractmethod

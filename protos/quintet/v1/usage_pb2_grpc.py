@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class UsageServiceStub:
     """UsageService says what calls consumed and cost. A tenant sees its own; the role admin sees everybody's.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     def __init__(self, channel):
@@ -54,6 +57,9 @@ class UsageServiceStub:
 
 class UsageServiceServicer:
     """UsageService says what calls consumed and cost. A tenant sees its own; the role admin sees everybody's.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     def GetUsage(self, request, context):
@@ -114,6 +120,9 @@ def add_UsageServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class UsageService:
     """UsageService says what calls consumed and cost. A tenant sees its own; the role admin sees everybody's.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
     """
 
     @staticmethod

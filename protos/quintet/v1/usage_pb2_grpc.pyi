@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UsageServiceStub:
-    """UsageService says what calls consumed and cost. A tenant sees its own; the role admin sees everybody's."""
+    """UsageService says what calls consumed and cost. A tenant sees its own; the role admin sees everybody's.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -54,7 +58,11 @@ class UsageServiceStub:
 
 @_typing.type_check_only
 class UsageServiceAsyncStub(UsageServiceStub):
-    """UsageService says what calls consumed and cost. A tenant sees its own; the role admin sees everybody's."""
+    """UsageService says what calls consumed and cost. A tenant sees its own; the role admin sees everybody's.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetUsageRequest, _usage_pb2.GetUsageResponse]  # type: ignore[assignment]
@@ -77,7 +85,11 @@ class UsageServiceAsyncStub(UsageServiceStub):
     """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
-    """UsageService says what calls consumed and cost. A tenant sees its own; the role admin sees everybody's."""
+    """UsageService says what calls consumed and cost. A tenant sees its own; the role admin sees everybody's.
+
+    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
+    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    """
 
     @_abc_1.abstractmethod
     def GetUsage(
