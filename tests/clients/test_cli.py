@@ -189,7 +189,7 @@ def test_models(quintet_command: Quintet, in_process: Quintet) -> None:
 def test_health(quintet_command: Quintet, in_process: Quintet, server: SmallServer) -> None:
     good = quintet_command("health", "--wait", "5")
     assert good.returncode == 0
-    assert good.stdout.count(" SERVING") == 6
+    assert good.stdout.count(" SERVING") == 7
     for name in ("ready", "quintet.v1.RagService"):
         server.set_health(name, False)
     status = next(each for each in server.models.services if each.name == "quintet.v1.RagService")

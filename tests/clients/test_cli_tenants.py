@@ -17,7 +17,7 @@ import tomlkit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quintet_client.cli.failures import UsageError
-from quintet_client.cli.tenants_file import edit_file
+from quintet_client.cli.tenants_file import edit_file, remove
 
 from server.interceptors.auth import ROLES
 from server.stores.api_keys import id_of
@@ -201,7 +201,8 @@ def test_any_order_of_tables_is_edited_rightly_or_not_at_all(
     def edit(content: MutableMapping[str, Any]) -> None:
         keys = content.setdefault("tenants", {}).setdefault(name, {}).setdefault("keys", {})
         if what == "delete":
-            keys.pop("k1", None)
+            if "k1" in keys:
+                remove(keys, "k1")
         elif what == "extend" and "k1" in keys:
             keys["k1"]["expires"] = datetime(2027, 1, 1, tzinfo=UTC)
         keys["new"] = {"hash": "y"}

@@ -1,5 +1,6 @@
 """Who may call what, through a real server: keys, roles, allow-lists, and a file of tenants that changes meanwhile."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from quintet.v1 import (
 from quintet_client import QuintetClient, errors
 
 from server.interceptors.auth import ROLES
-from tests.conftest import ROOT, ServerProcess, start_server
+from tests.conftest import ROOT, ServerProcess, start_server, wait_ready
 from tests.contract.test_limits import FILES
 from tests.e2e.test_bad_input import details
 from tests.e2e.test_tasks import conversation
@@ -172,6 +173,7 @@ async def test_models_are_allowed_by_name_and_by_default(start: Start, tmp_path:
     async with OpenAIServer().running() as provider:
         remote_settings = {"llm_base_url": provider.base_url, "llm_model": "remote", "llm_api_key": provider.api_key}
         server = start(tenants=str(file), **remote_settings)
+        await asyncio.to_thread(wait_ready, server.address, "quintet.v1.ChatService")
         async with grpc.aio.insecure_channel(server.address) as channel:
             classify = classification_pb2_grpc.ClassificationServiceStub(channel).Classify
             chat, rag = chat_pb2_grpc.ChatServiceStub(channel), rag_pb2_grpc.RagServiceStub(channel)
@@ -213,6 +215,7 @@ async def test_keys_are_rotated_while_calls_run(start: Start, tmp_path: Path) ->
         provider.replies = [Reply(deltas=["word "] * 400, pause=0.02)]
         settings = {"llm_base_url": provider.base_url, "llm_model": "remote", "llm_api_key": provider.api_key}
         server = start(tenants=str(file), **settings)
+        await asyncio.to_thread(wait_ready, server.address, "quintet.v1.ChatService")
         async with grpc.aio.insecure_channel(server.address) as channel:
             stub = chat_pb2_grpc.ChatServiceStub(channel)
             stream = stub.StreamChat(chat_pb2.StreamChatRequest(messages=conversation("hi")), metadata=bearer(old))

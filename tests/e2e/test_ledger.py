@@ -76,7 +76,8 @@ def request(text: str = "hello") -> chat_pb2.StreamChatRequest:
 async def test_calls_and_what_usage_service_says_of_them(desk: Desk, upstream: OpenAIServer) -> None:
     _, channel = await desk.start()
     chat, usage = chat_pb2_grpc.ChatServiceStub(channel), usage_pb2_grpc.UsageServiceStub(channel)
-    upstream.replies = [Reply(), Reply(), Reply(status=500), Reply(usage={"prompt_tokens": -1, "completion_tokens": 3})]
+    failing = [Reply(status=500)] * 3  # it is tried three times
+    upstream.replies = [Reply(), Reply(), *failing, Reply(usage={"prompt_tokens": -1, "completion_tokens": 3})]
     unary = chat_pb2.ChatRequest(messages=conversation("hello"), max_output_tokens=500)
     answer = await chat.Chat(unary, timeout=20)
     assert [event async for event in chat.StreamChat(request(), timeout=20)][-1].done.usage == answer.usage

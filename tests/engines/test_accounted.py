@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -88,11 +88,12 @@ def ledger() -> MemoryLedger:
 
 
 @pytest.fixture
-def call() -> Call:
+def call() -> Iterator[Call]:
     caller = Caller("acme", "k1")
     call = Call("/quintet.v1.ChatService/Chat", "r-1", time.monotonic() + 60, caller=caller, brought_id=True)
-    calls.enter(call)
-    return call
+    token = calls._current.set(call)
+    yield call
+    calls._current.reset(token)
 
 
 def soon(seconds: float = 30.0) -> float:

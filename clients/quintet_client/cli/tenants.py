@@ -14,7 +14,7 @@ from typing import Any
 
 from quintet_client.cli.failures import OK, UsageError
 from quintet_client.cli.options import AddCommand
-from quintet_client.cli.tenants_file import edit_file, read_file
+from quintet_client.cli.tenants_file import edit_file, read_file, remove
 from quintet_client.cli.terminal import Cell, Styled, Terminal
 from quintet_client.client import QuintetClient
 from quintet_client.contract import SERVICES
@@ -122,9 +122,9 @@ def _revoke(args: argparse.Namespace, path: Path, out: Terminal) -> None:
         for key_id in [*keys] if args.all else args.keys:
             if key_id not in keys:
                 raise UsageError(f'tenant "{args.name}" has no key {key_id}; it has: {", ".join(keys) or "none"}')
-            del keys[key_id]
+            remove(keys, key_id)
         if not keys:
-            del tenant["keys"]
+            remove(tenant, "keys")
 
     edit_file(path, edit)
     print(f"{args.name}: {'all keys' if args.all else ', '.join(args.keys)} revoked", file=sys.stderr)

@@ -64,6 +64,23 @@ def edit_file(path: Path, edit: Edit, *, new: str | None = None) -> None:
             raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}") from error
 
 
+def remove(table: MutableMapping[str, Any], key: str) -> None:
+    """Delete a table from another, in an edit; comments behind it stay.
+
+    To the library, what stands above the next table is of the one before.
+    """
+    from tomlkit.items import Comment, Whitespace
+
+    body = getattr(getattr(table[key], "value", None), "body", None)  # plain values have none
+    kept = []
+    while body and body[-1][0] is None:
+        item = body.pop()[1]
+        kept += [item] if isinstance(item, Comment | Whitespace) else []
+    del table[key]
+    for item in reversed(kept):
+        table.add(item)  # type: ignore[attr-defined]  # the library's tables have it
+
+
 def _plain(text: str) -> dict[str, Any] | None:
     try:
         return tomllib.loads(text)
