@@ -1,13 +1,15 @@
 """The embedded language model: a supervised llama.cpp process, spoken to like any other endpoint."""
 
+import asyncio
 import os
 import secrets
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import server
-from server.engines.chat import Endpoint, OpenAIChatModel
 from server.engines.describe import describe
 from server.engines.interfaces import (
     ChatAnswer,
@@ -20,7 +22,11 @@ from server.engines.interfaces import (
 )
 from server.errors import ModelLoading
 from server.runtime.artefact import Artefact
+from server.runtime.generations import Generations
 from server.runtime.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from server.engines.chat import OpenAIChatModel
 
 # All that the child needs, and nothing that belongs to others. libgomp's threads wait for each other by spinning:
 # unlimited, that makes generation ten times slower as soon as another process wants a core, and without any spinning
@@ -49,14 +55,10 @@ class EmbeddedChatModel:
     ) -> None:
         name = artefact.manifest.name
         self.description = describe(artefact, ModelTask.CHAT, "llama.cpp", max_input_tokens=context_tokens)
-        key = secrets.token_urlsafe(32)
-        self._chat = OpenAIChatModel(
-            self.description,
-            Endpoint("http://127.0.0.1/v1", name, key, is_embedded=True),
-            slots=slots,
-            token_seconds=token_seconds,
-        )
-        self.generations = self._chat.generations
+        self._key = secrets.token_urlsafe(32)
+        self._slots = slots
+        self._token_seconds = token_seconds
+        self._chat: OpenAIChatModel | None = None  # between start() and close()
         self._on_change = on_change
         self._supervisor = Supervisor(
             f'model "{name}"',
@@ -64,7 +66,7 @@ class EmbeddedChatModel:
             {
                 "model_path": str((artefact.path / "model.gguf").resolve()),
                 "model_name": name,
-                "api_key": key,
+                "api_key": self._key,
                 "slots": slots,
                 "slot_tokens": context_tokens,
                 "threads": len(os.sched_getaffinity(0)),
@@ -83,35 +85,62 @@ class EmbeddedChatModel:
         """The process, for whoever watches it."""
         return self._supervisor.pid
 
+    @property
+    def generations(self) -> Generations:
+        """As `OpenAIChatModel.generations`."""
+        return self._speaker().generations
+
     async def start(self) -> None:
         """Return when the model is loaded. Raises ModelUnavailable if it cannot be. From the main thread only."""
-        await self._supervisor.start()
+        starting = asyncio.create_task(self._supervisor.start())
+        try:
+            # The SDK takes seconds to import, as long as the process takes to load the model.
+            await asyncio.to_thread(import_module, "server.engines.chat")
+            self._chat = self._open_chat()
+            await starting
+        finally:
+            starting.cancel()
+        self._speak_where_it_is()
+
+    def _open_chat(self) -> "OpenAIChatModel":
+        from server.engines.chat import Endpoint, OpenAIChatModel
+
+        endpoint = Endpoint("http://127.0.0.1/v1", self.description.identity.name, self._key, is_embedded=True)
+        return OpenAIChatModel(self.description, endpoint, slots=self._slots, token_seconds=self._token_seconds)
 
     async def close(self) -> None:
         """End the process."""
         await self._supervisor.stop()
-        await self._chat.close()
+        if self._chat:
+            await self._chat.close()
 
     def _moved(self) -> None:
-        if address := self._supervisor.address:
-            self._chat.move(f"http://{address}/v1")
+        self._speak_where_it_is()
         self._on_change()
+
+    def _speak_where_it_is(self) -> None:
+        if self._chat and (address := self._supervisor.address):
+            self._chat.move(f"http://{address}/v1")
+
+    def _speaker(self) -> "OpenAIChatModel":
+        assert self._chat is not None, "it was not started"
+        return self._chat
 
     def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Estimate:
         """As `OpenAIChatModel.estimate`."""
-        return self._chat.estimate(messages, options)
+        return self._speaker().estimate(messages, options)
 
     def stream(
         self, messages: Sequence[Message], options: ChatOptions, *, deadline: float
     ) -> AsyncGenerator[TextDelta | ChatDone, None]:
         """As `OpenAIChatModel.stream`; raises ModelLoading, too."""
         self._require_ready()
-        return self._chat.stream(messages, options, deadline=deadline)
+        return self._speaker().stream(messages, options, deadline=deadline)
 
     async def complete(self, messages: Sequence[Message], options: ChatOptions, *, deadline: float) -> ChatAnswer:
         """As `OpenAIChatModel.complete`; raises ModelLoading, too."""
         self._require_ready()
-        return await self._chat.complete(messages, options, deadline=deadline)
+        return await self._speaker().complete(messages, options, deadline=deadline)
 
     def _require_ready(self) -> None:
         if not self.ready:

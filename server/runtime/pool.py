@@ -65,11 +65,19 @@ class Pool:
 
     async def preload(self) -> None:
         """Load what is to be in memory from the start, as far as the budget goes: nothing is evicted for it."""
-        wanted = [slot for name, slot in self.slots.items() if self.plans[name].preload]
-        marks = await asyncio.to_thread(self.store.marks, self.slots)
-        there = [plan for name, plan in self.plans.items() if plan.preload and (marks[name] or not plan.has_artefact)]
+        wanted = {name: plan for name, plan in self.plans.items() if plan.preload}
+        marks = await asyncio.to_thread(self.store.marks, wanted)
+        there = [plan for name, plan in wanted.items() if marks[name] or not plan.has_artefact]
+
+        async def load(*, out_of_process: bool) -> None:
+            chosen = [self.slots[name] for name, plan in wanted.items() if plan.out_of_process is out_of_process]
+            await asyncio.gather(*(self._load(slot, evict=False) for slot in chosen), return_exceptions=True)
+
+        outside = self._start(load(out_of_process=True))  # they start while libraries are imported here
         await self.residency.on(self.residency.loader, partial(prepare_all, there))
-        await asyncio.gather(*(self._load(slot, evict=False) for slot in wanted), return_exceptions=True)
+        await load(out_of_process=False)
+        await outside
+        await self.residency.step_back()
 
     # ------------------------------------------------------------ what operators ask for
 

@@ -87,7 +87,7 @@ async def test_closing_the_stream_stops_the_generation(model: EmbeddedChatModel)
 
 
 async def test_only_who_has_the_key_is_answered_and_it_is_not_visible(model: EmbeddedChatModel) -> None:
-    chat = model._chat
+    chat = model._speaker()
     key, base_url = chat._endpoint.api_key, str(chat._client.base_url)
     endpoint = Endpoint(base_url, "any", "wrong", is_embedded=True)
     stranger = OpenAIChatModel(model.description, endpoint, slots=1, token_seconds=5.0)
