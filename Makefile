@@ -27,8 +27,9 @@ check: $(VENV)/dev ## Lint, types, contract, stale stubs, import rules
 	$(BIN)/buf lint protos/image.binpb --config protos/buf.yaml
 	$(BIN)/python -m pytest tests/contract
 
-crash: $(VENV)/dev ## Kill a writer of a collection KILLS times (500) at random moments, and check what is left each time
+crash: $(VENV)/dev ## Kill writers of a collection (500 times) and servers (100) at random moments; check what is left each time
 	$(BIN)/python -m tests.crash --kills $(or $(KILLS),500)
+	$(BIN)/python -m tests.crash_swaps --kills $(or $(KILLS),100)
 
 bench: $(VENV)/bench ## Measure against the raw engines and other designs, in 10 minutes; needs h2load (nghttp2-client)
 	@$(BIN)/python -m training --llm small
