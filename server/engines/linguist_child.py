@@ -4,12 +4,10 @@ FD is a connection to the server, over which it takes a text and gives a JSON ob
 connection ends. `linguist.py` is at its other end and says why there are two processes.
 """
 
-import contextlib
 import json
 import os
 import sys
 from multiprocessing.connection import Connection
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -62,19 +60,11 @@ def _leave_out_what_no_pipeline_needs() -> None:
     sys.modules["spacy.cli"] = sys.modules[commands.__name__] = commands
 
 
-def _step_back() -> None:
-    os.setpriority(os.PRIO_PROCESS, 0, _NICE)
-    # A session of its own is scheduled as a group of its own, in which its processes' priorities count among each other
-    # alone (autogroups of sched(7)); then the group needs it, too.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(_NICE))
-
-
 def main() -> None:
     """Serve until the connection ends."""
     connection: Connection[bytes, bytes] = Connection(int(sys.argv[1]))
     parser = Parser(sys.argv[2])
-    _step_back()  # not before: while the server starts, nobody waits for anything else
+    os.setpriority(os.PRIO_PROCESS, 0, _NICE)  # not before: while the server starts, nobody waits for anything else
     while True:
         try:
             text = connection.recv_bytes().decode()
