@@ -64,7 +64,8 @@ def main() -> None:
     """Serve until the connection ends."""
     connection: Connection[bytes, bytes] = Connection(int(sys.argv[1]))
     parser = Parser(sys.argv[2])
-    os.setpriority(os.PRIO_PROCESS, 0, _NICE)  # not before: while the server starts, nobody waits for anything else
+    # Not before: while the server starts, nobody waits for anything else. And not if it has less already.
+    os.nice(max(0, _NICE - os.nice(0)))
     while True:
         try:
             text = connection.recv_bytes().decode()

@@ -55,8 +55,9 @@ class Plan(Generic[T]):
 
 def step_back() -> None:
     """Give this thread, and processes that it starts, a lower priority (on Linux priorities are those of threads)."""
+    thread = threading.get_native_id()
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        os.setpriority(os.PRIO_PROCESS, thread, max(_NICE, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 def construct(plan: Plan[T], artefact: Artefact | None) -> tuple[T, Use]:
