@@ -27,8 +27,9 @@ check: $(VENV)/dev ## Lint, types, contract, stale stubs, import rules
 	$(BIN)/buf lint protos/image.binpb --config protos/buf.yaml
 	$(BIN)/python -m pytest tests/contract
 
-crash: $(VENV)/dev ## Kill a writer of a collection KILLS times (500) at random moments, and check what is left each time
+crash: $(VENV)/dev ## Kill writers of a collection (500 times) and servers (100) at random moments; check what is left each time
 	$(BIN)/python -m tests.crash --kills $(or $(KILLS),500)
+	$(BIN)/python -m tests.crash_swaps --kills $(or $(KILLS),100)
 
 chaos-ledger: $(VENV)/dev ## Send CALLS calls (5000) through a server that is killed, and compare the ledger with what was served
 	@$(BIN)/python -m training --only embedder

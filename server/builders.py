@@ -126,11 +126,12 @@ class Engines:
 
     def load(self) -> None:
         """Begin to fill all slots, and to follow what others change."""
-        models = self._start(self._after(sync(self.pool), self.pool.preload()))
-        retriever = self._start(self.retriever.load(self._retriever))
+        synced = self._start(sync(self.pool))
+        models = self._start(self._after(synced, self.pool.preload()))
+        retriever = self._start(self._after(synced, self.retriever.load(self._retriever)))
         self._loading += [models, retriever]
         versioned = [name for name, plan in self.pool.plans.items() if plan.has_artefact]
-        self._start(follow(self.pool, self.pool.store.marks(versioned)))
+        self._start(self._after(synced, follow(self.pool, self.pool.store.marks(versioned))))
         chat = self._start(self._chats.load())
         if self.llm_is_off:
             message = "there is no language model: QUINTET_LLM is off"

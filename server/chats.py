@@ -58,7 +58,7 @@ class Chats:
             # Wanted so, and no error of the log.
             self.default.move(State.FAILED, "there is no language model: QUINTET_LLM is off")
             return
-        from server.legs import Legs  # it imports for a second
+        from server.legs import Legs
 
         legs = Legs(self._settings, self._lineup, self._breaker, self._closing)
         try:

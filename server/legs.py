@@ -1,11 +1,12 @@
-"""Models of providers, made from what the settings say. It imports heavy libraries, so it is imported late."""
+"""Models of providers, made from what the settings say."""
 
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from server.engines.chat import Endpoint, OpenAIProvider, turns_of
-from server.engines.embedded_llm import EMBEDDED, EmbeddedProvider, read_counter
+from server.engines.embedded_llm import EMBEDDED, EmbeddedProvider
 from server.engines.interfaces import ModelDescription, ModelIdentity, ModelTask
 from server.engines.route import Leg
 from server.engines.tokens import ByteCounter, TokenCounter, TokenizerCounter
@@ -17,6 +18,9 @@ from server.runtime.artefact import open_artefact, open_part
 from server.runtime.breaker import Breaker
 from server.runtime.pool import Pool
 from server.settings import Settings
+
+if TYPE_CHECKING:
+    from server.engines.chat import Endpoint
 
 
 class Legs:
@@ -36,8 +40,13 @@ class Legs:
 
         Who brings no tokenizer is counted with the embedded model's if it is published, else by bytes.
         """
-        config, legs = self._lineup.config, {}
-        other = await asyncio.to_thread(self._published_counter) if config.providers else ByteCounter()
+        config, legs = self._lineup.config, dict[str, Leg]()
+        if not config.providers:
+            return legs
+        await asyncio.to_thread(import_module, "server.engines.chat")  # the SDK takes a second
+        from server.engines.chat import OpenAIProvider, turns_of
+
+        other = await asyncio.to_thread(self._published_counter)
         for name, provider in config.providers.items():
             turns, breaker = turns_of(provider.concurrency), self._breaker_of(name)
             for model_name, model in provider.models.items():
@@ -59,11 +68,9 @@ class Legs:
         """The embedded model's, once its process answers. Raises ModelUnavailable and ModelDoesNotFit."""
         settings, name = self._settings, self._lineup.embedded
         artefact = await asyncio.to_thread(open_artefact, settings.data / "models", name)
-        counter = await asyncio.to_thread(read_counter, artefact)
         await pool.residency.charge(name, artefact.manifest.size_bytes)
         chat = EmbeddedProvider(
             artefact,
-            counter,
             slots=settings.llm_slots,
             context_tokens=settings.llm_context_tokens,
             token_seconds=settings.llm_timeout_seconds,
@@ -74,7 +81,9 @@ class Legs:
         pool.residency.budget.hold(name, memory.resident_bytes(chat.pid))
         return Leg(chat, self._breaker_of(EMBEDDED), lambda: chat.ready)
 
-    def _endpoint(self, name: str, provider: OpenAI | Azure, model_name: str, model: Model) -> Endpoint:
+    def _endpoint(self, name: str, provider: OpenAI | Azure, model_name: str, model: Model) -> "Endpoint":
+        from server.engines.chat import Endpoint
+
         return Endpoint(
             name,
             provider.endpoint if isinstance(provider, Azure) else provider.base_url,

@@ -47,6 +47,7 @@ def _plan(name: str, wanted: ModelSettings, prepare: Callable[[], Build]) -> Pla
         difference,
         has_artefact=not wanted.source,
         engine=wanted.engine or "recommended",
+        out_of_process=name == LINGUIST,
         preload=wanted.preload,
         pinned=wanted.pinned,
     )

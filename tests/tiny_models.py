@@ -17,10 +17,13 @@ from tests.engines.conftest import LABELS, MAX_TOKENS, WIDTH, tiny_graph, tiny_t
 TEXTS = ["the house is good", "a very bad garden"]
 
 
-def make(folder: Path, version: str, *, name: str = "tiny", wrong_by: float = 0.0) -> Path:
-    """A finished artefact in `folder`. Versions differ in their weights; golden outputs are `wrong_by` that much."""
+def make(folder: Path, version: str, *, name: str = "tiny", wrong_by: float = 0.0, variant: int = 0) -> Path:
+    """A finished artefact in `folder`; golden outputs are `wrong_by` that much.
+
+    Versions differ in their weights, and so do variants of a version.
+    """
     folder.mkdir(parents=True)
-    onnx.save(tiny_graph("logits", seed=sum(version.encode())), folder / "model.onnx")
+    onnx.save(tiny_graph("logits", seed=1000 * variant + sum(version.encode())), folder / "model.onnx")
     tiny_tokenizer().save(str(folder / "tokenizer.json"))
     schema = {"engine": "onnx", "max_tokens": MAX_TOKENS, "labels": LABELS, "golden": {"tolerance": {"onnx": 1e-3}}}
     write_manifest(folder, name=name, version=version, licence="MIT", schema=schema)

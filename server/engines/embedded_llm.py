@@ -1,19 +1,24 @@
 """The embedded language model: a supervised llama.cpp process, spoken to like any other endpoint."""
 
+import asyncio
 import os
 import secrets
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import server
-from server.engines.chat import Endpoint, OpenAIProvider, turns_of
 from server.engines.describe import describe, from_schema
 from server.engines.interfaces import ChatDone, ChatOptions, ChatStarted, Estimate, Message, ModelTask, TextDelta
 from server.engines.tokens import TokenizerCounter
 from server.errors import ModelLoading
 from server.runtime.artefact import Artefact, unusable
+from server.runtime.generations import Generations
 from server.runtime.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from server.engines.chat import OpenAIProvider
 
 # All that the child needs, and nothing that belongs to others. libgomp's threads wait for each other by spinning:
 # unlimited, that makes generation ten times slower as soon as another process wants a core, and without any spinning
@@ -31,14 +36,12 @@ EMBEDDED = "embedded"  # the provider's name
 class EmbeddedProvider:
     """Implements `ChatProvider` with an artefact's model.gguf between start() and close().
 
-    `slots` generations run at once, each with `context_tokens` of context. `counter` is that of the same artefact.
-    `on_change` is called when `ready` changes.
+    `slots` generations run at once, each with `context_tokens` of context. `on_change` is called when `ready` changes.
     """
 
     def __init__(
         self,
         artefact: Artefact,
-        counter: TokenizerCounter,
         *,
         slots: int,
         context_tokens: int,
@@ -47,11 +50,12 @@ class EmbeddedProvider:
     ) -> None:
         name = artefact.manifest.name
         self.description = describe(artefact, ModelTask.CHAT, "llama.cpp", max_input_tokens=context_tokens)
-        key = secrets.token_urlsafe(32)
-        endpoint = Endpoint(EMBEDDED, "http://127.0.0.1/v1", name, key, is_embedded=True, token_seconds=token_seconds)
-        self._chat = OpenAIProvider(self.description, endpoint, turns_of(slots), counter)
-        self.provider = EMBEDDED
-        self.generations = self._chat.generations
+        self.generations = Generations()
+        self._artefact = artefact
+        self._key = secrets.token_urlsafe(32)
+        self._slots = slots
+        self._token_seconds = token_seconds
+        self._chat: OpenAIProvider | None = None  # between start() and close()
         self._on_change = on_change
         self._supervisor = Supervisor(
             f'model "{name}"',
@@ -59,7 +63,7 @@ class EmbeddedProvider:
             {
                 "model_path": str((artefact.path / "model.gguf").resolve()),
                 "model_name": name,
-                "api_key": key,
+                "api_key": self._key,
                 "slots": slots,
                 "slot_tokens": context_tokens,
                 "threads": len(os.sched_getaffinity(0)),
@@ -80,25 +84,52 @@ class EmbeddedProvider:
 
     async def start(self) -> None:
         """Return when the model is loaded. Raises ModelUnavailable if it cannot be. From the main thread only."""
-        await self._supervisor.start()
+        starting = asyncio.create_task(self._supervisor.start())
+        try:
+            # The SDK and the tokenizer take seconds, too: as long as the process takes to load the model.
+            self._chat = await asyncio.to_thread(self._open_chat)
+            await starting
+        finally:
+            starting.cancel()
+        self._speak_where_it_is()
+
+    def _open_chat(self) -> "OpenAIProvider":
+
+        from server.engines.chat import Endpoint, OpenAIProvider, turns_of
+
+        name = self.description.identity.name
+        endpoint = Endpoint(
+            EMBEDDED, "http://127.0.0.1/v1", name, self._key, is_embedded=True, token_seconds=self._token_seconds
+        )
+        chat = OpenAIProvider(self.description, endpoint, turns_of(self._slots), read_counter(self._artefact))
+        chat.generations = self.generations
+        return chat
 
     async def close(self) -> None:
         """End the process."""
         await self._supervisor.stop()
-        await self._chat.close()
+        if self._chat:
+            await self._chat.close()
 
     def _moved(self) -> None:
-        if address := self._supervisor.address:
-            self._chat.move(f"http://{address}/v1")
+        self._speak_where_it_is()
         self._on_change()
+
+    def _speak_where_it_is(self) -> None:
+        if self._chat and (address := self._supervisor.address):
+            self._chat.move(f"http://{address}/v1")
+
+    def _speaker(self) -> "OpenAIProvider":
+        assert self._chat is not None, "it was not started"
+        return self._chat
 
     async def prompt_tokens(self, messages: Sequence[Message]) -> int:
         """The number that the model itself would count."""
-        return await self._chat.prompt_tokens(messages)
+        return await self._speaker().prompt_tokens(messages)
 
     def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Estimate:
         """As `OpenAIProvider.estimate`."""
-        return self._chat.estimate(messages, options)
+        return self._speaker().estimate(messages, options)
 
     def stream(
         self, messages: Sequence[Message], options: ChatOptions, *, deadline: float
@@ -106,7 +137,7 @@ class EmbeddedProvider:
         """As `OpenAIProvider.stream`; raises ModelLoading, too, at once."""
         if not self.ready:
             raise ModelLoading(f'model "{self.description.identity.name}" is being started again', retry_after=2.0)
-        return self._chat.stream(messages, options, deadline=deadline)
+        return self._speaker().stream(messages, options, deadline=deadline)
 
 
 def read_counter(artefact: Artefact) -> TokenizerCounter:

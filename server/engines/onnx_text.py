@@ -1,6 +1,7 @@
 """Text models on onnxruntime and tokenizers, without torch: the default for serving on CPUs."""
 
 from collections.abc import Sequence
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,9 +45,7 @@ class OnnxForward:
     def __init__(self, artefact: Artefact, engine: str, output: str) -> None:
         self.gathering = GATHERING[engine]
         self.max_tokens: int = from_schema(artefact, "max_tokens")
-        self._tokenizer = Tokenizer.from_file(str(artefact.part("tokenizer.json")))
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(self.max_tokens)
+        self._tokenizer = _tokenizer(artefact, self.max_tokens)
         self._session = open_session(artefact.part(FILES[engine]))
         self._has_types = "token_type_ids" in {item.name for item in self._session.get_inputs()}
         self._output = output
@@ -73,6 +72,24 @@ class OnnxForward:
         if self._has_types:
             feed["token_type_ids"] = types
         return np.asarray(self._session.run([self._output], feed)[0], np.float32)
+
+
+# By the file's digest and the length at which texts are cut. Reading one holds the GIL for 50 ms, in which nobody is
+# served, and it weighs 10 MB. Models that were made of one base have the same, and so have versions of a model.
+_tokenizers: WeakValueDictionary[tuple[str, int], Tokenizer] = WeakValueDictionary()
+
+
+def _tokenizer(artefact: Artefact, max_tokens: int) -> Tokenizer:
+    """The artefact's tokenizer, which it shares with all that use the same."""
+    path = artefact.part("tokenizer.json")
+    key = artefact.manifest.files[path.name].sha256, max_tokens
+    found = _tokenizers.get(key)
+    if found is None:
+        found = Tokenizer.from_file(str(path))
+        found.no_padding()
+        found.enable_truncation(max_tokens)
+        _tokenizers[key] = found
+    return found
 
 
 class OnnxClassifier(TextClassifier):

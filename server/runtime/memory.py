@@ -24,12 +24,13 @@ def forget_peak() -> None:
         (_SELF / "clear_refs").write_text("5")
 
 
-def peak_bytes() -> int:
-    """The largest RSS since forget_peak()."""
-    for line in (_SELF / "status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return resident_bytes()
+def peak_bytes(pid: int | None = None) -> int:
+    """The largest RSS of a process, this one by default, since forget_peak() or its beginning. 0 if there is none."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid or 'self'}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resident_bytes(pid)
 
 
 def trim() -> None:

@@ -36,13 +36,15 @@ class Plan(Generic[T]):
 
     `prepare` imports what is needed and returns what constructs the warm engine; both run on the loading thread.
     `check` replays the golden inputs: it returns what differs, or nothing. A model without an artefact (of a hub)
-    has no versions here. `engine` tells apart what one version takes on several engines.
+    has no versions here. `engine` tells apart what one version takes on several engines. With `out_of_process` what is
+    constructed is an OutOfProcess engine, which is loaded beside the others: it is another process that works.
     """
 
     name: str
     prepare: Callable[[], Callable[[Any], T]]
     check: Callable[[T, Artefact], Awaitable[str]]
     has_artefact: bool = True
+    out_of_process: bool = False
     engine: str = ""
     preload: bool = True
     pinned: bool = False
@@ -51,6 +53,8 @@ class Plan(Generic[T]):
 def construct(plan: Plan[T], artefact: Artefact | None) -> tuple[T, Use]:
     """The engine, and what it took. Libraries are imported first: they stay, and belong to no model."""
     build = plan.prepare()
+    if plan.out_of_process:
+        return _construct_outside(build, artefact)
     memory.trim()
     before, begun = memory.resident_bytes(), time.monotonic()
     memory.forget_peak()
@@ -58,8 +62,16 @@ def construct(plan: Plan[T], artefact: Artefact | None) -> tuple[T, Use]:
     peak = memory.peak_bytes()
     memory.trim()
     resident = max(0, memory.resident_bytes() - before)
-    child = memory.resident_bytes(engine.pid) if isinstance(engine, OutOfProcess) else 0
-    return engine, Use(resident + child, max(resident, peak - before) + child, time.monotonic() - begun)
+    return engine, Use(resident, max(resident, peak - before), time.monotonic() - begun)
+
+
+def _construct_outside(build: Callable[[Artefact | None], T], artefact: Artefact | None) -> tuple[T, Use]:
+    """What it takes is what its process takes: this one may load other models meanwhile."""
+    begun = time.monotonic()
+    engine = build(artefact)
+    assert isinstance(engine, OutOfProcess)
+    pid = engine.pid
+    return engine, Use(memory.resident_bytes(pid), memory.peak_bytes(pid), time.monotonic() - begun)
 
 
 def prepare_all(plans: Iterable[Plan[Any]]) -> None:

@@ -1,7 +1,6 @@
 """The pool: which models are in memory. It loads, evicts and replaces them within a memory budget.
 
-One way leads into a slot, whoever asks for it: verify, load aside, check, swap, release the old after its last
-reader. On failure the old stays, and the slot says why. `residency.py` has the memory and the threads.
+One way leads into a slot, whoever asks for it: `swap.py`. `residency.py` has the memory and the threads.
 """
 
 import asyncio
@@ -12,13 +11,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from server.errors import ModelCheckFailed, ModelDoesNotFit, ModelLoading, ModelUnavailable
-from server.runtime.artefact import Artefact, open_artefact
-from server.runtime.models import ModelSlot, Resident, State, explain
+from server.errors import ModelLoading
+from server.runtime.models import ModelSlot, State, explain
 from server.runtime.plans import Found, Plan, prepare_all
 from server.runtime.registry import Registry
 from server.runtime.residency import Residency
 from server.runtime.store import CURRENT
+from server.runtime.swap import Swapper
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -37,6 +36,7 @@ class Pool:
         self.plans: dict[str, Plan[Any]] = {}
         self.slots: dict[str, ModelSlot[Any]] = {}
         self.residency = Residency(self.slots, self.plans, self.store, budget)
+        self._swapper = Swapper(self.plans, self.store, self.residency)
         self._demands: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -65,11 +65,19 @@ class Pool:
 
     async def preload(self) -> None:
         """Load what is to be in memory from the start, as far as the budget goes: nothing is evicted for it."""
-        wanted = [slot for name, slot in self.slots.items() if self.plans[name].preload]
-        marks = await asyncio.to_thread(self.store.marks, self.slots)
-        there = [plan for name, plan in self.plans.items() if plan.preload and (marks[name] or not plan.has_artefact)]
+        wanted = {name: plan for name, plan in self.plans.items() if plan.preload}
+        marks = await asyncio.to_thread(self.store.marks, wanted)
+        there = [plan for name, plan in wanted.items() if marks[name] or not plan.has_artefact]
+
+        async def load(*, out_of_process: bool) -> None:
+            chosen = [self.slots[name] for name, plan in wanted.items() if plan.out_of_process is out_of_process]
+            await asyncio.gather(*(self._load(slot, evict=False) for slot in chosen), return_exceptions=True)
+
+        outside = self._start(load(out_of_process=True))  # they start while libraries are imported here
         await self.residency.on(self.residency.loader, partial(prepare_all, there))
-        await asyncio.gather(*(self._load(slot, evict=False) for slot in wanted), return_exceptions=True)
+        await load(out_of_process=False)
+        await outside
+        await self.residency.step_back()
 
     # ------------------------------------------------------------ what operators ask for
 
@@ -97,7 +105,9 @@ class Pool:
             if self.plans[name].has_artefact:
                 await asyncio.to_thread(self.registry.sync, name)
             async with slot.turn:
-                await self._replace(slot, partial(self._find, slot), strict=slot.resident is not None)
+                await self._swapper.replace(
+                    slot, partial(self._swapper.find_current, slot), strict=slot.resident is not None
+                )
 
         await self._to_its_end(reload())
 
@@ -116,7 +126,7 @@ class Pool:
                 def find() -> Found:
                     return self.store.open_version(name, version), ""
 
-                await self._replace(slot, find, strict=not force, commit=commit)
+                await self._swapper.replace(slot, find, strict=not force, commit=commit)
             else:
                 await self.residency.on(self.residency.reader, partial(self.store.open_version, name, version))
                 await asyncio.to_thread(commit)
@@ -142,7 +152,9 @@ class Pool:
                 return
             try:
                 if slot.resident is None or not await asyncio.to_thread(self._is_current, slot):
-                    await self._replace(slot, partial(self._find, slot), strict=slot.resident is not None)
+                    await self._swapper.replace(
+                        slot, partial(self._swapper.find_current, slot), strict=slot.resident is not None
+                    )
             except Exception as error:
                 explain(name, error)  # the slot says why, and what was served still is
 
@@ -163,92 +175,7 @@ class Pool:
     async def _load(self, slot: ModelSlot[Any], *, evict: bool = True) -> None:
         async with slot.turn:
             if slot.resident is None:
-                await self._replace(slot, partial(self._find, slot), strict=False, evict=evict)
-
-    def _find(self, slot: ModelSlot[Any]) -> Found:
-        """What `current` names; if that is damaged, what is in memory is better than an earlier version on disk."""
-        if not self.plans[slot.name].has_artefact:
-            return None, ""
-        if slot.resident:
-            return open_artefact(self.store.models, slot.name), ""
-        return self.store.open(slot.name)
-
-    async def _replace(
-        self,
-        slot: ModelSlot[Any],
-        find: Callable[[], Found],
-        *,
-        strict: bool,
-        evict: bool = True,
-        commit: Callable[[], None] | None = None,
-    ) -> None:
-        """Put what `find` finds into the slot. The caller has the turn.
-
-        With `strict`, what fails the check is refused; else it is served, and the slot says so, for it is better than
-        nothing. `commit` comes when nothing else can fail.
-        """
-        old, before = slot.resident, (slot.state, slot.message)
-        slot.move(State.READY if old else State.LOADING, "another version is being loaded" if old else "")
-        try:
-            artefact, damage = await self.residency.on(self.residency.reader, find)
-            fresh = await self._load_aside(slot, artefact, damage, evict=evict)
-            note = ""
-            if damage and artefact:
-                note = f"{damage}. Until then version {artefact.manifest.version} is served, the last good one"
-            try:
-                if artefact and (difference := await self._check(slot, fresh, artefact)):
-                    if strict:
-                        raise ModelCheckFailed(f'model "{slot.name}": {difference}', metadata={"model": slot.name})
-                    note = difference
-                if commit:
-                    await asyncio.to_thread(commit)
-            except BaseException:
-                await self.residency.discard(fresh)
-                raise
-        except asyncio.CancelledError:
-            slot.move(State.READY if old else State.UNLOADED)
-            raise
-        except Exception as error:
-            self._keep(slot, error, evict=evict)
-            if commit and not old:
-                slot.move(*before)  # it is the other version that failed
-            raise
-        slot.resident = fresh
-        slot.loads += 1
-        slot.used = time.monotonic()
-        if note:
-            log.warning('model "%s": %s', slot.name, note)
-            slot.failures += 1
-        slot.move(State.READY, note)
-        if old:
-            self.residency.retire(old)
-
-    async def _load_aside(
-        self, slot: ModelSlot[Any], artefact: Artefact | None, damage: str, *, evict: bool
-    ) -> Resident[Any]:
-        try:
-            return await self.residency.load_aside(slot, artefact, evict=evict)
-        except ModelUnavailable as error:
-            if damage:  # the earlier version is of no use either; what has to be mended is the current one
-                raise ModelUnavailable(damage, metadata={"model": slot.name}) from error
-            raise
-
-    def _keep(self, slot: ModelSlot[Any], error: Exception, *, evict: bool) -> None:
-        """Loading failed: what was there stays, and the slot says why."""
-        slot.failures += 1
-        message = explain(slot.name, error)
-        if slot.resident:
-            log.error('model "%s": another version was not loaded: %s', slot.name, message)
-            slot.move(State.READY, f"another version was not loaded: {message}")
-        elif isinstance(error, ModelDoesNotFit):
-            slot.move(State.UNLOADED, message if evict else "")  # it may fit later
-        else:
-            slot.fail(message)
-
-    async def _check(self, slot: ModelSlot[Any], fresh: Resident[Any], artefact: Artefact) -> str:
-        if slot.resident is None:
-            slot.move(State.WARMING)
-        return await self.plans[slot.name].check(fresh.engine, artefact)
+                await self._swapper.replace(slot, partial(self._swapper.find_current, slot), strict=False, evict=evict)
 
     def _is_current(self, slot: ModelSlot[Any]) -> bool:
         assert slot.loaded is not None

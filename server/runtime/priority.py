@@ -19,6 +19,7 @@ BACKGROUND = 19
 
 
 def step_back(steps: int = BACKGROUND) -> None:
-    """Make this thread so much nicer (setpriority(2)) than the one that began it, if the system allows it."""
+    """Give this thread a lower priority (setpriority(2)), unless it has one that is lower still."""
+    thread = threading.get_native_id()
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, os.getpriority(os.PRIO_PROCESS, 0) + steps))
+        os.setpriority(os.PRIO_PROCESS, thread, max(steps, os.getpriority(os.PRIO_PROCESS, thread)))

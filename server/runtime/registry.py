@@ -124,7 +124,7 @@ class MlflowRegistry:
             for alias in (CURRENT, CANDIDATE):
                 if alias in aliases:
                     self._mirror(name, alias, aliases[alias])
-        except MlflowException as error:
+        except (MlflowException, OSError) as error:
             raise self._failed(error) from error
 
     def _mirror(self, name: str, alias: str, number: str) -> None:
@@ -143,6 +143,7 @@ class MlflowRegistry:
         """Fetch a version, check it as if it were served, and put it into the store without an alias."""
         from mlflow.artifacts import download_artifacts
 
+        self.store.models.mkdir(parents=True, exist_ok=True)  # a new server has nothing yet
         aside = Path(tempfile.mkdtemp(prefix=".download-", dir=self.store.models))
         try:
             (aside / name).mkdir()

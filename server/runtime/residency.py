@@ -1,13 +1,15 @@
 """Residency: engines in memory, within the budget.
 
 Loads are admitted one at a time, so their peaks do not add up, and run on one thread, because importing and
-constructing hold the GIL anyway. What makes room is evicted: least recently used, not pinned, read by nobody.
+constructing hold the GIL anyway. An engine with a process of its own is loaded beside them, and what it will take is
+held in the budget meanwhile. What makes room is evicted: least recently used, not pinned, read by nobody.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -34,15 +36,21 @@ class Residency:
     ) -> None:
         self.budget = Budget(budget)
         self.loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
-        # Reading and hashing files can wait for those who are served.
-        self.reader = ThreadPoolExecutor(1, thread_name_prefix="reader", initializer=step_back)
+        self.starter = ThreadPoolExecutor(1, thread_name_prefix="starter")  # of other processes
+        self.reader = ThreadPoolExecutor(1, thread_name_prefix="reader")  # of files, which are hashed
+        self._threads = (self.loader, self.starter, self.reader)
         self._slots, self._plans, self._store = slots, plans, store
-        self._admission = asyncio.Lock()
+        self._turn = asyncio.Lock()  # of loading into this process
+        self._admission = asyncio.Lock()  # of making room and taking it
         self._discarding: set[asyncio.Task[None]] = set()
+
+    async def step_back(self) -> None:
+        """From now on somebody is served, and what is loaded can wait."""
+        await asyncio.gather(*(self.on(thread, step_back) for thread in self._threads))
 
     def close(self) -> None:
         """Wait for what runs on the threads, refuse what waits, and end the processes of engines."""
-        for thread in (self.loader, self.reader):
+        for thread in self._threads:
             thread.shutdown(cancel_futures=True)
         for slot in self._slots.values():
             if isinstance(slot.loaded, OutOfProcess):
@@ -54,18 +62,31 @@ class Residency:
         known = await asyncio.to_thread(self._store.use, artefact, plan.engine) if artefact else None
         # What was never loaded is taken for as large as its files, which hold the weights once an engine at least.
         needed = known.peak_bytes if known else artefact.manifest.size_bytes if artefact else 0
-        async with self._admission:
-            await self._make_room(slot.name, needed, evict=evict)
-            self.budget.hold(slot, needed)
-            try:
-                engine, use = await self.on(self.loader, partial(construct, plan, artefact))
-            finally:
-                self.budget.free(slot)
+        thread: ThreadPoolExecutor = self.loader
+        turn: AbstractAsyncContextManager[None] = self._turn
+        if plan.out_of_process:
+            thread, turn = self.starter, nullcontext()
+        async with turn:
+            async with self._admission:
+                await self._make_room(slot.name, needed, evict=evict)
+                self.budget.hold(slot, needed)
+            return await self._construct(slot, artefact, thread)
+
+    async def _construct(
+        self, slot: ModelSlot[Any], artefact: Artefact | None, thread: ThreadPoolExecutor
+    ) -> Resident[Any]:
+        """Construct an engine for which the budget holds enough; hold what it takes instead."""
+        plan = self._plans[slot.name]
+        try:
+            engine, use = await self.on(thread, partial(construct, plan, artefact))
+            seconds = use.seconds
             if artefact:
                 use = await asyncio.to_thread(self._store.note_use, artefact, plan.engine, use)
             fresh: Resident[Any] = Resident(engine, use.resident_bytes)
             self.budget.hold(fresh, fresh.bytes)
-        log.info('model "%s": loaded in %.1f s, %.0f MiB', slot.name, use.seconds, fresh.bytes / 2**20)
+        finally:
+            self.budget.free(slot)
+        log.info('model "%s": loaded in %.1f s, %.0f MiB', slot.name, seconds, fresh.bytes / 2**20)
         return fresh
 
     async def charge(self, name: str, size: int) -> None:

@@ -40,3 +40,5 @@ async def sync(pool: Pool) -> None:
         except QuintetError as error:
             log.warning("%s", error.message)
             return
+        except Exception:  # whatever a registry's client raises, what is here is served and followed
+            log.exception("the registry's model %s could not be mirrored", name)

@@ -73,6 +73,7 @@ class Collection(Reader):
             self.fold()  # what is on disk goes on from a state that cannot be restored: begin anew beyond it
         with self._writing():
             number = self.snapshot.number + 1
+            folders.remove_unfinished(self.home, number)
             path = folders.log_path(self.home, self._log)
             is_new = not path.exists()
             write = Write(number, datetime.now(UTC), removed, documents, passages, vectors)

@@ -171,6 +171,17 @@ def tidy(home: Path) -> None:
         remove_remains(home)
 
 
+def remove_unfinished(home: Path, number: int) -> None:
+    """Remove a generation of a number that is about to be given: of somebody who was killed before the pointer moved.
+
+    Else it would count as soon as the pointer is beyond it. Call it `locked`.
+    """
+    folder = generation_folder(home, number)
+    if folder.exists():
+        remove(folder)
+        sync_folder(home)
+
+
 def remove(folder: Path) -> None:
     """Remove a folder, under a hidden name first: half of one must not look like a whole one."""
     shutil.rmtree(folder.rename(folder.with_name(f".{uuid.uuid4().hex}")), ignore_errors=True)

@@ -158,15 +158,15 @@ def main() -> None:
         print(json.dumps(measure(args.measure)))
         return
     results = []
+    args.json.parent.mkdir(parents=True, exist_ok=True)
     print(" ".join(f"{name:>15}" for name in (*COLUMNS, *MORE)))
     for size in args.sizes:
-        with tempfile.TemporaryDirectory(dir=".") as index:
+        with tempfile.TemporaryDirectory(dir=args.json.parent) as index:  # not in memory, where /tmp may be
             made = make(Path(index), size)
             command = [sys.executable, "-m", "tests.bench.index", "--measure", f"{index}/bench/00000000"]
             measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         results.append(made | measured)
         print(" ".join(f"{results[-1][name]:15,.3f}" for name in (*COLUMNS, *MORE)), flush=True)
-    args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(results, indent=2) + "\n")
 
 

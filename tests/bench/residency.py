@@ -1,18 +1,23 @@
 """What residency costs: memory after many loads and evictions, and what loading does to the latency of others.
 
-    python -m tests.bench.residency [memory] [neighbours] [--model topics] [--cycles 50] [--seconds 20]
+    python -m tests.bench.residency [memory] [neighbours] [--model topics] [--cycles 50] [--windows 20]
 
 memory: one process loads and unloads a model through the pool; its RSS before, at the peak, and after. The first two
 cycles are not counted: libraries are imported and allocators grow in them once.
 neighbours: a server answers Classify with "sentiment" to two callers, alone and while "topics" is loaded and unloaded
-without a pause; rounds take turns, and p50 and p99 stand side by side.
+without a pause. Many short windows take turns; each one beside loading is compared with the two alone around it, and
+the median of the ratios counts. The last column says how much windows differ in which nothing differs.
 """
 
 import argparse
 import asyncio
+import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import grpc
@@ -27,7 +32,7 @@ from tests.fakes import MemoryLedger
 MIB = 2**20
 WARM_UP = 2
 CALLERS = 2
-ROUNDS = 3
+WARM_UP_SECONDS, WINDOW_SECONDS = 3.0, 3.0
 REQUEST = classification_pb2.ClassifyRequest(texts=["A quiet evening with friends, good food and no telephone."])
 
 
@@ -48,34 +53,34 @@ async def measure_memory(name: str, cycles: int) -> None:
     print(f"{cycles} cycles of {name}, MiB: {numbers}; after / before: {after / before:.3f}")
 
 
-def measure_neighbours(name: str, seconds: float) -> None:
-    """Latencies of Classify, alone and beside loading."""
+def measure_neighbours(name: str, windows: int, seconds: float) -> None:
+    """Latencies of Classify in windows that take turns: alone, beside loading, alone, and so on."""
+    alone: list[list[float]] = []
+    beside: list[list[float]] = []
+    cycles = 0
     with tempfile.TemporaryDirectory() as folder:
-        server = start_server(ROOT / "data", Path(folder) / "log.txt", llm="off")
+        server = start_server(ROOT / "data", Path(folder) / "log.txt", llm="off", result_cache="0")
         try:
-            wait_ready(server.address, "quintet.v1.ClassificationService")
-            call(server.address, 3.0)
-            found: dict[str, list[float]] = {"alone": [], "loading": []}
-            cycles = 0
-            for _ in range(ROUNDS):
-                found["alone"] += call(server.address, seconds / ROUNDS)
-                stop = threading.Event()
-                done: list[int] = []
-                churning = threading.Thread(
-                    target=lambda stop=stop, done=done: done.append(churn(server.address, name, stop))
-                )
-                churning.start()
-                found["loading"] += call(server.address, seconds / ROUNDS)
-                stop.set()
-                churning.join()
-                cycles += done[0]
+            wait_ready(server.address)
+            call(server.address, WARM_UP_SECONDS)
+            alone.append(call(server.address, seconds))
+            for _ in range(windows):
+                with churning(server.address, name) as done:
+                    beside.append(call(server.address, seconds))
+                cycles += len(done)
+                alone.append(call(server.address, seconds))
         finally:
             server.stop()
-    print(f"{'':10}{'calls':>8}{'p50 ms':>9}{'p99 ms':>9}")
-    for label, latencies in found.items():
-        print(f"{label:10}{len(latencies):>8}{quantile(latencies, 0.5):>9.1f}{quantile(latencies, 0.99):>9.1f}")
-    alone, loading = (quantile(found[label], 0.99) for label in found)
-    print(f"{cycles} cycles of {name}; p99 loading / alone: {loading / alone:.2f}")
+    print(f"{sum(map(len, alone + beside))} calls of Classify; {name} loaded {cycles} times in {windows} windows")
+    print(f"{'':5}{'alone, ms':>11}{'loading, ms':>13}{'loading/alone':>15}{'quartiles':>15}{'alone/alone':>13}")
+    for label, share in (("p50", 0.5), ("p99", 0.99)):
+        quiet = [quantile(window, share) for window in alone]
+        busy = [quantile(window, share) for window in beside]
+        ratios = [2 * each / sum(around) for each, around in zip(busy, pairwise(quiet), strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        noise = statistics.median(max(around) / min(around) for around in pairwise(quiet))
+        medians = f"{statistics.median(quiet):11.1f}{statistics.median(busy):13.1f}{middle:15.2f}"
+        print(f"{label:5}{medians}{f'{low:.2f} to {high:.2f}':>15}{noise:13.2f}")
 
 
 def call(address: str, seconds: float) -> list[float]:
@@ -99,16 +104,28 @@ def call(address: str, seconds: float) -> list[float]:
     return latencies
 
 
-def churn(address: str, name: str, stop: threading.Event) -> int:
-    """Load and unload until told to stop; return how often."""
-    cycles = 0
-    with grpc.insecure_channel(address) as channel:
-        stub = model_pb2_grpc.ModelServiceStub(channel)
-        while not stop.is_set():
-            stub.UnloadModel(model_pb2.UnloadModelRequest(name=name), timeout=60)
-            stub.LoadModel(model_pb2.LoadModelRequest(name=name), timeout=60)
-            cycles += 1
-    return cycles
+@contextmanager
+def churning(address: str, name: str) -> Iterator[list[float]]:
+    """Load and unload without a pause while the body runs; yields the seconds that each load took."""
+    stop = threading.Event()
+    done: list[float] = []
+
+    def churn() -> None:
+        with grpc.insecure_channel(address) as channel:
+            stub = model_pb2_grpc.ModelServiceStub(channel)
+            while not stop.is_set():
+                stub.UnloadModel(model_pb2.UnloadModelRequest(name=name), timeout=60)
+                begun = time.monotonic()
+                stub.LoadModel(model_pb2.LoadModelRequest(name=name), timeout=60)
+                done.append(time.monotonic() - begun)
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        yield done
+    finally:
+        stop.set()
+        thread.join()
 
 
 def quantile(values: list[float], share: float) -> float:
@@ -121,13 +138,14 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=("memory", "neighbours", []), help="default: both")
     parser.add_argument("--model", default="topics", help="default: topics")
     parser.add_argument("--cycles", type=int, default=50, help="default: 50")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of calls, for each half; default: 20")
+    parser.add_argument("--windows", type=int, default=20, help="beside loading; default: 20")
+    parser.add_argument("--seconds", type=float, default=WINDOW_SECONDS, help="of a window; default: 3")
     options = parser.parse_args()
     parts = options.parts or ["memory", "neighbours"]
     if "memory" in parts:
         asyncio.run(measure_memory(options.model, options.cycles))
     if "neighbours" in parts:
-        measure_neighbours(options.model, options.seconds)
+        measure_neighbours(options.model, options.windows, options.seconds)
 
 
 if __name__ == "__main__":

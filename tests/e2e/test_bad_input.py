@@ -16,7 +16,7 @@ from quintet.v1 import (
     rag_pb2,
 )
 
-from tests.e2e.test_tasks import HOUSE, conversation
+from tests.e2e.tasks import HOUSE, conversation
 
 Classify = classification_pb2.ClassifyRequest
 Chat = chat_pb2.ChatRequest

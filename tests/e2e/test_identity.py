@@ -28,8 +28,8 @@ from quintet_client import QuintetClient, errors
 from server.interceptors.auth import ROLES
 from tests.conftest import ROOT, ServerProcess, start_server, wait_ready
 from tests.contract.test_limits import FILES
+from tests.e2e.tasks import conversation
 from tests.e2e.test_bad_input import details
-from tests.e2e.test_tasks import conversation
 from tests.fakes import OpenAIServer, Reply
 from tests.tenants import add_tenant, bearer, replace
 from tests.waiting import until

@@ -15,8 +15,8 @@ from quintet.v1 import chat_pb2, chat_pb2_grpc, usage_pb2, usage_pb2_grpc
 from server.stores.ledger import Outcome, Record, Selection, Source
 from server.stores.ledger.reader import SqlReader
 from tests.conftest import ServerProcess, start_server, wait_ready
+from tests.e2e.tasks import conversation
 from tests.e2e.test_bad_input import details
-from tests.e2e.test_tasks import conversation
 from tests.fakes import OpenAIServer, Reply
 from tests.waiting import until
 

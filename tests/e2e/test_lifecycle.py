@@ -24,8 +24,8 @@ from quintet.v1 import (
 )
 
 from tests.conftest import ROOT, ServerProcess, start_server, wait_ready
+from tests.e2e.tasks import HOUSE, conversation
 from tests.e2e.test_bad_input import details
-from tests.e2e.test_tasks import HOUSE, conversation
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

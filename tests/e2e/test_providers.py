@@ -14,7 +14,7 @@ import pytest
 from quintet.v1 import chat_pb2, chat_pb2_grpc, model_pb2, model_pb2_grpc
 
 from tests.conftest import ROOT, ServerProcess, start_server, wait_ready
-from tests.e2e.test_tasks import conversation
+from tests.e2e.tasks import conversation
 from tests.fakes import OpenAIServer, Reply
 
 PAID_KEY, AZURE_KEY, HEADER = "sk-paid-must-never-be-seen", "azure-must-never-be-seen", "header-must-never-be-seen"

@@ -15,7 +15,7 @@ from quintet.v1 import chat_pb2, chat_pb2_grpc, classification_pb2, classificati
 from quintet_client import errors
 
 from tests.conftest import start_server, wait_ready
-from tests.e2e.test_tasks import conversation
+from tests.e2e.tasks import conversation
 from tests.fakes import OpenAIServer, Reply
 from tests.tenants import add_tenant, bearer
 from tests.waiting import until

@@ -15,7 +15,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from quintet.v1 import chat_pb2, chat_pb2_grpc, classification_pb2, classification_pb2_grpc
 
 from tests.conftest import ROOT, start_server, wait_ready
-from tests.e2e.test_tasks import conversation
+from tests.e2e.tasks import conversation
 from tests.fakes import OpenAIServer, Reply, TraceCollector
 
 KEY = "sk-this-must-never-be-seen"

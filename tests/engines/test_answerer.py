@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from server.engines.answerer import MIN_SCORE, NOTHING_FOUND, RagAnswerer
-from server.engines.embedded_llm import EmbeddedProvider, read_counter
+from server.engines.embedded_llm import EmbeddedProvider
 from server.engines.grounding import is_grounded
 from server.engines.interfaces import (
     AskDone,
@@ -137,7 +137,7 @@ async def test_closing_stops_the_generation(retriever: FaissRetriever, chat: Cha
 
 async def test_with_a_real_model(retriever: FaissRetriever, models: Path) -> None:
     artefact = open_artefact(models, "smollm2-135m-instruct")
-    chat = EmbeddedProvider(artefact, read_counter(artefact), slots=1, context_tokens=1024, token_seconds=20.0)
+    chat = EmbeddedProvider(artefact, slots=1, context_tokens=1024, token_seconds=20.0)
     await chat.start()
     try:
         _, answer, done = await ask(RagAnswerer(retriever, UnaccountedChatModel(chat)), "Where does the cat sleep?")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from server.engines.chat import Endpoint
-from server.engines.embedded_llm import EmbeddedProvider, read_counter
+from server.engines.embedded_llm import EmbeddedProvider
 from server.engines.interfaces import ChatOptions, ChatStarted, FinishReason, Message, TextDelta, UsageSource
 from server.errors import InvalidRequest, ModelLoading, ModelUnavailable, UpstreamFailed, UpstreamRefused
 from server.runtime.artefact import Artefact, open_artefact
@@ -41,9 +41,7 @@ async def model(small_llm: Artefact) -> AsyncIterator[EmbeddedProvider]:
 
 
 def embedded(artefact: Artefact, slots: int = 1, on_change: Callable[[], None] = lambda: None) -> EmbeddedProvider:
-    return EmbeddedProvider(
-        artefact, read_counter(artefact), slots=slots, context_tokens=512, token_seconds=20.0, on_change=on_change
-    )
+    return EmbeddedProvider(artefact, slots=slots, context_tokens=512, token_seconds=20.0, on_change=on_change)
 
 
 def soon() -> float:
@@ -97,7 +95,7 @@ async def test_closing_the_stream_stops_the_generation(model: EmbeddedProvider) 
 
 
 async def test_only_who_has_the_key_is_answered_and_it_is_not_visible(model: EmbeddedProvider) -> None:
-    chat = model._chat
+    chat = model._speaker()
     key, base_url = chat._endpoint.api_key, str(chat._client.base_url)
     async with chatting(Endpoint("embedded", base_url, "any", "wrong", is_embedded=True)) as stranger:
         with pytest.raises(UpstreamRefused, match="configuration"):
@@ -143,12 +141,11 @@ def test_child_does_not_outlive_its_parent(small_llm: Artefact, models: Path, wh
     script = """
         import asyncio, sys
         from pathlib import Path
-        from server.engines.embedded_llm import EmbeddedProvider, read_counter
+        from server.engines.embedded_llm import EmbeddedProvider
         from server.runtime.artefact import open_artefact
         async def main():
             artefact = open_artefact(Path(sys.argv[1]), "smollm2-135m-instruct")
-            counter = read_counter(artefact)
-            model = EmbeddedProvider(artefact, counter, slots=1, context_tokens=512, token_seconds=20.0)
+            model = EmbeddedProvider(artefact, slots=1, context_tokens=512, token_seconds=20.0)
             start = asyncio.create_task(model.start())
             while not model.pid:
                 await asyncio.sleep(0.01)

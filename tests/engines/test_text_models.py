@@ -195,7 +195,7 @@ def test_softmax_never_overflows(logits: np.ndarray[tuple[int, int], np.dtype[np
     scores = softmax(logits)
     assert np.isfinite(scores).all()
     assert scores.sum(axis=1) == pytest.approx(np.ones(3), abs=1e-12)
-    assert (scores.argmax(axis=1) == logits.argmax(axis=1)).all()
+    assert (scores[np.arange(3), logits.argmax(axis=1)] == scores.max(axis=1)).all()  # tiny differences become ties
 
 
 async def test_calls_side_by_side_get_their_own_answers(classifier: OnnxClassifier) -> None:

@@ -52,14 +52,14 @@ def counter(artefact: Artefact) -> TokenizerCounter:
 
 @pytest.fixture(scope="module")
 async def model(artefact: Artefact, counter: TokenizerCounter) -> AsyncIterator[EmbeddedProvider]:
-    provider = EmbeddedProvider(artefact, counter, slots=1, context_tokens=CONTEXT, token_seconds=60.0)
+    provider = EmbeddedProvider(artefact, slots=1, context_tokens=CONTEXT, token_seconds=60.0)
     await provider.start()
     yield provider
     await provider.close()
 
 
 async def test_texts_are_counted_as_the_model_does(model: EmbeddedProvider, counter: TokenizerCounter) -> None:
-    client = model._chat._client
+    client = model._speaker()._client
     address = str(client.base_url).removesuffix("v1/") + "tokenize"
     for text in (*TEXTS, CODE, *random_texts(200)):
         body = {"content": text, "add_special": False, "parse_special": True}

@@ -1,5 +1,6 @@
 """Whatever happens to the files of a collection, the last good state is served, and what is lost is said."""
 
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -45,6 +46,26 @@ def test_a_broken_generation_loses_nothing(tmp_path: Path, file: str, damage: st
     again.fold()
     healed = opened(tmp_path)
     assert (healed.faults, texts_of(healed)) == ([], ["first", "second", "third", "fourth"])
+
+
+def test_what_a_killed_rollback_left_never_counts(tmp_path: Path) -> None:
+    """It was installed, but the pointer had not moved; then its number became that of a write."""
+    collection = made(tmp_path, "first")
+    add(collection, "second")
+    collection.fold()
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path / "notes", copy / "notes")
+    left = opened(copy).rollback(0)
+    shutil.copytree(copy / "notes" / f"{left.number:08}", tmp_path / "notes" / f"{left.number:08}")
+
+    again = opened(tmp_path)
+    assert texts_of(again) == ["first", "second"]
+    assert add(again, "third") == left.number
+    add(again, "fourth")
+    again.fold()
+    assert [generation.number for generation in again.generations()] == [3, 1, 0]
+    hurt(tmp_path / "notes" / "00000003" / "manifest.json", "remove")
+    assert texts_of(opened(tmp_path)) == ["first", "second", "third", "fourth"]
 
 
 def hurt(path: Path, damage: str) -> None:

@@ -12,7 +12,7 @@ from server.runtime.models import Slot, State
 from server.services.chat import ChatServicer
 from server.services.rag import RagServicer
 from server.stores.limits import Cost
-from tests.e2e.test_tasks import conversation
+from tests.e2e.tasks import conversation
 from tests.engines.test_accounted import Script
 from tests.fakes import MemoryLedger
 

@@ -39,6 +39,7 @@ class Workshop:
         self.pool, self.models = pool, models
         self.may_build = threading.Event()
         self.may_build.set()
+        self.building = threading.Event()
         self.broken: Exception | None = None
         self.differs = ""
         self.built = 0
@@ -49,6 +50,7 @@ class Workshop:
         return self._build
 
     def _build(self, artefact: Artefact) -> Engine:
+        self.building.set()
         self.may_build.wait(30)
         if self.broken:
             raise self.broken
@@ -58,10 +60,10 @@ class Workshop:
     async def _check(self, engine: Engine, artefact: Artefact) -> str:
         return self.differs
 
-    def publish(self, version: str, alias: str = "current") -> None:
-        made = self.models.parent / "made" / version
+    def publish(self, version: str, alias: str = "current", weights: str = "") -> None:
+        made = self.models.parent / "made" / f"{version}{weights}"
         made.mkdir(parents=True)
-        (made / "weights").write_text(version)
+        (made / "weights").write_text(weights or version)
         write_manifest(made, name="m", version=version, licence="MIT")
         publish(made, self.models, alias)
 
@@ -105,6 +107,20 @@ async def test_an_engine_is_released_after_its_last_reader(workshop: Workshop) -
     del second
     await until(lambda: workshop.gone == ["1", "2"])
     assert workshop.pool.residency.budget.in_use == 0
+
+
+async def test_files_that_are_replaced_while_they_are_read_are_read_again(workshop: Workshop) -> None:
+    workshop.may_build.clear()
+    loading = asyncio.create_task(workshop.pool.load("m", soon()))
+    await until(workshop.building.is_set)  # they are verified by now
+    workshop.publish("1", "candidate", weights="others")
+    workshop.may_build.set()
+    await loading
+    assert workshop.slot.loaded
+    assert workshop.slot.loaded.description.identity.digest == workshop.pool.store.digest("m")[1]
+    assert (workshop.built, workshop.slot.loads, workshop.slot.failures) == (2, 1, 0)
+    assert workshop.slot.resident
+    assert workshop.pool.residency.budget.in_use == workshop.slot.resident.bytes
 
 
 async def test_an_operator_who_goes_away_does_not_stop_the_swap(workshop: Workshop) -> None:

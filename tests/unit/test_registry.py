@@ -1,5 +1,6 @@
 """The registry against a real MLflow server: publish there, mirror here, resolve aliases, move them."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -12,12 +13,17 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
+from quintet.v1 import classification_pb2, classification_pb2_grpc, model_pb2, model_pb2_grpc
 
+from server.app import running
 from server.errors import ModelVersionNotFound, RegistryFailed
 from server.runtime.artefact import open_artefact
 from server.runtime.registry import MlflowRegistry, open_registry
 from server.runtime.store import ModelStore
+from server.settings import Settings
+from tests import tiny_models
 from tests.unit.test_store import make
 
 START_SECONDS = 120.0
@@ -99,6 +105,29 @@ def test_what_is_not_what_it_says_is_refused(uri: str, tmp_path: Path) -> None:
     with pytest.raises(RegistryFailed, match="has no usable tag"):
         served.sync("m")
     assert not list(tmp_path.rglob("elsewhere"))
+
+
+async def test_a_new_server_serves_what_the_registry_says(uri: str, tmp_path: Path) -> None:
+    training = open_registry(tmp_path / "training", uri)
+
+    def publish(version: str, alias: str) -> None:
+        training.publish(tiny_models.make(tmp_path / version, version), alias)
+
+    await asyncio.to_thread(publish, "1", "current")
+    await asyncio.to_thread(publish, "2", "candidate")
+    settings = Settings(
+        port=0, data=tmp_path / "server", registry=uri, llm="off", shutdown_pause_seconds=0, models={"tiny": {}}
+    )
+    async with running(settings) as app, grpc.aio.insecure_channel(app.address) as channel:
+        await app.loaded()
+        classify = classification_pb2_grpc.ClassificationServiceStub(channel).Classify
+        request = classification_pb2.ClassifyRequest(texts=tiny_models.TEXTS, model="tiny")
+        assert (await classify(request, timeout=20)).model.version == "1"
+        move = model_pb2.SetAliasRequest(name="tiny", alias="current", target="candidate")
+        await model_pb2_grpc.ModelServiceStub(channel).SetAlias(move, timeout=20)
+        assert (await classify(request, timeout=20)).model.version == "2"
+    await asyncio.to_thread(training.sync, "tiny")
+    assert training.store.aliases("tiny")["current"] == "2", "the registry was told"
 
 
 def test_an_unreachable_registry_is_an_error_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
