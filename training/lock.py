@@ -118,7 +118,7 @@ def safe_path(path: str) -> str:
     if not path or "\\" in path or "\0" in path or ":" in path.split("/", maxsplit=1)[0]:
         raise ValueError(f"unsafe path {path!r}")
     parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts:  # "." has no parts, and is the folder itself
+    if path.startswith("/") or ".." in parts:
         raise ValueError(f"unsafe path {path!r}")
     return path
 
