@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from server import logs
 from server.app import running
 from server.banner import announce
-from server.providers import BadProviders
+from server.chat.providers import BadProviders
 from server.runtime.followed import BadFile
 from server.settings import Settings
 from server.transport import CannotStart

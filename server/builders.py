@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from server.chats import Chats
+from server.chat.chats import Chats
 from server.engines.interfaces import (
     Analyzer,
     Answerer,

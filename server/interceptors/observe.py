@@ -1,7 +1,7 @@
 """What is known of every method: how its calls ended and how long they took, in plain numbers, and a line of log each.
 
 What succeeds is logged at DEBUG, the rest at INFO; refusals under load, by limits and of strangers are DEBUG, too,
-because logging them would cost more than refusing them. `server/metrics.py` publishes the numbers.
+because logging them would cost more than refusing them. `server/metrics` publishes the numbers.
 """
 
 import logging

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from server import calls
-from server import chats as chats_module
-from server.chats import Chats
+from server.chat import chats as chats_module
+from server.chat.chats import Chats
 from server.engines.interfaces import ChatModel, ChatOptions
 from server.errors import ModelLoading, UpstreamFailed
 from server.runtime.breaker import Breaker

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.lineup import lineup
-from server.providers import Azure, BadProviders, OpenAI, parse_providers, read_providers
+from server.chat.lineup import lineup
+from server.chat.providers import Azure, BadProviders, OpenAI, parse_providers, read_providers
 from server.settings import Settings
 
 SAMPLE = Path(__file__).parents[2] / "data" / "samples" / "providers.toml"

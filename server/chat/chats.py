@@ -6,10 +6,10 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
+from server.chat.lineup import lineup
+from server.chat.providers import EMBEDDED
 from server.engines.interfaces import ChatModel
 from server.errors import ModelUnavailable
-from server.lineup import lineup
-from server.providers import EMBEDDED
 from server.runtime.breaker import Breaker
 from server.runtime.models import OpenSlot, Slot, State, explain
 from server.runtime.pool import Pool
@@ -58,7 +58,7 @@ class Chats:
             # Wanted so, and no error of the log.
             self.default.move(State.FAILED, "there is no language model: QUINTET_LLM is off")
             return
-        from server.legs import Legs
+        from server.chat.legs import Legs
 
         legs = Legs(self._settings, self._lineup, self._breaker, self._closing)
         try:

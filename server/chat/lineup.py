@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from server.providers import DEFAULT, EMBEDDED, BadProviders, Model, OpenAI, Providers, problems, read_providers
+from server.chat.providers import DEFAULT, EMBEDDED, BadProviders, Model, OpenAI, Providers, problems, read_providers
 from server.settings import Settings
 
 EMBEDDED_LLMS = {"default": "qwen2.5-coder-1.5b-instruct", "small": "smollm2-135m-instruct"}

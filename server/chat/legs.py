@@ -6,13 +6,13 @@ from contextlib import AsyncExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from server.chat.lineup import Lineup
+from server.chat.providers import Azure, Model, OpenAI
 from server.engines.embedded_llm import EMBEDDED, EmbeddedProvider
 from server.engines.interfaces import ModelDescription, ModelIdentity, ModelTask
 from server.engines.route import Leg
 from server.engines.tokens import ByteCounter, TokenCounter, TokenizerCounter
 from server.errors import ModelUnavailable
-from server.lineup import Lineup
-from server.providers import Azure, Model, OpenAI
 from server.runtime import memory
 from server.runtime.artefact import open_artefact, open_part
 from server.runtime.breaker import Breaker

@@ -1,0 +1,73 @@
+"""Prometheus metrics on a port of their own, read from plain numbers when they are scraped: calls pay nothing.
+
+Names and attributes are OpenTelemetry's (`rpc.server.*`, `gen_ai.*`) in the spelling of Prometheus; what they do not
+cover begins with `quintet_`. Scrapes are answered on a thread of their own.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector, start_http_server
+
+from server.interceptors.admission import Admission
+from server.interceptors.limits import TenantLimits
+from server.metrics import calls, chat, computing
+from server.metrics.chat import ChatLeg
+from server.runtime.budget import Budget
+from server.runtime.followed import Followed
+from server.runtime.lanes import Lanes
+from server.runtime.models import Slot
+
+
+class Collector:
+    """Everything that is published, gathered anew for each scrape."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        lanes: Mapping[str, Lanes],
+        slots: Sequence[Slot[Any]],
+        budget: Budget,
+        *,
+        legs: Mapping[str, ChatLeg] = MappingProxyType({}),
+        auth_refused: Mapping[str, int] = MappingProxyType({}),
+        followed: Sequence[Followed[Any]] = (),
+        limits: TenantLimits | None = None,
+    ) -> None:
+        self._admission = admission
+        self._budget = budget
+        self._lanes = lanes
+        self._slots = slots
+        self._auth_refused = auth_refused
+        self._followed = followed
+        self._limits = limits
+        self._legs = legs
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics with their current values."""
+        yield from calls.calls(self._admission)
+        yield from calls.identity(self._auth_refused, self._followed)
+        if self._limits is not None:
+            yield from calls.limiting(self._limits)
+        yield from computing.lane_times(self._lanes)
+        yield from computing.works(self._lanes)
+        yield from computing.models(self._slots, self._budget)
+        yield from chat.generations(self._legs)
+        yield from chat.breakers(self._legs)
+
+
+@contextmanager
+def serving(host: str, port: int, collector: Collector) -> Iterator[int]:
+    """Answer GET /metrics while the body runs; yields the port. Raises OSError if it is in use."""
+    registry = CollectorRegistry()
+    registry.register(collector)
+    ProcessCollector(registry=registry)
+    server, thread = start_http_server(port, host.strip("[]"), registry)
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
