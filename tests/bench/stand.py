@@ -124,7 +124,7 @@ class Stand:
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=ROOT,
-            env={**os.environ, **environment},
+            env={**os.environ, "PYTHONWARNINGS": "ignore", **environment},  # scikit-learn's, one a request
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
