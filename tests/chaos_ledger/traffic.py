@@ -13,7 +13,7 @@ from quintet.v1 import chat_pb2, chat_pb2_grpc, common_pb2, rag_pb2, rag_pb2_grp
 from tests.chaos_ledger.provider import Manner
 
 COLLECTION = "campaign"
-WORKERS = 32
+CALLERS = 32  # at most: a small campaign has a tenth of its calls, or those that run would be most of it
 METHODS = ("Chat", "StreamChat", "Ask", "StreamAsk")
 MANNERS = {
     Manner.WELL: 60,
@@ -39,7 +39,7 @@ class Sent:
 
 
 async def send(address: str, key: str, calls: int, seed: int, on_call: Callable[[int], Awaitable[None]]) -> Sent:
-    """Send `calls` calls from WORKERS callers at once. `on_call` is awaited before each, with how many came before."""
+    """Send `calls` calls from many callers at once. `on_call` is awaited before each, with how many came before."""
     sent, numbers = Sent(), iter(range(calls))
     lock = asyncio.Lock()
 
@@ -53,8 +53,9 @@ async def send(address: str, key: str, calls: int, seed: int, on_call: Callable[
     # A channel a caller: calls that share one would all wait for its back-off after a restart.
     options = (("grpc.max_reconnect_backoff_ms", 500), ("grpc.use_local_subchannel_pool", 1))
     async with contextlib.AsyncExitStack() as stack:
+        callers = min(CALLERS, max(1, calls // 10))
         channels = [
-            await stack.enter_async_context(grpc.aio.insecure_channel(address, options)) for _ in range(WORKERS)
+            await stack.enter_async_context(grpc.aio.insecure_channel(address, options)) for _ in range(callers)
         ]
         await asyncio.gather(*map(work, channels))
     return sent
@@ -87,22 +88,25 @@ async def _call(channel: grpc.aio.Channel, key: str, name: str, chance: random.R
 async def _usage(
     channel: grpc.aio.Channel, method: str, text: str, seconds: float, metadata: tuple[tuple[str, str], ...]
 ) -> common_pb2.Usage:
-    """Make one call to its end and return the usage that it was told."""
+    """Make one call to its end and return the usage that it was told.
+
+    It waits for the server: failing until its channel has connected again would use up the calls that come next.
+    """
     messages = [chat_pb2.ChatMessage(role=chat_pb2.CHAT_ROLE_USER, content=text)]
     chat, rag = chat_pb2_grpc.ChatServiceStub(channel), rag_pb2_grpc.RagServiceStub(channel)
     if method == "Chat":
         conversation = chat_pb2.ChatRequest(messages=messages, max_output_tokens=64)
-        return (await chat.Chat(conversation, timeout=seconds, metadata=metadata)).usage
+        return (await chat.Chat(conversation, timeout=seconds, metadata=metadata, wait_for_ready=True)).usage
     if method == "Ask":
         asked = rag_pb2.AskRequest(question=text, collection=COLLECTION)
-        return (await rag.Ask(asked, timeout=seconds, metadata=metadata)).usage
+        return (await rag.Ask(asked, timeout=seconds, metadata=metadata, wait_for_ready=True)).usage
     usage = common_pb2.Usage()
     if method == "StreamChat":
         request = chat_pb2.StreamChatRequest(messages=messages, max_output_tokens=64)
-        async for said in chat.StreamChat(request, timeout=seconds, metadata=metadata):
+        async for said in chat.StreamChat(request, timeout=seconds, metadata=metadata, wait_for_ready=True):
             usage = said.done.usage if said.HasField("done") else usage
     else:
         question = rag_pb2.StreamAskRequest(question=text, collection=COLLECTION)
-        async for event in rag.StreamAsk(question, timeout=seconds, metadata=metadata):
+        async for event in rag.StreamAsk(question, timeout=seconds, metadata=metadata, wait_for_ready=True):
             usage = event.done.usage if event.HasField("done") else usage
     return usage
