@@ -7,15 +7,15 @@ or files that hold them.
 import os
 import tomllib
 from collections.abc import Iterator
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic import StringConstraints as Text
 
 from server.engines.interfaces import Prices
+from server.money import Micros
 
 EMBEDDED, DEFAULT = "embedded", "default"
 _LONGEST_NAME = 128  # that requests can carry
@@ -24,18 +24,6 @@ _NO_KEY = "none"  # endpoints without keys still want a word in its place
 
 class BadProviders(Exception):
     """The file cannot be used; the message names table and key, and no values."""
-
-
-def _micros(price: object) -> int:
-    """Millionths from a decimal string; what has more than six decimals, or is no string, is refused."""
-    if not isinstance(price, str):
-        raise ValueError('must be a decimal in quotes, for instance "0.15"')
-    whole, _, fraction = price.partition(".")
-    if not (f"{whole}{fraction}".isascii() and f"{whole}{fraction}".isdigit() and whole) or price.endswith("."):
-        raise ValueError('must be a decimal, for instance "0.15"')
-    if len(whole) > 6 or len(fraction) > 6:
-        raise ValueError("must be less than a million, with at most six decimals")
-    return int(Decimal(price) * 1_000_000)
 
 
 def _address(url: str) -> str:
@@ -61,7 +49,6 @@ def _is_header(value: str) -> bool:
     return value.isascii() and value.isprintable()
 
 
-Micros = Annotated[int, BeforeValidator(_micros)]
 Address = Annotated[str, AfterValidator(_address)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Name = Annotated[str, Text(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]

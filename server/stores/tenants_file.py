@@ -4,31 +4,22 @@ What is wrong in it is told with its place: the line if it is no TOML, else tabl
 """
 
 import math
-import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from server.money import Micros
 from server.runtime.followed import BadFile, Contents, Followed
 from server.stores import api_keys
 from server.stores.api_keys import StoredKey
 from server.stores.tenants import Limits, Role, Tenant
 
-_MONEY = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
 _MAX_PROBLEMS = 5
-
-
-def micros(money: object) -> int:
-    """Millionths of "12.50". Raises ValueError for what is no such text: a TOML number may have lost a cent already."""
-    if not isinstance(money, str) or not _MONEY.fullmatch(money):
-        raise ValueError('must be money as text with up to six decimals: "12.50"')
-    return int(Decimal(money) * 1_000_000)
 
 
 def _hash(text: object) -> tuple[bytes, bytes]:
@@ -50,7 +41,6 @@ def _role(text: object) -> Role:
 
 _Rate = Annotated[int, Field(ge=1, le=10**12)]
 _Budget = Annotated[int, Field(ge=0, le=10**12)]
-_Money = Annotated[int, BeforeValidator(micros)]
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 _KeyId = Annotated[str, Field(pattern=f"^{api_keys.ID}$")]
 _Identity = Annotated[str, BeforeValidator(_identity)]
@@ -69,8 +59,8 @@ class _Limits(_Table):
     concurrent_calls: _Rate | None = None
     tokens_per_day: _Budget | None = None
     tokens_per_month: _Budget | None = None
-    money_per_day: _Money | None = None
-    money_per_month: _Money | None = None
+    money_per_day: Micros | None = None
+    money_per_month: Micros | None = None
 
     @model_validator(mode="after")
     def _bursts_have_rates(self) -> "_Limits":

@@ -33,6 +33,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "server/chat": {"server.app", *TRANSPORT, *HEAVY},
     "server/chat/providers.py": {"server.settings"},
     "server/calls.py": {"server", *TRANSPORT, *HEAVY},
+    "server/money.py": {"server", *TRANSPORT, *HEAVY},
     "training": {"server.services", "server.interceptors", "server.app", *TRANSPORT},
     "server": {"training", "tests", "quintet_client"},
 }

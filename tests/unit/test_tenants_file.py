@@ -58,7 +58,7 @@ def test_the_example_says_all() -> None:
         ("[tenants.a]\nservices = ['Chat']", 'tenants.a.services: no service "Chat"; there are AnalysisService, Ch'),
         ("[tenants.a.service_limits.Chat]", 'tenants.a.service_limits: no service "Chat"'),
         ("[tenants.a]\ncertificates = ['x']", 'tenants.a.certificates.0: must be "dns:NAME", "uri:URI" or "cn:NAME"'),
-        ("[tenants.a.limits]\nmoney_per_day = 1.5", "tenants.a.limits.money_per_day: must be money as text"),
+        ("[tenants.a.limits]\nmoney_per_day = 1.5", "tenants.a.limits.money_per_day: must be a decimal in quotes"),
         (
             "[tenants.a.limits]\nrequests_per_minute = 0",
             "tenants.a.limits.requests_per_minute: Input should be greater",
