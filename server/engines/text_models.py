@@ -45,9 +45,8 @@ class TextClassifier:
 
     def __init__(self, forward: Forward, description: ModelDescription, lanes: Lanes, *, cache_bytes: int = 0) -> None:
         self.description = description
-        self._forward = forward
         self._lanes = lanes
-        self._work = _work(self._classify, forward, description, lanes)
+        self._work = _work(partial(_classify, forward, description.labels), forward, description, lanes)
         size = _LABEL_BYTES * len(description.labels)
         self._cache: ResultCache[Classification] = ResultCache(cache_bytes, lambda _: size, self._work.counters)
         _check_shape(forward, len(description.labels), description)
@@ -55,13 +54,6 @@ class TextClassifier:
     async def classify(self, texts: Sequence[str], *, deadline: float) -> list[Classification]:
         """One result a text, in order. Scores of a text add up to 1."""
         return [*await self._cache.through(texts, partial(self._lanes.map, self._work, deadline=deadline))]
-
-    def _classify(self, texts: Sequence[str]) -> list[Classification]:
-        logits, truncated = self._forward(texts)
-        return [
-            Classification(_ranked(self.description.labels, scores), cut)
-            for scores, cut in zip(softmax(logits).tolist(), truncated, strict=True)
-        ]
 
 
 class TextEmbedder:
@@ -72,9 +64,8 @@ class TextEmbedder:
     ) -> None:
         self.description = description
         self._dimensions = dimensions
-        self._forward = forward
         self._lanes = lanes
-        self._work = _work(self._embed, forward, description, lanes)
+        self._work = _work(partial(_embed, forward), forward, description, lanes)
         self._cache: ResultCache[NDArray[np.float32]] = ResultCache(
             cache_bytes, lambda vector: vector.nbytes, self._work.counters
         )
@@ -85,14 +76,26 @@ class TextEmbedder:
         rows = await self._cache.through(texts, partial(self._lanes.map, self._work, deadline=deadline))
         return np.array(rows, np.float32).reshape(len(texts), self._dimensions)
 
-    def _embed(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-        return [row.copy() for row in self._forward(texts).values]  # a view would keep its whole batch
-
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Probabilities of each row, in double precision so that they add up to 1."""
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+# What lanes compute holds the model and not its engine: an engine without a cycle of references is gone at once.
+
+
+def _classify(forward: Forward, labels: Sequence[str], texts: Sequence[str]) -> list[Classification]:
+    logits, truncated = forward(texts)
+    return [
+        Classification(_ranked(labels, scores), cut)
+        for scores, cut in zip(softmax(logits).tolist(), truncated, strict=True)
+    ]
+
+
+def _embed(forward: Forward, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+    return [row.copy() for row in forward(texts).values]  # a view would keep its whole batch
 
 
 def _ranked(names: Sequence[str], scores: Sequence[float]) -> tuple[Label, ...]:

@@ -10,12 +10,14 @@ Opening checks every file against the manifest before anything is loaded: joblib
 import hashlib
 import json
 import os
+import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from server.errors import ModelUnavailable
+from server.runtime.priority import rest
 
 MANIFEST = "manifest.json"
 POINTER = "current"
@@ -76,8 +78,11 @@ def file_sha256(path: Path) -> str:
     """Hex SHA-256 of a file, read in pieces."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
+        begun = time.thread_time()
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
+            rest(time.thread_time() - begun)
+            begun = time.thread_time()
     return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -50,17 +51,23 @@ class Plan(Generic[T]):
     pinned: bool = False
 
 
-def construct(plan: Plan[T], artefact: Artefact | None) -> tuple[T, Use]:
-    """The engine, and what it took. Libraries are imported first: they stay, and belong to no model."""
+def construct(plan: Plan[T], artefact: Artefact | None, *, is_known: bool) -> tuple[T, Use]:
+    """The engine, and what it took. Libraries are imported first: they stay, and belong to no model.
+
+    What a model takes `is_known` if it was loaded before: then memory is not trimmed to measure it exactly, because
+    others cannot allocate any meanwhile.
+    """
     build = plan.prepare()
     if plan.out_of_process:
         return _construct_outside(build, artefact)
-    memory.trim()
+    if not is_known:
+        memory.trim()
     before, begun = memory.resident_bytes(), time.monotonic()
     memory.forget_peak()
     engine = build(artefact)
     peak = memory.peak_bytes()
-    memory.trim()
+    if not is_known:
+        memory.trim()
     resident = max(0, memory.resident_bytes() - before)
     return engine, Use(resident, max(resident, peak - before), time.monotonic() - begun)
 
@@ -86,6 +93,17 @@ def drop(resident: Resident[Any]) -> None:
     """Let go of an engine that nobody reads, and of its memory."""
     if isinstance(resident.engine, OutOfProcess):
         resident.engine.close()
+    is_left = _following(resident.engine)
     resident.engine = None
-    gc.collect()
+    if is_left():
+        gc.collect()  # it is part of a cycle
     memory.trim()
+
+
+def _following(engine: object) -> Callable[[], bool]:
+    """Tells later whether the engine is still there; if that cannot be known, it is."""
+    try:
+        found = weakref.ref(engine)
+    except TypeError:
+        return lambda: True
+    return lambda: found() is not None

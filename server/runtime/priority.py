@@ -12,14 +12,31 @@ they shall not wait until a lane has used up its time slice.
 import contextlib
 import os
 import threading
+import time
 
 LANES = 5
 PARSING = 15
 BACKGROUND = 19
+_REST = 5.0  # times the work before it
+_own = threading.local()  # `steps` of this thread
 
 
 def step_back(steps: int = BACKGROUND) -> None:
     """Give this thread a lower priority (setpriority(2)), unless it has one that is lower still."""
     thread = threading.get_native_id()
+    _own.steps = max(steps, _steps())
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, thread, max(steps, os.getpriority(os.PRIO_PROCESS, thread)))
+
+
+def rest(seconds: float) -> None:
+    """After so many seconds of work, sleep for five times as long if this thread works in the background.
+
+    Work of low priority still shares caches and memory with the others.
+    """
+    if _steps() == BACKGROUND:
+        time.sleep(seconds * _REST)
+
+
+def _steps() -> int:
+    return getattr(_own, "steps", 0)

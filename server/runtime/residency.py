@@ -39,8 +39,10 @@ class Residency:
         self.starter = ThreadPoolExecutor(1, thread_name_prefix="starter")  # of other processes
         self.reader = ThreadPoolExecutor(1, thread_name_prefix="reader")  # of files, which are hashed
         self._threads = (self.loader, self.starter, self.reader)
+        self._dropper = ThreadPoolExecutor(1, thread_name_prefix="dropper")
         self._slots, self._plans, self._store = slots, plans, store
         self._turn = asyncio.Lock()  # of loading into this process
+        self._measuring = asyncio.Lock()  # of what this process takes: nothing else comes or goes meanwhile
         self._admission = asyncio.Lock()  # of making room and taking it
         self._discarding: set[asyncio.Task[None]] = set()
 
@@ -50,7 +52,7 @@ class Residency:
 
     def close(self) -> None:
         """Wait for what runs on the threads, refuse what waits, and end the processes of engines."""
-        for thread in self._threads:
+        for thread in (*self._threads, self._dropper):
             thread.shutdown(cancel_futures=True)
         for slot in self._slots.values():
             if isinstance(slot.loaded, OutOfProcess):
@@ -70,15 +72,16 @@ class Residency:
             async with self._admission:
                 await self._make_room(slot.name, needed, evict=evict)
                 self.budget.hold(slot, needed)
-            return await self._construct(slot, artefact, thread)
+            return await self._construct(slot, artefact, thread, is_known=known is not None)
 
     async def _construct(
-        self, slot: ModelSlot[Any], artefact: Artefact | None, thread: ThreadPoolExecutor
+        self, slot: ModelSlot[Any], artefact: Artefact | None, thread: ThreadPoolExecutor, *, is_known: bool
     ) -> Resident[Any]:
         """Construct an engine for which the budget holds enough; hold what it takes instead."""
         plan = self._plans[slot.name]
         try:
-            engine, use = await self.on(thread, partial(construct, plan, artefact))
+            async with nullcontext() if plan.out_of_process else self._measuring:
+                engine, use = await self.on(thread, partial(construct, plan, artefact, is_known=is_known))
             seconds = use.seconds
             if artefact:
                 use = await asyncio.to_thread(self._store.note_use, artefact, plan.engine, use)
@@ -131,8 +134,13 @@ class Residency:
         old.retire(discard)
 
     async def discard(self, resident: Resident[Any]) -> None:
-        """Drop the engine on the loading thread, for that takes a while, and give its memory back."""
-        await self.on(self.loader, partial(drop, resident))
+        """Drop the engine, between two loads, and give its memory back.
+
+        That holds the GIL and locks of the allocator for milliseconds, so the thread that does it never steps back:
+        everybody would wait until it has a core.
+        """
+        async with self._measuring:
+            await self.on(self._dropper, partial(drop, resident))
         self.budget.free(resident)
 
     @staticmethod

@@ -1,12 +1,15 @@
 """Classifier and embedder on onnxruntime, with a tiny graph: order, scores, limits, lanes."""
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from server.engines.interfaces import Classification, ModelTask
-from server.engines.onnx_text import OnnxClassifier, OnnxEmbedder
-from server.engines.text_models import Outputs, softmax
+from server.engines.interfaces import Classification, ModelDescription, ModelIdentity, ModelTask
+from server.engines.onnx_text import OnnxClassifier, OnnxEmbedder, OnnxForward
+from server.engines.text_models import Forward, Outputs, TextClassifier, softmax
 from server.errors import DeadlineExceeded, ModelUnavailable
 from server.runtime.fair_queue import ALONE
 from server.runtime.lanes import Lanes
@@ -31,6 +34,18 @@ def classifier(tmp_path: Path, lanes: Lanes) -> OnnxClassifier:
 @pytest.fixture
 def embedder(tmp_path: Path, lanes: Lanes) -> OnnxEmbedder:
     return OnnxEmbedder(make_text_artefact(tmp_path, "embedding"), lanes)
+
+
+@pytest.fixture
+def forward(tmp_path: Path) -> OnnxForward:
+    return OnnxForward(make_text_artefact(tmp_path, "logits"), "onnx", "logits")
+
+
+def classifier_of(forward: Forward, lanes: Lanes) -> TextClassifier:
+    description = ModelDescription(
+        ModelIdentity("tiny", "1", ""), ModelTask.CLASSIFICATION, "onnx", tuple(LABELS), max_input_tokens=MAX_TOKENS
+    )
+    return TextClassifier(forward, description, lanes)
 
 
 sentences = st.lists(st.sampled_from(WORDS[4:]), min_size=1, max_size=30).map(" ".join)
@@ -94,39 +109,39 @@ async def test_a_late_call_is_refused(classifier: OnnxClassifier) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 64])
-async def test_one_request_uses_every_lane(classifier: OnnxClassifier, count: int) -> None:
+async def test_one_request_uses_every_lane(forward: OnnxForward, lanes: Lanes, count: int) -> None:
     threads: set[str] = set()
     both = threading.Barrier(2)
-    real = classifier._forward
 
     class Watched:
-        gathering = real.gathering
+        gathering = forward.gathering
 
         def __call__(self, texts: Sequence[str]) -> Outputs:
-            if threading.current_thread().name not in threads:
-                threads.add(threading.current_thread().name)
+            name = threading.current_thread().name
+            if name not in threads and name != here:
+                threads.add(name)
                 both.wait(5)
-            return real(texts)
+            return forward(texts)
 
-    classifier._forward = Watched()
-    await classifier.classify(["good"] * count, deadline=soon())
+    here = threading.current_thread().name  # where the engine is tried while it is made
+    await classifier_of(Watched(), lanes).classify(["good"] * count, deadline=soon())
     assert len(threads) == 2
     assert all(name.startswith("lane") for name in threads)
 
 
-async def test_cancelling_drops_what_has_not_begun(classifier: OnnxClassifier, lanes: Lanes) -> None:
+async def test_cancelling_drops_what_has_not_begun(forward: OnnxForward, lanes: Lanes) -> None:
     begun: list[int] = []
-    real = classifier._forward
 
     class Slow:
-        gathering = real.gathering
+        gathering = forward.gathering
 
         def __call__(self, texts: Sequence[str]) -> Outputs:
             begun.append(len(texts))
             time.sleep(0.02)
-            return real(texts)
+            return forward(texts)
 
-    classifier._forward = Slow()
+    classifier = classifier_of(Slow(), lanes)
+    begun.clear()
     call = asyncio.create_task(classifier.classify(["good"] * 64, deadline=soon()))
     await asyncio.sleep(0.03)
     call.cancel()
@@ -134,6 +149,19 @@ async def test_cancelling_drops_what_has_not_begun(classifier: OnnxClassifier, l
         await call
     await asyncio.gather(*(lanes.run(lambda: None, deadline=soon()) for _ in range(4)))
     assert 0 < sum(begun) < 64
+
+
+@pytest.mark.parametrize("kind", [OnnxClassifier, OnnxEmbedder])
+def test_a_dropped_engine_is_gone_at_once(tmp_path: Path, lanes: Lanes, kind: type[Any]) -> None:
+    output = "logits" if kind is OnnxClassifier else "embedding"
+    engine = kind(make_text_artefact(tmp_path, output), lanes)
+    left = weakref.ref(engine)
+    gc.disable()  # looking for cycles would hold the GIL
+    try:
+        del engine
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

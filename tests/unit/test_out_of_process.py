@@ -87,17 +87,26 @@ async def test_it_loads_beside_the_others(tmp_path: Path) -> None:
         assert pool.residency.budget.in_use == held.resident.bytes
 
 
-async def test_after_the_start_loading_steps_back(tmp_path: Path) -> None:
+async def test_after_the_start_loading_steps_back_and_dropping_does_not(tmp_path: Path) -> None:
     priorities: list[int] = []
 
-    def note(artefact: Artefact) -> Inside:
+    def note_priority() -> None:
         priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-        return Inside(artefact)
+
+    class Noting(Inside):
+        def __del__(self) -> None:
+            note_priority()
+
+    def note(artefact: Artefact) -> Inside:
+        note_priority()
+        return Noting(artefact)
 
     _add(tmp_path / "models", "inside")
     async with Pool.running(FolderRegistry(ModelStore(tmp_path / "models")), budget=None) as pool:
         pool.add(Plan("inside", lambda: note, _no_difference))
         await pool.preload()
         await pool.reload("inside")
-    at_start, later = priorities
+        await pool.unload("inside")
+    at_start, later, *drops = priorities
     assert at_start < later
+    assert drops == [at_start, at_start], "it holds the GIL, so everybody would wait for its turn"

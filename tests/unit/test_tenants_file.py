@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.interceptors.auth import ROLES
+from server.money import micros
 from server.runtime.followed import BadFile
 from server.stores.tenants import Limits, Role
-from server.stores.tenants_file import TenantsFile, micros, parse
+from server.stores.tenants_file import TenantsFile, parse
 from tests.conftest import ROOT
 from tests.tenants import add_tenant, replace
 from tests.waiting import until
