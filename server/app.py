@@ -131,7 +131,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             add_reflection(server, [*health.messages, HEALTH_SERVICE])
         address = door.open(server)
         if settings.metrics_port is not None:
-            _publish(stack, settings.metrics_port, admission, engines, door=door, limits=limits)
+            _publish(stack, settings.metrics_port, admission, engines, door=door, limits=limits, ledger=ledger)
         await server.start()
         log.info("listening on %s", address)
         stack.push_async_callback(_stop, server, health, models, admission, settings)
@@ -219,6 +219,7 @@ def _publish(
     *,
     door: Door,
     limits: TenantLimits | None,
+    ledger: SqlLedger,
 ) -> None:
     from server import metrics  # whoever publishes nothing need not wait for its libraries
 
@@ -231,6 +232,7 @@ def _publish(
         auth_refused=door.refused,
         followed=door.followed,
         limits=limits,
+        ledger=ledger,
     )
     try:
         found = stack.enter_context(metrics.serving(door.settings.host, port, collector))

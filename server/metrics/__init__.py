@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Metric, ProcessCollector, start
 from server.interceptors.admission import Admission
 from server.interceptors.limits import TenantLimits
 from server.metrics import calls, chat, computing
-from server.metrics.chat import ChatLeg
+from server.metrics.chat import ChatLeg, LedgerState
 from server.runtime.budget import Budget
 from server.runtime.followed import Followed
 from server.runtime.lanes import Lanes
@@ -35,6 +35,7 @@ class Collector:
         auth_refused: Mapping[str, int] = MappingProxyType({}),
         followed: Sequence[Followed[Any]] = (),
         limits: TenantLimits | None = None,
+        ledger: LedgerState | None = None,
     ) -> None:
         self._admission = admission
         self._budget = budget
@@ -44,6 +45,7 @@ class Collector:
         self._followed = followed
         self._limits = limits
         self._legs = legs
+        self._ledger = ledger
 
     def collect(self) -> Iterator[Metric]:
         """All metrics with their current values."""
@@ -56,6 +58,8 @@ class Collector:
         yield from computing.models(self._slots, self._budget)
         yield from chat.generations(self._legs)
         yield from chat.breakers(self._legs)
+        if self._ledger is not None:
+            yield from chat.ledger(self._ledger)
 
 
 @contextmanager

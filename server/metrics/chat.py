@@ -1,4 +1,4 @@
-"""Metrics of language models, by provider: tokens, times, and circuit breakers."""
+"""Metrics of language models, by provider: tokens, times, and circuit breakers; and of the ledger."""
 
 from collections.abc import Iterator, Mapping
 from typing import Protocol
@@ -27,6 +27,26 @@ class ChatLeg(Protocol):
     def generations(self) -> Generations:
         """The model's."""
         ...
+
+
+class LedgerState(Protocol):
+    """How the ledger fares."""
+
+    @property
+    def away(self) -> bool:
+        """Whether it cannot be written to."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """What is not yet being written."""
+        ...
+
+
+def ledger(state: LedgerState) -> Iterator[Metric]:
+    """Whether calls can be accounted."""
+    yield gauges("quintet_ledger_away", "1 if it cannot be written to: what costs is refused", (), [((), state.away)])
+    yield gauges("quintet_ledger_waiting", "Rows, and ends of rows, not yet being written", (), [((), state.waiting)])
 
 
 def generations(legs: Mapping[str, ChatLeg]) -> Iterator[Metric]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import LedgerUnavailable
+from server.metrics import chat as metrics
 from server.stores.ledger import Opened, Outcome, Record, Selection
 from server.stores.ledger.reader import SqlReader
 from server.stores.ledger.sql import SqlLedger
@@ -26,6 +27,11 @@ async def all_rows(target: Path | str) -> list[Record]:
         return await reader.records(Selection(), before="", limit=10_000)
     finally:
         await reader.close()
+
+
+def published(ledger: SqlLedger) -> dict[str, float]:
+    """Its metrics."""
+    return {metric.name: metric.samples[0].value for metric in metrics.ledger(ledger)}
 
 
 async def opened_again(ledger: SqlLedger) -> Opened:
@@ -63,10 +69,12 @@ async def test_a_database_that_goes_away_and_comes_back(postgres: Postgres, capl
             with pytest.raises(LedgerUnavailable):
                 await SqlReader(target).sums(Selection(), 1)
             assert not any(future.done() for future in settled)
+            assert published(ledger)["quintet_ledger_away"] == 1
         finally:
             await asyncio.to_thread(postgres.start)
         assert await asyncio.gather(*settled) == [True] * 3
         await ledger.settle(await opened_again(ledger), settlement())
+        assert published(ledger) == {"quintet_ledger_away": 0, "quintet_ledger_waiting": 0}
     found = await all_rows(target)
     assert [row.outcome for row in found] == [Outcome.OK] * 4
     assert "calls that cost are refused" in caplog.text

@@ -20,6 +20,17 @@ MAX_REPEATS = 3  # of a charged call that are not charged
 GIVEN_UP = (Outcome.CANCELLED, Outcome.DEADLINE)  # by the caller
 # An owner that was taken for dead and lives knows better than the estimate.
 _may_settle = or_(CALLS.c.outcome == Outcome.OPEN.value, CALLS.c.outcome == Outcome.LOST.value)
+# Built once: building a statement takes as long as running it.
+_INSERT = insert(CALLS)
+_KNOWN = (
+    select(CALLS)
+    .where(
+        CALLS.c.request_id.in_(bindparam("ids", expanding=True)),  # of pairs with tenants, SQLite would read it all
+        CALLS.c.started >= bindparam("since"),
+        CALLS.c.brought_id,
+    )
+    .order_by(CALLS.c.id)
+)
 _SETTLE = update(CALLS).where(CALLS.c.id == bindparam("row"), _may_settle)
 
 
@@ -64,7 +75,7 @@ def open_rows(
         before.append(Known(row_id, opening.request_digest, Outcome.OPEN, row.repeat_of, _NOTHING))
         answers.append(row)
     if rows := [_values(instance, row) for row in answers if isinstance(row, OpenRow)]:
-        connection.execute(insert(CALLS), rows)
+        connection.execute(_INSERT, rows)
     return answers
 
 
@@ -97,13 +108,8 @@ def _known(connection: Connection, brought: Sequence[Opening]) -> Mapping[Key, l
             text("SELECT pg_advisory_xact_lock(k) FROM unnest(CAST(:keys AS bigint[])) k"), {"keys": locks}
         )
     since = micros(min(opening.started for opening in brought) - _REPEAT_WINDOW)
-    ids = {request_id for _, request_id in keys}  # of pairs, SQLite would read the whole table
-    rows = connection.execute(
-        select(CALLS)
-        .where(CALLS.c.request_id.in_(ids), CALLS.c.started >= since, CALLS.c.brought_id)
-        .order_by(CALLS.c.id)
-    )
-    for row in rows:
+    ids = [*{request_id for _, request_id in keys}]
+    for row in connection.execute(_KNOWN, {"ids": ids, "since": since}):
         known[row.tenant, row.request_id].append(
             Known(row.id, row.request_digest, row.outcome, row.repeat_of, accounting_of(row))
         )
@@ -162,7 +168,7 @@ def settle_rows(connection: Connection, instance: str, settled: Sequence[tuple[O
     if missing := [
         {**_values(instance, row), **_end(row, settlement)} for row, settlement in settled if row.id not in there
     ]:
-        connection.execute(insert(CALLS), missing)
+        connection.execute(_INSERT, missing)
 
 
 def _end(row: OpenRow, settlement: Settlement) -> dict[str, Any]:

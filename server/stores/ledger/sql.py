@@ -87,6 +87,16 @@ class SqlLedger:
                 future.set_result(True)
         return asyncio.shield(future)  # cancelling the wait cancels nothing else
 
+    @property
+    def away(self) -> bool:
+        """Whether the database cannot be written to now, so that what costs is refused."""
+        return self._writer.away
+
+    @property
+    def waiting(self) -> int:
+        """What is not yet being written: rows, and their ends."""
+        return self._writer.waiting
+
     def watch(self) -> AbstractContextManager[AsyncIterator[Settled]]:
         """As `Watching.watch`."""
         return self._watchers.watch()
