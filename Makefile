@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Python compiles what it imports, which is a small part of what is installed. For pip this 0 means "do not".
 export PIP_NO_COMPILE := 0
+# For Python any value means "do not", and every start would compile again what it imports: a second and a half.
+unexport PYTHONDONTWRITEBYTECODE
 export QUINTET_GIT_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 .DEFAULT_GOAL := help
 .PHONY: help serve test check crash chaos-ledger bench train eval protos format lock clean
