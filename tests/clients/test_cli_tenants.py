@@ -16,6 +16,7 @@ import pytest
 import tomlkit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quintet_client.cli import tenants as cli_tenants
 from quintet_client.cli.failures import UsageError
 from quintet_client.cli.tenants_file import edit_file, remove
 
@@ -155,6 +156,16 @@ def test_files_that_are_left_as_they_are(in_process: Quintet, file: Path, conten
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     assert file.read_text() == content
+
+
+def test_the_clock_may_strike_while_a_file_is_edited(
+    in_process: Quintet, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    struck = iter(datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=second) for second in range(1000))
+    monkeypatch.setattr(cli_tenants, "_from_now", lambda time: next(struck) + time)
+    for action in (["add", "acme"], ["rotate", "acme", "--expire-old", "1d"]):
+        done = in_process("tenants", *action, "--file", str(file))
+        assert done.returncode == 0, done.stderr
 
 
 def test_edits_at_once_are_all_kept(file: Path) -> None:

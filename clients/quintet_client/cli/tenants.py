@@ -99,11 +99,11 @@ def _add(args: argparse.Namespace, path: Path, out: Terminal) -> None:
 
 def _rotate(args: argparse.Namespace, path: Path, out: Terminal) -> None:
     key_id, key, kept = new_key(args.expires)
+    end = None if args.expire_old is None else _from_now(args.expire_old)  # once: edit() is called twice
 
     def edit(file: Table) -> None:
         keys = _table(_tenant(file, args.name), "keys")
-        if args.expire_old is not None:
-            end = _from_now(args.expire_old)
+        if end is not None:
             for old in keys.values():
                 old["expires"] = min(_end(old) or end, end)
         keys[key_id] = kept
