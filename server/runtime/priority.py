@@ -3,7 +3,7 @@
     0             the event loop, gRPC's threads, everything that only passes calls on
     LANES         computing for callers; the process of a language model has the same (`engines/llm_child.py`)
     PARSING       spaCy's process: a parse may last, Classify shall not notice
-    BACKGROUND    loading and folding, for which nobody waits
+    BACKGROUND    loading models once the server has started: few wait for it, and everybody would notice
 
 A call needs the loop for a fraction of a millisecond before and after it is computed, and a refusal needs nothing else:
 they shall not wait until a lane has used up its time slice.
