@@ -17,7 +17,7 @@ import time
 LANES = 5
 PARSING = 15
 BACKGROUND = 19
-_REST = 5.0  # times the work before it
+_REST = 8.0  # times the work before it
 _own = threading.local()  # `steps` of this thread
 
 
@@ -30,7 +30,7 @@ def step_back(steps: int = BACKGROUND) -> None:
 
 
 def rest(seconds: float) -> None:
-    """After so many seconds of work, sleep for five times as long if this thread works in the background.
+    """After so many seconds of work, sleep for eight times as long if this thread works in the background.
 
     Work of low priority still shares caches and memory with the others.
     """
