@@ -4,6 +4,7 @@ from training.recipe import Kind, Recipe
 
 LLMS = {"default": "qwen2.5-coder-1.5b-instruct", "small": "smollm2-135m-instruct"}
 
+_WRITTEN = ("training.bert_graph", "training.arithmetic", "training.onnx_graph")
 _GRAPHS = ("torch", "transformers", "onnx", "onnxruntime", "tokenizers", "numpy")
 
 # Seconds are those of two cores. Short ones come first: the large downloads go on meanwhile.
@@ -21,7 +22,7 @@ RECIPES = {
             "embedder",
             "embedder",
             inputs=("minilm", "wikipedia-leads"),
-            code=("training.export", "training.quantise", "training.leads", "training.serving"),
+            code=(*_WRITTEN, "training.leads", "training.serving"),
             libraries=(*_GRAPHS, "sentence-transformers"),
             seconds=20,
             key_metric="cosine_int8_mean",
@@ -50,9 +51,7 @@ RECIPES = {
             code=(
                 "training.sentiment_data",
                 "training.half_frozen",
-                "training.first_token",
-                "training.export",
-                "training.quantise",
+                *_WRITTEN,
                 "training.serving",
             ),
             libraries=(*_GRAPHS, "scikit-learn"),

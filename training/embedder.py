@@ -1,13 +1,12 @@
-"""The embedder: all-MiniLM-L6-v2 as it was published, exported to ONNX and quantised. Nothing is trained."""
+"""The embedder: all-MiniLM-L6-v2 as it was published, written as ONNX graphs. Nothing is trained."""
 
 import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from transformers import BertModel
 
-from training.export import Encoder, export
+from training.bert_graph import write_encoder
 from training.leads import read_leads
-from training.quantise import quantise
 from training.recipe import Outcome, Workshop
 from training.report import write_report
 from training.serving import run_graph
@@ -18,29 +17,26 @@ TEXT = f"""
 all-MiniLM-L6-v2 by the sentence-transformers project: six layers, 22.7 million parameters, 384 dimensions, at most
 {MAX_TOKENS} tokens. The weights are unchanged; the ONNX graphs hold the pooling and the scaling to length 1. The
 metrics compare model.onnx with the reference implementation, and model-int8.onnx with model.onnx, on {PROBES}
-beginnings of Wikipedia articles that the quantisation has not seen.
+beginnings of Wikipedia articles.
 """
 
 
 def build(workshop: Workshop) -> Outcome:
-    """Put the published folder in place, export it, quantise it, and compare."""
+    """Put the published folder in place, write its graphs, and compare them."""
     folder = workshop.folder
     for path, source in workshop.input("minilm").items():
         workshop.place(source, f"torch/{path}")
     workshop.place(folder / "torch" / "tokenizer.json", "tokenizer.json")
 
-    bert = BertModel.from_pretrained(
-        folder / "torch", add_pooling_layer=False, attn_implementation="eager", local_files_only=True
-    )
-    export(Encoder(bert), folder / "model.onnx", "embedding")
+    bert = BertModel.from_pretrained(folder / "torch", add_pooling_layer=False, local_files_only=True)
+    write_encoder(bert, folder)
     leads = read_leads(workshop.input("wikipedia-leads")["summaries_en-us.json"])
-    texts = [lead.text for lead in leads[:: len(leads) // (2 * PROBES)]]
-    probes, calibration = texts[::2][:PROBES], texts[1::2]
-    quantise(folder / "model.onnx", folder / "model-int8.onnx", folder / "tokenizer.json", calibration, MAX_TOKENS)
+    probes = [lead.text for lead in leads[:: len(leads) // PROBES]][:PROBES]
 
     schema = {
         "task": "embedding",
         "dimensions": bert.config.hidden_size,
+        "int8_scales": "row",
         "max_tokens": MAX_TOKENS,
         "engine": "onnx-int8",
         "torch": "sentence-transformers",

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-from training.first_token import first_token
+from torch.nn import functional
 
 _TOKENS_AT_ONCE = 2048
 
@@ -48,6 +47,27 @@ class HalfFrozen:
             hidden = layer(hidden, attention_mask=mask)
         pooled: Tensor = self._bert.pooler(first_token(last, hidden, mask))
         return pooled
+
+
+def first_token(layer: Any, hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """What a BERT layer makes of the first token alone: [batch, 1, hidden size], a sixth of the work.
+
+    The pooler reads nothing else of the last layer, and there only keys and values need the other tokens.
+    """
+    attention = layer.attention.self
+    heads = (attention.num_attention_heads, attention.attention_head_size)
+    query, key, value = (
+        project(tokens).unflatten(-1, heads).transpose(1, 2)
+        for project, tokens in (
+            (attention.query, hidden[:, :1]),
+            (attention.key, hidden),
+            (attention.value, hidden),
+        )
+    )
+    context = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    attended = layer.attention.output(context.transpose(1, 2).flatten(2), hidden[:, :1])
+    result: Tensor = layer.output(layer.intermediate(attended), attended)
+    return result
 
 
 def _equally_long(ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:

@@ -20,11 +20,9 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoTokenizer, BertForSequenceClassification
 
-from training.export import export
-from training.first_token import Classifier
+from training.bert_graph import write_classifier
 from training.half_frozen import HalfFrozen
 from training.pictures import draw_confusion
-from training.quantise import quantise
 from training.recipe import Outcome, Workshop
 from training.report import write_report
 from training.sentiment_data import LABELS, SOURCES, Example, hard_labels, read_examples, read_words, soft_labels
@@ -54,7 +52,7 @@ Known limits: English only; irony and double negation are often missed.
 
 
 def build(workshop: Workshop) -> Outcome:
-    """Train, export, quantise, test."""
+    """Train, write the graphs, test."""
     folder = workshop.folder
     torch.manual_seed(SEED)
     torch.set_num_threads(os.cpu_count() or 1)
@@ -69,14 +67,12 @@ def build(workshop: Workshop) -> Outcome:
     model.save_pretrained(folder / "torch")
     tokenizer.save_pretrained(folder / "torch")
     workshop.place(workshop.made("embedder") / "tokenizer.json", "tokenizer.json")
-    model.set_attn_implementation("eager")
-    export(Classifier(model), folder / "model.onnx", "logits")
-    texts = [example.text for example in parts["validation"]]
-    quantise(folder / "model.onnx", folder / "model-int8.onnx", folder / "tokenizer.json", texts, MAX_TOKENS)
+    write_classifier(model, folder)
 
     schema: dict[str, Any] = {
         "task": "classification",
         "labels": list(LABELS),
+        "int8_scales": "row",
         "max_tokens": MAX_TOKENS,
         "torch": "transformers",
     }

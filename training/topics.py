@@ -65,6 +65,7 @@ def build(workshop: Workshop) -> Outcome:
     schema: dict[str, Any] = {
         "task": "classification",
         "labels": labels,
+        "int8_scales": "row",
         "max_tokens": MAX_TOKENS,
         "torch": "sentence-transformers",
     }

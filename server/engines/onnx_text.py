@@ -30,10 +30,16 @@ _SHORT_TOKENS = 32
 #     128 tokens      1.1  1.0  1.0  1.0                 0.9  1.0  0.9  0.9
 #     256 tokens      1.0  1.0  0.9  0.8                 1.1  1.0  0.9  0.9
 #
-# So short texts are gathered as they wait, and waiting for more would cost latency for nothing. The int8 graphs
-# quantise activations over the whole batch: in it, a text's scores depend on its neighbours (in batches of 8, 3 of 128
-# labels changed), which is no answer to give. They run every text alone.
-GATHERING = {"onnx": Gathering(8, text_cost(4 * _SHORT_TOKENS)), "onnx-int8": ALONE}
+# So short texts are gathered as they wait, and waiting for more would cost latency for nothing. An int8 graph whose
+# activations have one scale, as onnxruntime's own quantisation makes them, is another matter: the scale spans the
+# batch, and a text's scores depend on its neighbours (in batches of 8, 3 of 128 labels changed), which is no answer to
+# give. Unless the schema says that every row has a scale, such a graph runs every text alone.
+_GATHERING = Gathering(8, text_cost(4 * _SHORT_TOKENS))
+
+
+def _gathering(artefact: Artefact, engine: str) -> Gathering:
+    by_row = artefact.manifest.schema.get("int8_scales") == "row"
+    return ALONE if engine == "onnx-int8" and not by_row else _GATHERING
 
 
 class OnnxForward:
@@ -43,7 +49,7 @@ class OnnxForward:
     """
 
     def __init__(self, artefact: Artefact, engine: str, output: str) -> None:
-        self.gathering = GATHERING[engine]
+        self.gathering = _gathering(artefact, engine)
         self.max_tokens: int = from_schema(artefact, "max_tokens")
         self._tokenizer = _tokenizer(artefact, self.max_tokens)
         self._session = open_session(artefact.part(FILES[engine]))

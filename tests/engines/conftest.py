@@ -36,7 +36,7 @@ async def lanes() -> AsyncIterator[Lanes]:
     made.close()
 
 
-def make_text_artefact(folder: Path, output: str, **changes: Any) -> Artefact:
+def make_text_artefact(folder: Path, output: str, *, file: str = "model.onnx", **changes: Any) -> Artefact:
     """An artefact whose graph is real and tiny: the mean of random word vectors, then `output`.
 
     "logits": float32 [batch, 3]; "embedding": float32 [batch, 8] of length 1.
@@ -44,7 +44,7 @@ def make_text_artefact(folder: Path, output: str, **changes: Any) -> Artefact:
     folder /= output
     made = folder / "made"
     made.mkdir(parents=True)
-    onnx.save(tiny_graph(output), made / "model.onnx")
+    onnx.save(tiny_graph(output), made / file)
     tiny_tokenizer().save(str(made / "tokenizer.json"))
     schema: dict[str, Any] = {"engine": "onnx", "max_tokens": MAX_TOKENS}
     schema |= {"labels": LABELS} if output == "logits" else {"dimensions": WIDTH}

@@ -51,15 +51,15 @@ async def test_classifiers_agree_with_torch(models: Path, lanes: Lanes, name: st
             assert agree.mean() >= 0.995, name
             assert np.abs(scores(found) - scores(expected)).max() < 1e-3
         else:
-            # Quantised, a text that lies between two labels may change sides. The manifests measure 0.989 and 0.990 on
-            # held-out texts, from which 240 texts stray by 0.019 (3 standard deviations).
-            assert agree.mean() >= 0.97, f"{name} on {engine}"
-            assert margins[~agree].max(initial=0) < 0.2, f"{name} on {engine}: torch was sure, and it is not"
+            # Quantised, a text that lies between two labels may change sides. The manifests measure 0.982 and 0.983 on
+            # held-out texts, from which 240 texts stray by 0.026 (3 standard deviations).
+            assert agree.mean() >= 0.955, f"{name} on {engine}"
+            assert margins[~agree].max(initial=0) < 0.25, f"{name} on {engine}: torch was sure, and it is not"
 
 
 @pytest.mark.parametrize("name", TEXTS)
 async def test_company_does_not_change_an_answer(models: Path, lanes: Lanes, name: str) -> None:
-    """Of many callers at once: fp32 is gathered and equal to rounding, int8 is not gathered and the same."""
+    """Many callers at once are gathered, and each gets what it would get alone, to rounding."""
     artefact = open_artefact(models, name)
     for engine in engines(artefact):
         classifier = OnnxClassifier(artefact, lanes, engine)
@@ -69,12 +69,9 @@ async def test_company_does_not_change_an_answer(models: Path, lanes: Lanes, nam
         found = await asyncio.gather(*(classifier.classify([text], deadline=soon()) for text in texts))
         together = [result for (result,) in found]
         sizes = set(lanes.counters[name].batches - before)
-        if engine == "onnx":
-            assert max(sizes) > 1
-            assert np.abs(scores(together) - scores(alone)).max() < 1e-5
-        else:
-            assert sizes == {1}
-            assert together == alone
+        assert max(sizes) > 1
+        # In int8 what is rounded in the seventh digit may become a level of 127, now and then.
+        assert np.abs(scores(together) - scores(alone)).max() < (1e-5 if engine == "onnx" else 1e-2)
 
 
 async def test_vectors_agree_with_torch(models: Path, lanes: Lanes) -> None:

@@ -129,6 +129,20 @@ async def test_one_request_uses_every_lane(forward: OnnxForward, lanes: Lanes, c
     assert all(name.startswith("lane") for name in threads)
 
 
+@pytest.mark.parametrize(("scales", "expected"), [("row", [8]), ("tensor", [1] * 8), (None, [1] * 8)])
+async def test_int8_is_gathered_if_every_row_has_a_scale(
+    tmp_path: Path, scales: str | None, expected: list[int]
+) -> None:
+    """A scale that spans the batch would make a text's scores depend on its neighbours."""
+    changes = {"int8_scales": scales} if scales else {}
+    artefact = make_text_artefact(tmp_path, "logits", file="model-int8.onnx", engine="onnx-int8", **changes)
+    one_lane = Lanes(1, queue_limit=64)
+    classifier = OnnxClassifier(artefact, one_lane)
+    await classifier.classify(["good"] * 8, deadline=soon())
+    one_lane.close()
+    assert list(one_lane.counters["tiny"].batches.elements()) == expected
+
+
 async def test_cancelling_drops_what_has_not_begun(forward: OnnxForward, lanes: Lanes) -> None:
     begun: list[int] = []
 
@@ -173,7 +187,7 @@ def test_a_dropped_engine_is_gone_at_once(tmp_path: Path, lanes: Lanes, kind: ty
     ],
 )
 async def test_an_artefact_that_does_not_fit_is_refused(
-    tmp_path: Path, lanes: Lanes, changes: dict[str, object], engine: str | None, reason: str
+    tmp_path: Path, lanes: Lanes, changes: dict[str, Any], engine: str | None, reason: str
 ) -> None:
     with pytest.raises(ModelUnavailable, match=reason):
         OnnxClassifier(make_text_artefact(tmp_path, "logits", **changes), lanes, engine)
