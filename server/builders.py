@@ -25,6 +25,7 @@ from server.engines.interfaces import (
     Retriever,
 )
 from server.model_plans import EMBEDDER, LANGUAGE, LINGUIST, PRICES, RERANKER, plans
+from server.runtime import memory
 from server.runtime.lanes import Lanes
 from server.runtime.models import ModelSlot, Slot, State
 from server.runtime.pool import Pool
@@ -139,6 +140,12 @@ class Engines:
         else:
             both = asyncio.gather(retriever, chat)
             self._loading += [chat, self._start(self._after(both, self.answerer.load(self._answerer)))]
+        self._start(self._settle())
+
+    async def _settle(self) -> None:
+        """The libraries that were imported meanwhile are 50,000 objects, and a collection of them takes 20 ms."""
+        await self.loaded()
+        memory.freeze()
 
     def _start(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work)

@@ -106,7 +106,7 @@ class Registrar:
         async def unary(payload: Any, context: Any) -> Any:
             metadata = context.invocation_metadata() or ()
             call, size = identify(name, metadata, context), size_of(payload)
-            code, reason = grpc.StatusCode.CANCELLED, ""
+            code, reason, response = grpc.StatusCode.CANCELLED, "", None
             calls.enter(call)  # first, so that refusals are logged with its id
             try:
                 if auth is not None:
@@ -122,13 +122,14 @@ class Registrar:
                 finally:
                     admission.leave(call, method, size, succeeded=code is OK)
                 context.set_trailing_metadata(call.trailers())
-                return response
             except Exception as error:
                 told = errors.translate(error, call.request_id)
                 code, reason = errors.code_of(told), told.reason
-                await errors.abort(context, told, call)
+                errors.tell(context, told, call)
+                del told  # it knows this frame, which would know it: garbage that waits for a collection
             finally:
                 end(call, *_ended(code, reason, call))
+            return response
 
         return unary
 
@@ -156,7 +157,8 @@ class Registrar:
             except Exception as error:
                 told = errors.translate(error, call.request_id)
                 code, reason = errors.code_of(told), told.reason
-                await errors.abort(context, told, call)
+                errors.tell(context, told, call)
+                del told  # it knows this frame, which would know it: garbage that waits for a collection
             finally:
                 end(call, *_ended(code, reason, call))
 

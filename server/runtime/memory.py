@@ -40,10 +40,16 @@ def trim() -> None:
 
 
 def freeze() -> None:
-    """Take what exists now, mostly modules, out of all later collections.
+    """Take what exists now, mostly modules, out of all later collections but collect_all().
 
     A collection holds the GIL. Over the 300,000 objects of the libraries it takes 170 ms, in which nobody is served;
     over what is made after this, a few.
     """
     gc.collect()
     gc.freeze()
+
+
+def collect_all() -> None:
+    """A collection of everything, for what may have been frozen."""
+    gc.unfreeze()
+    freeze()

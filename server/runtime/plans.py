@@ -1,7 +1,6 @@
 """How models are brought into memory and out of it: what runs on the pool's loading thread."""
 
 import contextlib
-import gc
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
@@ -96,7 +95,7 @@ def drop(resident: Resident[Any]) -> None:
     is_left = _following(resident.engine)
     resident.engine = None
     if is_left():
-        gc.collect()  # it is part of a cycle
+        memory.collect_all()  # it is part of a cycle
     memory.trim()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import re
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from quintet.v1 import chat_pb2, chat_pb2_grpc, classification_pb2, classification_pb2_grpc
 
 from server import calls
-from server.errors import ServerOverloaded
+from server.errors import ServerOverloaded, ServerStopping
 from server.interceptors import Registrar
 from server.interceptors.admission import Admission
 from server.interceptors.observe import Method
@@ -120,6 +121,26 @@ async def test_a_trailer_says_where_the_time_went(served: tuple[Served, grpc.aio
     stream = chat_pb2_grpc.ChatServiceStub(channel).StreamChat(CHAT)
     assert len([event async for event in stream]) == 1
     assert timing(await stream.trailing_metadata())["upstream"] == 250
+
+
+async def test_refusals_leave_no_garbage(served: tuple[Served, grpc.aio.Channel]) -> None:
+    """What waits for a collection makes one that holds the GIL, in a flood again and again."""
+    server, channel = served
+    server.admission.stopping = True
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            with pytest.raises(grpc.RpcError) as caught:
+                await classify(channel)
+            assert details(caught.value)["ErrorInfo"].reason == "SERVER_STOPPING"
+            with pytest.raises(grpc.RpcError):
+                await chat_pb2_grpc.ChatServiceStub(channel).StreamChat(CHAT).read()
+            del caught
+        left = [thing for thing in gc.get_objects() if type(thing) in (ServerStopping, calls.Call)]
+    finally:
+        gc.enable()
+    assert left == []
 
 
 async def test_calls_are_counted_by_how_they_ended(served: tuple[Served, grpc.aio.Channel]) -> None:

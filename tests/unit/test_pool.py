@@ -10,6 +10,7 @@ import pytest
 
 from server.engines.interfaces import ModelDescription, ModelIdentity, ModelTask
 from server.errors import ModelCheckFailed, ModelDoesNotFit, ModelLoading, ModelUnavailable
+from server.runtime import memory
 from server.runtime.artefact import Artefact, write_manifest
 from server.runtime.models import ModelSlot, State
 from server.runtime.plans import Plan
@@ -27,6 +28,7 @@ class Engine:
         identity = ModelIdentity(artefact.manifest.name, artefact.manifest.version, artefact.digest)
         self.description = ModelDescription(identity, ModelTask.CLASSIFICATION, "test")
         self._gone = gone
+        self.itself: Engine | None = None  # a cycle, if a test wants one
 
     def __del__(self) -> None:
         self._gone(self.description.identity.version)
@@ -107,6 +109,15 @@ async def test_an_engine_is_released_after_its_last_reader(workshop: Workshop) -
     del second
     await until(lambda: workshop.gone == ["1", "2"])
     assert workshop.pool.residency.budget.in_use == 0
+
+
+async def test_an_engine_in_a_cycle_goes_even_if_it_was_frozen(workshop: Workshop) -> None:
+    async with workshop.slot.use(soon()) as engine:
+        engine.itself = engine
+        del engine
+    memory.freeze()
+    await workshop.pool.unload("m")
+    await until(lambda: workshop.gone == ["1"])
 
 
 async def test_files_that_are_replaced_while_they_are_read_are_read_again(workshop: Workshop) -> None:
