@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
-_NICE = 5  # as the server's lanes, which shall not wait for a generation
+_NICE = 12  # as the server's lanes, which shall not wait for a generation
 
 
 @dataclass(frozen=True)

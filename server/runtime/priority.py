@@ -14,8 +14,8 @@ import os
 import threading
 import time
 
-LANES = 5
-PARSING = 15
+LANES = 12
+PARSING = 17
 BACKGROUND = 19
 _REST = 8.0  # times the work before it
 _own = threading.local()  # `steps` of this thread
