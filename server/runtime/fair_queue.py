@@ -1,13 +1,17 @@
 """Calls that wait for a lane, in fair order, and the gathering of their items into batches. Knows no threads.
 
-The order is self-clocked fair queueing (Golestani, INFOCOM 1994): an item's tag is the clock when it comes to the head
-of its call plus the seconds that it is expected to take; the least tag is next, and sets the clock. So a call of 64
-long texts waits between its items for as much work of others as it takes itself, short texts go before long ones, and
-every tag's turn comes.
+The order is that of the fair sojourn protocol (Friedman and Henderson, SIGMETRICS 2003): calls are computed in the
+order in which they would end if all of them were computed side by side, with equal shares. So a short call goes before
+the rest of a long one, as with equal shares, and every call's turn comes; but calls alike end one after the other
+instead of all together at the end, and when callers give up, little is lost in calls that were half done.
+
+The clock shows the seconds that each call would have got so far. A call's tag is the clock when it comes plus the
+seconds that its items are expected to take; what a batch takes, divided by the calls that are there, moves the clock.
 """
 
 import heapq
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -94,6 +98,7 @@ class Call:
         self.results: list[Any] = [None] * len(values)
         self.error: BaseException | None = None
         self.ended = False
+        self.tag = math.nan  # its place in the queue
         self.wait_seconds = 0.0  # until the first item was begun
         self.compute_seconds = 0.0  # its share of what was computed
         self._left = len(values)
@@ -131,16 +136,19 @@ class FairQueue:
         self._clock = 0.0
 
     def push(self, call: Call) -> None:
-        """Add a call, or put it back; it has items."""
-        seconds = call.work.expected_seconds(call.items[0].cost)
-        heapq.heappush(self._heap, (self._clock + seconds, next(self._numbers), call))
+        """Add a call; it has items."""
+        call.tag = self._clock + sum(call.work.expected_seconds(item.cost) for item in call.items)
+        self.put_back(call)
+
+    def put_back(self, call: Call) -> None:
+        """Add a call that was popped; it has items left, and keeps its place."""
+        heapq.heappush(self._heap, (call.tag, next(self._numbers), call))
 
     def pop(self) -> Call | None:
         """The call whose turn it is, if any. Put it back if it has items left."""
         while self._heap:
-            tag, _, call = heapq.heappop(self._heap)
+            _, _, call = heapq.heappop(self._heap)
             if call.items:
-                self._clock = tag
                 return call
         return None
 
@@ -149,6 +157,12 @@ class FairQueue:
 
         Nothing is waited for, and no lane takes more than its share of what is there: the others may be free.
         """
+        batch = self._gathered(call, now)
+        seconds = sum(item.call.work.expected_seconds(item.cost) for item in batch)
+        self._clock += seconds / (len(self._heap) + 1)
+        return batch
+
+    def _gathered(self, call: Call, now: float) -> list[Item]:
         work, batch = call.work, [call.take()]
         at_once, below = work.gathering
         cost = batch[0].cost
@@ -156,6 +170,8 @@ class FairQueue:
         if room <= 0 or cost > below:
             return batch
         for other in itertools.chain([call], (entry[2] for entry in self._heap)):
+            if not room:
+                break
             if other.work is work and other.deadline > now:
                 while room and other.items and _are_alike(cost, other.items[0].cost):
                     batch.append(other.take())

@@ -160,7 +160,7 @@ class Lanes:
                 continue
             batch = self._queue.gather(call, now)
             if call.items:
-                self._queue.push(call)
+                self._queue.put_back(call)
             counters.batches[len(batch)] += 1
             for item in batch:
                 wait = now - item.call.arrived

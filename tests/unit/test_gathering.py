@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -229,7 +230,34 @@ def test_every_call_has_its_turn_however_many_short_ones_come(calls: list[list[f
         assert next_call is not None
         ours += [item for item in queue.gather(next_call, now=0.0) if item.call in pending]
         if next_call.items:
-            queue.push(next_call)
+            queue.put_back(next_call)
         turns += 1
         assert turns <= (total + count) * (count + 2), "short ones are served without end"
     assert sorted(item.cost for item in ours) == sorted(cost for call in calls for cost in call)
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=8), arrivals=st.randoms())
+def test_calls_end_in_the_order_of_equal_shares(sizes: list[int], arrivals: Random) -> None:
+    """One lane, items of a second each, all calls there from the beginning: the smaller one ends first, and each ends
+    no later than it would with equal shares.
+    """
+    work = Work(list, WorkCounters(), cost=float)
+    work.observe(seconds=1.0, cost=1.0)
+    queue = FairQueue(lanes=1)
+    arrivals.shuffle(sizes)
+    calls = [Call(work, [1.0] * size, 0.0, 1000.0) for size in sizes]
+    for each in calls:
+        queue.push(each)
+    ends: dict[int, int] = {}
+    seconds = 0
+    while (turn := queue.pop()) is not None:
+        seconds += len(queue.gather(turn, now=0.0))
+        if turn.items:
+            queue.put_back(turn)
+        else:
+            ends[calls.index(turn)] = seconds
+    assert seconds == sum(sizes)
+    for number, size in enumerate(sizes):
+        with_equal_shares = sum(min(size, other) for other in sizes)
+        assert ends[number] <= with_equal_shares
+    assert [sizes[number] for number in ends] == sorted(sizes)

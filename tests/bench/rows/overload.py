@@ -4,6 +4,8 @@ The load, the probe and the server share the machine, so the peak is measured be
 """
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from google.protobuf.message import Message
@@ -15,6 +17,7 @@ from tests.bench.rows.classify import METHOD
 from tests.bench.stand import Quintet, Stand, resident_mib
 
 _SECONDS = 5.0
+_FILLING_SECONDS = 2.0  # one in which h2load warms up, and the longest wait that is let in
 _OK = {"rpc_method": f"quintet.v1.{METHOD}", "rpc_response_status_code": "OK"}
 
 
@@ -22,14 +25,22 @@ def _goodput(
     stand: Stand, server: Quintet, request: Message, probed: str, **options: float
 ) -> tuple[float, dict[str, float]]:
     """Calls a second that succeeded, as the server counted them (h2load does not read gRPC's status), and the probe's
-    figures.
+    figures. Counted once the queues are full and before the load ends: what waits then is given up by its callers.
     """
     probe = stand.probe(server.address, _SECONDS + 1, probed)  # with h2load's second of warming up
-    before = load.scraped(server.metrics, "rpc_server_call_duration_seconds_count", **_OK)
-    load.grpc(server.address, METHOD, request, seconds=_SECONDS, **options)
-    after = load.scraped(server.metrics, "rpc_server_call_duration_seconds_count", **_OK)
+    with ThreadPoolExecutor(1) as background:
+        loading = background.submit(load.grpc, server.address, METHOD, request, seconds=_SECONDS, **options)
+        time.sleep(_FILLING_SECONDS)
+        before, begun = _succeeded(server), time.monotonic()
+        time.sleep(_SECONDS + 1 - _FILLING_SECONDS - 0.3)
+        answered = (_succeeded(server) - before) / (time.monotonic() - begun)
+        loading.result()
     output, _ = probe.communicate(timeout=60)
-    return (after - before) / (_SECONDS + 1), json.loads(output)
+    return answered, json.loads(output)
+
+
+def _succeeded(server: Quintet) -> float:
+    return load.scraped(server.metrics, "rpc_server_call_duration_seconds_count", **_OK)
 
 
 def _measure(request: Message, texts: str, stand: Stand) -> Figures:
