@@ -19,16 +19,16 @@ FILES = {"onnx": "model.onnx", "onnx-int8": "model-int8.onnx"}
 
 
 _SHORT_TOKENS = 32
-# Medians of five rounds with MiniLM-L6 on one of two cores that others used, too; times as many texts a second in a
-# batch as alone, all of one length:
+# Times as many texts a second in a batch as alone, all of one length, with MiniLM-L6 on one of two cores (medians of
+# five rounds with AVX2, in fp32; of nine rounds with AVX-512 and VNNI, in both):
 #
-#                 fp32, batches of 2, 4, 8, 16       int8, batches of 2, 4, 8, 16
-#       8 tokens      1.4  1.7  1.9  2.2                 1.3  1.8  2.0  1.6
-#      16 tokens      1.2  1.3  1.5  1.5                 1.3  1.3  1.5  1.6
-#      32 tokens      1.0  1.2  1.2  1.2                 1.1  1.2  1.3  1.2
-#      64 tokens      1.0  1.2  1.2  1.1                 0.9  1.0  1.0  1.0
-#     128 tokens      1.1  1.0  1.0  1.0                 0.9  1.0  0.9  0.9
-#     256 tokens      1.0  1.0  0.9  0.8                 1.1  1.0  0.9  0.9
+#           AVX2, fp32, batches of 2, 4, 8, 16     AVX-512: fp32, 4 and 8     int8 by rows, 4 and 8
+#       8 tokens      1.4  1.7  1.9  2.2
+#      16 tokens      1.2  1.3  1.5  1.5                 1.7  2.0                 1.1  1.2
+#      32 tokens      1.0  1.2  1.2  1.2                 1.5  1.6                 1.1  1.2
+#      64 tokens      1.0  1.2  1.2  1.1                 1.3  1.3                 1.1  1.1
+#     128 tokens      1.1  1.0  1.0  1.0                 1.1                      1.1
+#     256 tokens      1.0  1.0  0.9  0.8
 #
 # So short texts are gathered as they wait, and waiting for more would cost latency for nothing. An int8 graph whose
 # activations have one scale, as onnxruntime's own quantisation makes them, is another matter: the scale spans the
