@@ -80,7 +80,9 @@ class SpacyLinguist:
                 [sys.executable, "-P", "-m", "server.engines.linguist_child", str(theirs.fileno()), self._pipeline],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C in a terminal is for the server, which lets running calls finish
+                # Ctrl-C in a terminal is for the server, which lets running calls finish. No session of its own: Linux
+                # may give each the same share of the cores, whatever the priorities in it.
+                process_group=0,
             )
 
     def _parse(self, texts: Sequence[str]) -> list[Linguistics]:

@@ -2,7 +2,8 @@
 
 What a child must do: read its configuration, one JSON line, from its standard input (others can see arguments and
 environment); when it is ready, write one JSON line {"address": "127.0.0.1:PORT"} to its standard output; answer
-GET /health there with 200; end when its standard input ends or "parent" is no longer its parent.
+GET /health there with 200; end when its standard input ends or "parent" is no longer its parent; leave the process
+group, whose Ctrl-C is for the server.
 """
 
 import asyncio
@@ -97,7 +98,6 @@ class Supervisor:
                 stdout=PIPE,
                 stderr=PIPE,
                 env=self._environment,
-                start_new_session=True,  # Ctrl-C in a terminal is for the server, which lets running calls finish
             )
         except OSError as error:
             return f"the process cannot be made: {error}"

@@ -19,6 +19,7 @@ from server.engines.embedded_llm import EmbeddedProvider
 from server.engines.interfaces import ChatOptions, ChatStarted, FinishReason, Message, TextDelta, UsageSource
 from server.errors import InvalidRequest, ModelLoading, ModelUnavailable, UpstreamFailed, UpstreamRefused
 from server.runtime.artefact import Artefact, open_artefact
+from server.runtime.priority import LANES
 from tests.chatting import chatting, complete
 from tests.waiting import is_alive, until
 
@@ -106,6 +107,13 @@ async def test_only_who_has_the_key_is_answered_and_it_is_not_visible(model: Emb
     assert b"GOMP_SPINCOUNT=2000" in environment
     assert key.encode() not in arguments + environment
     assert b"\0PATH=" not in environment
+
+
+async def test_ctrl_c_is_not_for_the_child_and_its_priority_counts(model: EmbeddedProvider) -> None:
+    assert model.pid
+    assert os.getpgid(model.pid) == model.pid != os.getpgid(0)
+    assert os.getsid(model.pid) == os.getsid(0)  # priorities of sessions may not be compared
+    assert os.getpriority(os.PRIO_PROCESS, model.pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + LANES)
 
 
 async def test_child_that_is_killed_comes_back(small_llm: Artefact) -> None:

@@ -164,6 +164,11 @@ async def test_a_text_that_recurs_is_not_parsed_again(models: Path, parsed: Ling
     lane.close()
 
 
+async def test_ctrl_c_is_not_for_the_process_and_its_priority_counts(linguist: SpacyLinguist) -> None:
+    assert os.getpgid(linguist.pid) == linguist.pid != os.getpgid(0)
+    assert os.getsid(linguist.pid) == os.getsid(0)  # priorities of sessions may not be compared
+
+
 async def test_a_late_call_is_refused(linguist: SpacyLinguist) -> None:
     with pytest.raises(DeadlineExceeded):
         await linguist.parse(TEXT, deadline=0.0)

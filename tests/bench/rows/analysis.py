@@ -9,7 +9,7 @@ from tests.bench.rows.classify import METHOD
 from tests.bench.stand import Stand
 
 _RATE = 100.0  # calls of Classify a second: a tenth of what the engine can do
-_SECONDS = 4.0
+_SECONDS = 7.0
 
 
 def _measure(stand: Stand) -> Figures:
