@@ -14,6 +14,12 @@ _PATTERNS = {
     r"[^\s\p{Z}\p{C}]": "must contain something visible",
     "^[a-z0-9][a-z0-9_-]{0,62}$": 'must be lower-case letters, digits, "_" or "-", and begin with a letter or digit',
 }
+# What protovalidate says of the commonest mistakes, and what people say.
+_WORDS = {
+    "must be at least 1 characters": "must not be empty",
+    "must contain at least 1 item(s)": "must not be empty",
+    "must not be in list [0]": "must be given",
+}
 _validator = protovalidate.Validator()
 
 
@@ -47,8 +53,8 @@ def _one_a_field(found: list[Any]) -> list[Violation]:
     """The first violation of every field: an empty text need not also be told that it is blank."""
     violations: dict[str, str] = {}
     for violation in found:
-        path = _path(violation.proto.field)
-        violations.setdefault(path, _PATTERNS.get(str(violation.rule_value), violation.proto.message))
+        path, message = _path(violation.proto.field), violation.proto.message
+        violations.setdefault(path, _PATTERNS.get(str(violation.rule_value)) or _WORDS.get(message, message))
     return [Violation(path, text) for path, text in violations.items()]
 
 

@@ -238,6 +238,28 @@ def test_the_request_id_comes_back(channel: grpc.Channel) -> None:
     assert len(dict(rpc.trailing_metadata())["x-request-id"]) == 32
 
 
+@pytest.mark.parametrize(
+    ("method", "request_", "expected"),
+    [
+        ("ClassificationService/Classify", Classify(), {"texts": "must not be empty"}),
+        ("ClassificationService/Classify", Classify(texts=["ok", ""]), {"texts[1]": "must not be empty"}),
+        (
+            "ChatService/Chat",
+            chat_pb2.ChatRequest(messages=[chat_pb2.ChatMessage()]),
+            {"messages[0].role": "must be given", "messages[0].content": "must not be empty"},
+        ),
+    ],
+)
+def test_common_mistakes_are_told_in_plain_words(
+    channel: grpc.Channel, method: str, request_: Any, expected: dict[str, str]
+) -> None:
+    invoke: Any = channel.unary_unary(f"/quintet.v1.{method}")
+    with pytest.raises(grpc.RpcError) as caught:
+        invoke(request_.SerializeToString(), timeout=10)
+    violations = details(caught.value)["BadRequest"].field_violations
+    assert {each.field: each.description for each in violations} == expected
+
+
 def test_an_expired_deadline_is_not_served(channel: grpc.Channel) -> None:
     invoke: Any = channel.unary_unary("/quintet.v1.ClassificationService/Classify")
     request = Classify(texts=[f"{n} is too much" * 30 for n in range(32)])  # gRPC may make a millisecond of it
