@@ -92,7 +92,7 @@ def with_golden(folder: Path, near: Path) -> Iterator[Path]:
 
 
 async def _answers(artefact: Artefact, golden: Golden) -> dict[str, list[Answer]]:
-    """Answers to all inputs by engine. torch answers like the graph that was exported from it."""
+    """Answers to all inputs by engine. torch answers like the graph that was made of it."""
     lanes = Lanes(1, queue_limit=1)
     engines: dict[str, Any] = {}
     try:
