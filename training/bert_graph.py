@@ -3,7 +3,7 @@
     sentence encoder     input_ids, attention_mask -> embedding [batch, hidden size], rows of length 1
     sequence classifier  input_ids, attention_mask -> logits    [batch, labels]
 
-An exporter would trace the modules: five times as many nodes, most of which compute shapes, and attention that
+An exporter would trace the modules: two to three times as many nodes, many of which compute shapes, and attention that
 onnxruntime does not recognise. Each node takes one or two microseconds, and a short text less than a millisecond.
 Tokens are rows of one matrix from the first layer to the last. A classifier reads the first token alone, so the last
 layer computes nothing else of the others than their keys and values: of six layers five sixths of one are saved, and

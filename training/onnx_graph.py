@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-OPSET = 18
+_OPSET = 18
 _ONNXRUNTIME = "com.microsoft"
 _IR_VERSION = 9  # what goes with the opset: onnxruntime reads it since 1.15
 
@@ -46,7 +46,7 @@ class Graph:
             [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", width])],
             list(self._constants.values()),
         )
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(_ONNXRUNTIME, 1)]
+        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(_ONNXRUNTIME, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="quintet")
         onnx.checker.check_model(model)
         return model

@@ -80,8 +80,7 @@ class SpacyLinguist:
                 [sys.executable, "-P", "-m", "server.engines.linguist_child", str(theirs.fileno()), self._pipeline],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                # Ctrl-C in a terminal is for the server, which lets running calls finish. No session of its own: Linux
-                # may give each the same share of the cores, whatever the priorities in it.
+                # Ctrl-C in a terminal is for the server, which lets running calls finish. No session: see priority.py.
                 process_group=0,
             )
 

@@ -34,8 +34,7 @@ def main() -> None:
     """Serve until standard input ends."""
     config = ChildConfig(**json.loads(sys.stdin.readline()))
     _die_with(config.parent)
-    # Ctrl-C in a terminal is for the server, which lets running calls finish. No session of its own: Linux may give
-    # each the same share of the cores, whatever the priorities in it.
+    # Ctrl-C in a terminal is for the server, which lets running calls finish. Not a session: see runtime/priority.py.
     os.setpgrp()
     os.nice(_NICE)
     # llama.cpp may print: what it prints goes to the log, and standard output carries one line alone.

@@ -1,6 +1,7 @@
 """Puts passages into a better order: a cross-encoder reads the query and a passage together."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from server.engines.describe import describe, from_schema
 from server.engines.interfaces import ModelTask
@@ -24,11 +25,12 @@ class OnnxReranker:
     def __init__(self, artefact: Artefact, lanes: Lanes) -> None:
         engine = str(from_schema(artefact, "engine"))
         self.description = describe(artefact, ModelTask.RERANKING, engine)
-        self._forward = OnnxForward(artefact, engine, OUTPUT)
+        forward = OnnxForward(artefact, engine, OUTPUT)
         self._lanes = lanes
         name = self.description.identity.name
-        self._work = lanes.work(name, self._score, cost=_cost, gathering=self._forward.gathering)
-        self._score(pairs("Is this model ready?", [("", "It is.")]))
+        # What lanes compute holds no engine: without a cycle of references an engine is gone at once.
+        self._work = lanes.work(name, partial(_score, forward), cost=_cost, gathering=forward.gathering)
+        _score(forward, pairs("Is this model ready?", [("", "It is.")]))
 
     async def scores(self, query: str, passages: Sequence[tuple[str, str]], *, deadline: float) -> list[float]:
         """How well each passage, a (title, text), answers the query; larger is better, and the scale is the model's.
@@ -37,8 +39,9 @@ class OnnxReranker:
         """
         return await self._lanes.map(self._work, pairs(query, passages), deadline=deadline)
 
-    def _score(self, read: Sequence[tuple[str, str]]) -> list[float]:
-        return [float(score) for score in self._forward(read).values[:, 0]]
+
+def _score(forward: OnnxForward, read: Sequence[tuple[str, str]]) -> list[float]:
+    return [float(score) for score in forward(read).values[:, 0]]
 
 
 def _cost(read: tuple[str, str]) -> int:

@@ -11,7 +11,6 @@ seconds that its items are expected to take; what a batch takes, divided by the 
 
 import heapq
 import itertools
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -98,7 +97,7 @@ class Call:
         self.results: list[Any] = [None] * len(values)
         self.error: BaseException | None = None
         self.ended = False
-        self.tag = math.nan  # its place in the queue
+        self.place = 0.0, 0  # in the queue: its tag, and which call it is among equals
         self.wait_seconds = 0.0  # until the first item was begun
         self.compute_seconds = 0.0  # its share of what was computed
         self._left = len(values)
@@ -131,23 +130,24 @@ class FairQueue:
 
     def __init__(self, lanes: int) -> None:
         self._lanes = lanes
-        self._heap: list[tuple[float, int, Call]] = []
+        self._heap: list[tuple[tuple[float, int], Call]] = []
         self._numbers = itertools.count()
         self._clock = 0.0
 
     def push(self, call: Call) -> None:
         """Add a call; it has items."""
-        call.tag = self._clock + sum(call.work.expected_seconds(item.cost) for item in call.items)
+        tag = self._clock + sum(call.work.expected_seconds(item.cost) for item in call.items)
+        call.place = tag, next(self._numbers)
         self.put_back(call)
 
     def put_back(self, call: Call) -> None:
         """Add a call that was popped; it has items left, and keeps its place."""
-        heapq.heappush(self._heap, (call.tag, next(self._numbers), call))
+        heapq.heappush(self._heap, (call.place, call))
 
     def pop(self) -> Call | None:
         """The call whose turn it is, if any. Put it back if it has items left."""
         while self._heap:
-            _, _, call = heapq.heappop(self._heap)
+            _, call = heapq.heappop(self._heap)
             if call.items:
                 return call
         return None
@@ -169,7 +169,7 @@ class FairQueue:
         room = min(at_once, -(-(work.counters.waiting + 1) // self._lanes)) - 1
         if room <= 0 or cost > below:
             return batch
-        for other in itertools.chain([call], (entry[2] for entry in self._heap)):
+        for other in itertools.chain([call], (other for _, other in self._heap)):
             if not room:
                 break
             if other.work is work and other.deadline > now:
@@ -180,7 +180,7 @@ class FairQueue:
 
     def drain(self) -> list[Call]:
         """Everything that waits; the queue is empty then."""
-        calls = [call for _, _, call in self._heap if call.items]
+        calls = [call for _, call in self._heap if call.items]
         self._heap.clear()
         return calls
 

@@ -6,7 +6,8 @@
     BACKGROUND    loading models once the server has started: few wait for it, and everybody would notice
 
 A call needs the loop for a fraction of a millisecond before and after it is computed, and a refusal needs nothing else:
-they shall not wait until a lane has used up its time slice.
+they shall not wait until a lane has used up its time slice. Children stay in the server's session: Linux may give every
+session the same share of the cores (autogroup), whatever the priorities in it.
 """
 
 import contextlib

@@ -1,7 +1,9 @@
 """Small artefacts with real files, and lanes to run them on."""
 
+import gc
 import time
-from collections.abc import AsyncIterator
+import weakref
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,18 @@ async def lanes() -> AsyncIterator[Lanes]:
     made = Lanes(2, queue_limit=64)
     yield made
     made.close()
+
+
+def is_gone_when_dropped(make: Callable[[], object]) -> bool:
+    """Whether what `make` returns is freed without a search for cycles, which would hold the GIL."""
+    made = make()
+    left = weakref.ref(made)
+    gc.disable()
+    try:
+        del made
+        return left() is None
+    finally:
+        gc.enable()
 
 
 def make_text_artefact(folder: Path, output: str, *, file: str = "model.onnx", **changes: Any) -> Artefact:

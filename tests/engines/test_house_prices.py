@@ -19,7 +19,7 @@ from server.errors import DeadlineExceeded, InvalidRequest, ModelUnavailable, Se
 from server.runtime.artefact import MANIFEST, Artefact, open_artefact
 from server.runtime.lanes import Lanes
 from server.runtime.publish import publish
-from tests.engines.conftest import soon
+from tests.engines.conftest import is_gone_when_dropped, soon
 
 HOUSE = House(1500, 9000, 6, 5, 1980, 1995, 900, 2, 2, 0, 3, 6, 1, "NAmes", "1Fam", "1Story", True, "TA")
 GRAND = replace(
@@ -111,6 +111,10 @@ async def test_the_description_lists_the_features(pricer: HousePricer) -> None:
     assert (described.task, described.engine, len(described.features)) == (ModelTask.REGRESSION, "onnx", 18)
     assert described.metrics["r2"] >= 0.90
     assert 0.87 <= described.metrics["interval_coverage"] <= 0.93
+
+
+def test_a_dropped_engine_is_gone_at_once(models: Path, lanes: Lanes) -> None:
+    assert is_gone_when_dropped(lambda: HousePricer(open_artefact(models, "house-prices"), lanes))
 
 
 async def test_a_late_call_is_refused(pricer: HousePricer) -> None:

@@ -19,6 +19,7 @@ from server.engines.linguist import SpacyLinguist
 from server.errors import DeadlineExceeded, ModelLoading, ModelUnavailable, ServerStopping
 from server.runtime.artefact import open_artefact
 from server.runtime.lanes import Lanes
+from server.runtime.priority import PARSING
 from tests.engines.conftest import soon
 from tests.waiting import is_alive, until
 
@@ -167,6 +168,7 @@ async def test_a_text_that_recurs_is_not_parsed_again(models: Path, parsed: Ling
 async def test_ctrl_c_is_not_for_the_process_and_its_priority_counts(linguist: SpacyLinguist) -> None:
     assert os.getpgid(linguist.pid) == linguist.pid != os.getpgid(0)
     assert os.getsid(linguist.pid) == os.getsid(0)  # priorities of sessions may not be compared
+    assert os.getpriority(os.PRIO_PROCESS, linguist.pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + PARSING)
 
 
 async def test_a_late_call_is_refused(linguist: SpacyLinguist) -> None:

@@ -17,7 +17,7 @@ from server.errors import DeadlineExceeded
 from server.runtime.artefact import Artefact, open_artefact, write_manifest
 from server.runtime.lanes import Lanes
 from server.runtime.publish import publish
-from tests.engines.conftest import soon
+from tests.engines.conftest import is_gone_when_dropped, soon
 from tests.engines.hashing import HashingEmbedder
 
 WORDS = ("[UNK]", "[CLS]", "[SEP]", "cat", "dog", "house", "tree")
@@ -50,6 +50,10 @@ async def test_scores_are_of_query_and_passage_together(artefact: Artefact, lane
     assert await reranker.scores("cat", [], deadline=soon()) == []
     with pytest.raises(DeadlineExceeded):
         await reranker.scores("cat", passages, deadline=time.monotonic())
+
+
+def test_a_dropped_engine_is_gone_at_once(artefact: Artefact, lanes: Lanes) -> None:
+    assert is_gone_when_dropped(lambda: OnnxReranker(artefact, lanes))
 
 
 async def test_passages_come_in_the_rerankers_order(retriever: RerankingRetriever) -> None:

@@ -1,12 +1,10 @@
 """Classifier and embedder on onnxruntime, with a tiny graph: order, scores, limits, lanes."""
 
 import asyncio
-import gc
 import subprocess
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from server.engines.text_models import Forward, Outputs, TextClassifier, softmax
 from server.errors import DeadlineExceeded, ModelUnavailable
 from server.runtime.fair_queue import ALONE
 from server.runtime.lanes import Lanes
-from tests.engines.conftest import LABELS, MAX_TOKENS, WIDTH, WORDS, make_text_artefact, soon
+from tests.engines.conftest import LABELS, MAX_TOKENS, WIDTH, WORDS, is_gone_when_dropped, make_text_artefact, soon
 
 
 @pytest.fixture
@@ -168,14 +166,7 @@ async def test_cancelling_drops_what_has_not_begun(forward: OnnxForward, lanes: 
 @pytest.mark.parametrize("kind", [OnnxClassifier, OnnxEmbedder])
 def test_a_dropped_engine_is_gone_at_once(tmp_path: Path, lanes: Lanes, kind: type[Any]) -> None:
     output = "logits" if kind is OnnxClassifier else "embedding"
-    engine = kind(make_text_artefact(tmp_path, output), lanes)
-    left = weakref.ref(engine)
-    gc.disable()  # looking for cycles would hold the GIL
-    try:
-        del engine
-        assert left() is None
-    finally:
-        gc.enable()
+    assert is_gone_when_dropped(lambda: kind(make_text_artefact(tmp_path, output), lanes))
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_neighbours_and_padding_change_nothing(classifiers: Path, encoders: Path
         np.testing.assert_allclose(together, alone, atol=1e-5, rtol=1e-5)
 
 
-def test_the_int8_graph_takes_a_quarter(encoders: Path) -> None:
+def test_the_int8_graph_is_small(encoders: Path) -> None:
     small, large = ((encoders / name).stat().st_size for name in ("model-int8.onnx", "model.onnx"))
     assert small < 0.4 * large
 

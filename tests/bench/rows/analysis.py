@@ -8,7 +8,7 @@ from tests.bench.row import Figures, Row, Target
 from tests.bench.rows.classify import METHOD
 from tests.bench.stand import Stand
 
-_RATE = 100.0  # calls of Classify a second: a tenth of what the engine can do
+_RATE = 100.0  # calls of Classify a second: a small part of what the server can do
 _SECONDS = 7.0
 
 

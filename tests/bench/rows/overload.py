@@ -18,6 +18,7 @@ from tests.bench.stand import Quintet, Stand, resident_mib
 
 _SECONDS = 5.0
 _FILLING_SECONDS = 2.0  # one in which h2load warms up, and the longest wait that is let in
+_MARGIN_SECONDS = 0.3  # before the load ends
 _OK = {"rpc_method": f"quintet.v1.{METHOD}", "rpc_response_status_code": "OK"}
 
 
@@ -32,7 +33,7 @@ def _goodput(
         loading = background.submit(load.grpc, server.address, METHOD, request, seconds=_SECONDS, **options)
         time.sleep(_FILLING_SECONDS)
         before, begun = _succeeded(server), time.monotonic()
-        time.sleep(_SECONDS + 1 - _FILLING_SECONDS - 0.3)
+        time.sleep(_SECONDS + 1 - _FILLING_SECONDS - _MARGIN_SECONDS)
         answered = (_succeeded(server) - before) / (time.monotonic() - begun)
         loading.result()
     output, _ = probe.communicate(timeout=60)
