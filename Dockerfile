@@ -11,21 +11,21 @@ ENV PATH=/opt/quintet/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 COPY requirements.lock pyproject.toml README.md ./
 COPY protos protos
-COPY clients clients
+COPY clients/python clients/python
 COPY server server
 COPY training training
 # For instance "traces,registry".
 ARG EXTRAS=""
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install -c requirements.lock hatchling editables \
-    && pip install --no-build-isolation -c requirements.lock ./clients ".${EXTRAS:+[$EXTRAS]}"
+    && pip install --no-build-isolation -c requirements.lock ./clients/python ".${EXTRAS:+[$EXTRAS]}"
 
 FROM build AS train
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --home-dir /nonexistent quintet \
     && install -d -o quintet /data/models /data/index /cache
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --no-build-isolation -c requirements.lock './clients' '.[train]'
+    pip install --no-build-isolation -c requirements.lock ./clients/python '.[train]'
 ENV QUINTET_DATA=/data QUINTET_CACHE=/cache OMP_WAIT_POLICY=PASSIVE
 USER 10001
 ENTRYPOINT ["python", "-m", "training"]

@@ -62,20 +62,20 @@ clean: ## Remove the environment and what was published here; the user's cache s
 	rm -rf $(VENV) data/models data/index
 
 # A pip of before 2026 takes half a minute longer to choose the wheels.
-$(VENV)/serve: requirements.lock pyproject.toml clients/pyproject.toml
+$(VENV)/serve: requirements.lock pyproject.toml clients/python/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -c requirements.lock 'pip>=26' hatchling editables
-	$(BIN)/pip install --no-build-isolation -c requirements.lock -e clients -e .
+	$(BIN)/pip install --no-build-isolation -c requirements.lock -e clients/python -e .
 	@touch $@
 
 $(VENV)/train: $(VENV)/serve
-	$(BIN)/pip install --no-build-isolation -c requirements.lock -e clients -e '.[train]'
+	$(BIN)/pip install --no-build-isolation -c requirements.lock -e clients/python -e '.[train]'
 	@touch $@
 
 $(VENV)/dev: $(VENV)/train
-	$(BIN)/pip install --no-build-isolation -c requirements.lock -e clients -e '.[train,dev]'
+	$(BIN)/pip install --no-build-isolation -c requirements.lock -e clients/python -e '.[train,dev]'
 	@touch $@
 
 $(VENV)/bench: $(VENV)/dev
-	$(BIN)/pip install --no-build-isolation -c requirements.lock -e clients -e '.[train,dev,bench]'
+	$(BIN)/pip install --no-build-isolation -c requirements.lock -e clients/python -e '.[train,dev,bench]'
 	@touch $@

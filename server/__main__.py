@@ -19,13 +19,13 @@ import textwrap
 import uvloop
 from pydantic import ValidationError
 
-from server import logs
 from server.app import running
 from server.banner import announce
-from server.chat.providers import BadProviders
-from server.runtime.followed import BadFile
+from server.domain.reloading_file import BadFile
+from server.observability import logs
+from server.rpc.listener import CannotStart
 from server.settings import Settings
-from server.transport import CannotStart
+from server.tasks.chat.providers_file import BadProviders
 
 
 def main() -> int:

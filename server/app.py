@@ -26,28 +26,28 @@ from quintet.v1 import (
 )
 
 from server.builders import Engines
-from server.door import Door
-from server.interceptors import Registrar
-from server.interceptors.admission import Admission
-from server.interceptors.limits import TenantLimits
-from server.limiting import limiting
-from server.reflection import add_reflection
-from server.runtime.models import Slot, State
-from server.services.analysis import AnalysisServicer
-from server.services.chat import ChatServicer
-from server.services.classification import ClassificationServicer
-from server.services.health import Health
-from server.services.models import ModelServicer, Row
-from server.services.pricing import PricingServicer
-from server.services.rag import RagServicer
-from server.services.usage import UsageServicer
+from server.models.handle import Slot, State
+from server.rpc.access_control import AccessControl
+from server.rpc.admission import Admission
+from server.rpc.health import Health
+from server.rpc.listener import CannotStart, PortInUse
+from server.rpc.pipeline import Registrar
+from server.rpc.reflection import add_reflection
+from server.rpc.tenant_limits import TenantLimits
 from server.settings import Settings
-from server.stores.ledger.reader import SqlReader
-from server.stores.ledger.sql import SqlLedger
-from server.transport import CannotStart, PortInUse
+from server.tasks.analysis.service import AnalysisServicer
+from server.tasks.chat.service import ChatServicer
+from server.tasks.classification.service import ClassificationServicer
+from server.tasks.models.service import ModelServicer, Row
+from server.tasks.pricing.service import PricingServicer
+from server.tasks.rag.service import RagServicer
+from server.tasks.usage.service import UsageServicer
+from server.tenancy.limits.factory import limiting
+from server.usage.reader import SqlReader
+from server.usage.sql import SqlLedger
 
 if TYPE_CHECKING:  # it needs packages that are not always there
-    from server.interceptors.traces import Traces
+    from server.observability.tracing import Traces
 
 log = logging.getLogger(__name__)
 HEALTH_SERVICE: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -84,7 +84,7 @@ class App:
     """A running server."""
 
     address: str
-    door: Door
+    door: AccessControl
     health: Health
     loaded: Callable[[], Awaitable[None]]
     slots: tuple[Slot[Any], ...]
@@ -95,7 +95,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
     """Serve while the body runs. Raises CannotStart, BadFile for tenants and certificates, and BadProviders."""
     async with AsyncExitStack() as stack:
         traces = await stack.enter_async_context(_traces(str(settings.traces))) if settings.traces else None
-        door = await stack.enter_async_context(Door.create(settings))
+        door = await stack.enter_async_context(AccessControl.create(settings))
         reader = SqlReader(settings.ledger_target)
         stack.push_async_callback(reader.close)
         # Limits and ledger are closed after the server has stopped and the engines with it: every call settles.
@@ -163,7 +163,7 @@ def _service_table(engines: Engines) -> list[Service]:
     ]
 
 
-def _model_servicer(settings: Settings, engines: Engines, health: Health, door: Door) -> ModelServicer:
+def _model_servicer(settings: Settings, engines: Engines, health: Health, door: AccessControl) -> ModelServicer:
     return ModelServicer(
         [Row(slot, task) for slot, task in engines.models],
         engines.pool,
@@ -205,7 +205,7 @@ def _register(
 
 def _traces(endpoint: str) -> "AbstractAsyncContextManager[Traces]":
     try:
-        from server.interceptors.traces import Traces
+        from server.observability.tracing import Traces
     except ModuleNotFoundError as error:
         raise CannotStart(f'QUINTET_TRACES needs more packages ({error.name}): pip install "quintet[traces]"') from None
     return Traces.running(endpoint)
@@ -217,11 +217,11 @@ def _publish(
     admission: Admission,
     engines: Engines,
     *,
-    door: Door,
+    door: AccessControl,
     limits: TenantLimits | None,
     ledger: SqlLedger,
 ) -> None:
-    from server import metrics  # whoever publishes nothing need not wait for its libraries
+    from server.observability import metrics  # whoever publishes nothing need not wait for its libraries
 
     collector = metrics.Collector(
         admission,

@@ -3,7 +3,7 @@
 import time
 from typing import TYPE_CHECKING
 
-from server.engines.interfaces import Described
+from server.domain.models import Described
 
 if TYPE_CHECKING:
     from server.app import App

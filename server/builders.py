@@ -1,7 +1,7 @@
 """How engines are made and kept: a slot for each, filled in the background, closed in reverse order.
 
 Models that come from artefacts or a hub have a plan each (`model_plans.py`) and are kept by the pool
-(`runtime/pool.py`), language models by `chats.py`; what is made of models (retriever, answerer) follows them.
+(`models/manager.py`), language models by `chats.py`; what is made of models (retriever, answerer) follows them.
 """
 
 import asyncio
@@ -10,32 +10,25 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from server.chat.chats import Chats
-from server.engines.interfaces import (
-    Analyzer,
-    Answerer,
-    ChatModel,
-    Classifier,
-    Embedder,
-    LanguageIdentifier,
-    Linguist,
-    ModelIdentity,
-    ModelTask,
-    Pricer,
-    Retriever,
-)
+from server.domain.analysis import Analyzer, LanguageIdentifier, TextParser
+from server.domain.chat import ChatModel
+from server.domain.models import ModelIdentity, ModelTask
+from server.domain.pricing import Pricer
+from server.domain.rag import Answerer, Retriever
+from server.domain.texts import Classifier, Embedder
+from server.inference.scheduler import Scheduler
 from server.model_plans import EMBEDDER, LANGUAGE, LINGUIST, PRICES, RERANKER, plans
-from server.runtime import memory
-from server.runtime.lanes import Lanes
-from server.runtime.models import ModelSlot, Slot, State
-from server.runtime.pool import Pool
-from server.runtime.registry import open_registry
-from server.runtime.watch import follow, sync
+from server.models import process_memory
+from server.models.handle import Handle, Slot, State
+from server.models.manager import ModelManager
+from server.models.registry import open_registry
+from server.models.watch import follow, sync
 from server.settings import Settings
-from server.stores.ledger import Ledger
+from server.tasks.chat.registry import Chats
+from server.usage.ledger import Ledger
 
 if TYPE_CHECKING:
-    from server.engines.route import Leg
+    from server.tasks.chat.router import Upstream
 
 _START_SECONDS = 600.0
 
@@ -43,12 +36,12 @@ _START_SECONDS = 600.0
 class Engines:
     """The slots of all engines. `on_change` is called whenever one of them changes its state."""
 
-    def __init__(self, settings: Settings, pool: Pool, ledger: Ledger) -> None:
+    def __init__(self, settings: Settings, pool: ModelManager, ledger: Ledger) -> None:
         self.on_change: Callable[[], None] = lambda: None
         self.pool = pool
         self._settings = settings
-        self._lanes = Lanes(settings.lanes, settings.lane_queue)
-        self._spacy_lane = Lanes(1, settings.lane_queue)  # spaCy holds the GIL: a second thread would gain nothing
+        self._lanes = Scheduler(settings.lanes, settings.lane_queue)
+        self._spacy_lane = Scheduler(1, settings.lane_queue)  # spaCy holds the GIL: a second thread would gain nothing
         self._tasks: set[asyncio.Task[None]] = set()
         self._loading: list[asyncio.Task[None]] = []
         self._searched_with: ModelIdentity | None = None  # the embedder that the retriever was opened with
@@ -57,13 +50,13 @@ class Engines:
         self._models = {
             plan.name: (pool.add(plan), task) for task, plan in plans(settings, self._lanes, self._spacy_lane)
         }
-        self.classifiers: dict[str, ModelSlot[Classifier]] = {
+        self.classifiers: dict[str, Handle[Classifier]] = {
             name: slot for name, (slot, task) in self._models.items() if task is ModelTask.CLASSIFICATION
         }
-        self.pricer: ModelSlot[Pricer] = self._models[PRICES][0]
-        self.embedder: ModelSlot[Embedder] = self._models[EMBEDDER][0]
-        self.linguist: ModelSlot[Linguist] = self._models[LINGUIST][0]
-        self.languages: ModelSlot[LanguageIdentifier] = self._models[LANGUAGE][0]
+        self.pricer: Handle[Pricer] = self._models[PRICES][0]
+        self.embedder: Handle[Embedder] = self._models[EMBEDDER][0]
+        self.linguist: Handle[TextParser] = self._models[LINGUIST][0]
+        self.languages: Handle[LanguageIdentifier] = self._models[LANGUAGE][0]
         self.retriever: Slot[Retriever] = Slot("collections", self._changed)
         self._chats = Chats(settings, pool, ledger, self._changed)
         self.chat: Slot[ChatModel] = self._chats.default
@@ -82,7 +75,7 @@ class Engines:
         return self._chats.slots
 
     @property
-    def legs(self) -> "Mapping[str, Leg]":
+    def legs(self) -> "Mapping[str, Upstream]":
         """Models of providers, for metrics."""
         return self._chats.legs
 
@@ -98,7 +91,7 @@ class Engines:
         return found if self.llm_is_off else [*found, *((slot, ModelTask.CHAT) for slot in self.chats.values())]
 
     @property
-    def lanes(self) -> dict[str, Lanes]:
+    def lanes(self) -> dict[str, Scheduler]:
         """All lanes by what computes on them, for metrics."""
         return {"models": self._lanes, "spacy": self._spacy_lane}
 
@@ -111,7 +104,7 @@ class Engines:
     async def create(cls, settings: Settings, ledger: Ledger) -> AsyncIterator["Engines"]:
         """Empty slots; load() fills them. On leaving, loading is given up and everything is closed."""
         registry = open_registry(settings.data / "models", settings.registry)
-        async with Pool.running(registry, settings.memory_budget) as pool:
+        async with ModelManager.running(registry, settings.memory_budget) as pool:
             engines = cls(settings, pool, ledger)
             try:
                 yield engines
@@ -145,7 +138,7 @@ class Engines:
     async def _settle(self) -> None:
         """The libraries that were imported meanwhile are 50,000 objects, and a collection of them takes 20 ms."""
         await self.loaded()
-        memory.freeze()
+        process_memory.freeze()
 
     def _start(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work)
@@ -161,16 +154,16 @@ class Engines:
     # ------------------------------------------------------------ what is made of models
 
     async def _retriever(self) -> Retriever:
-        from server.engines.leased import LeasedEmbedder, LeasedReranker
-        from server.engines.retriever import FaissRetriever
+        from server.models.handle_engines import HandleEmbedder, HandleReranker
+        from server.tasks.rag.retriever import FaissRetriever
 
         async with self.embedder.use(_whenever()) as engine:
-            embedder = LeasedEmbedder(self.embedder, engine.description)
+            embedder = HandleEmbedder(self.embedder, engine.description)
         index = self._settings.data / "index"
         if self._settings.rerank:
-            from server.engines.reranking import RerankingRetriever
+            from server.tasks.rag.reranking import RerankingRetriever
 
-            reranker = LeasedReranker(self._models[RERANKER][0])
+            reranker = HandleReranker(self._models[RERANKER][0])
             retriever: FaissRetriever = RerankingRetriever(index, embedder, self._lanes, reranker)
         else:
             retriever = FaissRetriever(index, embedder, self._lanes)
@@ -188,13 +181,13 @@ class Engines:
             await self.answerer.load(self._answerer)
 
     async def _answerer(self) -> Answerer:
-        from server.engines.answerer import RagAnswerer
+        from server.tasks.rag.answerer import RagAnswerer
 
         return RagAnswerer(self.retriever.get(), self.chat.get())
 
     def analyzer(self) -> Analyzer:
         """It looks its models up on every call, so it is there from the start."""
-        from server.engines.analysis import SideBySideAnalyzer
+        from server.tasks.analysis.analyzer import SideBySideAnalyzer
 
         return SideBySideAnalyzer(
             sentiment=self.classifiers["sentiment"].use,

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from server.engines.golden import difference
-from server.engines.interfaces import ModelTask
-from server.runtime.artefact import Artefact
-from server.runtime.lanes import Lanes
-from server.runtime.plans import Plan
+from server.domain.models import ModelTask
+from server.inference.scheduler import Scheduler
+from server.models.artefact import Artefact
+from server.models.golden import difference
+from server.models.specs import ModelSpec
 from server.settings import ModelSettings, Settings
 
 CLASSIFIERS = ("sentiment", "topics")
@@ -21,7 +21,7 @@ RERANKER = "reranker"
 Build = Callable[[Artefact], Any]
 
 
-def plans(settings: Settings, lanes: Lanes, spacy_lane: Lanes) -> Iterator[tuple[ModelTask, Plan[Any]]]:
+def plans(settings: Settings, lanes: Scheduler, spacy_lane: Scheduler) -> Iterator[tuple[ModelTask, ModelSpec[Any]]]:
     """The plans of all models with what they do. A name that only the settings have is a classifier's."""
     others: dict[str, tuple[ModelTask, Callable[[], Build]]] = {
         PRICES: (ModelTask.REGRESSION, partial(_house_pricer, lanes)),
@@ -40,8 +40,8 @@ def plans(settings: Settings, lanes: Lanes, spacy_lane: Lanes) -> Iterator[tuple
         yield task, _plan(name, settings.models.get(name, ModelSettings()), prepare)
 
 
-def _plan(name: str, wanted: ModelSettings, prepare: Callable[[], Build]) -> Plan[Any]:
-    return Plan(
+def _plan(name: str, wanted: ModelSettings, prepare: Callable[[], Build]) -> ModelSpec[Any]:
+    return ModelSpec(
         name,
         prepare,
         difference,
@@ -53,41 +53,41 @@ def _plan(name: str, wanted: ModelSettings, prepare: Callable[[], Build]) -> Pla
     )
 
 
-def _text_model(name: str, task: ModelTask, wanted: ModelSettings, lanes: Lanes, cache_bytes: int) -> Build:
+def _text_model(name: str, task: ModelTask, wanted: ModelSettings, lanes: Scheduler, cache_bytes: int) -> Build:
     embeds = task is ModelTask.EMBEDDING
     if wanted.engine == "torch" or wanted.source:
-        from server.engines import torch_text
+        from server.inference import torch_text
 
         kind = torch_text.TorchEmbedder if embeds else torch_text.TorchClassifier
         if wanted.source:
             source, revision = str(wanted.source), wanted.revision
             return lambda _: kind.from_hub(name, source, revision, lanes, wanted.device, cache_bytes=cache_bytes)
         return lambda artefact: kind.from_artefact(artefact, lanes, wanted.device, cache_bytes=cache_bytes)
-    from server.engines import onnx_text
+    from server.inference import onnx_text
 
     onnx = onnx_text.OnnxEmbedder if embeds else onnx_text.OnnxClassifier
     return lambda artefact: onnx(artefact, lanes, wanted.engine, cache_bytes=cache_bytes)
 
 
-def _house_pricer(lanes: Lanes) -> Build:
-    from server.engines.house_prices import HousePricer
+def _house_pricer(lanes: Scheduler) -> Build:
+    from server.tasks.pricing.engine import HousePricer
 
     return lambda artefact: HousePricer(artefact, lanes)
 
 
-def _reranker(lanes: Lanes) -> Build:
-    from server.engines.reranker import OnnxReranker
+def _reranker(lanes: Scheduler) -> Build:
+    from server.inference.reranker import OnnxReranker
 
     return lambda artefact: OnnxReranker(artefact, lanes)
 
 
-def _linguist(lane: Lanes, cache_bytes: int) -> Build:
-    from server.engines.linguist import SpacyLinguist
+def _linguist(lane: Scheduler, cache_bytes: int) -> Build:
+    from server.tasks.analysis.spacy_parser import SpacyParser
 
-    return lambda artefact: SpacyLinguist(artefact, lane, cache_bytes=cache_bytes)
+    return lambda artefact: SpacyParser(artefact, lane, cache_bytes=cache_bytes)
 
 
-def _language_identifier(lanes: Lanes) -> Build:
-    from server.engines.language import FastTextIdentifier
+def _language_identifier(lanes: Scheduler) -> Build:
+    from server.tasks.analysis.language import FastTextIdentifier
 
     return lambda artefact: FastTextIdentifier(artefact, lanes)

@@ -4,20 +4,10 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 
-from server.engines.chat import Endpoint, OpenAIProvider, turns_of
-from server.engines.interfaces import (
-    ChatAnswer,
-    ChatDone,
-    ChatOptions,
-    ChatProvider,
-    ChatStarted,
-    Message,
-    ModelDescription,
-    ModelIdentity,
-    ModelTask,
-    TextDelta,
-)
-from server.engines.tokens import ByteCounter, TokenCounter
+from server.domain.chat import ChatAnswer, ChatDone, ChatOptions, ChatProvider, ChatStarted, Message, TextDelta
+from server.domain.models import ModelDescription, ModelIdentity, ModelTask
+from server.tasks.chat.openai_upstream import Endpoint, OpenAIProvider, turns_of
+from server.tasks.chat.tokens import ByteCounter, TokenCounter
 from tests.fakes import OpenAIServer
 
 MESSAGES = [Message("system", "Be brief."), Message("user", "Hi!")]

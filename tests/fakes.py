@@ -13,19 +13,11 @@ import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-from server.engines.interfaces import (
-    ChatAnswer,
-    ChatDone,
-    ChatOptions,
-    ChatProvider,
-    ChatStarted,
-    Estimate,
-    Message,
-    TextDelta,
-)
-from server.errors import LedgerUnavailable
-from server.stores.ledger import Accounting, Opened, Opening, Settlement
-from server.stores.ledger.rows import new_id
+from server.domain.chat import ChatAnswer, ChatDone, ChatOptions, ChatProvider, ChatStarted, Message, TextDelta
+from server.domain.errors import LedgerUnavailable
+from server.domain.money import Cost
+from server.usage.ledger import Accounting, Opened, Opening, Settlement
+from server.usage.rows import new_id
 
 
 @dataclass
@@ -202,7 +194,7 @@ class UnaccountedChatModel:
         """As the provider counts."""
         return await self._provider.prompt_tokens(messages)
 
-    def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Estimate:
+    def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Cost:
         """As the provider estimates."""
         return self._provider.estimate(messages, options)
 

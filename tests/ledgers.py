@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.stores.ledger import Accounting, Opening, Outcome, Settlement, Source
+from server.usage.ledger import Accounting, Opening, Outcome, Settlement, Source
 from tests import postgres as programs
 from tests.postgres import Postgres
 

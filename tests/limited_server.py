@@ -15,15 +15,15 @@ import grpc
 import uvloop
 from quintet.v1 import chat_pb2, chat_pb2_grpc, classification_pb2, classification_pb2_grpc
 
-from server import calls
-from server.interceptors import Registrar
-from server.interceptors.admission import Admission
-from server.interceptors.limits import TenantLimits
-from server.limiting import limiting
+from server.domain.context import Caller, current
+from server.domain.money import Cost
+from server.rpc.admission import Admission
+from server.rpc.pipeline import Registrar
+from server.rpc.tenant_limits import TenantLimits
 from server.settings import Settings
-from server.stores.limits import Cost
-from server.stores.limits.seeds import nothing_spent
-from server.stores.tenants import Limits, Tenant
+from server.tenancy.limits.budget_baseline import nothing_spent
+from server.tenancy.limits.factory import limiting
+from server.tenancy.tenants import Limits, Tenant
 
 CHAT = "/quintet.v1.ChatService/Chat"
 
@@ -31,8 +31,8 @@ CHAT = "/quintet.v1.ChatService/Chat"
 class Auth:
     """Everybody is acme."""
 
-    def identify(self, method: str, metadata: Any, context: Any) -> calls.Caller:
-        return calls.Caller("acme")
+    def identify(self, method: str, metadata: Any, context: Any) -> Caller:
+        return Caller("acme")
 
 
 class Classification(classification_pb2_grpc.ClassificationServiceServicer):
@@ -45,7 +45,7 @@ class Chat(chat_pb2_grpc.ChatServiceServicer):
     """The messages say what is reserved and what is spent."""
 
     async def Chat(self, request: Any, context: Any) -> chat_pb2.ChatResponse:
-        calls.current().spent_tokens = int(request.messages[1].content)
+        current().spent_tokens = int(request.messages[1].content)
         return chat_pb2.ChatResponse()
 
     async def StreamChat(self, request: Any, context: Any) -> AsyncIterator[chat_pb2.StreamChatResponse]:

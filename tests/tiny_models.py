@@ -7,12 +7,12 @@ from pathlib import Path
 
 import onnx
 
-from server.engines.golden import GOLDEN, Answer, ask
-from server.engines.onnx_text import OnnxClassifier
-from server.runtime.artefact import Artefact, read_manifest, write_manifest
-from server.runtime.lanes import Lanes
-from server.runtime.publish import publish
-from tests.engines.conftest import LABELS, MAX_TOKENS, WIDTH, tiny_graph, tiny_tokenizer
+from server.inference.onnx_text import OnnxClassifier
+from server.inference.scheduler import Scheduler
+from server.models.artefact import Artefact, read_manifest, write_manifest
+from server.models.golden import GOLDEN, Answer, ask
+from server.models.publish import publish
+from tests.small_artefacts import LABELS, MAX_TOKENS, WIDTH, tiny_graph, tiny_tokenizer
 
 TEXTS = ["the house is good", "a very bad garden"]
 
@@ -52,7 +52,7 @@ def add_embedder(models: Path, version: str) -> Path:
 
 
 async def _answers(artefact: Artefact) -> list[Answer]:
-    lanes = Lanes(1, queue_limit=1)
+    lanes = Scheduler(1, queue_limit=1)
     try:
         engine = OnnxClassifier(artefact, lanes)
         return [await ask(engine, text) for text in TEXTS]

@@ -21,7 +21,7 @@ from onnx import ModelProto, TensorProto, helper
 from torch import nn
 from transformers import BertForSequenceClassification, BertModel
 
-from server.engines.onnx_text import FILES
+from server.inference.onnx_text import FILES
 from training.arithmetic import Arithmetic, Exact, Floats, Int8, Operand
 from training.onnx_graph import Graph
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from server.runtime.artefact import file_sha256, sync_folder
+from server.models.artefact import file_sha256, sync_folder
 from training.errors import WrongContent
 from training.lock import Content, Input
 

@@ -13,10 +13,11 @@ from urllib.parse import quote
 
 import numpy as np
 
-from server.engines.passages import embedded_text, split
-from server.runtime.artefact import MANIFEST, open_artefact
-from server.stores.collections import DEMO, write_collection
-from server.stores.generation import Content, DocumentRecord, EmbedderRecord
+from server.domain.rag import embedded_text
+from server.models.artefact import MANIFEST, open_artefact
+from server.tasks.rag.splitter import split
+from server.vectorstore.admin import DEMO, write_collection
+from server.vectorstore.segment import Content, DocumentRecord, EmbedderRecord
 from training.leads import Lead, read_leads
 from training.recipe import Outcome, Workshop
 from training.report import write_report

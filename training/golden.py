@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from server.engines.golden import GOLDEN, Answer, ask
-from server.engines.interfaces import House
-from server.runtime.artefact import Artefact, entry_of, read_manifest, save_manifest
-from server.runtime.lanes import Lanes
-from server.runtime.plans import OutOfProcess
-from server.runtime.publish import place
+from server.domain.pricing import House
+from server.inference.scheduler import Scheduler
+from server.models.artefact import Artefact, entry_of, read_manifest, save_manifest
+from server.models.golden import GOLDEN, Answer, ask
+from server.models.publish import place
+from server.models.specs import OutOfProcess
 
 _TEXTS = (
     "What a day! Everything about this place was wonderful.",
@@ -93,7 +93,7 @@ def with_golden(folder: Path, near: Path) -> Iterator[Path]:
 
 async def _answers(artefact: Artefact, golden: Golden) -> dict[str, list[Answer]]:
     """Answers to all inputs by engine. torch answers like the graph that was made of it."""
-    lanes = Lanes(1, queue_limit=1)
+    lanes = Scheduler(1, queue_limit=1)
     engines: dict[str, Any] = {}
     try:
         engines = _engines(artefact, lanes)
@@ -111,27 +111,27 @@ async def _answers(artefact: Artefact, golden: Golden) -> dict[str, list[Answer]
     return found | ({"torch": found["onnx"]} if "onnx" in found else {})
 
 
-def _engines(artefact: Artefact, lanes: Lanes) -> dict[str, Any]:
+def _engines(artefact: Artefact, lanes: Scheduler) -> dict[str, Any]:
     match artefact.manifest.schema.get("task"):
         case "classification":
-            from server.engines.onnx_text import FILES, OnnxClassifier
+            from server.inference.onnx_text import FILES, OnnxClassifier
 
             return {kind: OnnxClassifier(artefact, lanes, kind) for kind in FILES}
         case "embedding":
-            from server.engines.onnx_text import FILES, OnnxEmbedder
+            from server.inference.onnx_text import FILES, OnnxEmbedder
 
             return {kind: OnnxEmbedder(artefact, lanes, kind) for kind in FILES}
         case "regression":
-            from server.engines.house_prices import HousePricer
+            from server.tasks.pricing.engine import HousePricer
 
             return {"onnx": HousePricer(artefact, lanes)}
         case "language_id":
-            from server.engines.language import FastTextIdentifier
+            from server.tasks.analysis.language import FastTextIdentifier
 
             return {"fasttext": FastTextIdentifier(artefact, lanes)}
         case "linguistics":
-            from server.engines.linguist import SpacyLinguist
+            from server.tasks.analysis.spacy_parser import SpacyParser
 
-            return {"spacy": SpacyLinguist(artefact, lanes)}
+            return {"spacy": SpacyParser(artefact, lanes)}
         case other:
             raise ValueError(f"no engine for {other}")

@@ -23,7 +23,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OrdinalEncoder, TargetEncoder
 from threadpoolctl import threadpool_limits
 
-from server.engines.interfaces import House
+from server.domain.pricing import House
 from training.frames import read_frame
 from training.pictures import picture
 from training.recipe import Outcome, Workshop

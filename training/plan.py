@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from server.errors import ModelUnavailable
-from server.runtime.artefact import MANIFEST, POINTER, file_sha256, open_artefact
-from server.runtime.registry import Registry, open_registry
-from server.stores.home import FORMAT
+from server.domain.errors import ModelUnavailable
+from server.models.artefact import MANIFEST, POINTER, file_sha256, open_artefact
+from server.models.registry import Registry, open_registry
+from server.vectorstore.layout import FORMAT
 from training.cache import Cache
 from training.golden import lacks_golden
 from training.lock import Input, PackageSource

@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from server.engines.reranker import OUTPUT
+from server.inference.reranker import OUTPUT
 from training.errors import WrongContent
 from training.progress import Task
 from training.recipe import Outcome, Workshop

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import ndcg_score
 
-from server.engines import passages
-from server.engines.passages import embedded_text
-from server.engines.reranker import pairs
-from server.runtime.artefact import MANIFEST
+from server.domain.rag import embedded_text
+from server.inference.reranker import pairs
+from server.models.artefact import MANIFEST
+from server.tasks.rag import splitter as passages
 from training.errors import TrainingError
 from training.faq import PROJECTS, Section, read_sections
 from training.progress import Task

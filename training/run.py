@@ -9,8 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from server.errors import QuintetError
-from server.runtime.artefact import write_manifest
+from server.domain.errors import QuintetError
+from server.models.artefact import write_manifest
 from training.errors import FetchFailed, TrainingError
 from training.fetch import Fetcher
 from training.golden import with_golden
@@ -145,7 +145,7 @@ class Run:
             )
 
     def _place_licences(self, workshop: Workshop, inputs: Sequence[Input]) -> None:
-        """Terms and authors of all inputs, and the texts that came with them."""
+        """MetadataIndex and authors of all inputs, and the texts that came with them."""
         write_licence(workshop.folder, inputs)
         for item in inputs:
             for content in item.contents:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.engines.onnx_text import OnnxForward
-from server.runtime.artefact import Artefact, FileEntry, Manifest
+from server.inference.onnx_text import OnnxForward
+from server.models.artefact import Artefact, FileEntry, Manifest
 from training.progress import Task
 
 _AT_ONCE = 16

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from server.runtime.artefact import MANIFEST
+from server.models.artefact import MANIFEST
 from training.plan import Places, State, Step, download_bytes
 from training.progress import megabytes
 from training.recipe import Profile

@@ -18,7 +18,7 @@ from sentence_transformers.models import Dense, Normalize
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 
-from server.engines.onnx_text import FILES
+from server.inference.onnx_text import FILES
 from training.corpus import read_documents
 from training.leads import UNCATEGORISED
 from training.pictures import draw_confusion

@@ -16,12 +16,12 @@ from functools import partial
 
 import uvloop
 
-from server.engines.linguist import SpacyLinguist
-from server.engines.linguist_child import Parser
-from server.engines.onnx_text import OnnxClassifier
-from server.runtime.artefact import open_artefact
-from server.runtime.lanes import Lanes
-from tests.engines.texts import LEADS, OPINIONS
+from server.inference.onnx_text import OnnxClassifier
+from server.inference.scheduler import Scheduler
+from server.models.artefact import open_artefact
+from server.tasks.analysis.spacy_parser import SpacyParser
+from server.tasks.analysis.spacy_process import Parser
+from tests.inference.texts import LEADS, OPINIONS
 
 CALLERS = 2
 SECONDS = 3.0
@@ -60,9 +60,9 @@ async def p99(classifier: OnnxClassifier, parse: Callable[[], Awaitable[object]]
 
 async def main() -> None:
     """Measure and print."""
-    lanes, lane = Lanes(2, queue_limit=64), Lanes(1, queue_limit=64)
+    lanes, lane = Scheduler(2, queue_limit=64), Scheduler(1, queue_limit=64)
     artefact = open_artefact(MODELS, "en_core_web_sm")
-    linguist = SpacyLinguist(artefact, lane)
+    linguist = SpacyParser(artefact, lane)
     inside = Parser(str(artefact.part("pipeline")))
     classifier = OnnxClassifier(open_artefact(MODELS, "topics"), lanes)
 

@@ -23,12 +23,12 @@ import onnxruntime
 import uvloop
 from tokenizers import Tokenizer
 
-from server.engines.onnx_session import open_session
-from server.engines.onnx_text import FILES, OnnxClassifier
-from server.engines.text_models import text_cost
-from server.runtime.artefact import Artefact, open_artefact
-from server.runtime.lanes import Lanes
-from tests.engines.texts import LEADS, OPINIONS
+from server.inference.onnx_session import open_session
+from server.inference.onnx_text import FILES, OnnxClassifier
+from server.inference.scheduler import Scheduler
+from server.inference.text import text_cost
+from server.models.artefact import Artefact, open_artefact
+from tests.inference.texts import LEADS, OPINIONS
 
 CORES = 2
 CALLERS = 64
@@ -135,7 +135,7 @@ async def main(names: Sequence[str]) -> None:
     for name in names:
         artefact = open_artefact(MODELS, name)
         for kind, texts in KINDS.items():
-            lanes = Lanes(CORES, queue_limit=256)
+            lanes = Scheduler(CORES, queue_limit=256)
             raw, engine = Raw(artefact), OnnxClassifier(artefact, lanes)
             rows = []
             for _ in range(ROUNDS):

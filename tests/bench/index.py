@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.engines.interfaces import ValueIn
-from server.engines.search import search
-from server.engines.vector_index import build_index, exact
-from server.stores.collections import create_collection
-from server.stores.generation import Content, DocumentRecord, EmbedderRecord, Parts, read_generation
-from server.stores.snapshot import Overlay
+from server.domain.rag import ValueIn
+from server.vectorstore.admin import create_collection
+from server.vectorstore.ann_index import build_index, exact
+from server.vectorstore.search import search
+from server.vectorstore.segment import Content, DocumentRecord, EmbedderRecord, Parts, read_generation
+from server.vectorstore.snapshot import Overlay
 
 DIMENSIONS = 384
 QUERIES = 300

@@ -14,8 +14,8 @@ from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 
-from server.stores.ledger import writer
-from server.stores.ledger.sql import SqlLedger
+from server.usage import writer
+from server.usage.sql import SqlLedger
 from tests import postgres
 from tests.ledgers import opening, settlement
 

@@ -19,10 +19,11 @@ import numpy as np
 import uvloop
 from redis.asyncio import Redis
 
-from server.stores.limits import Cost, Limiter
-from server.stores.limits.memory import MemoryLimiter
-from server.stores.limits.redis import RedisLimiter
-from server.stores.tenants import Limits, Tenant
+from server.domain.money import Cost
+from server.tenancy.limits.limiter import Limiter
+from server.tenancy.limits.memory import MemoryLimiter
+from server.tenancy.limits.redis import RedisLimiter
+from server.tenancy.tenants import Limits, Tenant
 from tests.redis_server import RedisServer
 
 MANY = 10**9

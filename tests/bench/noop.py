@@ -15,8 +15,8 @@ import grpc
 import uvloop
 from quintet.v1 import pricing_pb2, pricing_pb2_grpc
 
-from server.interceptors import Registrar
-from server.interceptors.admission import Admission
+from server.rpc.admission import Admission
+from server.rpc.pipeline import Registrar
 
 RESPONSE = pricing_pb2.PredictPriceResponse(estimates=[pricing_pb2.PriceEstimate(price_usd=1, low_usd=1, high_usd=1)])
 OPTIONS = (("grpc.so_reuseport", 0),)

@@ -5,12 +5,12 @@ Prints the time of a call for the engine and for the scikit-learn pipeline that 
 
 import asyncio
 
-from tests.bench.measure import (
+from tests.bench.measure import (  # first: it sets the threads of the numeric libraries
     MODELS,
     seconds_each,
     seconds_each_awaited,
     soon,
-)  # first: it sets the threads of the numeric libraries
+)
 
 # isort: split
 from dataclasses import astuple
@@ -20,10 +20,10 @@ from typing import Any
 import joblib
 import numpy as np
 
-from server.engines.house_prices import ON_THE_LOOP, HousePricer
-from server.engines.interfaces import House
-from server.runtime.artefact import open_artefact
-from server.runtime.lanes import Lanes
+from server.domain.pricing import House
+from server.inference.scheduler import Scheduler
+from server.models.artefact import open_artefact
+from server.tasks.pricing.engine import ON_THE_LOOP, HousePricer
 
 HOUSE = House(1500, 9000, 6, 5, 1980, 1995, 900, 2, 2, 0, 3, 6, 1, "NAmes", "1Fam", "1Story", True, "TA")
 
@@ -31,7 +31,7 @@ HOUSE = House(1500, 9000, 6, 5, 1980, 1995, 900, 2, 2, 0, 3, 6, 1, "NAmes", "1Fa
 async def main() -> None:
     """Measure and print."""
     artefact = open_artefact(MODELS, "house-prices")
-    lanes = Lanes(2, queue_limit=64)
+    lanes = Scheduler(2, queue_limit=64)
     pricer = HousePricer(artefact, lanes)
     pipeline: Any = joblib.load(artefact.part("model.joblib"))
     print("houses   engine, ms   scikit-learn, ms   ratio")

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from quintet.v1 import analysis_pb2, chat_pb2, classification_pb2, pricing_pb2, rag_pb2
 
-from server.engines.interfaces import House
+from server.domain.pricing import House
 
 TEXT = "The battery lasts two days and the screen is a joy to look at."
 QUERY = "Who wrote the first program for a computing machine?"

@@ -24,7 +24,7 @@ import grpc
 from quintet.v1 import classification_pb2, classification_pb2_grpc, model_pb2, model_pb2_grpc
 
 from server.builders import Engines
-from server.runtime import memory
+from server.models import process_memory
 from server.settings import Settings
 from tests.conftest import ROOT, start_server, wait_ready
 from tests.fakes import MemoryLedger
@@ -44,11 +44,11 @@ async def measure_memory(name: str, cycles: int) -> None:
         before = 0
         for cycle in range(cycles + WARM_UP):
             if cycle == WARM_UP:
-                before = memory.resident_bytes()
+                before = process_memory.resident_bytes()
             await pool.load(name, time.monotonic() + 60)
-            peak = max(peak, memory.resident_bytes())
+            peak = max(peak, process_memory.resident_bytes())
             await pool.unload(name)
-        after = memory.resident_bytes()
+        after = process_memory.resident_bytes()
     numbers = f"{before / MIB:.0f} before, {peak / MIB:.0f} at the peak, {after / MIB:.0f} after"
     print(f"{cycles} cycles of {name}, MiB: {numbers}; after / before: {after / before:.3f}")
 

@@ -20,9 +20,9 @@ from quintet_client.cli import tenants as cli_tenants
 from quintet_client.cli.failures import UsageError
 from quintet_client.cli.tenants_file import edit_file, remove
 
-from server.interceptors.auth import ROLES
-from server.stores.api_keys import id_of
-from server.stores.tenants_file import Directory, parse
+from server.rpc.auth import ROLES
+from server.tenancy.api_keys import id_of
+from server.tenancy.tenants_file import Directory, parse
 from tests.clients.conftest import COMMAND, ENVIRONMENT, Quintet
 from tests.conftest import ROOT
 

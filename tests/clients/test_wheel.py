@@ -37,7 +37,7 @@ def pip(*arguments: str | Path, cwd: Path) -> str:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    pip("wheel", "--quiet", "--no-deps", "-w", folder, ROOT / "clients", cwd=folder)
+    pip("wheel", "--quiet", "--no-deps", "-w", folder, ROOT / "clients/python", cwd=folder)
     return next(folder.glob("quintet_client-*.whl"))
 
 
@@ -89,7 +89,7 @@ def test_installed_from_the_wheel(wheel: Path, python: Path, tmp_path: Path) -> 
 
 
 def test_installed_in_place(python: Path, tmp_path: Path) -> None:
-    pip("--python", python, "install", "--quiet", "-e", ROOT / "clients", cwd=tmp_path)
+    pip("--python", python, "install", "--quiet", "-e", ROOT / "clients/python", cwd=tmp_path)
     files, modules = imported(python, tmp_path)
     assert [Path(file).relative_to(ROOT).parts[0] for file in files] == ["clients", "protos", "protos"]
     assert modules >= EXPECTED

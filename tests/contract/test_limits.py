@@ -17,7 +17,7 @@ from quintet.v1 import (
     rag_pb2,
 )
 
-from server import errors
+from server.domain import errors
 
 FILES = (analysis_pb2, chat_pb2, classification_pb2, model_pb2, pricing_pb2, rag_pb2)
 PROTOS = Path(__file__).parents[2] / "protos" / "quintet" / "v1"

@@ -2,8 +2,8 @@
 
 from quintet.v1 import usage_pb2
 
-from server.interceptors.auth import ROLES
-from server.stores.tenants import Role
+from server.rpc.auth import ROLES
+from server.tenancy.tenants import Role
 from tests.contract.test_limits import FILES
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.chaos_ledger.campaign import run
+from tests.campaigns.chaos_ledger.campaign import run
 
 
 async def test_the_books_agree(models: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.crash_swaps import campaign
+from tests.campaigns.crash_swaps import campaign
 
 
 def test_killed_while_models_are_swapped_and_published(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from quintet.v1 import (
 )
 from quintet_client import QuintetClient, errors
 
-from server.interceptors.auth import ROLES
+from server.rpc.auth import ROLES
 from tests.conftest import ROOT, ServerProcess, start_server, wait_ready
 from tests.contract.test_limits import FILES
 from tests.e2e.tasks import conversation

@@ -12,8 +12,8 @@ import grpc
 import pytest
 from quintet.v1 import chat_pb2, chat_pb2_grpc, usage_pb2, usage_pb2_grpc
 
-from server.stores.ledger import Outcome, Record, Selection, Source
-from server.stores.ledger.reader import SqlReader
+from server.usage.ledger import Outcome, Record, Selection, Source
+from server.usage.reader import SqlReader
 from tests.conftest import ServerProcess, start_server, wait_ready
 from tests.e2e.tasks import conversation
 from tests.e2e.test_bad_input import details

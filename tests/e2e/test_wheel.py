@@ -17,7 +17,17 @@ from tests.clients.test_wheel import ENVIRONMENT, ROOT, call, pip
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("wheels")
-    pip("wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, ROOT / "clients", ROOT, cwd=folder)
+    pip(
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        folder,
+        ROOT / "clients" / "python",
+        ROOT,
+        cwd=folder,
+    )
     return sorted(folder.glob("*.whl"))
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from server.engines.golden import GOLDEN, difference
-from server.engines.house_prices import HousePricer
-from server.runtime.artefact import MANIFEST, file_sha256, open_version, read_manifest
-from server.runtime.lanes import Lanes
-from server.runtime.publish import publish
-from server.runtime.store import ModelStore
+from server.inference.scheduler import Scheduler
+from server.models.artefact import MANIFEST, file_sha256, open_version, read_manifest
+from server.models.golden import GOLDEN, difference
+from server.models.publish import publish
+from server.models.store import ModelStore
+from server.tasks.pricing.engine import HousePricer
 from training.golden import golden_of, lacks_golden, with_golden
 
 
@@ -46,7 +46,7 @@ async def test_a_published_version_vouches_for_its_golden_inputs(without: Path, 
     assert not lacks_golden(first)
     artefact = open_version(tmp_path / "models", "house-prices", first.name)
     assert GOLDEN in artefact.manifest.files
-    lanes = Lanes(1, queue_limit=4)
+    lanes = Scheduler(1, queue_limit=4)
     assert await difference(HousePricer(artefact, lanes), artefact) == ""
     golden = json.loads((first / GOLDEN).read_text())
     golden["outputs"]["onnx"][0]["price"] += 0.01

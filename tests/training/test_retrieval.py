@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.engines import passages
+from server.tasks.rag import splitter as passages
 from training.faq import Docs, Section, plain, read_sections, split_page
 from training.retrieval import Index, _limits, answers_of, measure, to_table
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.runtime.artefact import open_artefact
+from server.models.artefact import open_artefact
 from tests.training.gguf_files import tiny_model
 from tests.training.index_server import IndexServer, wheel
 from training.cache import Cache

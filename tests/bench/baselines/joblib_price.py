@@ -11,7 +11,7 @@ import numpy as np
 import uvicorn
 from fastapi import FastAPI
 
-from server.engines.interfaces import House
+from server.domain.pricing import House
 
 _NAMES = [field.name for field in fields(House)]
 

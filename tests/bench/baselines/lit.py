@@ -10,7 +10,7 @@ from typing import Any
 
 import litserve
 
-from server.engines.interfaces import House
+from server.domain.pricing import House
 
 _AT_ONCE = 64
 _NAMES = [field.name for field in fields(House)]

@@ -1,0 +1,127 @@
+"""Looking at a text in several ways."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from server.domain.models import ModelDescription, ModelIdentity
+from server.domain.texts import Classification, Label
+
+
+class AnalysisTask(Enum):
+    """Values are those of quintet.v1.AnalysisTask."""
+
+    ENTITIES = 1
+    SENTIMENT = 2
+    TOPICS = 3
+    LANGUAGE = 4
+    KEY_PHRASES = 5
+    SENTENCES = 6
+    SYNTAX = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Code points `start` to `end` of the text."""
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """A name with its OntoNotes type."""
+
+    span: Span
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPhrase:
+    """A noun phrase, its weight relative to the first (0..1) and how often it occurs."""
+
+    span: Span
+    score: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token with its grammar; `head` is the index of its head in the list of tokens, its own for a root."""
+
+    span: Span
+    lemma: str
+    pos: str
+    tag: str
+    dependency: str
+    head: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedText:
+    """Everything that one parse of a text yields."""
+
+    entities: tuple[Entity, ...]
+    key_phrases: tuple[KeyPhrase, ...]
+    sentences: tuple[Span, ...]
+    tokens: tuple[Token, ...]
+
+
+class TextParser(Protocol):
+    """Splits, tags and parses text."""
+
+    description: ModelDescription
+
+    async def parse(self, text: str, *, deadline: float) -> ParsedText:
+        """All of it; one parse serves every task."""
+        ...
+
+
+class LanguageIdentifier(Protocol):
+    """Recognises languages."""
+
+    description: ModelDescription
+
+    async def identify(self, text: str, *, deadline: float) -> tuple[Label, ...]:
+        """Up to 3 ISO 639 codes, most probable first."""
+        ...
+
+
+AnalysisValue = (
+    tuple[Entity, ...]
+    | Classification
+    | tuple[Label, ...]
+    | tuple[KeyPhrase, ...]
+    | tuple[Span, ...]
+    | tuple[Token, ...]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """The value of one task: a Classification for SENTIMENT and TOPICS, Labels for LANGUAGE, else what it is named."""
+
+    task: AnalysisTask
+    value: AnalysisValue
+    model: ModelIdentity
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFailed:
+    """A task without a result: the reason as in quintet.v1.ErrorReason without its prefix, and a message."""
+
+    task: AnalysisTask
+    reason: str
+    message: str
+
+
+class Analyzer(Protocol):
+    """Looks at a text in several ways at once."""
+
+    def stream(
+        self, text: str, tasks: frozenset[AnalysisTask], *, deadline: float
+    ) -> AsyncGenerator[TaskResult | TaskFailed, None]:
+        """One item a task, as they become ready."""
+        ...

@@ -1,0 +1,55 @@
+"""Classifying and embedding texts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from server.domain.models import ModelDescription
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A class with its probability in 0..1."""
+
+    name: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """All labels of one text, most probable first; `truncated` if the text's end was not read."""
+
+    labels: tuple[Label, ...]
+    truncated: bool
+
+
+class Classifier(Protocol):
+    """Puts texts into classes."""
+
+    description: ModelDescription
+
+    async def classify(self, texts: Sequence[str], *, deadline: float) -> list[Classification]:
+        """One result a text, in order. Scores of a text add up to 1."""
+        ...
+
+
+class Embedder(Protocol):
+    """ConcurrencyLimiter texts into vectors whose cosine tells how near their meanings are."""
+
+    description: ModelDescription
+
+    async def embed(self, texts: Sequence[str], *, deadline: float) -> "NDArray[np.float32]":
+        """float32 [texts, dimensions] in their order; every row has length 1."""
+        ...
+
+
+class Reranker(Protocol):
+    """Reads a query and a passage together, which tells better than a cosine whether one answers the other."""
+
+    async def scores(self, query: str, passages: Sequence[tuple[str, str]], *, deadline: float) -> list[float]:
+        """A score for each passage, a (title, text); larger is better, and the scale is the model's."""
+        ...

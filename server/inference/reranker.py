@@ -1,0 +1,48 @@
+"""Puts passages into a better order: a cross-encoder reads the query and a passage together."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from server.domain.models import ModelTask
+from server.domain.rag import embedded_text
+from server.inference.onnx_text import OnnxForward
+from server.inference.scheduler import Scheduler
+from server.inference.text import text_cost
+from server.models.artefact import Artefact
+from server.models.describe import describe, from_schema
+
+OUTPUT = "logits"
+
+
+def pairs(query: str, passages: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """What the model reads for passages given as (title, text)."""
+    return [(query, embedded_text(title, text)) for title, text in passages]
+
+
+class OnnxReranker:
+    """A cross-encoder from an artefact. Blocks while it loads: construct it on a thread."""
+
+    def __init__(self, artefact: Artefact, lanes: Scheduler) -> None:
+        engine = str(from_schema(artefact, "engine"))
+        self.description = describe(artefact, ModelTask.RERANKING, engine)
+        forward = OnnxForward(artefact, engine, OUTPUT)
+        self._lanes = lanes
+        name = self.description.identity.name
+        # What lanes compute holds no engine: without a cycle of references an engine is gone at once.
+        self._work = lanes.work(name, partial(_score, forward), cost=_cost, gathering=forward.gathering)
+        _score(forward, pairs("Is this model ready?", [("", "It is.")]))
+
+    async def scores(self, query: str, passages: Sequence[tuple[str, str]], *, deadline: float) -> list[float]:
+        """How well each passage, a (title, text), answers the query; larger is better, and the scale is the model's.
+
+        Raises ServerOverloaded, DeadlineExceeded and ServerStopping.
+        """
+        return await self._lanes.map(self._work, pairs(query, passages), deadline=deadline)
+
+
+def _score(forward: OnnxForward, read: Sequence[tuple[str, str]]) -> list[float]:
+    return [float(score) for score in forward(read).values[:, 0]]
+
+
+def _cost(read: tuple[str, str]) -> int:
+    return text_cost(len(read[0]) + len(read[1]))

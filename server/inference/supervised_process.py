@@ -1,0 +1,182 @@
+"""A child process that is kept alive: started, watched, restarted when it dies or hangs, and ended.
+
+What a child must do: read its configuration, one JSON line, from its standard input (others can see arguments and
+environment); when it is ready, write one JSON line {"address": "127.0.0.1:PORT"} to its standard output; answer
+GET /health there with 200; end when its standard input ends or "parent" is no longer its parent; leave the process
+group, whose Ctrl-C is for the server.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import time
+from asyncio import StreamReader
+from asyncio.subprocess import PIPE, Process
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from server.domain.errors import ModelUnavailable
+
+log = logging.getLogger(__name__)
+
+_MIN_DELAY, _MAX_DELAY = 0.5, 30.0  # seconds between the end of a child and the start of the next
+_FAILED_POLLS = 3  # in a row: the child hangs
+_TERM_SECONDS = 5.0
+_TAIL_LINES = 20
+
+
+class Supervisor:
+    """Keeps one child alive between start() and stop().
+
+    Start it from the main thread: the kernel ends the child with the thread that made it. `on_change` is called
+    whenever `address` changes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        config: Mapping[str, object],
+        *,
+        environment: Mapping[str, str],
+        on_change: Callable[[], None],
+        start_seconds: float = 60.0,
+        poll_seconds: float = 5.0,
+    ) -> None:
+        self.address: str | None = None  # "HOST:PORT" while the child is ready
+        self.pid: int | None = None  # of the latest child
+        self._name = name
+        self._command = command
+        self._config = config
+        self._environment = environment
+        self._on_change = on_change
+        self._start_seconds = start_seconds
+        self._poll_seconds = poll_seconds
+        self._started = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Return when the child is ready. Raises ModelUnavailable if its first life ends before that."""
+        self._task = asyncio.create_task(self._keep_alive())
+        started = asyncio.create_task(self._started.wait())
+        try:
+            await asyncio.wait({self._task, started}, return_when=asyncio.FIRST_COMPLETED)
+            if self._task.done():
+                self._task.result()
+        except BaseException:
+            await self.stop()
+            raise
+        finally:
+            started.cancel()
+
+    async def stop(self) -> None:
+        """End the child: politely, then by force."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _keep_alive(self) -> None:
+        delay = _MIN_DELAY / 2
+        while True:
+            born = time.monotonic()
+            why = await self._live()
+            log.error("%s: %s", self._name, why)
+            if not self._started.is_set():
+                raise ModelUnavailable(f"{self._name} could not be started; the server's log says why")
+            lived_well = time.monotonic() - born > _MAX_DELAY
+            delay = _MIN_DELAY if lived_well else min(2 * delay, _MAX_DELAY)
+            await asyncio.sleep(delay)
+
+    async def _live(self) -> str:
+        """One life of the child. Returns why it ended."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=PIPE,
+                env=self._environment,
+            )
+        except OSError as error:
+            return f"the process cannot be made: {error}"
+        assert process.stderr is not None
+        self.pid = process.pid
+        tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        drain = asyncio.create_task(self._drain(process.stderr, tail))
+        try:
+            why = await self._wake_and_watch(process)
+        finally:
+            self._become(None)
+            await _end(process)
+            await asyncio.wait({drain}, timeout=1.0)
+            drain.cancel()
+        return "\n    ".join([f"{why}; exit status {process.returncode}", *tail])
+
+    async def _wake_and_watch(self, process: Process) -> str:
+        try:
+            async with asyncio.timeout(self._start_seconds):
+                address = await self._wake(process)
+        except TimeoutError:
+            return f"the process was not ready within {self._start_seconds:g} s"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "the process was never ready"
+        self._become(address)
+        failed_polls = 0
+        while failed_polls < _FAILED_POLLS:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), self._poll_seconds)
+                return "the process ended"
+            failed_polls = 0 if await _is_healthy(address, self._poll_seconds) else failed_polls + 1
+        return "the process does not answer"
+
+    async def _wake(self, process: Process) -> str:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps({**self._config, "parent": os.getpid()}).encode() + b"\n")
+        await process.stdin.drain()
+        address = str(json.loads(await process.stdout.readline())["address"])
+        if not await _is_healthy(address, self._poll_seconds):
+            raise ValueError("it says that it is ready and does not answer")
+        return address
+
+    def _become(self, address: str | None) -> None:
+        if address == self.address:
+            return
+        self.address = address
+        if address:
+            log.info("%s: ready in process %d", self._name, self.pid)
+            self._started.set()
+        self._on_change()
+
+    async def _drain(self, stream: StreamReader, tail: deque[str]) -> None:
+        while chunk := await stream.read(1 << 16):
+            for line in chunk.decode(errors="replace").splitlines():
+                log.debug("%s: %s", self._name, line)
+                tail.append(line[:500])
+
+
+async def _is_healthy(address: str, seconds: float) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(seconds):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            try:
+                writer.write(f"GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
+                status_line = await reader.readline()
+            finally:
+                writer.close()
+    except OSError:  # TimeoutError is one, too
+        return False
+    return status_line.split()[1:2] == [b"200"]
+
+
+async def _end(process: Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), _TERM_SECONDS)
+        except TimeoutError:
+            process.kill()
+            await process.wait()

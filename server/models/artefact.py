@@ -1,0 +1,238 @@
+"""Artefacts on disk: the manifest, and opening with verification. `store.py` has their versions and aliases.
+
+    MODELS/NAME/VERSION/manifest.json     the files with their SHA-256, and what is known of the model
+    MODELS/NAME/VERSION/...               the files
+    MODELS/NAME/current                   the version that is served
+
+Opening checks every file against the manifest before anything is loaded: joblib and pickle are code.
+"""
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from server.domain.errors import ModelUnavailable
+from server.domain.priority import rest
+
+MANIFEST = "manifest.json"
+POINTER = "current"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of an artefact."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artefact says of itself. `schema` holds what its engine needs: labels, features, pooling, lengths."""
+
+    name: str
+    version: str
+    created: str
+    files: dict[str, FileEntry]
+    licence: str
+    libraries: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    schema: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def size_bytes(self) -> int:
+        """Sum of the files."""
+        return sum(entry.bytes for entry in self.files.values())
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """An opened artefact: its folder, its manifest, and the manifest's digest ("sha256:...")."""
+
+    path: Path
+    manifest: Manifest
+    digest: str
+
+    def part(self, name: str) -> Path:
+        """A file or folder of the artefact. Raises ModelUnavailable if the manifest has none of that name."""
+        if not any(file == name or file.startswith(f"{name}/") for file in self.manifest.files):
+            raise unusable(self.manifest.name, f"it has no {name}")
+        return self.path / name
+
+
+def unusable(name: str, why: str) -> ModelUnavailable:
+    """What to raise for an artefact that is missing, broken or does not fit its engine."""
+    return ModelUnavailable(
+        f'artefact "{name}" cannot be used: {why}. Make it with: make train ONLY={name}', metadata={"model": name}
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        begun = time.thread_time()
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            rest(time.thread_time() - begun)
+            begun = time.thread_time()
+    return digest.hexdigest()
+
+
+def write_manifest(
+    folder: Path,
+    *,
+    name: str,
+    version: str,
+    licence: str,
+    libraries: dict[str, str] | None = None,
+    inputs: dict[str, str] | None = None,
+    metrics: dict[str, float] | None = None,
+    schema: dict[str, Any] | None = None,
+) -> None:
+    """Hash every file in `folder` and write its manifest beside them."""
+    files = {
+        path.relative_to(folder).as_posix(): entry_of(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / MANIFEST
+    }
+    manifest = Manifest(
+        name=name,
+        version=version,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        files=files,
+        licence=licence,
+        libraries=libraries or {},
+        inputs=inputs or {},
+        metrics=metrics or {},
+        schema=schema or {},
+    )
+    save_manifest(folder, manifest)
+
+
+def save_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of a folder whose files it describes."""
+    text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+    write_durably(folder / MANIFEST, text.encode())
+
+
+def entry_of(path: Path) -> FileEntry:
+    """What a manifest says of a file."""
+    return FileEntry(file_sha256(path), path.stat().st_size)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write aside, sync, rename, sync the folder: a reader sees the old content or the new, never a part."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_artefact(models: Path, name: str) -> Artefact:
+    """The current version of `name`; the rest as for open_version."""
+    try:
+        version = read_pointer(models / name / POINTER)
+    except (OSError, ValueError) as error:
+        raise unusable(name, _explain(error)) from error
+    return open_version(models, name, version)
+
+
+def open_version(models: Path, name: str, version: str) -> Artefact:
+    """Check every file of a version of `name`, and return it.
+
+    Raises ModelUnavailable, with the artefact and the command that makes it, if anything is missing or differs.
+    Reads every byte: call it on a thread.
+    """
+    folder = models / name / version
+    try:
+        manifest = read_manifest(folder)
+        if (manifest.name, manifest.version) != (name, version):
+            raise ValueError(f"the manifest is that of {manifest.name} {manifest.version}")
+        for relative, entry in manifest.files.items():
+            _check_file(folder, relative, entry)
+        _refuse_strangers(folder, manifest)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise unusable(name, _explain(error)) from error
+    return Artefact(folder, manifest, f"sha256:{file_sha256(folder / MANIFEST)}")
+
+
+def open_part(models: Path, name: str, part: str) -> Path:
+    """One file of the current version of `name`, checked without reading the others. Raises ModelUnavailable."""
+    try:
+        folder = models / name / read_pointer(models / name / POINTER)
+        _check_file(folder, part, read_manifest(folder).files[part])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise unusable(name, _explain(error)) from error
+    return folder / part
+
+
+def read_pointer(path: Path) -> str:
+    """The version that a pointer names. Raises OSError, or ValueError for what cannot be the name of a folder."""
+    version = path.read_text().strip()
+    if not is_folder_name(version):
+        raise ValueError(f"the pointer names {version!r}")
+    return version
+
+
+def is_folder_name(version: str) -> bool:
+    """Whether a version can be a folder of its model: nothing that leads elsewhere, and nothing hidden."""
+    return bool(version) and "/" not in version and "\0" not in version and not version.startswith(".")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a version's folder, nothing checked. Raises OSError, ValueError, KeyError or TypeError."""
+    raw = json.loads((folder / MANIFEST).read_bytes())
+    raw["files"] = {name: FileEntry(**entry) for name, entry in raw["files"].items()}
+    return Manifest(**raw)
+
+
+def _check_file(folder: Path, relative: str, entry: FileEntry) -> None:
+    path = folder / relative
+    if Path(relative).is_absolute() or ".." in Path(relative).parts:
+        raise ValueError(f"the manifest names a file outside: {relative}")
+    size = path.stat().st_size
+    if size != entry.bytes:
+        raise ValueError(f"{relative} has {size} bytes instead of {entry.bytes}")
+    if file_sha256(path) != entry.sha256:
+        raise ValueError(f"{relative} does not match its SHA-256")
+
+
+def _refuse_strangers(folder: Path, manifest: Manifest) -> None:
+    """Libraries load whole folders, so a file that nobody vouches for must not lie in one."""
+    for path in folder.rglob("*"):
+        relative = path.relative_to(folder).as_posix()
+        if not path.is_dir() and relative not in manifest.files and relative != MANIFEST:
+            raise ValueError(f"{relative} is not in the manifest")
+
+
+def _explain(error: Exception) -> str:
+    """The reason without paths of the server's machine."""
+    if isinstance(error, FileNotFoundError):
+        return f"{Path(error.filename).name} is missing"
+    if isinstance(error, json.JSONDecodeError):
+        return f"{MANIFEST} is not JSON"
+    if isinstance(error, (KeyError, TypeError, AttributeError)):
+        return f"{MANIFEST} lacks a field or has one too many"
+    if isinstance(error, OSError):
+        return error.strerror or "it cannot be read"
+    return str(error)

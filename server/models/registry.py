@@ -1,0 +1,197 @@
+"""Where versions and aliases come from: the store's own folder, or a registry that is mirrored into it.
+
+Serving reads the store alone. A registry that cannot be reached therefore changes nothing of what is served.
+"""
+
+import importlib.util
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any, Protocol
+
+from server.domain.errors import ModelVersionNotFound, RegistryFailed
+from server.models.artefact import MANIFEST, file_sha256, is_folder_name, open_version, read_manifest
+from server.models.publish import publish
+from server.models.store import CANDIDATE, CURRENT, ModelStore
+
+log = logging.getLogger(__name__)
+
+# Tags of a model version in MLflow.
+_VERSION, _DIGEST = "quintet.version", "quintet.digest"
+# What MLflow's client reads: soon give up, say nothing on standard output, and nothing to its makers.
+_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+class Registry(Protocol):
+    """Versions and aliases of models. Every method blocks: call it on a thread."""
+
+    store: ModelStore
+
+    def publish(self, folder: Path, alias: str = CURRENT) -> None:
+        """Make a finished artefact folder a version, which `alias` names."""
+        ...
+
+    def sync(self, name: str) -> None:
+        """Bring the store up to date with what the aliases of `name` mean now. Raises RegistryFailed."""
+        ...
+
+    def resolve(self, name: str, target: str) -> str:
+        """The version that `target`, a version or an alias, means. Raises ModelVersionNotFound and RegistryFailed."""
+        ...
+
+    def point(self, name: str, alias: str, version: str) -> None:
+        """Move an alias. Raises RegistryFailed, StorageFull and ModelUnavailable."""
+        ...
+
+
+def open_registry(models: Path, uri: str = "") -> "Registry":
+    """The registry at `uri`, an MLflow server; without one, the folder alone. Raises RegistryFailed."""
+    store = ModelStore(models)
+    if not uri:
+        return FolderRegistry(store)
+    if importlib.util.find_spec("mlflow") is None:
+        raise RegistryFailed("a registry needs more packages: pip install 'quintet[registry]'")
+    return MlflowRegistry(store, uri)
+
+
+class FolderRegistry:
+    """Implements `Registry` with the store's folder and nothing else."""
+
+    def __init__(self, store: ModelStore) -> None:
+        self.store = store
+        self.resolve = store.resolve
+        self.point = store.point
+
+    def publish(self, folder: Path, alias: str = CURRENT) -> None:
+        """Into the store."""
+        publish(folder, self.store.models, alias)
+
+    def sync(self, name: str) -> None:
+        """The store is what there is."""
+
+
+class MlflowRegistry:
+    """Implements `Registry` with the registered models of an MLflow server at `uri`: with aliases, not stages.
+
+    A model version there is an artefact's folder, with the artefact's version and digest as tags.
+    """
+
+    def __init__(self, store: ModelStore, uri: str) -> None:
+        self.store = store
+        self._uri = uri
+        self._lock = threading.Lock()
+        self._made: Any = None
+
+    def publish(self, folder: Path, alias: str = CURRENT) -> None:
+        """Into the registry and into the store. What is there already is not sent again."""
+        from mlflow.exceptions import MlflowException
+
+        manifest, digest = read_manifest(folder), f"sha256:{file_sha256(folder / MANIFEST)}"
+        try:
+            client = self._client()
+            if not client.search_registered_models(f"name = '{manifest.name}'"):
+                client.create_registered_model(manifest.name)
+            number = next((n for n, tags in self._versions(manifest.name).items() if tags.get(_DIGEST) == digest), None)
+            if number is None:
+                experiment = client.get_experiment_by_name("quintet")
+                run = client.create_run(experiment.experiment_id if experiment else client.create_experiment("quintet"))
+                client.log_artifacts(run.info.run_id, str(folder), manifest.name)
+                client.set_terminated(run.info.run_id)
+                tags = {_VERSION: manifest.version, _DIGEST: digest}
+                source = f"{run.info.artifact_uri}/{manifest.name}"
+                number = client.create_model_version(manifest.name, source, run.info.run_id, tags=tags).version
+            client.set_registered_model_alias(manifest.name, alias, number)
+        except MlflowException as error:
+            raise self._failed(error) from error
+        publish(folder, self.store.models, alias)
+
+    def sync(self, name: str) -> None:
+        """Download the versions that the aliases mean, if the store lacks them, and point to them."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self._client().search_registered_models(f"name = '{name}'")
+            aliases = found[0].aliases if found else {}
+            for alias in (CURRENT, CANDIDATE):
+                if alias in aliases:
+                    self._mirror(name, alias, aliases[alias])
+        except (MlflowException, OSError) as error:
+            raise self._failed(error) from error
+
+    def _mirror(self, name: str, alias: str, number: str) -> None:
+        found = self._client().get_model_version(name, number)
+        version, digest = found.tags.get(_VERSION, ""), found.tags.get(_DIGEST, "")
+        if not is_folder_name(version):
+            raise RegistryFailed(f"the registry's version {number} of {name} has no usable tag {_VERSION}")
+        if self.store.digest(name, alias) == (version, digest):
+            return
+        log.info("registry: %s@%s is version %s (%s), %s", name, alias, number, version, digest)
+        if version not in self.store.versions(name) or self.store.digest_of(name, version) != digest:
+            self._download(name, version, digest, found.source)
+        self.store.point(name, alias, version)
+
+    def _download(self, name: str, version: str, digest: str, source: str) -> None:
+        """Fetch a version, check it as if it were served, and put it into the store without an alias."""
+        from mlflow.artifacts import download_artifacts
+
+        self.store.models.mkdir(parents=True, exist_ok=True)  # a new server has nothing yet
+        aside = Path(tempfile.mkdtemp(prefix=".download-", dir=self.store.models))
+        try:
+            (aside / name).mkdir()
+            (aside / "got").mkdir()
+            got = download_artifacts(artifact_uri=source, dst_path=str(aside / "got"), tracking_uri=self._uri)
+            Path(got).rename(aside / name / version)
+            artefact = open_version(aside, name, version)
+            if artefact.digest != digest:
+                raise RegistryFailed(f"the registry's {name} {version} is {artefact.digest} instead of {digest}")
+            publish(artefact.path, self.store.models, alias=None)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def resolve(self, name: str, target: str) -> str:
+        """As the registry has it now; a version that is only here counts too."""
+        self.sync(name)
+        return self.store.resolve(name, target)
+
+    def point(self, name: str, alias: str, version: str) -> None:
+        """In the registry, then in the store."""
+        from mlflow.exceptions import MlflowException
+
+        digest = self.store.digest_of(name, version)
+        try:
+            numbers = [n for n, tags in self._versions(name).items() if tags.get(_DIGEST) == digest]
+            if not numbers:
+                raise ModelVersionNotFound(name, version, [t.get(_VERSION, "") for t in self._versions(name).values()])
+            self._client().set_registered_model_alias(name, alias, numbers[0])
+        except MlflowException as error:
+            raise self._failed(error) from error
+        self.store.point(name, alias, version)
+
+    def _versions(self, name: str) -> dict[str, dict[str, str]]:
+        """The tags of every version by its number, newest first."""
+        found = self._client().search_model_versions(f"name = '{name}'", order_by=["version_number DESC"])
+        return {version.version: version.tags for version in found}
+
+    def _client(self) -> Any:
+        with self._lock:
+            if self._made is None:
+                for name, value in _ENVIRONMENT.items():
+                    os.environ.setdefault(name, value)
+                from mlflow import MlflowClient
+
+                self._made = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+            return self._made
+
+    @staticmethod
+    def _failed(error: Exception) -> RegistryFailed:
+        log.warning("registry: %s", error)
+        return RegistryFailed("the model registry cannot be reached or refused; the server's log says why")

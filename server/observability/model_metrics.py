@@ -1,0 +1,108 @@
+"""Metrics of computing: lanes, what they work at, and models in memory."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from prometheus_client import Metric
+
+from server.domain.models import Described
+from server.inference.scheduler import Scheduler
+from server.models.handle import Handle, Slot, State
+from server.models.memory_limit import Budget
+from server.observability.families import counters, gauges, histograms
+
+
+def lane_times(by_name: Mapping[str, Scheduler]) -> Iterator[Metric]:
+    """Threads that compute, by what computes on them."""
+    lanes = by_name.items()
+    yield gauges("quintet_lanes", "Threads that compute", ("lanes",), (((name,), each.count) for name, each in lanes))
+    yield gauges(
+        "quintet_lane_admitted",
+        "Computations that run or wait",
+        ("lanes",),
+        (((name,), each.admitted) for name, each in lanes),
+    )
+    yield histograms(
+        "quintet_lane_wait_seconds",
+        "Waiting for a lane",
+        ("lanes",),
+        (((name,), each.waits) for name, each in lanes),
+    )
+    yield histograms(
+        "quintet_lane_compute_seconds",
+        "Computing on a lane",
+        ("lanes",),
+        (((name,), each.computes) for name, each in lanes),
+    )
+
+
+def works(lanes: Mapping[str, Scheduler]) -> Iterator[Metric]:
+    """What the lanes count of each kind of work, most of which is that of one model."""
+    works = [(name, work) for each in lanes.values() for name, work in each.counters.copy().items()]
+    labels = ("work",)
+    yield gauges("quintet_work_waiting", "Items in the queue", labels, (((n,), w.waiting) for n, w in works))
+    yield counters(
+        "quintet_work_batches",
+        "Batches by the number of their items",
+        ("work", "items"),
+        (((n, str(size)), number) for n, w in works for size, number in w.batches.copy().items()),
+    )
+    for name, what in (
+        ("wait_seconds", "Time that items waited for a lane"),
+        ("compute_seconds", "Time on lanes"),
+        ("wasted_seconds", "Time on lanes for callers that had gone"),
+        ("expired", "Items not begun because they would have been late"),
+        ("abandoned", "Items not begun because their caller had gone or their call had failed"),
+        ("retried", "Items run alone after their batch had failed"),
+        ("refused", "Calls that found the queue full"),
+        ("cache_hits", "Texts whose result was kept"),
+        ("cache_misses", "Texts whose result was not kept"),
+    ):
+        yield counters(f"quintet_work_{name}", what, labels, [((n,), getattr(w, name)) for n, w in works])
+    yield gauges("quintet_work_cache_bytes", "Results that are kept", labels, (((n,), w.cache_bytes) for n, w in works))
+
+
+def models(slots: Sequence[Slot[Any]], budget: Budget) -> Iterator[Metric]:
+    """Which versions serve, and what they take."""
+    yield gauges(
+        "quintet_model_ready",
+        "1 if the model serves",
+        ("model",),
+        (((slot.name,), slot.state is State.READY) for slot in slots),
+    )
+    described = [(slot.name, slot.loaded.description) for slot in slots if isinstance(slot.loaded, Described)]
+    yield gauges(
+        "quintet_model_info",
+        "Which version serves",
+        ("model", "version", "engine"),
+        (((name, model.identity.version, model.engine), 1) for name, model in described),
+    )
+    yield gauges(
+        "quintet_model_size_bytes",
+        "Size of the model's files",
+        ("model",),
+        (((name,), model.size_bytes) for name, model in described),
+    )
+
+    pooled = [slot for slot in slots if isinstance(slot, Handle)]
+    yield gauges(
+        "quintet_model_memory_bytes",
+        "Memory that the model took when it was loaded",
+        ("model",),
+        [
+            *(((slot.name,), slot.resident.bytes if slot.resident else 0) for slot in pooled),
+            *(((name,), size) for name, size in budget.others().items()),
+        ],
+    )
+    yield gauges("quintet_memory_in_use_bytes", "Memory of all models", (), [((), budget.in_use)])
+    if budget.limit is not None:
+        yield gauges("quintet_memory_budget_bytes", "What they may take", (), [((), budget.limit)])
+    yield counters(
+        "quintet_model_loads", "Loads that succeeded", ("model",), (((slot.name,), slot.loads) for slot in pooled)
+    )
+    yield counters(
+        "quintet_model_failures",
+        "Loads and checks that failed",
+        ("model",),
+        (((slot.name,), slot.failures) for slot in pooled),
+    )

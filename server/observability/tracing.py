@@ -1,0 +1,208 @@
+"""Traces of calls for an OpenTelemetry collector, with the names of its semantic conventions (`rpc.*`, `gen_ai.*`).
+
+A server span a call, below the caller's own if it sent a W3C `traceparent`; below it a span for each part that waited
+for a lane and computed, and for each request to a language model, which gets a `traceparent` in turn. No texts and no
+keys. Spans wait in a bounded queue for a thread that sends them; what does not fit is dropped. OTEL_* variables say
+which calls are sampled (OTEL_TRACES_SAMPLER), what is sent along (OTEL_EXPORTER_OTLP_HEADERS), and so on.
+
+Imported only where calls are traced: it needs the `traces` extra.
+"""
+
+import asyncio
+import logging
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import grpc
+from opentelemetry.context import Context as OtelContext
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, format_trace_id, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from server.domain.context import Context
+from server.rpc.admission import Metadata
+
+Identify = Callable[[str, Metadata, Any], Context]
+End = Callable[[Context, grpc.StatusCode, str], None]
+
+_EXPORT_SECONDS = 2.0  # for a batch, with all attempts
+_FLUSH_SECONDS = 3.0  # for all that is left when the server stops
+_LONGEST_VALUE = 256  # of attributes; a request id and an endpoint's answer may have any length
+_CONTEXT_KEYS = frozenset({"traceparent", "tracestate"})
+_NOTHING = OtelContext()  # the spans of others in this process are not ours
+_W3C = TraceContextTextMapPropagator()
+Code = grpc.StatusCode
+# The statuses that are the server's fault. The others are the caller's business and no errors of the span.
+_FAULTS = {
+    Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.UNIMPLEMENTED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS,
+}  # fmt: skip
+
+
+class _OnceAMinute(logging.Filter):
+    """Errors alone, and one a minute: a collector that is gone would fill the log."""
+
+    next_one = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is written."""
+        if record.levelno < logging.ERROR or record.created < self.next_one:
+            return False
+        self.next_one = record.created + 60
+        return True
+
+
+_EXPORTERS_LOG = "opentelemetry.exporter.otlp.proto.grpc.exporter"
+_ONCE_A_MINUTE = _OnceAMinute()
+
+
+class Traces:
+    """Begins a trace with each call and ends it with the call."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, endpoint: str) -> AsyncIterator[Self]:
+        """Send spans to an OTLP/gRPC endpoint while the body runs, and what is left within 3 s after it."""
+        resource = Resource(
+            {"service.name": "quintet", "service.version": version("quintet"), "host.name": socket.gethostname()}
+        )
+        provider = TracerProvider(
+            resource=resource.merge(OTELResourceDetector().detect()),
+            shutdown_on_exit=False,
+            span_limits=SpanLimits(max_span_attribute_length=_LONGEST_VALUE),
+        )
+        logging.getLogger(_EXPORTERS_LOG).addFilter(_ONCE_A_MINUTE)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint, timeout=_EXPORT_SECONDS)))
+        try:
+            yield cls(provider.get_tracer("server", version("quintet")))
+        finally:
+            # The library would wait for half a minute for a collector that is gone.
+            flushing = threading.Thread(target=provider.shutdown, daemon=True)
+            flushing.start()
+            await asyncio.to_thread(flushing.join, _FLUSH_SECONDS)
+
+    def around(self, identify: Identify, end: End) -> tuple[Identify, End]:
+        """What begins and ends every call of a method, with its trace."""
+
+        def begin(method: str, metadata: Metadata, context: Any) -> Context:
+            call = identify(method, metadata, context)
+            call.trace = CallTrace(self._tracer, call, metadata)
+            return call
+
+        def finish(call: Context, code: grpc.StatusCode, reason: str) -> None:
+            end(call, code, reason)
+            if isinstance(call.trace, CallTrace):
+                call.trace.end(call, code, reason)
+
+        return begin, finish
+
+
+class CallTrace:
+    """Implements `Trace`."""
+
+    def __init__(self, tracer: Tracer, call: Context, metadata: Metadata) -> None:
+        self._tracer = tracer
+        self._epoch = time.time() - time.monotonic()
+        carrier = {key: value for key, value in metadata if key in _CONTEXT_KEYS}
+        self._span = tracer.start_span(
+            call.method[1:],
+            _W3C.extract(carrier, _NOTHING) if carrier else _NOTHING,
+            SpanKind.SERVER,
+            {"rpc.system.name": "grpc", "rpc.method": call.method[1:], "quintet.request_id": call.request_id},
+            start_time=self._instant(call.started),
+        )
+        self.id = format_trace_id(self._span.get_span_context().trace_id)
+
+    def _instant(self, monotonic: float) -> int:
+        """Nanoseconds since the epoch."""
+        return int((self._epoch + monotonic) * 1e9)
+
+    def part(self, name: str, arrived: float, queue: float, compute: float) -> None:
+        """As `Trace.part`."""
+        if not self._span.is_recording():  # it is not sampled
+            return
+        span = self._tracer.start_span(
+            name,
+            set_span_in_context(self._span, _NOTHING),
+            attributes={"quintet.queue_seconds": queue, "quintet.compute_seconds": compute},
+            start_time=self._instant(arrived),
+        )
+        span.end()
+
+    def upstream(self, provider: str, model: str, url: str) -> "OtelUpstreamTrace":
+        """As `Trace.upstream`."""
+        return OtelUpstreamTrace(self._tracer, self._span, provider, model, url)
+
+    def end(self, call: Context, code: grpc.StatusCode, reason: str) -> None:
+        """The call ended; `reason` is empty if it succeeded or was cancelled."""
+        _end(self._span, "" if code is Code.OK else reason or code.name, is_fault=code in _FAULTS, attributes={
+            "rpc.response.status_code": code.name,
+            "quintet.tenant": call.caller.tenant,
+            "quintet.queue_seconds": call.queue_seconds,
+            "quintet.compute_seconds": call.compute_seconds,
+            "quintet.upstream_seconds": call.upstream_seconds,
+        })  # fmt: skip
+
+
+class OtelUpstreamTrace:
+    """Implements `UpstreamTrace`."""
+
+    def __init__(self, tracer: Tracer, parent: Span, provider: str, model: str, url: str) -> None:
+        address = urlsplit(url)
+        attributes: dict[str, Any] = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": provider,
+            "gen_ai.request.model": model,
+            "server.address": address.hostname or "",
+        }
+        if address.port:
+            attributes["server.port"] = address.port
+        context = set_span_in_context(parent, _NOTHING)
+        self._span = tracer.start_span(f"chat {model}", context, SpanKind.CLIENT, attributes)
+        self._began = time.monotonic()
+        carrier: dict[str, str] = {}
+        _W3C.inject(carrier, set_span_in_context(self._span, _NOTHING))
+        self.headers: Mapping[str, str] = carrier
+
+    def __enter__(self) -> Self:
+        return self
+
+    def first_token(self) -> None:
+        """As `UpstreamTrace.first_token`."""
+        self._span.set_attribute("gen_ai.response.time_to_first_chunk", time.monotonic() - self._began)
+
+    def answered(self, model: str, finish_reason: str | None, usage: tuple[int, int, int] | None) -> None:
+        """As `UpstreamTrace.answered`."""
+        self._span.set_attributes(
+            {"gen_ai.response.model": model, "gen_ai.response.finish_reasons": [finish_reason] if finish_reason else []}
+        )
+        if usage:
+            self._span.set_attributes({"gen_ai.usage.input_tokens": usage[0], "gen_ai.usage.output_tokens": usage[1]})
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            problem = Code.CANCELLED.name  # whoever asked went away, which is nobody's fault
+        else:
+            problem = "" if error is None else getattr(error, "reason", type(error).__name__)
+        _end(self._span, problem, is_fault=isinstance(error, Exception))
+
+
+def _end(span: Span, problem: str, *, is_fault: bool, attributes: Mapping[str, Any] | None = None) -> None:
+    if attributes:
+        span.set_attributes(attributes)
+    if problem:
+        span.set_attribute("error.type", problem)
+    if is_fault:
+        span.set_status(StatusCode.ERROR)
+    span.end()

@@ -1,0 +1,105 @@
+"""A circuit breaker: who fails again and again is left alone for a while, then asked once to see whether it is back."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+
+_LATEST = 20  # outcomes that are looked at
+
+
+class CircuitState(Enum):
+    """Values are those of the metric."""
+
+    CLOSED = 0  # asked
+    HALF_OPEN = 1  # asked once
+    OPEN = 2  # left alone
+
+
+class CircuitBreaker:
+    """That of one provider. Used on the event loop alone.
+
+    It opens when `failures` of the latest outcomes, and at least half of them, were failures, not counting what is
+    older than `window_seconds`. After `open_seconds` one call is admitted, the probe: if it succeeds the breaker is
+    closed, else it is open again. `enter` gives out tickets; reports on tickets from before the latest change of state
+    are ignored, so that a call that began long ago decides nothing. `on_change` is called after the state changed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        failures: int = 5,
+        window_seconds: float = 30.0,
+        open_seconds: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.on_change: Callable[[], None] = lambda: None
+        self.opened = 0  # how often
+        self._failures = failures
+        self._window = window_seconds
+        self._open_seconds = open_seconds
+        self._clock = clock
+        self._outcomes: deque[tuple[float, bool]] = deque(maxlen=_LATEST)
+        self._open_until: float | None = None
+        self._epoch = 0
+        self._probing = False
+
+    @property
+    def state(self) -> CircuitState:
+        """Where it is now."""
+        if self._open_until is None:
+            return CircuitState.CLOSED
+        return CircuitState.OPEN if self.seconds_left else CircuitState.HALF_OPEN
+
+    @property
+    def seconds_left(self) -> float:
+        """How long it is left alone yet; 0 if it may be asked."""
+        return 0.0 if self._open_until is None else max(0.0, self._open_until - self._clock())
+
+    def enter(self) -> int | None:
+        """A ticket to report on, or None if it must not be asked now."""
+        if self.state is CircuitState.CLOSED:
+            return self._epoch
+        if self.state is CircuitState.OPEN or self._probing:
+            return None
+        self._probing = True
+        self._epoch += 1
+        return self._epoch
+
+    def succeeded(self, ticket: int) -> None:
+        """It answered."""
+        if ticket != self._epoch:
+            return
+        if self._open_until is None:
+            self._outcomes.append((self._clock(), True))
+        else:
+            self._move(None)
+
+    def failed(self, ticket: int) -> None:
+        """It failed, by its own fault."""
+        if ticket != self._epoch:
+            return
+        now = self._clock()
+        self._outcomes.append((now, False))
+        if self._open_until is not None or self._is_failing(now):
+            self.opened += 1
+            self._move(now + self._open_seconds)
+
+    def gave_up(self, ticket: int) -> None:
+        """The call ended before it was known whether it would have succeeded. Of no effect after another report."""
+        if ticket == self._epoch and self._probing:
+            self._probing = False
+
+    def _is_failing(self, now: float) -> bool:
+        outcomes = [succeeded for at, succeeded in self._outcomes if at > now - self._window]
+        failures = outcomes.count(False)
+        return failures >= self._failures and 2 * failures >= len(outcomes)
+
+    def _move(self, open_until: float | None) -> None:
+        self._open_until = open_until
+        self._probing = False
+        self._epoch += 1
+        self._outcomes.clear()
+        self.on_change()

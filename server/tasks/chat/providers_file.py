@@ -1,0 +1,213 @@
+"""The file of providers (QUINTET_PROVIDERS): who can be asked for chat, at what price, and in which order.
+
+`data/samples/providers.toml` explains every key. Keys of providers are never in it: it names the environment variables
+or files that hold them.
+"""
+
+import os
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import StringConstraints as Text
+
+from server.domain.chat import Prices
+from server.domain.money import micros
+
+EMBEDDED, DEFAULT = "embedded", "default"
+_LONGEST_NAME = 128  # that requests can carry
+_NO_KEY = "none"  # endpoints without keys still want a word in its place
+
+
+class BadProviders(Exception):
+    """The file cannot be used; the message names table and key, and no values."""
+
+
+def _address(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 0) >= 0
+    except ValueError:
+        known = False
+    if not known:
+        raise ValueError("must be an address that begins with http:// or https://")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("must have no user, password or query; keys belong to api_key_env or api_key_file")
+    return url.rstrip("/")
+
+
+def _header(value: SecretStr) -> SecretStr:
+    if not _is_header(value.get_secret_value()):
+        raise ValueError("must be a line of printable ASCII")
+    return value
+
+
+def _is_header(value: str) -> bool:
+    return value.isascii() and value.isprintable()
+
+
+Micros = Annotated[int, BeforeValidator(micros)]
+Address = Annotated[str, AfterValidator(_address)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+Name = Annotated[str, Text(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+Word = Annotated[str, Text(pattern=r"^[!-~]{1,128}$")]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Model(_Table):
+    """A model of a provider; prices are millionths of the currency for a million tokens."""
+
+    context_tokens: int = Field(ge=16, le=100_000_000)
+    prompt_price: Micros = 0
+    completion_price: Micros = 0
+    cached_price: Micros | None = None
+    tokenizer: Path | None = None
+    deployment: Word | None = None  # azure alone
+
+
+class _Provider(_Table):
+    api_key_env: Annotated[str, Text(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    api_key_file: Path | None = None
+    headers: dict[Word, Annotated[SecretStr, AfterValidator(_header)]] = Field(default_factory=dict)
+    concurrency: int = Field(64, ge=1, le=10_000)
+    connect_seconds: Seconds = 5.0
+    token_seconds: Seconds = 60.0
+    models: dict[Word, Model] = Field(min_length=1)
+
+    def key(self, folder: Path) -> str:
+        """The key. Raises ValueError, which does not say it, or OSError; the file is looked for in `folder`."""
+        if self.api_key_env and self.api_key_file:
+            raise ValueError("has both api_key_env and api_key_file")
+        if self.api_key_env:
+            key = os.environ.get(self.api_key_env, "").strip()
+            source = f"environment variable {self.api_key_env}"
+        elif self.api_key_file:
+            key = (folder / self.api_key_file.expanduser()).read_text(encoding="utf-8").strip()
+            source = "file api_key_file"
+        else:
+            return _NO_KEY
+        if not key or not _is_header(key):
+            raise ValueError(f"the {source} is missing, empty or no line of printable ASCII")
+        return key
+
+
+class OpenAI(_Provider):
+    """Any endpoint that speaks the OpenAI protocol."""
+
+    kind: Literal["openai"]
+    base_url: Address
+
+
+class Azure(_Provider):
+    """A resource of Azure OpenAI."""
+
+    kind: Literal["azure"]
+    endpoint: Address
+    api_version: Word
+
+
+Provider = Annotated[OpenAI | Azure, Field(discriminator="kind")]
+
+
+class Providers(_Table):
+    """The whole file. `folder` is where it lies; paths in it begin there."""
+
+    price_table: Word = "unpriced"
+    currency: Annotated[str, Text(pattern=r"^[A-Z]{3}$")] = "USD"
+    providers: dict[Name, Provider] = Field(default_factory=dict)
+    routes: dict[Name, Annotated[list[str], Field(min_length=1, max_length=8)]]
+    folder: Path = Field(Path(), exclude=True)
+
+    def models(self) -> Iterator[tuple[str, OpenAI | Azure, str, Model]]:
+        """Every model: provider's name, provider, model's name, model."""
+        for name, provider in self.providers.items():
+            for model_name, model in provider.models.items():
+                yield name, provider, model_name, model
+
+    def read_keys(self) -> dict[str, str]:
+        """The providers' keys. Raises BadProviders, which does not say them."""
+        keys: dict[str, str] = {}
+        for name, provider in self.providers.items():
+            try:
+                keys[name] = provider.key(self.folder)
+            except (OSError, ValueError) as error:
+                raise BadProviders(f"[providers.{name}]: {_reason(error)}") from None
+        return keys
+
+    def prices(self, model: Model) -> Prices:
+        """Its prices, by this table."""
+        return Prices(
+            model.prompt_price, model.completion_price, model.cached_price, self.currency, version=self.price_table
+        )
+
+
+def read_providers(path: Path) -> Providers:
+    """The file, checked. Raises BadProviders."""
+    try:
+        content = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadProviders(f"QUINTET_PROVIDERS: {path.name} cannot be read: {_reason(error)}") from None
+    try:
+        return parse_providers(content, path.parent)
+    except BadProviders as error:
+        raise BadProviders(f"{path.name}: {error}") from None
+
+
+def parse_providers(content: str, folder: Path) -> Providers:
+    """From TOML. Raises BadProviders."""
+    try:
+        raw = tomllib.loads(content)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BadProviders(f"it is not TOML: {_reason(error)}") from None
+    if "folder" in raw:
+        raise BadProviders("folder: there is no such key")
+    try:
+        found = Providers.model_validate({**raw, "folder": folder})
+    except ValidationError as error:
+        raise BadProviders("; ".join(problems(error))) from None
+    _check(found)
+    return found
+
+
+def _check(found: Providers) -> None:
+    """What no single field can say."""
+    if DEFAULT not in found.routes:
+        raise BadProviders(f'[routes]: there must be a route "{DEFAULT}"')
+    if EMBEDDED in found.providers:
+        raise BadProviders(f"[providers.{EMBEDDED}]: this name is the embedded model's")
+    known = {EMBEDDED, *(f"{name}/{model}" for name, _, model, _ in found.models())}
+    for name, legs in found.routes.items():
+        for leg in legs:
+            if leg not in known:
+                raise BadProviders(f"[routes] {name}: there is no {leg}; known: {', '.join(sorted(known))}")
+        if len(set(legs)) < len(legs):
+            raise BadProviders(f"[routes] {name}: names one of them twice")
+    for name, provider, model_name, model in found.models():
+        if len(f"{name}/{model_name}") > _LONGEST_NAME:
+            raise BadProviders(f"[providers.{name}.models.{model_name}]: callers name it by at most 128 characters")
+        if model.deployment and not isinstance(provider, Azure):
+            raise BadProviders(f"[providers.{name}.models.{model_name}] deployment: is for kind azure")
+
+
+def problems(error: ValidationError) -> Iterator[str]:
+    """The first five, each with its table and key and without the value."""
+    for problem in error.errors(include_input=False, include_context=False, include_url=False)[:5]:
+        path = [str(part) for part in problem["loc"]]
+        if path[0] == "providers":
+            del path[2:3]  # the kind, which the parser of the file adds
+        *tables, key = path
+        where = f"[{'.'.join(tables)}] {key}" if tables else key
+        what = problem["msg"].removeprefix("Value error, ")
+        yield f"{where}: {'there is no such key' if problem['type'] == 'extra_forbidden' else what}"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "a file is not UTF-8"
+    return str(error.strerror) if isinstance(error, OSError) else str(error)

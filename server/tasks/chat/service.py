@@ -1,0 +1,91 @@
+"""quintet.v1.ChatService"""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from typing import Any, Literal
+
+from quintet.v1 import chat_pb2, chat_pb2_grpc, common_pb2
+
+from server.domain.chat import ChatModel, ChatOptions, Message, TextDelta
+from server.domain.context import current
+from server.domain.errors import InvalidRequest, Violation
+from server.domain.money import Cost
+from server.models.handle import Slot, find
+from server.rpc.convert import finish_reason, model_ref, usage
+from server.rpc.model_access import permitted
+
+Request = chat_pb2.ChatRequest | chat_pb2.StreamChatRequest
+
+_ROLES: dict[int, Literal["system", "user", "assistant"]] = {
+    chat_pb2.CHAT_ROLE_SYSTEM: "system",
+    chat_pb2.CHAT_ROLE_USER: "user",
+    chat_pb2.CHAT_ROLE_ASSISTANT: "assistant",
+}
+_MAX_CODE_POINTS = 32_000
+_MAX_OUTPUT_TOKENS = 512
+
+
+class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
+    """Conversations to answers. The first of `models` serves requests that name none."""
+
+    def __init__(self, models: Mapping[str, Slot[ChatModel]]) -> None:
+        self._models = models
+        self._default = next(iter(models))
+
+    def estimates(self) -> dict[str, Callable[[Request], Cost]]:
+        """What requests cost at most, by the paths of their methods. They raise what serving would raise."""
+        return dict.fromkeys(("/quintet.v1.ChatService/Chat", "/quintet.v1.ChatService/StreamChat"), self._estimate)
+
+    def _estimate(self, request: Request) -> Cost:
+        model = find(self._models, request.model or self._default).get()
+        return model.estimate(_messages(request), _options(request))
+
+    async def Chat(self, request: chat_pb2.ChatRequest, context: Any) -> chat_pb2.ChatResponse:
+        """The whole answer."""
+        messages = _messages(request)
+        model = find(self._models, permitted(request.model or self._default)).get()
+        answer = await model.complete(messages, _options(request), deadline=current().deadline)
+        return chat_pb2.ChatResponse(
+            message=chat_pb2.ChatMessage(role=chat_pb2.CHAT_ROLE_ASSISTANT, content=answer.text),
+            finish_reason=finish_reason(answer.done),
+            usage=usage(answer.done.usage),
+            model=model_ref(answer.done.model),
+        )
+
+    async def StreamChat(
+        self, request: chat_pb2.StreamChatRequest, context: Any
+    ) -> AsyncIterator[chat_pb2.StreamChatResponse]:
+        """The answer as it is generated."""
+        messages = _messages(request)
+        model = find(self._models, permitted(request.model or self._default)).get()
+        events = model.stream(messages, _options(request), deadline=current().deadline)
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, TextDelta):
+                    yield chat_pb2.StreamChatResponse(delta=common_pb2.TextDelta(text=event.text))
+                else:
+                    yield chat_pb2.StreamChatResponse(
+                        done=chat_pb2.ChatDone(
+                            finish_reason=finish_reason(event), usage=usage(event.usage), model=model_ref(event.model)
+                        )
+                    )
+
+
+def _messages(request: Request) -> list[Message]:
+    """The conversation. Raises InvalidRequest for the limits that no single field can hold."""
+    if sum(len(message.content) for message in request.messages) > _MAX_CODE_POINTS:
+        raise InvalidRequest([Violation("messages", f"must have at most {_MAX_CODE_POINTS} code points in all")])
+    if request.messages[-1].role != chat_pb2.CHAT_ROLE_USER:
+        last = len(request.messages) - 1
+        raise InvalidRequest([Violation(f"messages[{last}].role", "the last message must be the user's")])
+    return [Message(_ROLES[message.role], message.content) for message in request.messages]
+
+
+def _options(request: Request) -> ChatOptions:
+    return ChatOptions(
+        max_output_tokens=request.max_output_tokens or _MAX_OUTPUT_TOKENS,
+        temperature=request.temperature if request.HasField("temperature") else None,
+        top_p=request.top_p if request.HasField("top_p") else None,
+        stop=tuple(request.stop),
+        seed=request.seed if request.HasField("seed") else None,
+    )

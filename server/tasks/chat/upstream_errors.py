@@ -1,0 +1,99 @@
+"""What the openai SDK raises, in the words of the domain.
+
+The texts of foreign exceptions may hold prompts and keys, so they go nowhere, not even to the log.
+"""
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import openai
+
+from server.domain.errors import (
+    InvalidRequest,
+    PromptTooLong,
+    QuintetError,
+    UpstreamFailed,
+    UpstreamFull,
+    UpstreamRefused,
+    UpstreamRejected,
+    UpstreamTimeout,
+    Violation,
+)
+
+log = logging.getLogger(__name__)
+
+_CONTEXT_CODES = {"context_length_exceeded", "exceed_context_size_error"}
+# Parameters that callers set, with their names in the contract.
+_CALLERS_PARAMETERS = {
+    "max_completion_tokens": "max_output_tokens",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "stop": "stop",
+    "seed": "seed",
+}
+_DEFAULT_RETRY_SECONDS = 5.0
+_CONFIGURATION_RETRY_SECONDS = 60.0
+
+
+@contextmanager
+def translated(provider: str, prompt_tokens: int, context_tokens: int) -> Iterator[None]:
+    """Raises ours for theirs. The tokens are our count of the prompt and the model's context, for the message when a
+    prompt is over it and the endpoint gives no number.
+    """
+    try:
+        yield
+    except (TimeoutError, openai.APITimeoutError):
+        raise UpstreamTimeout("the language model's endpoint did not answer in time") from None
+    except openai.APIStatusError as error:
+        log.warning("provider %s: HTTP %d, request id %s", provider, error.status_code, error.request_id)
+        raise _refusal(error, prompt_tokens, context_tokens) from None
+    except openai.APIConnectionError:
+        raise UpstreamFailed("the connection to the language model's endpoint failed") from None
+    except (openai.OpenAIError, ValueError, TypeError, LookupError, AttributeError) as error:
+        log.warning("provider %s: the answer cannot be read: %s", provider, type(error).__name__)
+        raise UpstreamFailed("the language model's endpoint sent an error or nonsense") from None
+
+
+def _refusal(error: openai.APIStatusError, prompt_tokens: int, context_tokens: int) -> QuintetError:
+    status = error.status_code
+    if status in (400, 413, 422):
+        return _bad_request(error, prompt_tokens, context_tokens)
+    if status in (401, 403, 404) or str(error.code) == "insufficient_quota":
+        return UpstreamRefused(
+            f"the language model's endpoint refuses the server (HTTP {status}): the server's "
+            "configuration of address, key or model is at fault",
+            retry_after=_CONFIGURATION_RETRY_SECONDS,
+        )
+    if status == 429:
+        return UpstreamFull("the language model's endpoint is full", retry_after=_retry_after(error))
+    if status in (408, 409, 425) or status >= 500:
+        return UpstreamFailed(f"the language model's endpoint failed (HTTP {status})")
+    return UpstreamRejected(f"the language model's endpoint rejects the request (HTTP {status})")
+
+
+def _bad_request(error: openai.APIStatusError, prompt_tokens: int, context_tokens: int) -> QuintetError:
+    if _CONTEXT_CODES & {str(error.code), str(error.type)}:
+        tokens = error.body.get("n_prompt_tokens") if isinstance(error.body, dict) else None
+        if isinstance(tokens, int):
+            return PromptTooLong(tokens, context_tokens)
+        return PromptTooLong(prompt_tokens, context_tokens, exact=False)
+    if str(error.code) == "content_filter":
+        return InvalidRequest([Violation("messages", "the language model's endpoint refuses what they are about")])
+    if field := _CALLERS_PARAMETERS.get(str(error.param)):
+        return InvalidRequest([Violation(field, "the language model's endpoint does not accept this value")])
+    return UpstreamRejected(f"the language model's endpoint rejects the request (HTTP {error.status_code})")
+
+
+def _retry_after(error: openai.APIStatusError) -> float:
+    """Seconds of the headers; a date there is rare and counts as none."""
+    headers = error.response.headers
+    for name, divisor in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers.get(name, "")) / divisor
+        except ValueError:
+            continue
+        if math.isfinite(seconds):
+            return min(max(seconds, 0.5), 300.0)
+    return _DEFAULT_RETRY_SECONDS

@@ -1,0 +1,40 @@
+"""quintet.v1.ClassificationService"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from quintet.v1 import classification_pb2, classification_pb2_grpc
+
+from server.domain.context import current
+from server.domain.texts import Classifier
+from server.models.handle import Handle, find
+from server.rpc.convert import labels, model_ref
+from server.rpc.model_access import permitted
+
+DEFAULT_MODEL = "sentiment"
+_MAX_LABELS = 20
+
+
+class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServicer):
+    """Texts to labels."""
+
+    def __init__(self, classifiers: Mapping[str, Handle[Classifier]]) -> None:
+        self._classifiers = classifiers
+
+    async def Classify(
+        self, request: classification_pb2.ClassifyRequest, context: Any
+    ) -> classification_pb2.ClassifyResponse:
+        """Label every text."""
+        deadline = current().deadline
+        slot = find(self._classifiers, permitted(request.model or DEFAULT_MODEL))
+        async with slot.use(deadline) as classifier:
+            results = await classifier.classify(request.texts, deadline=deadline)
+            model = model_ref(classifier.description.identity)
+        top_k = request.top_k or _MAX_LABELS
+        return classification_pb2.ClassifyResponse(
+            results=[
+                classification_pb2.ClassificationResult(labels=labels(r.labels[:top_k]), truncated=r.truncated)
+                for r in results
+            ],
+            model=model,
+        )

@@ -1,0 +1,38 @@
+"""quintet.v1.PricingService"""
+
+from dataclasses import fields
+from operator import attrgetter
+from typing import Any
+
+from quintet.v1 import pricing_pb2, pricing_pb2_grpc
+
+from server.domain.context import current
+from server.domain.pricing import House, Pricer
+from server.models.handle import Handle
+from server.rpc.convert import model_ref
+
+_features = attrgetter(*(field.name for field in fields(House)))
+
+
+class PricingServicer(pricing_pb2_grpc.PricingServiceServicer):
+    """Houses to prices."""
+
+    def __init__(self, pricer: Handle[Pricer]) -> None:
+        self._pricer = pricer
+
+    async def PredictPrice(
+        self, request: pricing_pb2.PredictPriceRequest, context: Any
+    ) -> pricing_pb2.PredictPriceResponse:
+        """Estimate every house."""
+        deadline = current().deadline
+        houses = [House(*_features(house)) for house in request.houses]
+        async with self._pricer.use(deadline) as pricer:
+            estimates = await pricer.predict(houses, deadline=deadline)
+            model = model_ref(pricer.description.identity)
+        return pricing_pb2.PredictPriceResponse(
+            estimates=[
+                pricing_pb2.PriceEstimate(price_usd=e.price_usd, low_usd=e.low_usd, high_usd=e.high_usd)
+                for e in estimates
+            ],
+            model=model,
+        )

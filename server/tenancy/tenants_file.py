@@ -1,0 +1,199 @@
+"""The file of tenants: one TOML file that people read and `quintet tenants` edits. data/samples/tenants.toml shows all.
+
+What is wrong in it is told with its place: the line if it is no TOML, else table and key.
+"""
+
+import math
+import tomllib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from server.domain.money import micros
+from server.domain.reloading_file import BadFile, Contents, ReloadingFile
+from server.tenancy import api_keys
+from server.tenancy.api_keys import StoredKey
+from server.tenancy.tenants import Limits, Role, Tenant
+
+_MAX_PROBLEMS = 5
+
+
+def _hash(text: object) -> tuple[bytes, bytes]:
+    return api_keys.parse_hash(text if isinstance(text, str) else "")
+
+
+def _identity(text: object) -> str:
+    kind, _, name = text.partition(":") if isinstance(text, str) else ("", "", "")
+    if kind not in {"dns", "uri", "cn"} or not name:
+        raise ValueError('must be "dns:NAME", "uri:URI" or "cn:NAME" as it stands in the certificate')
+    return f"dns:{name.lower()}" if kind == "dns" else f"{kind}:{name}"
+
+
+def _role(text: object) -> Role:
+    if text not in list(Role):
+        raise ValueError(f"must be one of {', '.join(Role)}")
+    return Role(str(text))
+
+
+_Micros = Annotated[int, BeforeValidator(micros)]
+_Rate = Annotated[int, Field(ge=1, le=10**12)]
+_Budget = Annotated[int, Field(ge=0, le=10**12)]
+_Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+_KeyId = Annotated[str, Field(pattern=f"^{api_keys.ID}$")]
+_Identity = Annotated[str, BeforeValidator(_identity)]
+_Role = Annotated[Role, BeforeValidator(_role)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class _Limits(_Table):
+    requests_per_minute: _Rate | None = None
+    request_burst: _Rate | None = None
+    tokens_per_minute: _Rate | None = None
+    token_burst: _Rate | None = None
+    concurrent_calls: _Rate | None = None
+    tokens_per_day: _Budget | None = None
+    tokens_per_month: _Budget | None = None
+    money_per_day: _Micros | None = None
+    money_per_month: _Micros | None = None
+
+    @model_validator(mode="after")
+    def _bursts_have_rates(self) -> "_Limits":
+        for burst, rate in (("request_burst", "requests_per_minute"), ("token_burst", "tokens_per_minute")):
+            if getattr(self, burst) is not None and getattr(self, rate) is None:
+                raise ValueError(f"{burst} needs {rate}")
+        return self
+
+    def limits(self) -> Limits:
+        values = {name: value for name, value in self if not name.startswith("money_")}
+        return Limits(**values, micros_per_day=self.money_per_day, micros_per_month=self.money_per_month)
+
+
+class _Key(_Table):
+    hash: Annotated[tuple[bytes, bytes], BeforeValidator(_hash)]
+    created: datetime | None = None  # for people
+    expires: AwareDatetime | None = None
+
+
+class _Tenant(_Table):
+    roles: list[_Role] = [Role.CALL]
+    services: list[str] | None = None
+    models: list[str] | None = None
+    certificates: list[_Identity] = []
+    keys: dict[_KeyId, _Key] = {}
+    limits: _Limits = _Limits()
+    service_limits: dict[str, _Limits] = {}
+
+
+class _File(_Table):
+    # One at least: a file that is being written may be empty for a moment, and must not shut everybody out.
+    tenants: Annotated[dict[_Name, _Tenant], Field(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key and whose it is."""
+
+    stored: StoredKey
+    tenant: Tenant
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """The tenants by their names, by the ids of their keys, and by what their certificates say ("dns:a.example")."""
+
+    tenants: Mapping[str, Tenant]
+    keys: Mapping[str, Key]
+    certificates: Mapping[str, Tenant]
+
+
+class TenantsFile(ReloadingFile[Directory]):
+    """The tenants of a file as it is now. `services` are the short names that allow-lists and limits may use."""
+
+    def __init__(self, path: Path, services: Collection[str]) -> None:
+        """Read it. Raises BadFile."""
+
+        def make(contents: Contents) -> Directory:
+            try:
+                return parse(contents[0], services)
+            except BadFile as error:
+                raise BadFile(f"{path}: {api_keys.without_keys(str(error))}") from None  # somebody may write one there
+
+        super().__init__("tenants", [path], make)
+
+    def tenant(self, name: str) -> Tenant | None:
+        """The tenant of this name as it is now."""
+        return self.latest.tenants.get(name)
+
+
+def parse(content: bytes, services: Collection[str]) -> Directory:
+    """The tenants of a file's content. Raises BadFile with the place of everything that is wrong."""
+    try:
+        file = _File.model_validate(tomllib.loads(content.decode()))
+    except tomllib.TOMLDecodeError as error:
+        raise BadFile(f"no TOML: {error}") from None
+    except UnicodeDecodeError as error:
+        raise BadFile(f"not UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise BadFile("nested too deeply") from None
+    except ValidationError as error:
+        raise BadFile(_told([(_place(each["loc"]), each["msg"]) for each in error.errors()])) from None
+    if wrong := [*_unknown_services(file, services), *_shared(file)]:
+        raise BadFile(_told(wrong))
+    tenants = {name: _tenant(name, table) for name, table in file.tenants.items()}
+    return Directory(
+        tenants,
+        {
+            id: Key(StoredKey(id, *key.hash, key.expires.timestamp() if key.expires else math.inf), tenant)
+            for name, tenant in tenants.items()
+            for id, key in file.tenants[name].keys.items()
+        },
+        {identity: tenants[name] for name, table in file.tenants.items() for identity in table.certificates},
+    )
+
+
+def _tenant(name: str, table: _Tenant) -> Tenant:
+    return Tenant(
+        name,
+        frozenset(table.roles),
+        services=None if table.services is None else frozenset(table.services),
+        models=None if table.models is None else frozenset(table.models),
+        limits=table.limits.limits(),
+        service_limits={service: limits.limits() for service, limits in table.service_limits.items()},
+    )
+
+
+def _unknown_services(file: _File, services: Collection[str]) -> Iterator[tuple[str, str]]:
+    for name, table in file.tenants.items():
+        for key, named in (("services", table.services or ()), ("service_limits", table.service_limits)):
+            for service in named:
+                if service not in services:
+                    yield f"tenants.{name}.{key}", f'no service "{service}"; there are {", ".join(sorted(services))}'
+
+
+def _shared(file: _File) -> Iterator[tuple[str, str]]:
+    """Keys and certificates must say who calls."""
+    owners: dict[str, str] = {}
+    for name, table in file.tenants.items():
+        for place, mark in (
+            *((f"keys.{id}", id) for id in table.keys),
+            *(("certificates", c) for c in table.certificates),
+        ):
+            if (owner := owners.setdefault(mark, name)) != name:
+                yield f"tenants.{name}.{place}", f'"{mark}" is of tenants.{owner} already'
+
+
+def _place(path: tuple[Any, ...]) -> str:
+    return ".".join(str(part) for part in path if part != "[key]")
+
+
+def _told(problems: list[tuple[str, str]]) -> str:
+    texts = [f"{place}: {what.removeprefix('Value error, ')}" for place, what in problems[:_MAX_PROBLEMS]]
+    more = len(problems) - len(texts)
+    return "; ".join(texts) + (f"; and {more} more" if more else "")

@@ -1,0 +1,130 @@
+"""Connections to the ledger's database: a SQLite file, or PostgreSQL by its URL."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from server.usage.tables import OtherSchema, create
+
+Target = Path | str  # a SQLite file, or a URL of PostgreSQL
+# What a database does that is away, full or busy. The rest is a fault of ours.
+AWAY: tuple[type[Exception], ...] = (OperationalError, InterfaceError, PoolTimeout, OSError, OtherSchema)
+READING: tuple[type[Exception], ...] = (*AWAY, SQLAlchemyError)  # nothing that is read is worth more than a refusal
+
+_STATEMENT_SECONDS = 5
+_BUSY_SECONDS = 1  # how long SQLite waits for another process that writes
+_POSTGRES: dict[str, Any] = {
+    "connect_timeout": 2,
+    "tcp_user_timeout": 3000,
+    "application_name": "quintet",
+    "options": f"-c statement_timeout={_STATEMENT_SECONDS}s",
+}
+
+
+class CommitUncertain(Exception):
+    """The connection failed while it committed, so the rows may be there or not."""
+
+
+class Database:
+    """One of a writer's or of readers' connections. For writing there is one, and the tables are made if missing."""
+
+    def __init__(self, target: Target, *, readers: int = 0) -> None:
+        self._path = target if isinstance(target, Path) else None
+        self._engine = _sqlite(target, writes=not readers) if isinstance(target, Path) else _postgres(target, readers)
+        self._file: tuple[int, int] | None = None  # the file that the connection is open on
+        self._has_tables = False
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that is on the disk when the block is left. Raises CommitUncertain and what is in AWAY."""
+        self._follow_file()
+        with self._engine.connect() as connection:
+            if self._path and self._file is None:
+                self._file = _identity(self._path)
+            with connection.begin() as transaction:
+                if not self._has_tables:
+                    create(connection)
+                yield connection
+                try:
+                    transaction.commit()
+                except SQLAlchemyError as error:
+                    raise CommitUncertain from error
+            self._has_tables = True
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that sees one state. Raises what is in AWAY."""
+        with self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def _follow_file(self) -> None:
+        """SQLite would go on writing to a file that somebody removed, where nobody would ever read it."""
+        if self._path and (self._file is None or self._file != _identity(self._path)):
+            self._engine.dispose()
+            self._file, self._has_tables = None, False
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _sqlite(path: Path, *, writes: bool) -> Engine:
+    engine = create_engine(
+        URL.create("sqlite", database=str(path)),
+        hide_parameters=True,
+        connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False},
+        # Readers open the file anew each time: it takes a fraction of a millisecond, and the file may be another.
+        **({"pool_size": 1, "max_overflow": 0} if writes else {"poolclass": NullPool}),
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # the driver would begin transactions when it thinks best
+        if writes:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")  # in WAL, NORMAL may lose the last commits with the power
+        else:
+            connection.execute("PRAGMA query_only=ON")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgres(url: str, readers: int) -> Engine:
+    return create_engine(
+        make_url(url).set(drivername="postgresql+psycopg"),
+        hide_parameters=True,
+        connect_args=_POSTGRES,
+        pool_size=readers or 1,
+        max_overflow=0,
+        pool_timeout=_BUSY_SECONDS,
+        pool_pre_ping=True,  # one round trip, so that a restarted server is not first noticed by a caller
+    )
+
+
+def explain(error: BaseException) -> str:
+    """What happened, without what drivers put into their messages: addresses, users, values."""
+    if isinstance(error, CommitUncertain):
+        return f"commit: {explain(error.__cause__ or error)}"
+    if isinstance(error, OtherSchema):
+        return str(error)
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    code = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None)
+    return f"{type(cause).__name__} {code}" if code else type(cause).__name__

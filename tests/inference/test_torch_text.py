@@ -1,0 +1,150 @@
+"""Torch engines on a folder as it comes from a model hub: a tiny BERT with random weights."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from server.domain.errors import ModelUnavailable
+from server.domain.models import ModelTask
+from server.inference.scheduler import Scheduler
+from server.inference.torch_text import TorchClassifier, TorchEmbedder
+from server.model_plans import plans
+from server.settings import ModelSettings, Settings
+from tests.small_artefacts import WORDS, soon, tiny_tokenizer
+
+MAX_TOKENS = 32
+TEXTS = [" ".join(WORDS[4 + n % 12 :][: 1 + n % 7]) for n in range(40)] + ["good " * 100]
+
+
+@pytest.fixture(scope="module")
+async def lanes() -> AsyncIterator[Scheduler]:
+    made = Scheduler(2, queue_limit=64)
+    yield made
+    made.close()
+
+
+def save_bert(folder: Path, head: bool, **config: Any) -> str:
+    """A BERT of one layer, with a head for classes or without, and its tokenizer."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    made = BertConfig(vocab_size=len(WORDS), max_position_embeddings=64, **size, **config)
+    model = BertForSequenceClassification(made) if head else BertModel(made)
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tiny_tokenizer(), pad_token="[PAD]", unk_token="[UNK]", model_max_length=MAX_TOKENS
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> str:
+    labels = {index: f"class {index}" for index in range(12)}  # "10" sorts before "2" as text
+    return save_bert(tmp_path_factory.mktemp("classifier"), head=True, id2label=labels)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from sentence_transformers import SentenceTransformer
+
+    folder = tmp_path_factory.mktemp("encoder")
+    source = save_bert(folder / "bert", head=False)
+    SentenceTransformer(source, device="cpu").save(str(folder / "whole"))
+    return str(folder / "whole")
+
+
+@pytest.fixture(scope="module")
+def classifier(repository: str, lanes: Scheduler) -> TorchClassifier:
+    return TorchClassifier.from_hub("mine", repository, "abc123", lanes)
+
+
+async def test_a_repository_describes_itself(classifier: TorchClassifier) -> None:
+    described = classifier.description
+    assert described.labels == tuple(f"class {index}" for index in range(12))
+    assert (described.task, described.engine) == (ModelTask.CLASSIFICATION, "torch")
+    assert (described.identity.name, described.identity.version) == ("mine", "abc123")
+    assert described.max_input_tokens == MAX_TOKENS
+    assert described.size_bytes > 0
+
+
+async def test_results_are_those_of_each_text_alone(classifier: TorchClassifier) -> None:
+    together = await classifier.classify(TEXTS, deadline=soon())
+    assert [result.truncated for result in together] == [False] * 40 + [True]
+    for index in (0, 6, 40):
+        (alone,) = await classifier.classify([TEXTS[index]], deadline=soon())
+        assert alone.labels[0].score == pytest.approx(together[index].labels[0].score, abs=1e-5)
+        assert sum(label.score for label in alone.labels) == pytest.approx(1)
+
+
+async def test_calls_side_by_side_do_not_share_settings(
+    classifier: TorchClassifier, encoder: str, lanes: Scheduler
+) -> None:
+    embedder = TorchEmbedder.from_hub("vectors", encoder, None, lanes)
+    expected = await classifier.classify(TEXTS, deadline=soon())
+    for engine in (classifier.classify, embedder.embed):
+        found: Any = await asyncio.gather(*(engine(TEXTS, deadline=soon()) for _ in range(12)))
+        assert all(len(results) == len(TEXTS) for results in found)
+        if engine == classifier.classify:
+            assert all([r.truncated for r in results] == [r.truncated for r in expected] for results in found)
+
+
+async def test_an_encoder_gives_vectors_of_length_one(encoder: str, lanes: Scheduler) -> None:
+    embedder = TorchEmbedder.from_hub("vectors", encoder, None, lanes)
+    vectors = await embedder.embed(TEXTS, deadline=soon())
+    assert vectors.shape == (len(TEXTS), 16)
+    assert vectors.dtype == np.float32
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(len(TEXTS)), abs=1e-5)
+
+
+async def test_results_are_kept_for_texts_that_recur(repository: str, encoder: str, lanes: Scheduler) -> None:
+    models = {"kept": ModelSettings(source=repository), "embedder": ModelSettings(source=encoder)}
+    made = {plan.name: plan for _, plan in plans(Settings(models=models), lanes, lanes)}
+    nothing: Any = None  # a repository's model is made of no artefact
+    classifier, embedder = (made[name].prepare()(nothing) for name in models)
+    for name, ask in (("kept", classifier.classify), ("embedder", embedder.embed)):
+        first = await ask(TEXTS[:7], deadline=soon())
+        counters = lanes.counters[name]
+        batches = sum(counters.batches.values())
+        again = await ask(TEXTS[:7], deadline=soon())
+        assert np.array_equal(first, again)
+        assert (sum(counters.batches.values()), counters.cache_hits, counters.cache_misses) == (batches, 7, 7)
+        assert counters.cache_bytes > 0
+
+
+async def test_other_weights_have_another_digest(
+    classifier: TorchClassifier, repository: str, tmp_path: Path, lanes: Scheduler
+) -> None:
+    same = TorchClassifier.from_hub("mine", repository, None, lanes)
+    other = TorchClassifier.from_hub("mine", save_bert(tmp_path, head=True, num_labels=3), None, lanes)
+    assert same.description.identity.digest == classifier.description.identity.digest
+    assert other.description.identity.digest != classifier.description.identity.digest
+
+
+@pytest.mark.parametrize("config", [{"num_labels": 1}, {"num_labels": 3, "problem_type": "multi_label_classification"}])
+async def test_a_model_that_does_not_choose_is_refused(
+    tmp_path: Path, lanes: Scheduler, config: dict[str, Any]
+) -> None:
+    with pytest.raises(ModelUnavailable, match="does not choose one of several labels"):
+        TorchClassifier.from_hub("odd", save_bert(tmp_path, head=True, **config), None, lanes)
+
+
+async def test_pickled_weights_are_not_loaded(tmp_path: Path, lanes: Scheduler) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    save_bert(tmp_path, head=True, num_labels=3)
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        TorchClassifier.from_hub("pickled", str(tmp_path), None, lanes)
+
+
+async def test_a_device_that_is_not_there_is_named(repository: str, lanes: Scheduler) -> None:
+    with pytest.raises(ModelUnavailable, match='device "cuda:99" cannot be used'):
+        TorchClassifier.from_hub("mine", repository, None, lanes, device="cuda:99")

@@ -1,0 +1,112 @@
+"""Engines with a process of their own in the pool: they load beside the others, and count what their process takes."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from server.domain.models import ModelDescription, ModelIdentity, ModelTask
+from server.models import process_memory
+from server.models.artefact import Artefact, write_manifest
+from server.models.handle import State
+from server.models.manager import ModelManager
+from server.models.publish import publish
+from server.models.registry import FolderRegistry
+from server.models.specs import ModelSpec
+from server.models.store import ModelStore
+from tests.waiting import is_alive, until
+
+
+class Inside:
+    """An engine of this process."""
+
+    def __init__(self, artefact: Artefact) -> None:
+        identity = ModelIdentity(artefact.manifest.name, artefact.manifest.version, artefact.digest)
+        self.description = ModelDescription(identity, ModelTask.CLASSIFICATION, "test")
+
+
+class Outside(Inside):
+    """An engine whose process waits for the end of its input."""
+
+    def __init__(self, artefact: Artefact) -> None:
+        super().__init__(artefact)
+        self._process = subprocess.Popen(
+            [sys.executable, "-S", "-c", "print(flush=True); input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self._process.stdout
+        self._process.stdout.readline()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+async def _no_difference(engine: object, artefact: Artefact) -> str:
+    return ""
+
+
+def _add(models: Path, name: str) -> None:
+    made = models.parent / "made" / name
+    made.mkdir(parents=True)
+    (made / "weights").write_text(name)
+    write_manifest(made, name=name, version="1", licence="MIT")
+    publish(made, models)
+
+
+async def test_it_loads_beside_the_others(tmp_path: Path) -> None:
+    for name in ("inside", "outside"):
+        _add(tmp_path / "models", name)
+    may_build = threading.Event()
+
+    def inside(artefact: Artefact) -> Inside:
+        assert may_build.wait(30)
+        return Inside(artefact)
+
+    async with ModelManager.running(FolderRegistry(ModelStore(tmp_path / "models")), budget=1 << 40) as pool:
+        held = pool.add(ModelSpec("inside", lambda: inside, _no_difference))
+        outside = pool.add(ModelSpec("outside", lambda: Outside, _no_difference, out_of_process=True))
+        loading = asyncio.create_task(pool.preload())
+        await until(lambda: outside.state is State.READY)
+        assert held.state is State.LOADING
+        assert outside.resident
+        assert outside.loaded
+        pid = outside.loaded.pid
+        assert 0 < outside.resident.bytes <= process_memory.peak_bytes(pid)
+        assert pool.residency.budget.in_use >= outside.resident.bytes
+        may_build.set()
+        await loading
+        assert held.resident
+        await pool.unload("outside")
+        assert not is_alive(pid)
+        assert pool.residency.budget.in_use == held.resident.bytes
+
+
+async def test_after_the_start_loading_steps_back_and_dropping_does_not(tmp_path: Path) -> None:
+    priorities: list[int] = []
+
+    def note_priority() -> None:
+        priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    class Noting(Inside):
+        def __del__(self) -> None:
+            note_priority()
+
+    def note(artefact: Artefact) -> Inside:
+        note_priority()
+        return Noting(artefact)
+
+    _add(tmp_path / "models", "inside")
+    async with ModelManager.running(FolderRegistry(ModelStore(tmp_path / "models")), budget=None) as pool:
+        pool.add(ModelSpec("inside", lambda: note, _no_difference))
+        await pool.preload()
+        await pool.reload("inside")
+        await pool.unload("inside")
+    at_start, later, *drops = priorities
+    assert at_start < later
+    assert drops == [at_start, at_start], "it holds the GIL, so everybody would wait for its turn"

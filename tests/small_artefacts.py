@@ -1,0 +1,107 @@
+"""Small artefacts with real files, and lanes to run them on."""
+
+import gc
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from server.inference.scheduler import Scheduler
+from server.models.artefact import Artefact, open_artefact, write_manifest
+from server.models.publish import publish
+
+WORDS = (
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]"),
+    *("good", "fine", "bad", "awful", "house", "garden", "the", "a", "is", "was", "very", "not"),
+)
+LABELS = ["negative", "neutral", "positive"]
+MAX_TOKENS = 16
+WIDTH = 8
+_INPUTS = ("input_ids", "attention_mask")
+
+
+def soon() -> float:
+    return time.monotonic() + 30
+
+
+@pytest.fixture
+async def lanes() -> AsyncIterator[Scheduler]:
+    made = Scheduler(2, queue_limit=64)
+    yield made
+    made.close()
+
+
+def is_gone_when_dropped(make: Callable[[], object]) -> bool:
+    """Whether what `make` returns is freed without a search for cycles, which would hold the GIL."""
+    made = make()
+    left = weakref.ref(made)
+    gc.disable()
+    try:
+        del made
+        return left() is None
+    finally:
+        gc.enable()
+
+
+def make_text_artefact(folder: Path, output: str, *, file: str = "model.onnx", **changes: Any) -> Artefact:
+    """An artefact whose graph is real and tiny: the mean of random word vectors, then `output`.
+
+    "logits": float32 [batch, 3]; "embedding": float32 [batch, 8] of length 1.
+    """
+    folder /= output
+    made = folder / "made"
+    made.mkdir(parents=True)
+    onnx.save(tiny_graph(output), made / file)
+    tiny_tokenizer().save(str(made / "tokenizer.json"))
+    schema: dict[str, Any] = {"engine": "onnx", "max_tokens": MAX_TOKENS}
+    schema |= {"labels": LABELS} if output == "logits" else {"dimensions": WIDTH}
+    write_manifest(made, name="tiny", version="1", licence="MIT", metrics={"accuracy": 0.5}, schema=schema | changes)
+    publish(made, folder / "models")
+    return open_artefact(folder / "models", "tiny")
+
+
+def tiny_tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [(mark, WORDS.index(mark)) for mark in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
+    tokenizer.enable_padding(length=64)  # published tokenizers come with settings of their own
+    return tokenizer
+
+
+def tiny_graph(output: str, seed: int = 0) -> onnx.ModelProto:
+    random = np.random.default_rng(seed)
+    nodes = [
+        helper.make_node("Gather", ["vectors", "input_ids"], ["tokens"]),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["weights"]),
+        helper.make_node("Mul", ["tokens", "weights"], ["weighted"]),
+        helper.make_node("ReduceSum", ["weighted", "sequence"], ["sum"], keepdims=0),
+        helper.make_node("ReduceSum", ["weights", "sequence"], ["count"], keepdims=0),
+        helper.make_node("Div", ["sum", "count"], ["mean"]),
+    ]
+    if output == "logits":
+        nodes.append(helper.make_node("MatMul", ["mean", "head"], [output]))
+    else:
+        nodes.append(helper.make_node("LpNormalization", ["mean"], [output], axis=1))
+    constants = {
+        "vectors": random.normal(size=(len(WORDS), WIDTH)).astype(np.float32),
+        "head": random.normal(size=(WIDTH, len(LABELS))).astype(np.float32) * 4,
+        "last": np.array([2]),
+        "sequence": np.array([1]),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence_length"]) for name in _INPUTS],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", None])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)

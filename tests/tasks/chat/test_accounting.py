@@ -1,0 +1,364 @@
+"""Chat with an accounting: whatever becomes of a stream, there is one row, and it says what was consumed."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+
+import pytest
+
+from server.domain import context
+from server.domain.chat import (
+    ChatDone,
+    ChatOptions,
+    ChatProvider,
+    ChatStarted,
+    FinishReason,
+    Message,
+    Prices,
+    TextDelta,
+    Usage,
+    UsageSource,
+)
+from server.domain.context import Caller, Context
+from server.domain.errors import (
+    InvalidRequest,
+    LedgerUnavailable,
+    QuintetError,
+    UpstreamFailed,
+    UpstreamTimeout,
+    Violation,
+)
+from server.domain.models import ModelDescription, ModelIdentity, ModelTask
+from server.domain.money import Cost
+from server.tasks.chat.accounting import AccountedChatModel
+from server.tasks.chat.tokens import ByteCounter
+from server.usage.ledger import Accounting, Outcome, Settlement, Source
+from tests.chatting import chatting, endpoint_of
+from tests.fakes import MemoryLedger, OpenAIServer, Reply
+from tests.waiting import until
+
+MESSAGES = [Message("user", "Hello there!")]
+OPTIONS = ChatOptions(max_output_tokens=20)
+ROUTE = ModelDescription(ModelIdentity("fast", "", ""), ModelTask.CHAT, "openai", max_input_tokens=4096)
+GPT, LOCAL = ModelIdentity("gpt", "gpt-2026", ""), ModelIdentity("qwen", "1-abc", "sha256:1")
+PRICES = Prices(1_000_000, 2_000_000, 500_000, "EUR", "2026-11")  # a millionth a token, and two
+STARTED = ChatStarted("cloud", GPT, PRICES, 10, len)
+TOLD = Usage(12, 5, UsageSource.PROVIDER, cached_tokens=4)
+DONE = ChatDone(FinishReason.STOP, TOLD, GPT)
+Event = ChatStarted | TextDelta | ChatDone
+
+
+class Script:
+    """Implements `ChatProvider`: events in their order, an exception raised, or a wait without end."""
+
+    def __init__(self, *events: Event | Exception | None, before: Callable[[], None] = lambda: None) -> None:
+        self.description = ROUTE
+        self.closed = False
+        self.waits = asyncio.Event()
+        self._events = events
+        self._before = before
+
+    async def prompt_tokens(self, messages: Sequence[Message]) -> int:
+        return 10
+
+    def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Cost:
+        return Cost(30, 50)
+
+    async def stream(
+        self, messages: Sequence[Message], options: ChatOptions, *, deadline: float
+    ) -> AsyncGenerator[Event, None]:
+        try:
+            for event in self._events:
+                if isinstance(event, Exception):
+                    raise event
+                if event is None:
+                    self.waits.set()
+                    await asyncio.Event().wait()
+                else:
+                    yield event
+                    if isinstance(event, ChatStarted):
+                        self._before()
+                        await asyncio.sleep(0)
+        finally:
+            await asyncio.sleep(0)
+            self.closed = True
+
+
+@pytest.fixture
+def ledger() -> MemoryLedger:
+    return MemoryLedger()
+
+
+@pytest.fixture
+def call() -> Iterator[Context]:
+    caller = Caller("acme", "k1")
+    call = Context("/quintet.v1.ChatService/Chat", "r-1", time.monotonic() + 60, caller=caller, brought_id=True)
+    token = context._current.set(call)
+    yield call
+    context._current.reset(token)
+
+
+def soon(seconds: float = 30.0) -> float:
+    return time.monotonic() + seconds
+
+
+async def collect(model: AccountedChatModel, deadline: float | None = None) -> list[TextDelta | ChatDone]:
+    return [event async for event in model.stream(MESSAGES, OPTIONS, deadline=deadline or soon())]
+
+
+def only(ledger: MemoryLedger) -> Settlement:
+    """The settlement of the one row that there is."""
+    assert len(ledger.openings) == 1
+    assert ledger.settled_twice == 0
+    (settlement,) = ledger.settlements.values()
+    return settlement
+
+
+async def test_an_answer(ledger: MemoryLedger, call: Context) -> None:
+    def is_open() -> None:
+        assert len(ledger.openings) == 1, "before the provider is asked"
+
+    provider = Script(STARTED, TextDelta("Hi"), TextDelta("!"), DONE, before=is_open)
+    events = await collect(AccountedChatModel(provider, ledger))
+    cost = 8 + 4 // 2 + 5 * 2
+    assert events == [
+        TextDelta("Hi"),
+        TextDelta("!"),
+        replace(DONE, usage=replace(TOLD, cost_micros=cost, currency="EUR")),
+    ]
+    (begun,) = ledger.openings.values()
+    assert (begun.tenant, begun.key_id, begun.request_id, begun.brought_id) == ("acme", "k1", "r-1", True)
+    assert (begun.service, begun.method, begun.model, begun.provider) == ("ChatService", "Chat", "fast", "cloud")
+    assert (begun.prompt_tokens, begun.prompt_micros, begun.reserved_tokens, begun.reserved_micros) == (10, 10, 30, 50)
+    ended = only(ledger)
+    assert ended.accounting == Accounting(12, 4, 5, Source.PROVIDER, cost, "EUR")
+    assert (ended.outcome, ended.provider, ended.model, ended.model_version) == (Outcome.OK, "cloud", "gpt", "gpt-2026")
+    assert ended.price_version == "2026-11"
+    assert (call.spent_tokens, call.spent_micros) == (17, cost)
+
+
+async def test_it_is_settled_before_its_end_is_told(ledger: MemoryLedger, call: Context) -> None:
+    async for event in AccountedChatModel(Script(STARTED, DONE), ledger).stream(MESSAGES, OPTIONS, deadline=soon()):
+        assert isinstance(event, ChatDone)
+        assert only(ledger).outcome is Outcome.OK
+
+
+async def test_another_provider_is_asked_instead(ledger: MemoryLedger, call: Context) -> None:
+    free = ChatStarted("embedded", LOCAL, Prices(version="free"), 11, len)
+    done = ChatDone(FinishReason.STOP, Usage(13, 2, UsageSource.PROVIDER), LOCAL)
+    await collect(AccountedChatModel(Script(STARTED, free, TextDelta("Hi"), done), ledger))
+    ended = only(ledger)
+    assert (ended.provider, ended.model, ended.model_digest) == ("embedded", "qwen", "sha256:1")
+    assert (ended.price_version, ended.accounting.cost_micros, ended.accounting.total_tokens) == ("free", 0, 15)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        Usage(-1, 5, UsageSource.PROVIDER),
+        Usage(12, -5, UsageSource.PROVIDER),
+        Usage(12, 2**40, UsageSource.PROVIDER),
+        Usage("12", 5, UsageSource.PROVIDER),  # type: ignore[arg-type]
+        Usage(None, 5, UsageSource.PROVIDER),  # type: ignore[arg-type]
+        Usage(12, 5.5, UsageSource.PROVIDER),  # type: ignore[arg-type]
+        Usage(12, 5, UsageSource.PROVIDER, cached_tokens=13),
+    ],
+)
+async def test_impossible_usage_is_not_believed(ledger: MemoryLedger, call: Context, usage: Usage) -> None:
+    provider = Script(STARTED, TextDelta("four"), replace(DONE, usage=usage))
+    *_, done = await collect(AccountedChatModel(provider, ledger))
+    assert only(ledger).accounting == Accounting(10, 0, 4, Source.ESTIMATED, 10 + 2 * 4, "EUR")
+    assert isinstance(done, ChatDone)
+    assert done.usage == Usage(10, 4, UsageSource.ESTIMATED, 18, "EUR")
+
+
+REFUSALS = [UpstreamFailed("HTTP 500"), InvalidRequest([Violation("messages", "too long")])]
+
+
+@pytest.mark.parametrize(
+    ("events", "tokens"),
+    [
+        *(((STARTED, error), 0) for error in REFUSALS),
+        ((STARTED, TextDelta(""), UpstreamFailed("cut")), 0),
+        ((STARTED, UpstreamTimeout("slow")), 10),
+        ((STARTED, TextDelta("four"), UpstreamFailed("cut")), 14),
+        ((STARTED, TextDelta("four"), ValueError("a fault of ours")), 14),
+    ],
+)
+async def test_failures(
+    ledger: MemoryLedger, call: Context, events: tuple[Event | Exception, ...], tokens: int
+) -> None:
+    with pytest.raises((QuintetError, ValueError)):
+        await collect(AccountedChatModel(Script(*events), ledger))
+    ended = only(ledger)
+    assert (ended.outcome, ended.accounting.source) == (Outcome.FAILED, Source.ESTIMATED)
+    assert ended.accounting.total_tokens == call.spent_tokens == tokens
+
+
+async def test_who_fails_before_anybody_is_asked_has_no_row(ledger: MemoryLedger, call: Context) -> None:
+    with pytest.raises(UpstreamFailed):
+        await collect(AccountedChatModel(Script(UpstreamFailed("nobody there")), ledger))
+    assert ledger.openings == {}
+
+
+async def test_nothing_is_begun_that_cannot_be_written(ledger: MemoryLedger, call: Context) -> None:
+    ledger.away = True
+    asked: list[bool] = []
+    provider = Script(STARTED, DONE, before=lambda: asked.append(True))
+    with pytest.raises(LedgerUnavailable):
+        await collect(AccountedChatModel(provider, ledger))
+    assert provider.closed
+    assert asked == []
+
+
+async def test_a_slow_ledger_holds_up_no_answer_for_long(ledger: MemoryLedger, call: Context) -> None:
+    ledger.slow = True
+    *_, done = await collect(AccountedChatModel(Script(STARTED, DONE), ledger), soon(0.2))
+    assert isinstance(done, ChatDone)
+
+
+async def test_leaving_a_stream(ledger: MemoryLedger, call: Context) -> None:
+    provider = Script(STARTED, TextDelta("four"), None)
+    async with aclosing(AccountedChatModel(provider, ledger).stream(MESSAGES, OPTIONS, deadline=soon())) as events:
+        await anext(events)
+    assert provider.closed
+    assert (only(ledger).outcome, only(ledger).accounting.total_tokens) == (Outcome.CANCELLED, 14)
+
+
+@pytest.mark.parametrize(("seconds", "outcome"), [(30.0, Outcome.CANCELLED), (0.0, Outcome.DEADLINE)])
+async def test_cancelling_a_call(ledger: MemoryLedger, call: Context, seconds: float, outcome: Outcome) -> None:
+    provider = Script(STARTED, TextDelta("four"), None)
+    task = asyncio.create_task(collect(AccountedChatModel(provider, ledger), soon(seconds)))
+    await provider.waits.wait()
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()
+    assert (only(ledger).outcome, only(ledger).accounting.total_tokens) == (outcome, 14)
+    assert call.spent_tokens == 14
+
+
+async def test_cancelling_at_any_step(call: Context) -> None:
+    """A row that was opened is always settled, once; after its answer came to its end by what the provider said."""
+    seen = set()
+    for steps in range(25):
+        ledger = MemoryLedger()
+        provider = Script(STARTED, TextDelta("four"), TextDelta("four"), DONE)
+
+        async def slowly(model: AccountedChatModel) -> None:
+            async for _ in model.stream(MESSAGES, OPTIONS, deadline=soon()):
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(slowly(AccountedChatModel(provider, ledger)))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await until(lambda: ledger.openings.keys() == ledger.settlements.keys())  # noqa: B023
+        for ended in ledger.settlements.values():
+            seen.add((ended.outcome, ended.accounting.total_tokens))
+        assert ledger.settled_twice == 0
+    assert seen == {(Outcome.CANCELLED, 10), (Outcome.CANCELLED, 14), (Outcome.CANCELLED, 18), (Outcome.OK, 17)}
+
+
+async def test_a_repeated_request_is_told_what_it_cost_then(ledger: MemoryLedger, call: Context) -> None:
+    ledger.earlier = Accounting(9, 1, 2, Source.PROVIDER, 77, "EUR")
+    *_, done = await collect(AccountedChatModel(Script(STARTED, TextDelta("Hi"), DONE), ledger))
+    assert isinstance(done, ChatDone)
+    assert done.usage == Usage(9, 2, UsageSource.PROVIDER, 77, "EUR", cached_tokens=1)
+    assert (call.spent_tokens, call.spent_micros) == (0, 0)
+    assert only(ledger).accounting.total_tokens == 17, "what was consumed"
+
+
+async def test_requests_differ_in_everything_that_is_asked(ledger: MemoryLedger, call: Context) -> None:
+    model = AccountedChatModel(Script(STARTED, DONE), ledger)
+    asked: list[tuple[list[Message], ChatOptions]] = [
+        (MESSAGES, OPTIONS),
+        ([Message("system", "Hello there!")], OPTIONS),
+        ([*MESSAGES, *MESSAGES], OPTIONS),
+        (MESSAGES, replace(OPTIONS, seed=1)),
+        (MESSAGES, replace(OPTIONS, stop=("a",))),
+    ]
+    for messages, options in [*asked, asked[0]]:
+        await model.complete(messages, options, deadline=soon())
+    digests = [begun.request_digest for begun in ledger.openings.values()]
+    assert len(set(digests)) == len(asked)
+    assert digests[0] == digests[-1]
+
+
+async def test_a_long_text_is_counted_in_pieces(ledger: MemoryLedger, call: Context) -> None:
+    longest = []
+
+    def count(text: str) -> int:
+        longest.append(len(text))
+        return len(text)
+
+    deltas = [TextDelta("x" * 1000)] * 50
+    provider = Script(replace(STARTED, count=count), *deltas, UpstreamFailed("cut"))
+    with pytest.raises(UpstreamFailed):
+        await collect(AccountedChatModel(provider, ledger))
+    assert only(ledger).accounting.completion_tokens == 50_000
+    assert max(longest) < 10_000
+
+
+# ---------------------------------------------------------------- with a provider on the network
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[OpenAIServer]:
+    async with OpenAIServer().running() as server:
+        yield server
+
+
+@pytest.fixture
+async def provider(upstream: OpenAIServer) -> AsyncIterator[ChatProvider]:
+    async with chatting(endpoint_of(upstream), slots=64) as model:
+        yield model
+
+
+async def test_cancelling_stops_the_provider_within_half_a_second(
+    upstream: OpenAIServer, provider: ChatProvider, ledger: MemoryLedger, call: Context
+) -> None:
+    upstream.replies = [Reply(deltas=["word "] * 1000, pause=0.02)]
+    texts: list[str] = []
+
+    async def read() -> None:
+        async for event in AccountedChatModel(provider, ledger).stream(MESSAGES, OPTIONS, deadline=soon()):
+            assert isinstance(event, TextDelta)
+            texts.append(event.text)
+
+    task = asyncio.create_task(read())
+    await until(lambda: len(texts) >= 5)
+    task.cancel()
+    await until(lambda: upstream.abandoned, seconds=0.5)
+    await asyncio.gather(task, return_exceptions=True)
+    ended = only(ledger)
+    assert (ended.outcome, ended.accounting.source) == (Outcome.CANCELLED, Source.ESTIMATED)
+    assert ended.accounting.completion_tokens == ByteCounter().text("".join(texts))
+
+
+async def test_many_streams_that_end_in_every_way(
+    upstream: OpenAIServer, provider: ChatProvider, ledger: MemoryLedger, call: Context
+) -> None:
+    chance = random.Random(5)
+    kinds = [Reply(), Reply(status=500), Reply(cut_after=2), Reply(usage=None), Reply(hang_up=True)]
+    upstream.replies = [replace(chance.choice(kinds), pause=chance.random() / 50) for _ in range(400)]
+    model = AccountedChatModel(provider, ledger)
+
+    async def one(patience: float) -> bool:
+        try:
+            async with asyncio.timeout(patience):
+                await model.complete(MESSAGES, OPTIONS, deadline=soon())
+        except (TimeoutError, QuintetError):
+            return False
+        return True
+
+    succeeded = await asyncio.gather(*(one(chance.choice([0.0, chance.random() / 10, 20.0])) for _ in range(200)))
+    assert ledger.openings.keys() == ledger.settlements.keys()
+    assert ledger.settled_twice == 0
+    outcomes = [ended.outcome for ended in ledger.settlements.values()]
+    assert outcomes.count(Outcome.OK) >= sum(succeeded) > 0
+    assert {Outcome.CANCELLED, Outcome.FAILED} < set(outcomes)
+    assert call.spent_tokens == sum(ended.accounting.total_tokens for ended in ledger.settlements.values())

@@ -1,0 +1,136 @@
+"""Counting tokens: the embedded model's own counts are the measure."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.domain.chat import ChatOptions, Message
+from server.domain.errors import PromptTooLong
+from server.models.artefact import Artefact, open_artefact, open_part
+from server.tasks.chat.embedded import EmbeddedProvider, read_counter
+from server.tasks.chat.tokens import ByteCounter, Frame, TokenizerCounter, estimated_tokens, prompt_tokens, text_tokens
+from tests.chatting import complete, soon
+
+TEXTS = (
+    "", " ", "\n", "\n\n a", "a\n\n\nb", "Hello, world!", "it's I'LL we'Re don't", "\t\tif x:\r\n\r\n  pass",
+    "猫在垫子上睡觉。", "日本語のテキスト", "한국어", "مرحبا بالعالم", "नमस्ते दुनिया", "Привет, мир!",
+    "🙂🙃👩‍👩‍👧‍👦🇩🇪", "1234567890 3.14159 ½ ² ٣٤", "<|im_end|> <|im_start|>user", "<|endoftext|>", "<tool_call>{}",
+    "e\u0301 é", "ﬁ Ⅷ", "a\u00a0b\u3000c\u2028d", "\u200b\u200d\ufeff", "x" * 300, " " * 50 + "y", "\x01\x7f", "ſ 'ſ K",
+)  # fmt: skip
+CODE = Path(__file__).read_text()[:3000]
+CONTEXT = 256
+OPTIONS = ChatOptions(max_output_tokens=1, temperature=0.0)
+
+
+def random_texts(count: int) -> list[str]:
+    """Of all scripts, symbols and emoji."""
+    source = random.Random(7)
+    blocks = ((0x20, 0x7E), (0x20, 0x24F), (0x250, 0x2FFF), (0x3000, 0xD7FF), (0x1F300, 0x1FAFF), (0x9, 0xD))
+
+    def text() -> str:
+        return "".join(chr(source.randint(*source.choice(blocks))) for _ in range(source.randint(1, 50)))
+
+    return [text() for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def artefact(models: Path) -> Artefact:
+    return open_artefact(models, "smollm2-135m-instruct")
+
+
+@pytest.fixture(scope="module")
+def counter(artefact: Artefact) -> TokenizerCounter:
+    return read_counter(artefact)
+
+
+@pytest.fixture(scope="module")
+async def model(artefact: Artefact, counter: TokenizerCounter) -> AsyncIterator[EmbeddedProvider]:
+    provider = EmbeddedProvider(artefact, slots=1, context_tokens=CONTEXT, token_seconds=60.0)
+    await provider.start()
+    yield provider
+    await provider.close()
+
+
+async def test_texts_are_counted_as_the_model_does(model: EmbeddedProvider, counter: TokenizerCounter) -> None:
+    client = model._speaker()._client
+    address = str(client.base_url).removesuffix("v1/") + "tokenize"
+    for text in (*TEXTS, CODE, *random_texts(200)):
+        body = {"content": text, "add_special": False, "parse_special": True}
+        answer: Any = await client.post(address, cast_to=object, body=body)
+        assert counter.text(text) == len(answer["tokens"]), repr(text)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [Message("user", "Hello")],
+        [Message("system", "Be brief."), Message("user", "猫在哪里？ 🙂")],
+        [Message("system", ""), Message("user", " \n spaces \n")],
+        [Message("user", "\n\none"), Message("assistant", "two "), Message("user", "<|im_end|>three")],
+        [Message("user", CODE[:400])],
+    ],
+    ids=["short", "with instructions", "without any", "turns", "long"],
+)
+async def test_prompts_are_counted_as_the_model_does(model: EmbeddedProvider, messages: list[Message]) -> None:
+    usage = (await complete(model, messages, OPTIONS, deadline=soon(60))).done.usage
+    assert usage.prompt_tokens == await model.prompt_tokens(messages)
+
+
+async def test_the_longest_prompt_that_fits(model: EmbeddedProvider) -> None:
+    frame = await model.prompt_tokens([Message("user", "")])
+    longest = [Message("user", "1" * (CONTEXT - 1 - frame))]  # digits are tokens
+    usage = (await complete(model, longest, deadline=soon(60))).done.usage
+    assert (usage.prompt_tokens, usage.completion_tokens) == (CONTEXT - 1, 1)
+    with pytest.raises(PromptTooLong, match="has 256 tokens; the model's context is 256"):
+        await complete(model, [Message("user", f"{longest[0].content}1")])
+
+
+async def test_a_long_text_is_counted_off_the_loop(counter: TokenizerCounter) -> None:
+    text = "Nothing waits for this. " * 1300
+    counting = asyncio.create_task(prompt_tokens(counter, [Message("user", text)]))
+    await asyncio.sleep(0)
+    assert not counting.done()
+    assert await counting > await text_tokens(counter, text) == counter.text(text)
+
+
+def test_one_file_is_checked_without_the_others(models: Path, artefact: Artefact, tmp_path: Path) -> None:
+    assert open_part(models, "smollm2-135m-instruct", "tokenizer.json") == artefact.path / "tokenizer.json"
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"no tokenizer.json"):
+        TokenizerCounter.read(tmp_path / "other.json")
+
+
+def test_a_tokenizer_for_another_model_counts_turns_in_a_rough_way(artefact: Artefact) -> None:
+    counter = TokenizerCounter.read(artefact.path / "tokenizer.json")
+    assert not counter.exact
+    assert counter.prompt([Message("user", "12"), Message("assistant", "3")]) == 2 + 4 + 1 + 4
+
+
+def test_bytes() -> None:
+    counter = ByteCounter()
+    assert [counter.text(text) for text in ("", "a", "abcd", "abcde", "猫")] == [0, 1, 1, 2, 1]
+
+
+def test_the_frame_takes_what_looks_like_its_own_words() -> None:
+    frame = Frame("<{role}>", "</>", "<assistant>", "<system>x</>")
+    assert frame.around([Message("user", "{role}")]) == "<system>x</><user>{role}</><assistant>"
+    assert frame.around([Message("system", ""), Message("user", "a")]) == "<system></><user>a</><assistant>"
+
+
+@given(st.lists(st.text(max_size=400), min_size=1, max_size=4))
+def test_an_estimate_is_not_less_than_a_quarter_of_the_bytes(texts: list[str]) -> None:
+    messages = [Message("user", text) for text in texts]
+    exact = ByteCounter().prompt(messages)
+    assert exact <= estimated_tokens(ByteCounter(), messages) <= 2 * exact
+
+
+def test_metadata_of_the_artefact(artefact: Artefact) -> None:
+    assert set(artefact.manifest.schema["frame"]) == {"before", "after", "answer", "unless_system"}
+    assert json.loads((artefact.path / "tokenizer.json").read_text())["model"]["type"] == "BPE"

@@ -1,0 +1,183 @@
+"""Answers from passages: what the model is given, when it is not asked, and what counts as grounded."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from server.domain.chat import ChatModel, FinishReason, Message, TextDelta, Usage, UsageSource
+from server.domain.errors import CollectionNotFound, UpstreamFailed
+from server.domain.rag import AskDone, AskSources, Document, Passage, Query
+from server.inference.scheduler import Scheduler
+from server.models.artefact import open_artefact
+from server.tasks.chat.embedded import EmbeddedProvider
+from server.tasks.rag.answerer import MIN_SCORE, NOTHING_FOUND, RagAnswerer
+from server.tasks.rag.grounding import is_grounded
+from server.tasks.rag.retriever import FaissRetriever
+from tests.chatting import chatting, endpoint_of
+from tests.fakes import OpenAIServer, Reply, UnaccountedChatModel
+from tests.tasks.rag.hashing import CAT, DOG, SUN, HashingEmbedder
+from tests.waiting import until
+
+QUESTION = "Where sleeps the cat?"
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[OpenAIServer]:
+    async with OpenAIServer().running() as server:
+        yield server
+
+
+@pytest.fixture
+async def retriever(tmp_path: Path) -> AsyncIterator[FaissRetriever]:
+    lanes = Scheduler(1, 16)
+    found = FaissRetriever(tmp_path, HashingEmbedder(), lanes)
+    await found.add("notes", [CAT, DOG, SUN], deadline=soon())
+    yield found
+    lanes.close()
+
+
+@pytest.fixture
+async def chat(upstream: OpenAIServer) -> AsyncIterator[ChatModel]:
+    async with chatting(endpoint_of(upstream), context_tokens=2048) as provider:
+        yield UnaccountedChatModel(provider)
+
+
+def soon() -> float:
+    return time.monotonic() + 30.0
+
+
+async def ask(
+    answerer: RagAnswerer, question: str, collection: str = "notes", top_k: int = 3
+) -> tuple[AskSources, str, AskDone]:
+    """All events, in the only order that is allowed."""
+    events = [event async for event in answerer.stream(Query(question, collection, top_k), deadline=soon())]
+    sources, *deltas, done = events
+    assert isinstance(sources, AskSources)
+    assert isinstance(done, AskDone)
+    return sources, "".join(delta.text for delta in deltas if isinstance(delta, TextDelta)), done
+
+
+async def test_the_model_reads_the_passages_and_then_the_question(
+    retriever: FaissRetriever, chat: ChatModel, upstream: OpenAIServer
+) -> None:
+    upstream.replies = [Reply(deltas=["The cat sleeps on the", " warm mat."])]
+    sources, answer, done = await ask(RagAnswerer(retriever, chat), QUESTION)
+    assert answer == "The cat sleeps on the warm mat."
+    assert done.grounded
+    assert done.index == sources.retrieval.index
+    assert (done.chat.finish_reason, done.chat.usage.prompt_tokens) == (FinishReason.STOP, 11)
+    assert sources.retrieval.passages[0].document_id == "cat"
+    system, user = upstream.requests[0].body["messages"]
+    assert system["role"] == "system"
+    read = [passage.text for passage in sources.retrieval.passages]
+    assert all(text in user["content"] for text in read)
+    assert user["content"].startswith("Passage 1 (Cat):\nThe cat sleeps")
+    assert user["content"].endswith(f"\n\nQuestion: {QUESTION}")
+
+
+async def test_no_model_is_asked_without_a_passage_that_is_near(
+    retriever: FaissRetriever, chat: ChatModel, upstream: OpenAIServer
+) -> None:
+    sources, answer, done = await ask(RagAnswerer(retriever, chat), "What costs quantum insurance?")
+    assert upstream.requests == []
+    assert (sources.retrieval.passages, answer) == ((), NOTHING_FOUND)
+    assert (done.chat.finish_reason, done.grounded) == (FinishReason.NO_PASSAGES, False)
+    assert done.chat.usage == Usage(0, 0, UsageSource.ESTIMATED)
+    assert done.chat.model == chat.description.identity
+
+
+async def test_far_passages_are_not_read(retriever: FaissRetriever, chat: ChatModel) -> None:
+    sources, _, _ = await ask(RagAnswerer(retriever, chat), "plasma star sun hot")
+    assert [passage.document_id for passage in sources.retrieval.passages] == ["sun"]
+    assert all(passage.score >= MIN_SCORE for passage in sources.retrieval.passages)
+
+
+async def test_passages_fit_the_context(retriever: FaissRetriever, chat: ChatModel, upstream: OpenAIServer) -> None:
+    long = [Document(f"long {i}", "cat sleeps where " * 50) for i in range(20)]
+    await retriever.add("notes", long, deadline=soon())
+    sources, _, _ = await ask(RagAnswerer(retriever, chat), QUESTION, top_k=20)
+    assert 1 < (count := len(sources.retrieval.passages)) < 20
+    messages = [Message(each["role"], each["content"]) for each in upstream.requests[0].body["messages"]]
+    tokens = await chat.prompt_tokens(messages)
+    assert tokens + 256 <= 2048 < tokens * (count + 1) / count + 256  # and one more would not
+
+
+async def test_failures_pass_through(retriever: FaissRetriever, chat: ChatModel, upstream: OpenAIServer) -> None:
+    answerer = RagAnswerer(retriever, chat)
+    with pytest.raises(CollectionNotFound):
+        await ask(answerer, QUESTION, "nothing")
+    upstream.replies = [Reply(cut_after=2)]
+    with pytest.raises(UpstreamFailed):
+        await ask(answerer, QUESTION)
+
+
+async def test_closing_stops_the_generation(retriever: FaissRetriever, chat: ChatModel, upstream: OpenAIServer) -> None:
+    upstream.replies = [Reply(deltas=["a"] * 1000, pause=0.01)]
+    async with aclosing(RagAnswerer(retriever, chat).stream(Query(QUESTION, "notes", 3), deadline=soon())) as events:
+        async for event in events:
+            if isinstance(event, TextDelta):
+                break
+    await until(lambda: (upstream.abandoned, upstream.active) == (1, 0), seconds=1.0)
+
+
+async def test_with_a_real_model(retriever: FaissRetriever, models: Path) -> None:
+    artefact = open_artefact(models, "smollm2-135m-instruct")
+    chat = EmbeddedProvider(artefact, slots=1, context_tokens=1024, token_seconds=20.0)
+    await chat.start()
+    try:
+        _, answer, done = await ask(RagAnswerer(retriever, UnaccountedChatModel(chat)), "Where does the cat sleep?")
+    finally:
+        await chat.close()
+    assert "mat" in answer
+    assert done.grounded
+    assert done.chat.usage.source is UsageSource.PROVIDER
+
+
+EVEREST = Passage(
+    "everest",
+    "Mount Everest",
+    "It is 8,848 m high. Edmund Hillary and Tenzing Norgay climbed it in 1953.",
+    0.7,
+    "",
+    {},
+    0,
+    80,
+)
+HEIGHT = "How high is Mount Everest?"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "expected"),
+    [
+        (HEIGHT, "Mount Everest is 8,848 m high.", True),
+        (HEIGHT, "Mount Everest is 8,611 m high.", False),
+        (HEIGHT, "The passages do not contain the answer.", False),
+        (HEIGHT, "The context doesn't mention how high Mount Everest is.", False),
+        (HEIGHT, "I don't know.", False),
+        (HEIGHT, "", False),
+        ("Who climbed it first?", "Edmund Hillary and Tenzing Norgay were the climbers, in 1953.", True),
+        ("Who climbed it first?", "The answer to this question is: Edmund Hillary.", True),
+        ("Who climbed it first?", "Reinhold Messner climbed it without oxygen.", False),
+        ("Did Hillary climb Everest in 1953?", "Yes, Hillary climbed Everest in 1953.", True),
+        ("Who is the mayor of Everest?", "The mayor of Everest is Christopher Smith.", False),
+    ],
+)
+def test_grounding(question: str, answer: str, expected: bool) -> None:
+    assert is_grounded(answer, question, [EVEREST]) is expected
+
+
+def test_grounding_in_chinese() -> None:
+    passage = replace(EVEREST, title="珠穆朗玛峰", text="珠穆朗玛峰高8848米，是世界最高峰。")
+    assert is_grounded("珠穆朗玛峰高8848米。", "珠穆朗玛峰有多高？", [passage])
+    assert not is_grounded("乔戈里峰位于巴基斯坦。", "珠穆朗玛峰有多高？", [passage])
+
+
+async def test_what_an_answer_costs_at_most(retriever: FaissRetriever, upstream: OpenAIServer) -> None:
+    async with chatting(endpoint_of(upstream), context_tokens=4096) as provider:
+        answerer = RagAnswerer(retriever, UnaccountedChatModel(provider))
+        few, more, most = (answerer.estimate(Query(QUESTION, "notes", top_k)).tokens for top_k in (1, 2, 20))
+    assert 900 * 3 / 4 + 256 < few < more < most == 4096, "the model's context"

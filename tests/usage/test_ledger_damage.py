@@ -1,0 +1,185 @@
+"""The ledger's database goes away, fills up or is removed: what costs is refused, what was begun is written later."""
+
+import asyncio
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from server.domain.errors import LedgerUnavailable
+from server.observability import chat_metrics as metrics
+from server.usage.ledger import Opened, Outcome, Record, Selection
+from server.usage.reader import SqlReader
+from server.usage.sql import SqlLedger
+from server.usage.writer import Pulse
+from tests.ledgers import opening, postgres, settlement
+from tests.postgres import Postgres
+
+__all__ = ["postgres"]  # a fixture
+QUICK = Pulse(beat_seconds=0.05, lost_seconds=600.0)
+
+
+async def all_rows(target: Path | str) -> list[Record]:
+    reader = SqlReader(target)
+    try:
+        return await reader.records(Selection(), before="", limit=10_000)
+    finally:
+        await reader.close()
+
+
+def published(ledger: SqlLedger) -> dict[str, float]:
+    """Its metrics."""
+    return {metric.name: metric.samples[0].value for metric in metrics.ledger(ledger)}
+
+
+async def opened_again(ledger: SqlLedger) -> Opened:
+    """A row, once the ledger takes them again."""
+    async with asyncio.timeout(30):
+        for number in range(10_000):
+            try:
+                return await ledger.open(opening(f"again-{number}"))
+            except LedgerUnavailable:
+                await asyncio.sleep(0.05)
+    raise AssertionError
+
+
+async def refused(ledger: SqlLedger) -> list[asyncio.Future[bool]]:
+    """Until rows are refused; the settlements of those that still came."""
+    settled = []
+    async with asyncio.timeout(60):
+        for number in range(100_000):
+            try:
+                settled.append(ledger.settle(await ledger.open(opening(f"until-{number}")), settlement()))
+            except LedgerUnavailable:
+                break
+    return settled
+
+
+async def test_a_database_that_goes_away_and_comes_back(postgres: Postgres, caplog: pytest.LogCaptureFixture) -> None:
+    target = postgres.new_database()
+    async with SqlLedger.running(target, QUICK) as ledger:
+        running = [await ledger.open(opening(f"r-{number}")) for number in range(3)]
+        await asyncio.to_thread(postgres.stop)
+        try:
+            with pytest.raises(LedgerUnavailable):
+                await ledger.open(opening("while it is away"))
+            settled = [ledger.settle(each, settlement()) for each in running]
+            with pytest.raises(LedgerUnavailable):
+                await SqlReader(target).sums(Selection(), 1)
+            assert not any(future.done() for future in settled)
+            assert published(ledger)["quintet_ledger_away"] == 1
+        finally:
+            await asyncio.to_thread(postgres.start)
+        assert await asyncio.gather(*settled) == [True] * 3
+        await ledger.settle(await opened_again(ledger), settlement())
+        assert published(ledger) == {"quintet_ledger_away": 0, "quintet_ledger_waiting": 0}
+    found = await all_rows(target)
+    assert [row.outcome for row in found] == [Outcome.OK] * 4
+    assert "calls that cost are refused" in caplog.text
+    assert "can be written to again" in caplog.text
+    assert "127.0.0.1" not in caplog.text, "where the database is and who asks is nobody's business"
+
+
+async def test_a_database_that_is_not_there_at_the_start(postgres: Postgres) -> None:
+    target = postgres.new_database()
+    await asyncio.to_thread(postgres.stop)
+    try:
+        async with SqlLedger.running(target, QUICK) as ledger:
+            with pytest.raises(LedgerUnavailable):
+                await ledger.open(opening())
+            await asyncio.to_thread(postgres.start)
+            await ledger.settle(await opened_again(ledger), settlement())
+    except BaseException:
+        await asyncio.to_thread(postgres.start)
+        raise
+    assert len(await all_rows(target)) == 1
+
+
+async def test_a_file_that_is_removed(tmp_path: Path) -> None:
+    """What runs is written to a new one, whole; what had ended was in the old one."""
+    target = tmp_path / "state" / "ledger.sqlite"
+    async with SqlLedger.running(target, QUICK) as ledger:
+        running = await ledger.open(opening("runs"))
+        await ledger.settle(await ledger.open(opening("old")), settlement())
+        for file in target.parent.iterdir():
+            file.unlink()
+        target.parent.rmdir()
+        await ledger.settle(running, settlement())
+        await ledger.settle(await ledger.open(opening("new")), settlement())
+    found = {row.request_id: row for row in await all_rows(target)}
+    assert {name: row.outcome for name, row in found.items()} == {"runs": Outcome.OK, "new": Outcome.OK}
+    assert found["runs"].accounting == settlement().accounting
+    assert found["runs"].tenant == "acme"
+
+
+@pytest.mark.parametrize("damage", ["no database at all", ""])
+async def test_a_file_that_cannot_be_used(tmp_path: Path, damage: str) -> None:
+    target = tmp_path / "ledger.sqlite"
+    if damage:
+        target.write_text(damage * 1000)
+    else:
+        target.mkdir()
+    async with SqlLedger.running(target, QUICK) as ledger:
+        with pytest.raises(LedgerUnavailable):
+            await ledger.open(opening())
+
+
+async def test_tables_of_another_version(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import sqlite3
+
+    target = tmp_path / "ledger.sqlite"
+    async with SqlLedger.running(target, QUICK) as ledger:
+        await ledger.settle(await ledger.open(opening()), settlement())
+    with sqlite3.connect(target) as connection:
+        connection.execute("UPDATE quintet_schema SET version = 99")
+    connection.close()
+    async with SqlLedger.running(target, QUICK) as ledger:
+        with pytest.raises(LedgerUnavailable):
+            await ledger.open(opening("next"))
+    assert "the ledger's tables have version 99; this server knows 1" in caplog.text
+
+
+async def test_an_entry_that_no_database_takes_holds_up_no_other(postgres: Postgres) -> None:
+    async with SqlLedger.running(postgres.new_database(), QUICK) as ledger:
+        opens = [ledger.open(opening(f"r-{number}", model="\0" if number == 7 else "m")) for number in range(20)]
+        found = await asyncio.gather(*opens, return_exceptions=True)
+        assert [number for number, each in enumerate(found) if isinstance(each, LedgerUnavailable)] == [7]
+        assert all([await ledger.settle(each, settlement()) for each in found if isinstance(each, Opened)])
+
+
+async def full_disk(folder: Path) -> None:
+    """Runs in a process of its own, on a small file system: until it is full, then when there is room again."""
+    filler = folder / "filler"
+    filler.write_bytes(bytes(300_000))
+    target = folder / "ledger.sqlite"
+    async with SqlLedger.running(target, QUICK) as ledger:
+        running = [await ledger.open(opening(f"r-{number}")) for number in range(20)]
+        settled = await refused(ledger)
+        settled += [ledger.settle(each, settlement(1000, 0, 0)) for each in running]
+        with pytest.raises(LedgerUnavailable):
+            await ledger.open(opening("full"))
+        filler.unlink()
+        assert all(await asyncio.gather(*settled))
+        await ledger.settle(await opened_again(ledger), settlement())
+    found = await all_rows(target)
+    assert sum(row.accounting.prompt_tokens == 1000 for row in found) == 20
+    assert {row.outcome for row in found} == {Outcome.OK}
+    print("nothing was lost")
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """On a real file system of 1 MiB, mounted in a namespace of its own."""
+    script = f"""
+        mount -t tmpfs -o size=1m none {tmp_path} &&
+        exec {sys.executable} -c 'import asyncio
+        from pathlib import Path
+        from tests.usage.test_ledger_damage import full_disk
+        asyncio.run(full_disk(Path("{tmp_path}")))'
+    """
+    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", tmp_path], check=False).returncode:
+        pytest.skip("this system lets nobody mount a file system in a namespace")
+    command = textwrap.dedent(script).replace("\n        ", "\n")
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, check=False)
+    assert "nothing was lost" in done.stdout, done.stderr

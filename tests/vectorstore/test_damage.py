@@ -1,0 +1,206 @@
+"""Whatever happens to the files of a collection, the last good state is served, and what is lost is said."""
+
+import shutil
+import subprocess
+import sys
+import textwrap
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.domain.errors import CollectionBroken, StorageFull
+from server.vectorstore.admin import create_collection, write_collection
+from server.vectorstore.layout import collection_names
+from server.vectorstore.log import Write, append, read_log
+from server.vectorstore.segment import Content, no_index
+from tests.vectorstore.small_collections import EMBEDDER, add, made, opened, parts, records, texts_of
+
+FILES = sorted(
+    f"{name}"
+    for name in (
+        *("documents.ends.npy", "documents.utf8", "ids.ends.npy", "ids.rows.npy", "ids.utf8", "manifest.json"),
+        *("passages.npy", "postings.ends.npy", "postings.npy", "terms.ends.npy", "terms.numbers.npy", "terms.utf8"),
+        "vectors.npy",
+    )
+)
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
+def test_a_broken_generation_loses_nothing(tmp_path: Path, file: str, damage: str) -> None:
+    """The generation before it and the logs have everything that was acknowledged."""
+    collection = made(tmp_path, "first")
+    add(collection, "second")
+    collection.fold()
+    add(collection, "third")
+    assert sorted(path.name for path in (tmp_path / "notes" / "00000001").iterdir()) == FILES
+    hurt(tmp_path / "notes" / "00000001" / file, damage)
+    again = opened(tmp_path)
+    assert texts_of(again) == ["first", "second", "third"]
+    assert again.snapshot.number == 2
+    assert again.faults[0].startswith("generation 1 is broken")
+    assert add(again, "fourth") == 3
+    again.fold()
+    healed = opened(tmp_path)
+    assert (healed.faults, texts_of(healed)) == ([], ["first", "second", "third", "fourth"])
+
+
+def test_what_a_killed_rollback_left_never_counts(tmp_path: Path) -> None:
+    """It was installed, but the pointer had not moved; then its number became that of a write."""
+    collection = made(tmp_path, "first")
+    add(collection, "second")
+    collection.fold()
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path / "notes", copy / "notes")
+    left = opened(copy).rollback(0)
+    shutil.copytree(copy / "notes" / f"{left.number:08}", tmp_path / "notes" / f"{left.number:08}")
+
+    again = opened(tmp_path)
+    assert texts_of(again) == ["first", "second"]
+    assert add(again, "third") == left.number
+    add(again, "fourth")
+    again.fold()
+    assert [generation.number for generation in again.generations()] == [3, 1, 0]
+    hurt(tmp_path / "notes" / "00000003" / "manifest.json", "remove")
+    assert texts_of(opened(tmp_path)) == ["first", "second", "third", "fourth"]
+
+
+def hurt(path: Path, damage: str) -> None:
+    raw = path.read_bytes()
+    middle = len(raw) // 2
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_bytes(
+            raw[:middle] if damage == "truncate" else raw[:middle] + bytes([raw[middle] ^ 1]) + raw[middle + 1 :]
+        )
+
+
+def test_what_cannot_be_restored_is_said(tmp_path: Path) -> None:
+    """A rolled back state is in no log: if its files break, the state before is served, and numbers still grow."""
+    collection = made(tmp_path, "first")
+    add(collection, "second")
+    collection.rollback(0)
+    add(collection, "third")
+    assert (texts_of(collection), collection.snapshot.number) == (["first", "third"], 3)
+    (tmp_path / "notes" / "00000002" / "manifest.json").unlink()
+    again = opened(tmp_path)
+    assert texts_of(again) == ["first", "second"]
+    assert "what was written after 1, up to 2 at least, is not served" in again.faults
+    assert add(again, "fourth") == 4
+    assert texts_of(opened(tmp_path)) == ["first", "second", "fourth"]
+
+
+def test_nothing_whole(tmp_path: Path) -> None:
+    made(tmp_path, "x")
+    (tmp_path / "notes" / "00000000" / "vectors.npy").write_bytes(b"")
+    with pytest.raises(CollectionBroken, match=r"no generation that is whole: generation 0 is broken: vectors\.npy"):
+        opened(tmp_path)
+    write_collection(tmp_path, "notes", Content(EMBEDDER, records("new"), *parts("new")))
+    assert texts_of(opened(tmp_path)) == ["new"]
+
+
+def test_a_lost_pointer(tmp_path: Path) -> None:
+    add(made(tmp_path, "one"), "two")
+    (tmp_path / "notes" / "current").write_text("nonsense")
+    again = opened(tmp_path)
+    assert texts_of(again) == ["one", "two"]
+    assert again.faults == ["the pointer is missing or broken"]
+    again.fold()
+    assert opened(tmp_path).faults == []
+
+
+@pytest.mark.parametrize("cut", [1, 10, 24, 100])
+def test_a_torn_end_is_cut(tmp_path: Path, cut: int) -> None:
+    collection = made(tmp_path)
+    add(collection, "acknowledged")
+    path = tmp_path / "notes" / "00000000.log"
+    whole = path.stat().st_size
+    add(collection, "was being written")
+    path.write_bytes(path.read_bytes()[: whole + cut])
+    again = opened(tmp_path)
+    assert texts_of(again) == ["acknowledged"]
+    assert f"ended with {cut} bytes of no whole write" in again.faults[0]
+    assert path.stat().st_size == whole
+    assert add(again, "next") == 2
+    assert texts_of(opened(tmp_path)) == ["acknowledged", "next"]
+
+
+def test_a_damaged_record_is_left_out_and_told(tmp_path: Path) -> None:
+    collection = made(tmp_path)
+    path = tmp_path / "notes" / "00000000.log"
+    for text in ("one", "two", "three"):
+        add(collection, text)
+    raw = path.read_bytes()
+    at = raw.index(b'"two"')
+    path.write_bytes(raw[:at] + b'"twi"' + raw[at + 5 :])
+    again = opened(tmp_path)
+    assert texts_of(again) == ["one", "three"]
+    assert again.faults[1] == "writes 2 to 2 are lost"
+    assert "00000000.log is damaged from byte" in again.faults[0]
+    assert add(again, "four") == 4
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_no_damage_of_a_log_is_taken_for_a_write(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    path = tmp_path_factory.mktemp("log") / "log"
+    end = 0
+    for number in (1, 2, 3):
+        text = f"text {number}"
+        end = append(path, end, Write(number, datetime.now(UTC), ("x",), records(text), *parts(text)))
+    raw = bytearray(path.read_bytes())
+    at = data.draw(st.integers(0, len(raw) - 1))
+    raw[at] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(raw)
+    part = read_log(path)
+    found = [(write.number, write.documents, write.removed) for write in part.writes]
+    assert len(found) == 2
+    assert all(entry == (entry[0], records(f"text {entry[0]}"), ("x",)) for entry in found)
+    assert bool(part.faults) != bool(part.torn)
+
+
+def full_disk(index: Path) -> None:
+    """Runs in a process of its own, on a small file system: writes and folds until it is full, then checks."""
+    filler = index / ".filler"
+    filler.write_bytes(bytes(100_000))
+    collection = made(index, "first")
+    expected = ["first"]
+
+    def fill() -> None:
+        while True:
+            text = f"{len(expected)} " + "x" * 20_000
+            add(collection, text)
+            expected.append(text)
+
+    with pytest.raises(StorageFull):
+        fill()
+    with pytest.raises(StorageFull):
+        collection.fold()
+    with pytest.raises(StorageFull):
+        create_collection(index, "others", Content(EMBEDDER, records("y" * 400_000), *parts("y")), no_index)
+    assert collection_names(index) == ["notes"]
+    for each in (collection, opened(index)):
+        assert (texts_of(each), each.faults) == (expected, [])
+    filler.unlink()
+    add(collection, "last")
+    assert texts_of(opened(index)) == [*expected, "last"]
+    print("nothing was lost")
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    """On a real file system of 1 MiB, mounted in a namespace of its own."""
+    script = f"""
+        mount -t tmpfs -o size=1m none {tmp_path} &&
+        exec {sys.executable} -c 'from pathlib import Path
+        from tests.vectorstore.test_damage import full_disk
+        full_disk(Path("{tmp_path}"))'
+    """
+    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", tmp_path], check=False).returncode:
+        pytest.skip("this system lets nobody mount a file system in a namespace")
+    command = textwrap.dedent(script).replace("\n        ", "\n")
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, check=False)
+    assert "nothing was lost" in done.stdout, done.stderr
