@@ -1,8 +1,8 @@
 """The embedded language models: GGUF files, as their authors quantised them. Nothing is trained."""
 
 from training.recipe import Outcome, Workshop
-from training.report import write_report
-from training.tokenizer import write_tokenizer
+from training.recipes.gguf_tokenizer import write_tokenizer
+from training.reports.report import write_report
 
 TEXT = """
 A language model in GGUF format for llama.cpp, byte for byte the file that its authors (or, for SmolLM2, the

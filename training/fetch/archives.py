@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from training.errors import CarrierRefused
-from training.lock import NESTED, safe_path
+from training.fetch.lock import NESTED, safe_path
 
 NESTED_LIMIT = 512 << 20  # bytes of an archive within an archive
 TAR_LIMIT = 512 << 20  # bytes of an unpacked tar; a tar must be read from its beginning to find anything

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from training.lock import Input
+from training.fetch.lock import Input
 
 REPORT = "report.md"
 

@@ -11,7 +11,7 @@ from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer, Split
 from tokenizers.pre_tokenizers import Sequence as Steps
 
 from training.errors import TrainingError
-from training.gguf import read_metadata
+from training.recipes.gguf import read_metadata
 
 # Where text is cut before pairs are merged, by the name that the file gives; the last step is that of all of GPT-2's
 # kind. Order matters: each step cuts what the one before it left.

@@ -14,7 +14,7 @@ from typing import Any
 
 from training.errors import LockError
 
-LOCK_FILE = Path(__file__).with_name("artefacts.lock.json")
+LOCK_FILE = Path(__file__).parents[1] / "artefacts.lock.json"
 NESTED = "!/"  # in a member's name: "model.zip!/config.json" lies in an archive within the archive
 WHOLE = "."  # in place of a member's name: the content is the carrier itself
 

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from server.inference.reranker import OUTPUT
 from training.errors import WrongContent
+from training.graphs.evaluate import run_graph
 from training.progress import Task
 from training.recipe import Outcome, Workshop
-from training.report import write_report
-from training.serving import run_graph
+from training.reports.report import write_report
 
 MAX_TOKENS = 512
 # The example on the model's card, with the logits of the published fp32 weights that it gives.

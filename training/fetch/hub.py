@@ -9,7 +9,7 @@ import threading
 import urllib.error
 import urllib.request
 
-from training.lock import HubSource
+from training.fetch.lock import HubSource
 
 BUDGET_SECONDS = 3.0
 _ANSWERS = range(200, 500)  # also a refusal shows that somebody is there

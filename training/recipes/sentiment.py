@@ -20,13 +20,13 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoTokenizer, BertForSequenceClassification
 
-from training.bert_graph import write_classifier
-from training.half_frozen import HalfFrozen
-from training.pictures import draw_confusion
+from training.datasets.sentiment import LABELS, SOURCES, Example, hard_labels, read_examples, read_words, soft_labels
+from training.graphs.bert import write_classifier
+from training.graphs.evaluate import recommend, run_graph
+from training.graphs.frozen_layers import HalfFrozen
 from training.recipe import Outcome, Workshop
-from training.report import write_report
-from training.sentiment_data import LABELS, SOURCES, Example, hard_labels, read_examples, read_words, soft_labels
-from training.serving import recommend, run_graph
+from training.reports.plots import draw_confusion
+from training.reports.report import write_report
 
 EPOCHS = {"fast": 1.05, "long": 2.0}
 FROZEN_LAYERS = {"fast": 3, "long": 0}  # of six, besides the embeddings

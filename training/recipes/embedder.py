@@ -5,11 +5,11 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from transformers import BertModel
 
-from training.bert_graph import write_encoder
-from training.leads import read_leads
+from training.datasets.wikipedia import read_leads
+from training.graphs.bert import write_encoder
+from training.graphs.evaluate import run_graph
 from training.recipe import Outcome, Workshop
-from training.report import write_report
-from training.serving import run_graph
+from training.reports.report import write_report
 
 MAX_TOKENS = 256
 PROBES = 200  # texts that the graphs are compared on

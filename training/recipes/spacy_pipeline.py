@@ -5,7 +5,7 @@ import json
 import spacy
 
 from training.recipe import Outcome, Workshop
-from training.report import write_report
+from training.reports.report import write_report
 
 PROBE = "Tim Cook presented Apple's new laptop in California on Monday."
 EXPECTED = {("Tim Cook", "PERSON"), ("Apple", "ORG"), ("California", "GPE"), ("Monday", "DATE")}

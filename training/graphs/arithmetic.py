@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from training.onnx_graph import Graph
+from training.graphs.onnx_graph import Graph
 
 Floats = NDArray[np.float32]
 _WEIGHT_LEVELS = 63  # on either side of zero

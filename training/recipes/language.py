@@ -9,7 +9,7 @@ from pathlib import Path
 import fasttext
 
 from training.recipe import Outcome, Workshop
-from training.report import write_report
+from training.reports.report import write_report
 
 LANGUAGES = {"en": "summaries_en-us.json", "fr": "summaries_fr-fr.json", "es": "summaries_es-es.json"}
 ARTICLES = 2000

@@ -22,8 +22,8 @@ from torch import nn
 from transformers import BertForSequenceClassification, BertModel
 
 from server.inference.onnx_text import FILES
-from training.arithmetic import Arithmetic, Exact, Floats, Int8, Operand
-from training.onnx_graph import Graph
+from training.graphs.arithmetic import Arithmetic, Exact, Floats, Int8, Operand
+from training.graphs.onnx_graph import Graph
 
 _GELU_LEAST = -0.17  # x Phi(x) is nowhere less
 _INPUTS = [

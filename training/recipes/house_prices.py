@@ -24,11 +24,11 @@ from sklearn.preprocessing import OrdinalEncoder, TargetEncoder
 from threadpoolctl import threadpool_limits
 
 from server.domain.pricing import House
-from training.frames import read_frame
-from training.pictures import picture
+from training.datasets.dataframe import read_frame
+from training.graphs.trees import export_trees
 from training.recipe import Outcome, Workshop
-from training.report import write_report
-from training.trees import export_trees
+from training.reports.plots import picture
+from training.reports.report import write_report
 
 COVERAGE = 0.90
 FOLDS = 5

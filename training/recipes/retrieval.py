@@ -16,13 +16,13 @@ from server.domain.rag import embedded_text
 from server.inference.reranker import pairs
 from server.models.artefact import MANIFEST
 from server.tasks.rag import splitter as passages
+from training.datasets.faq import PROJECTS, Section, read_sections
 from training.errors import TrainingError
-from training.faq import PROJECTS, Section, read_sections
+from training.graphs.evaluate import run_graph
 from training.progress import Task
 from training.recipe import Outcome, Workshop
-from training.report import REPORT
-from training.reranker import run_pairs
-from training.serving import run_graph
+from training.recipes.reranker import run_pairs
+from training.reports.report import REPORT
 
 Floats = NDArray[np.float32]
 FLOOR = 0.57  # nDCG@10 of what is served; less is a step back

@@ -19,12 +19,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 
 from server.inference.onnx_text import FILES
-from training.corpus import read_documents
-from training.leads import UNCATEGORISED
-from training.pictures import draw_confusion
+from training.datasets.wikipedia import UNCATEGORISED
+from training.graphs.evaluate import recommend, run_graph
 from training.recipe import Outcome, Workshop
-from training.report import write_report
-from training.serving import recommend, run_graph
+from training.recipes.wikipedia import read_documents
+from training.reports.plots import draw_confusion
+from training.reports.report import write_report
 
 MAX_TOKENS = 256
 INVERSE_REGULARISATION = 3.0  # of 1 to 100, the best on other articles than the test's

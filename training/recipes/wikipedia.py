@@ -18,10 +18,10 @@ from server.models.artefact import MANIFEST, open_artefact
 from server.tasks.rag.splitter import split
 from server.vectorstore.admin import DEMO, write_collection
 from server.vectorstore.segment import Content, DocumentRecord, EmbedderRecord
-from training.leads import Lead, read_leads
+from training.datasets.wikipedia import Lead, read_leads
+from training.graphs.evaluate import run_graph
 from training.recipe import Outcome, Workshop
-from training.report import write_report
-from training.serving import run_graph
+from training.reports.report import write_report
 
 LICENCE = "CC BY-SA 4.0, © Wikipedia contributors"
 DOCUMENTS = 7_000  # of 10,033: embedding takes time, and topics needs thousands for its accuracy

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from server.models.artefact import file_sha256, sync_folder
 from training.errors import WrongContent
-from training.lock import Content, Input
+from training.fetch.lock import Content, Input
 
 
 def default_root() -> Path:

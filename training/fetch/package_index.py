@@ -12,8 +12,8 @@ from typing import NamedTuple
 from urllib.parse import urldefrag, urljoin
 
 from training.errors import DownloadFailed
-from training.http import Client
-from training.lock import Carrier
+from training.fetch.http import Client
+from training.fetch.lock import Carrier
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 _PAGE_LIMIT = 64 << 20
