@@ -216,12 +216,3 @@ def test_a_text_alone_is_one_text(server: SmallServer) -> None:
         client.delete_documents("notes", "an-id")
     request: Any = server.desk.seen[1].request
     assert list(request.document_ids) == ["an-id"]
-
-
-def test_both_clients_have_the_same_methods() -> None:
-    def methods(client: type) -> dict[str, list[inspect.Parameter]]:
-        found = inspect.getmembers(client, lambda member: inspect.isfunction(member))
-        return {name: [*inspect.signature(method).parameters.values()] for name, method in found if name[0] != "_"}
-
-    assert methods(QuintetClient) == methods(AsyncQuintetClient)
-    assert {*NAMES, "health", "wait_ready", "set_alias", "watch_models"} <= {*methods(QuintetClient)}
