@@ -1,6 +1,6 @@
 """quintet.v1.RagService"""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -14,7 +14,9 @@ from server.domain.rag import Answerer, AskDone, AskSources, IndexIdentity, Quer
 from server.models.handle import Slot
 from server.rpc.convert import index_ref, model_ref, usage
 from server.rpc.model_access import permitted
+from server.rpc.service_spec import FREE, Dependency, MethodSpec, ServiceSpec
 from server.tasks.rag import convert
+from server.tenancy.tenants import Role
 
 AskLike = rag_pb2.AskRequest | rag_pb2.StreamAskRequest
 
@@ -32,11 +34,8 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
         self._answerer = answerer
         self._chat_model = chat_model
 
-    def estimates(self) -> dict[str, Callable[[AskLike], Cost]]:
-        """What requests cost at most, by the paths of their methods. They raise what serving would raise."""
-        return dict.fromkeys(("/quintet.v1.RagService/Ask", "/quintet.v1.RagService/StreamAsk"), self._estimate)
-
-    def _estimate(self, request: AskLike) -> Cost:
+    def estimate(self, request: AskLike) -> Cost:
+        """What an answer costs at most. Raises what serving it would raise."""
         return self._answerer.get().estimate(_question(request))
 
     async def Ask(self, request: rag_pb2.AskRequest, context: Any) -> rag_pb2.AskResponse:
@@ -202,6 +201,26 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
                         made = await retriever.describe(request.collection, deadline=deadline)
                         end = rag_pb2.ReindexDone(index=index_ref(event), model=model_ref(made.embedder))
                         yield rag_pb2.ReindexResponse(done=end)
+
+
+def spec(
+    retriever: Slot[Retriever], answerer: Slot[Answerer], chat_model: str, *, needs: Sequence[Dependency]
+) -> ServiceSpec:
+    """The service."""
+    servicer = RagServicer(retriever, answerer, chat_model)
+    read, write = MethodSpec(Role.CALL, FREE), MethodSpec(Role.INGEST, FREE)
+    return ServiceSpec(
+        rag_pb2.DESCRIPTOR.services_by_name["RagService"],
+        rag_pb2_grpc.add_RagServiceServicer_to_server,
+        servicer,
+        {
+            **dict.fromkeys(("Ask", "StreamAsk"), MethodSpec(Role.CALL, servicer.estimate)),
+            **dict.fromkeys(("Retrieve", "ListDocuments", "ListCollections", "GetIndex", "ListGenerations"), read),
+            **dict.fromkeys(("AddDocuments", "ImportDocuments", "DeleteDocuments"), write),
+            **dict.fromkeys(("CreateCollection", "DeleteCollection", "Rollback", "Compact", "Reindex"), write),
+        },
+        needs=tuple(needs),
+    )
 
 
 def _question(request: AskLike) -> Query:
