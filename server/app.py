@@ -39,8 +39,8 @@ from server.tasks.usage import service as usage
 from server.tenancy.limits.limiter import Limiter
 from server.tenancy.limits.memory import MemoryLimiter
 from server.tenancy.tenants_file import TenantsFile
+from server.usage.ledger import SqlLedger
 from server.usage.reader import SqlReader
-from server.usage.sql import SqlLedger
 
 if TYPE_CHECKING:  # they need packages that are not always there
     from server.observability.metrics import Collector

@@ -8,9 +8,8 @@ import time
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from server.domain.context import Caller
+from server.domain.context import Caller, Metadata
 from server.domain.errors import PermissionDenied, Unauthenticated
-from server.rpc.admission import Metadata
 from server.rpc.service_spec import ServiceSpec, methods_by_path
 from server.tenancy.api_keys import NOBODYS, id_of
 from server.tenancy.tenants import Tenant
