@@ -118,7 +118,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         )
         models = _model_servicer(settings, engines, health, door)
         chat = ChatServicer(engines.chats)
-        rag = RagServicer(engines.retriever, engines.answerer, engines.chat.name)
+        rag = RagServicer(engines.collections, engines.answerer, engines.chat.name)
         limits = None
         if door.tenants and limiter:
             limits = TenantLimits(limiter, door.tenants.tenant, {**chat.estimates(), **rag.estimates()})
@@ -156,7 +156,7 @@ def _service_table(engines: Engines) -> list[Service]:
         Service("quintet.v1.ClassificationService", needs=classifiers),
         Service("quintet.v1.PricingService", needs=(engines.pricer,)),
         Service("quintet.v1.ChatService", needs=(engines.chat,)),
-        Service("quintet.v1.RagService", needs=(engines.retriever, *asking)),
+        Service("quintet.v1.RagService", needs=(engines.collections, *asking)),
         Service("quintet.v1.AnalysisService", needs=(engines.linguist, engines.languages), awaits=classifiers),
         Service("quintet.v1.ModelService"),
         Service("quintet.v1.UsageService"),
