@@ -1,11 +1,11 @@
-# Two commands do everything: `make serve` and `make test`. The rest are their parts.
+# `make serve` and `make test` do everything; the other targets are parts of them, or measurements.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Python compiles what it imports, which is a small part of what is installed. For pip this 0 means "do not".
+# pip need not compile: most installed modules are never imported, and Python compiles the others at their first import.
 export PIP_NO_COMPILE := 0
-# For Python any value means "do not", and every start would compile again what it imports: a second and a half.
+# If this is set, to any value, Python compiles its modules again at every start, which takes 1.5 s.
 unexport PYTHONDONTWRITEBYTECODE
 export QUINTET_GIT_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 .DEFAULT_GOAL := help
@@ -14,14 +14,14 @@ export QUINTET_GIT_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-serve: train ## Install, fetch, train what is missing, and start the server on 127.0.0.1:50051
+serve: train ## Install, fetch and train what is missing, then serve on 127.0.0.1:50051
 	@exec $(BIN)/python -m server
 
-test: $(VENV)/dev ## Install, fetch, train what is missing, and run the tests, with the small language model
+test: $(VENV)/dev ## Install, fetch and train what is missing, then run all tests with the small language model
 	@$(BIN)/python -m training --llm small
 	$(BIN)/python -m pytest
 
-check: $(VENV)/dev ## Lint, types, contract, stale stubs, import rules
+check: $(VENV)/dev ## Check lint, format, types, generated stubs, the contract's lint and the import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -29,39 +29,39 @@ check: $(VENV)/dev ## Lint, types, contract, stale stubs, import rules
 	$(BIN)/buf lint protos/image.binpb --config protos/buf.yaml
 	$(BIN)/python -m pytest tests/contract
 
-crash: $(VENV)/dev ## Kill writers of a collection (500 times) and servers (100) at random moments; check what is left each time
-	$(BIN)/python -m tests.crash --kills $(or $(KILLS),500)
-	$(BIN)/python -m tests.crash_swaps --kills $(or $(KILLS),100)
+crash: $(VENV)/dev ## Kill collection writers (500 times) and servers that swap models (100); check the data after each
+	$(BIN)/python -m tests.campaigns.crash --kills $(or $(KILLS),500)
+	$(BIN)/python -m tests.campaigns.crash_swaps --kills $(or $(KILLS),100)
 
-chaos-ledger: $(VENV)/dev ## Send CALLS calls (5000) through a server that is killed, and compare the ledger with what was served
+chaos-ledger: $(VENV)/dev ## Send 5000 calls (CALLS=n) to failing providers, kill the server, and check the ledger
 	@$(BIN)/python -m training --only embedder
-	$(BIN)/python -m tests.chaos_ledger --calls $(or $(CALLS),5000)
+	$(BIN)/python -m tests.campaigns.chaos_ledger --calls $(or $(CALLS),5000)
 
-bench: $(VENV)/bench ## Measure against the raw engines and other designs, in 10 minutes; needs h2load (nghttp2-client)
+bench: $(VENV)/bench ## Measure the server and its baselines in 10 minutes (ROUNDS=n, ONLY="rows"); needs h2load
 	@$(BIN)/python -m training --llm small
 	@$(BIN)/python -m tests.bench $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
 
-train: $(VENV)/train ## Fetch weights and data, train, publish; ONLY=name for some, PROFILE=long for more quality
+train: $(VENV)/train ## Fetch, train and publish what is missing (ONLY=name; PROFILE=long trains longer)
 	@$(BIN)/python -m training $(foreach name,$(ONLY),--only $(name)) $(if $(PROFILE),--profile $(PROFILE))
 
-eval: $(VENV)/train ## Measure retrieval on a set of questions and answers, and variations of it
+eval: $(VENV)/train ## Measure the quality of retrieval on 172 questions, with variations
 	@$(BIN)/python -m training --only retrieval
 
-protos: $(VENV)/dev ## Generate the stubs of the contract
+protos: $(VENV)/dev ## Generate the Python stubs of the contract
 	$(BIN)/python protos/generate.py
 
-format: $(VENV)/dev ## Put the code into shape
+format: $(VENV)/dev ## Fix lint and format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: $(VENV)/dev ## Write requirements.lock from what is installed
+lock: $(VENV)/dev ## Write requirements.lock from the installed packages
 	@(head -1 requirements.lock; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//') > requirements.new
 	@mv requirements.new requirements.lock
 
-clean: ## Remove the environment and what was published here; the user's cache stays
+clean: ## Remove the environment, data/models and data/index; the cache of fetched files stays
 	rm -rf $(VENV) data/models data/index
 
-# A pip of before 2026 takes half a minute longer to choose the wheels.
+# Versions of pip before 26 take 30 s longer to resolve these packages.
 $(VENV)/serve: requirements.lock pyproject.toml clients/python/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -c requirements.lock 'pip>=26' hatchling editables

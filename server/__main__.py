@@ -31,7 +31,7 @@ from server.tasks.chat.providers_file import BadProviders
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m server",
-        description="Serve quintet.v1 over gRPC. Settings are environment variables:",
+        description="Serve quintet.v1 over gRPC. The settings are environment variables, shown with their [defaults]:",
         epilog=_settings_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

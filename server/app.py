@@ -43,8 +43,8 @@ from server.tasks.pricing.service import PricingServicer
 from server.tasks.rag.service import RagServicer
 from server.tasks.usage.service import UsageServicer
 from server.tenancy.limits.factory import limiting
+from server.usage.ledger import SqlLedger
 from server.usage.reader import SqlReader
-from server.usage.sql import SqlLedger
 
 if TYPE_CHECKING:  # it needs packages that are not always there
     from server.observability.tracing import Traces

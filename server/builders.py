@@ -15,6 +15,7 @@ from server.domain.chat import ChatModel
 from server.domain.models import ModelIdentity, ModelTask
 from server.domain.pricing import Pricer
 from server.domain.texts import Classifier, Embedder
+from server.domain.usage import Ledger
 from server.inference.scheduler import Scheduler
 from server.model_plans import EMBEDDER, LANGUAGE, LINGUIST, PRICES, RERANKER, plans
 from server.models import process_memory
@@ -24,7 +25,6 @@ from server.models.registry import open_registry
 from server.models.watch import follow, sync
 from server.settings import Settings
 from server.tasks.chat.registry import Chats
-from server.usage.ledger import Ledger
 
 if TYPE_CHECKING:
     from server.tasks.chat.router import Upstream

@@ -1,4 +1,4 @@
-"""Settings, read once at start from the environment (QUINTET_HOST, QUINTET_PORT, ...)."""
+"""Settings, read once at the start from environment variables (QUINTET_HOST, QUINTET_PORT, ...)."""
 
 import ipaddress
 import os
@@ -12,16 +12,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class ModelSettings(BaseModel):
-    """How one model is run and kept; engine, source, revision and device are for text models."""
+    """How one model is run and kept in memory. engine, source, revision and device apply to text models only."""
 
     engine: Literal["onnx", "onnx-int8", "torch"] | None = Field(
-        None, description="what runs it; unset: what the artefact's manifest recommends"
+        None, description="the runtime; unset: the one that the artefact's manifest recommends"
     )
-    source: str | None = Field(None, description="a model hub's repository or a folder, for engine torch")
-    revision: str | None = Field(None, description="the hub's commit to load; name one in production")
-    device: str = Field("cpu", description="where torch runs: cpu, cuda, cuda:1, mps")
-    preload: bool = Field(True, description="load it at the start, not when it is first asked for")
-    pinned: bool = Field(False, description="never evict it")
+    source: str | None = Field(None, description="repository of the model hub, or a folder; for engine torch only")
+    revision: str | None = Field(None, description="commit of that repository; set it in production")
+    device: str = Field("cpu", description="device of torch: cpu, cuda, cuda:1, mps")
+    preload: bool = Field(True, description="load the model at the start, not at its first use")
+    pinned: bool = Field(False, description="never evict the model")
 
 
 class Settings(BaseSettings):
@@ -32,78 +32,99 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(50051, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     tenants: Path | None = Field(
-        None, description="file of tenants, their keys, roles and limits (TOML); unset: nobody is asked who they are"
+        None,
+        description="TOML file of tenants with their API keys, roles and limits; data/samples/tenants.toml explains "
+        "it; unset: the server requires no authentication",
     )
     allow_anonymous: bool = Field(
-        False, description="listen on other addresses than loopback without a file of tenants; anybody may call then"
+        False,
+        description="allow an address other than loopback without QUINTET_TENANTS: everyone who can connect may call",
     )
     tls_cert: Path | None = Field(
-        None, description="certificate chain (PEM) to encrypt with; read anew when it changes"
+        None, description="the server's certificate chain (PEM); enables TLS; reloaded within 2 s of a change"
     )
-    tls_key: Path | None = Field(None, description="its key (PEM)")
+    tls_key: Path | None = Field(None, description="private key of that certificate (PEM); reloaded with it")
     tls_client_ca: Path | None = Field(
-        None, description="authorities (PEM) of clients' certificates; every client must bring one then"
+        None, description="CA certificates (PEM) for client certificates; every client must then present one"
     )
-    data: Path = Field(Path("data"), description="folder of models/, index/ and state/")
+    data: Path = Field(Path("data"), description="folder that contains models/, index/ and state/")
     models: dict[str, ModelSettings] = Field(
         default_factory=dict,
-        description='per model, as JSON: {"sentiment": {"engine": "torch"}, "topics": {"preload": false}}; '
-        "a new name adds a classifier",
+        description="JSON with options for each model (engine, source, revision, device, preload, pinned), such as "
+        '{"sentiment": {"engine": "torch"}, "topics": {"preload": false}}; a new name adds a classifier',
     )
     memory_budget: ByteSize | None = Field(
-        None, description="memory of all models together, in bytes or as 2GiB; models are evicted to keep it"
+        None,
+        description="most memory for all loaded models, in bytes or as 2GiB; the server evicts models to stay below it",
     )
-    registry: str = Field("", description="URI of an MLflow server whose aliases decide what is served")
+    registry: str = Field("", description="URI of an MLflow server whose aliases select the versions to serve")
     result_cache: ByteSize = Field(
         ByteSize(16 * 1024 * 1024),
-        description="exact results that each text model keeps for texts that recur, in bytes or as 16MiB; 0 keeps none",
+        description="size of each text model's cache of exact results, in bytes or as 16MiB; 0 disables it",
     )
-    rerank: bool = Field(False, description="let the reranker put the first passages in order, which takes time")
-    lanes: int = Field(os.cpu_count() or 1, ge=1, description="threads that compute, one a core")
-    lane_queue: int = Field(256, ge=0, description="computations that may wait for a lane")
-    max_concurrent_calls: int = Field(512, ge=1, description="calls at once; more are refused")
-    max_wait_seconds: float = Field(1.0, gt=0, description="estimated wait for a lane over which calls are refused")
-    max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="largest request")
-    default_deadline_seconds: int = Field(300, ge=1, description="for calls that bring no deadline")
-    shutdown_grace_seconds: float = Field(20.0, ge=0, description="time for running calls after SIGTERM")
-    shutdown_pause_seconds: float = Field(0.5, ge=0, description="between NOT_SERVING and refusing calls")
+    rerank: bool = Field(False, description="rerank the first ten passages with a cross-encoder; slower")
+    lanes: int = Field(os.cpu_count() or 1, ge=1, description="threads that run models; one for each core")
+    lane_queue: int = Field(256, ge=0, description="most computations that wait for a lane; more are refused")
+    max_concurrent_calls: int = Field(512, ge=1, description="most calls that run at once; more are refused")
+    max_wait_seconds: float = Field(
+        1.0, gt=0, description="longest estimated wait for a lane, in seconds; a call that would wait longer is refused"
+    )
+    max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="largest request in bytes")
+    default_deadline_seconds: int = Field(300, ge=1, description="deadline of calls that set none, in seconds")
+    shutdown_grace_seconds: float = Field(
+        20.0, ge=0, description="time that running calls have to finish after SIGTERM, in seconds"
+    )
+    shutdown_pause_seconds: float = Field(
+        0.5, ge=0, description="time between reporting NOT_SERVING and refusing new calls, in seconds"
+    )
     metrics_port: int | None = Field(
-        None, ge=0, le=65535, description="port of Prometheus metrics on the same address; unset: none"
+        None,
+        ge=0,
+        le=65535,
+        description="port for Prometheus metrics, on QUINTET_HOST; unset: no metrics are published",
     )
     traces: AnyHttpUrl | None = Field(
-        None, description="OTLP/gRPC endpoint of an OpenTelemetry collector (http://127.0.0.1:4317); unset: no traces"
+        None,
+        description="OTLP/gRPC endpoint of an OpenTelemetry collector, such as http://127.0.0.1:4317; unset: no traces",
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="of the server's own log")
-    log_format: Literal["text", "json"] = Field("text", description="lines for people, or a JSON object a line")
-    git_commit: str = Field("", description="the commit that was built, for GetServerInfo")
-    reflection: bool = Field(True, description="let clients ask for the contract")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="lowest level of the server's log messages"
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="format of the log: lines of text, or one JSON object a line"
+    )
+    git_commit: str = Field("", description="commit of the build; GetServerInfo returns it")
+    reflection: bool = Field(True, description="offer gRPC server reflection")
     redis_url: SecretStr | None = Field(
         None,
-        description="redis:// or rediss:// URL of the Redis in which several servers keep the tenants' limits; "
-        "unset: each has its own",
+        description="URL (redis:// or rediss://) of the Redis in which several servers share the tenants' limits; "
+        "unset: this server keeps them in memory",
     )
     replicas: int = Field(
-        1, ge=1, description="servers that share the limits: while Redis is away, each grants this part of them"
+        1,
+        ge=1,
+        description="number of servers that share the limits; while Redis is unreachable, each grants one such share",
     )
 
     llm: Literal["default", "small", "off"] = Field(
-        "default", description="the embedded language model: 1.5 billion parameters, 135 million, or none"
+        "default",
+        description="the embedded language model: default (1.5 billion parameters), small (135 million) or off",
     )
     providers: Path | None = Field(
-        None, description="TOML file of providers, prices and routes for chat; data/samples/providers.toml explains it"
+        None, description="TOML file of chat providers, prices and routes; data/samples/providers.toml explains it"
     )
-    llm_base_url: str | None = Field(None, description="an OpenAI-compatible endpoint; no model is embedded then")
-    llm_api_key: SecretStr | None = Field(None, description="its key; or QUINTET_LLM_API_KEY_FILE")
-    llm_api_key_file: Path | None = Field(None, description="file that holds the key")
-    llm_model: str | None = Field(None, description="the model's name at that endpoint")
-    llm_context_tokens: int = Field(4096, ge=512, description="context of one conversation")
-    llm_slots: int = Field(2, ge=1, description="generations at once")
-    llm_timeout_seconds: float = Field(120.0, gt=0, description="longest wait for the next token")
+    llm_base_url: str | None = Field(None, description="an OpenAI-compatible endpoint; replaces the embedded model")
+    llm_api_key: SecretStr | None = Field(None, description="API key of that endpoint")
+    llm_api_key_file: Path | None = Field(None, description="file with that API key")
+    llm_model: str | None = Field(None, description="name of the model at that endpoint")
+    llm_context_tokens: int = Field(4096, ge=512, description="context length in tokens: prompt and answer together")
+    llm_slots: int = Field(2, ge=1, description="answers that the embedded model generates at once")
+    llm_timeout_seconds: float = Field(120.0, gt=0, description="longest wait for the next token, in seconds")
 
     ledger_url: SecretStr | None = Field(
         None,
-        description="postgresql:// URL of the ledger's database, for several servers; unset: state/ledger.sqlite in "
-        "the data folder",
+        description="postgresql:// URL of the ledger's database, which several servers can share; unset: "
+        "state/ledger.sqlite in the data folder",
     )
 
     @field_validator("ledger_url")
@@ -128,22 +149,24 @@ class Settings(BaseSettings):
             try:
                 url = urlsplit(value.get_secret_value())
                 fits = url.scheme in {"redis", "rediss", "unix"} and (url.port or True)
-            except ValueError:  # its text has parts of the password
+            except ValueError:  # the exception's text would show parts of the password
                 fits = False
             if not fits:
-                raise ValueError("must be redis://, rediss:// or unix://, with what is special in a password as %XX")
+                raise ValueError(
+                    "must begin with redis://, rediss:// or unix://; write special characters of a password as %XX"
+                )
         return value
 
     @model_validator(mode="after")
     def _endpoint_has_a_model(self) -> "Settings":
         if self.llm_base_url and not self.llm_model:
-            raise ValueError("QUINTET_LLM_BASE_URL needs QUINTET_LLM_MODEL, the model's name at that endpoint")
+            raise ValueError("QUINTET_LLM_BASE_URL needs QUINTET_LLM_MODEL, the name of the model at that endpoint")
         return self
 
     @model_validator(mode="after")
     def _certificates_are_complete(self) -> "Settings":
         if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("QUINTET_TLS_CERT and QUINTET_TLS_KEY need each other")
+            raise ValueError("QUINTET_TLS_CERT and QUINTET_TLS_KEY must be set together")
         if self.tls_client_ca and not self.tls_cert:
             raise ValueError("QUINTET_TLS_CLIENT_CA needs QUINTET_TLS_CERT and QUINTET_TLS_KEY")
         return self
@@ -152,21 +175,21 @@ class Settings(BaseSettings):
     def _strangers_are_meant(self) -> "Settings":
         if not (self.tenants or self.allow_anonymous or self.is_local):
             raise ValueError(
-                f"on QUINTET_HOST={self.host} anybody could call: set QUINTET_TENANTS to a file of tenants "
-                "('quintet tenants add' makes one), or QUINTET_ALLOW_ANONYMOUS=true if that is meant"
+                f"with QUINTET_HOST={self.host} anybody could call: set QUINTET_TENANTS to a file of tenants "
+                "('quintet tenants add' creates one), or set QUINTET_ALLOW_ANONYMOUS=true to allow it"
             )
         return self
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can reach the server. Names other than localhost may be anything."""
+        """Whether only this machine can reach the server. Host names other than localhost count as reachable."""
         try:
             return self.host == "localhost" or ipaddress.ip_address(self.host.strip("[]")).is_loopback
         except ValueError:
             return False
 
     def read_llm_api_key(self) -> str:
-        """The endpoint's key. Endpoints without one still want a word in its place."""
+        """The endpoint's API key; "none" if it needs no key, because the client library requires a value."""
         if self.llm_api_key_file:
             return self.llm_api_key_file.read_text().strip() or "none"
         return self.llm_api_key.get_secret_value() if self.llm_api_key else "none"

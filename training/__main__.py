@@ -27,10 +27,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
-from training.cache import Cache, default_root
 from training.catalogue import LLMS, RECIPES
 from training.errors import TrainingError
-from training.lock import Input, read_lock
+from training.fetch.cache import Cache, default_root
+from training.fetch.lock import Input, read_lock
 from training.plan import Places, State, Step, make_plan
 from training.recipe import Kind
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plan = _plan(options, inputs, places)
         todo = [step for step in plan if step.state is not State.READY]
         if options.list or todo:
-            from training.tables import show_plan  # not needed, and not waited for, where all is ready
+            from training.summary import show_plan  # not needed, and not waited for, where all is ready
 
             show_plan(plan, options.profile)
         if options.list:
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted. Run it again: it goes on where it stopped", file=sys.stderr, flush=True)
         os._exit(INTERRUPTED)  # a download may sit in a read for a minute; what is on disk is safe at any time
-    from training.tables import show_results
+    from training.summary import show_results
 
     show_results(results, places)
     failures = [result for result in results if result.failure]
@@ -93,10 +93,10 @@ def _carry_out(
 ) -> "list[Result]":
     from rich.console import Console
 
-    from training.fetch import Fetcher
-    from training.http import Client
-    from training.hub import Hub
-    from training.index import PackageIndex, PipSettings, pip_settings
+    from training.fetch.fetcher import Fetcher
+    from training.fetch.http import Client
+    from training.fetch.hub import Hub
+    from training.fetch.package_index import PackageIndex, PipSettings, pip_settings
     from training.progress import show_progress
     from training.run import Run
 

@@ -4,7 +4,7 @@ from training.recipe import Kind, Recipe
 
 LLMS = {"default": "qwen2.5-coder-1.5b-instruct", "small": "smollm2-135m-instruct"}
 
-_WRITTEN = ("training.bert_graph", "training.arithmetic", "training.onnx_graph")
+_WRITTEN = ("training.graphs.bert", "training.graphs.arithmetic", "training.graphs.onnx_graph")
 _GRAPHS = ("torch", "transformers", "onnx", "onnxruntime", "tokenizers", "numpy")
 
 # Seconds are those of two cores. Short ones come first: the large downloads go on meanwhile.
@@ -22,7 +22,7 @@ RECIPES = {
             "embedder",
             "embedder",
             inputs=("minilm", "wikipedia-leads"),
-            code=(*_WRITTEN, "training.leads", "training.serving"),
+            code=(*_WRITTEN, "training.datasets.wikipedia", "training.graphs.evaluate"),
             libraries=(*_GRAPHS, "sentence-transformers"),
             seconds=20,
             key_metric="cosine_int8_mean",
@@ -38,7 +38,7 @@ RECIPES = {
             "house-prices",
             "house_prices",
             inputs=("ames",),
-            code=("training.frames", "training.trees"),
+            code=("training.datasets.dataframe", "training.graphs.trees"),
             libraries=("scikit-learn", "joblib", "numpy", "onnx"),
             seconds=10,
             key_metric="r2",
@@ -49,10 +49,10 @@ RECIPES = {
             inputs=("vader",),
             needs=("embedder",),
             code=(
-                "training.sentiment_data",
-                "training.half_frozen",
+                "training.datasets.sentiment",
+                "training.graphs.frozen_layers",
                 *_WRITTEN,
-                "training.serving",
+                "training.graphs.evaluate",
             ),
             libraries=(*_GRAPHS, "scikit-learn"),
             seconds={"fast": 240, "long": 900},
@@ -60,10 +60,10 @@ RECIPES = {
         ),
         Recipe(
             "wikipedia",
-            "corpus",
+            "wikipedia",
             inputs=("wikipedia-leads",),
             needs=("embedder",),
-            code=("training.leads", "training.serving", "server.tasks.rag.splitter"),
+            code=("training.datasets.wikipedia", "training.graphs.evaluate", "server.tasks.rag.splitter"),
             libraries=("onnxruntime", "tokenizers", "numpy"),
             seconds=95,
             key_metric="passages",
@@ -73,7 +73,7 @@ RECIPES = {
             "topics",
             "topics",
             needs=("embedder", "wikipedia"),
-            code=("training.corpus", "training.leads", "training.serving"),
+            code=("training.recipes.wikipedia", "training.datasets.wikipedia", "training.graphs.evaluate"),
             libraries=(*_GRAPHS, "sentence-transformers", "scikit-learn"),
             seconds=25,
             key_metric="accuracy",
@@ -82,7 +82,7 @@ RECIPES = {
             "reranker",
             "reranker",
             inputs=("ms-marco-minilm-l12",),
-            code=("training.serving",),
+            code=("training.graphs.evaluate",),
             libraries=("onnxruntime", "tokenizers", "numpy"),
             key_metric="largest_difference",
             by_name=True,
@@ -92,7 +92,7 @@ RECIPES = {
             "retrieval",
             inputs=("django-docs", "scrapy-docs", "celery-docs", "sqlalchemy-docs"),
             needs=("embedder", "reranker"),
-            code=("training.faq", "training.serving", "server.tasks.rag.splitter"),
+            code=("training.datasets.faq", "training.graphs.evaluate", "server.tasks.rag.splitter"),
             libraries=("onnxruntime", "tokenizers", "numpy", "scikit-learn"),
             seconds=900,
             key_metric="ndcg@10",
@@ -104,7 +104,7 @@ RECIPES = {
                 name,
                 "llm",
                 inputs=(name,),
-                code=("training.gguf", "training.tokenizer"),
+                code=("training.recipes.gguf", "training.recipes.gguf_tokenizer"),
                 libraries=("tokenizers", "jinja2"),
                 seconds=5,
             )

@@ -10,9 +10,9 @@ from server.domain.errors import ModelUnavailable
 from server.models.artefact import MANIFEST, POINTER, file_sha256, open_artefact
 from server.models.registry import Registry, open_registry
 from server.vectorstore.layout import FORMAT
-from training.cache import Cache
+from training.fetch.cache import Cache
+from training.fetch.lock import Input, PackageSource
 from training.golden import lacks_golden
-from training.lock import Input, PackageSource
 from training.recipe import Kind, Profile, Recipe, digest_of, version_of
 
 

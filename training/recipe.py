@@ -18,7 +18,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
-from training.lock import Input
+from training.fetch.lock import Input
 from training.progress import Progress, Task
 
 Profile = Literal["fast", "long"]
@@ -116,7 +116,7 @@ def digest_of(name: str, recipes: Mapping[str, Recipe], inputs: Mapping[str, Inp
         "name": name,
         "inputs": {key: [[item.path, item.sha256] for item in inputs[key].contents] for key in recipe.inputs},
         "needs": {need: digest_of(need, recipes, inputs, profile) for need in recipe.needs},
-        "code": {module: _code_digest(module) for module in (f"training.{recipe.module}", *recipe.code)},
+        "code": {module: _code_digest(module) for module in (f"training.recipes.{recipe.module}", *recipe.code)},
         "libraries": recipe.versions(),
         "profile": profile if recipe.has_profiles else "",
     }

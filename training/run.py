@@ -12,13 +12,13 @@ from typing import Protocol, cast
 from server.domain.errors import QuintetError
 from server.models.artefact import write_manifest
 from training.errors import FetchFailed, TrainingError
-from training.fetch import Fetcher
+from training.fetch.fetcher import Fetcher
+from training.fetch.lock import Input
 from training.golden import with_golden
-from training.lock import Input
 from training.plan import Places, State, Step, is_whole
 from training.progress import Progress
 from training.recipe import Kind, Outcome, Profile, Recipe, Workshop
-from training.report import REPORT, licence_line, write_licence
+from training.reports.report import REPORT, licence_line, write_licence
 
 FETCHES = 2  # inputs at once; with more, the largest would slow down those that are waited for
 
@@ -130,7 +130,7 @@ class Run:
             workshop = Workshop(
                 folder, self._profile, self._progress, recipe.name, kept, self._files, self._made.__getitem__
             )
-            module = cast(Module, import_module(f"training.{recipe.module}"))
+            module = cast(Module, import_module(f"training.recipes.{recipe.module}"))
             outcome = module.build(workshop)
             self._place_licences(workshop, inputs)
             write_manifest(
@@ -162,7 +162,7 @@ class Run:
             with with_golden(folder, self._places.models) as finished:
                 self._places.registry().publish(finished)
         else:
-            module = cast(CollectionModule, import_module(f"training.{step.recipe.module}"))
+            module = cast(CollectionModule, import_module(f"training.recipes.{step.recipe.module}"))
             module.install(folder, self._places.index, self._places.models)
 
     def _files(self, name: str) -> dict[str, Path]:

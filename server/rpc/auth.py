@@ -8,9 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from server.domain.context import Caller
+from server.domain.context import Caller, Metadata
 from server.domain.errors import PermissionDenied, Unauthenticated
-from server.rpc.admission import Metadata
 from server.tenancy.api_keys import NOBODYS, id_of
 from server.tenancy.tenants import Role, Tenant
 from server.tenancy.tenants_file import TenantsFile

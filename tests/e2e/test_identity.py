@@ -282,7 +282,7 @@ def refused(**settings: str) -> str:
 def test_without_tenants_only_this_machine_is_served(start: Start, tmp_path: Path) -> None:
     told = refused(host="0.0.0.0")
     assert told.startswith(
-        "error: on QUINTET_HOST=0.0.0.0 anybody could call: set QUINTET_TENANTS to a file of tenants"
+        "error: with QUINTET_HOST=0.0.0.0 anybody could call: set QUINTET_TENANTS to a file of tenants"
     )
     (tmp_path / "tenants.toml").write_text("[tenants.a]\nroles = ['king']\n")
     broken = refused(tenants=str(tmp_path / "tenants.toml"))

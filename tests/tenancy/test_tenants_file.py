@@ -31,8 +31,10 @@ def test_the_example_says_all() -> None:
         requests_per_minute=600,
         request_burst=100,
         tokens_per_minute=200_000,
+        token_burst=100_000,
         concurrent_calls=16,
         tokens_per_day=5_000_000,
+        tokens_per_month=100_000_000,
         micros_per_day=12_500_000,
         micros_per_month=250_000_000,
     )

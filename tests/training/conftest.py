@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from tests.training.index_server import IndexServer, running_index
-from training.cache import Cache
-from training.fetch import Fetcher
-from training.http import Client
-from training.hub import Hub
-from training.index import PackageIndex
-from training.lock import Input, read_lock
+from training.fetch.cache import Cache
+from training.fetch.fetcher import Fetcher
+from training.fetch.http import Client
+from training.fetch.hub import Hub
+from training.fetch.lock import Input, read_lock
+from training.fetch.package_index import PackageIndex
 from training.progress import PlainProgress
 
 LICENCE = {"name": "MIT", "url": "https://example.org/licence", "attribution": "nobody"}

@@ -13,9 +13,9 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from tests.training.berts import padded, tiny_classifier
-from training.arithmetic import Int8
-from training.bert_graph import write_classifier, write_encoder
-from training.onnx_graph import Graph
+from training.graphs.arithmetic import Int8
+from training.graphs.bert import write_classifier, write_encoder
+from training.graphs.onnx_graph import Graph
 
 ROWS = [[101, 7, 8, 9, 102], [101, 7, 102], [101, 11, 12, 13, 14, 15, 102]]
 Floats = NDArray[np.float32]

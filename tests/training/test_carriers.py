@@ -10,10 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.training.index_server import wheel
-from training import carriers
-from training.carriers import read_members
 from training.errors import CarrierRefused
-from training.lock import safe_path
+from training.fetch import archives as carriers
+from training.fetch.archives import read_members
+from training.fetch.lock import safe_path
 
 
 def _read(archive: Path, **wanted: int) -> dict[str, bytes]:

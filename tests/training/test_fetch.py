@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 
 from tests.training.index_server import IndexServer, stored_wheel, wheel
-from training.cache import Cache
 from training.errors import FetchFailed, WrongContent
-from training.fetch import Fetcher
-from training.http import Client
-from training.hub import Hub
-from training.index import PackageIndex
-from training.lock import Content, Input
+from training.fetch.cache import Cache
+from training.fetch.fetcher import Fetcher
+from training.fetch.http import Client
+from training.fetch.hub import Hub
+from training.fetch.lock import Content, Input
+from training.fetch.package_index import PackageIndex
 from training.progress import PlainProgress
 
 NewFetcher = Callable[..., Fetcher]

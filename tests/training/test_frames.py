@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from training import frames
-from training.frames import UnsafePickle, parse_frame, read_frame
+from training.datasets import dataframe as frames
+from training.datasets.dataframe import UnsafePickle, parse_frame, read_frame
 
 
 class _Evil:

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer
 
 from tests.training.gguf_files import CHATML, gguf, tiny_model
 from training.errors import TrainingError
-from training.gguf import read_metadata
-from training.tokenizer import write_tokenizer
+from training.recipes.gguf import read_metadata
+from training.recipes.gguf_tokenizer import write_tokenizer
 
 scalars = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text(max_size=20)
 lists = st.lists(st.text(max_size=9)) | st.lists(st.integers(-9, 9)) | st.lists(st.lists(st.integers(0, 9)))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.training.berts import padded, tiny_classifier
-from training.half_frozen import HalfFrozen
+from training.graphs.frozen_layers import HalfFrozen
 
 ROWS = [[101, 7, 8, 9, 102], [101, 7, 102], [101, 11, 12, 13, 14, 15, 102]]
 

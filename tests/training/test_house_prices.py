@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.house_prices import COVERAGE, FOLDS, interval, judge
+from training.recipes.house_prices import COVERAGE, FOLDS, interval, judge
 
 
 @given(st.integers(100, 5000), st.integers(0, 2**32 - 1))

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.training.index_server import IndexServer
-from training.hub import BUDGET_SECONDS, Hub
+from training.fetch.hub import BUDGET_SECONDS, Hub
 
 
 @pytest.fixture(autouse=True)

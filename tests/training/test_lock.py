@@ -9,7 +9,7 @@ import pytest
 
 from training.catalogue import LLMS, RECIPES
 from training.errors import LockError
-from training.lock import HubSource, Input, PackageSource, read_lock
+from training.fetch.lock import HubSource, Input, PackageSource, read_lock
 
 
 def test_every_file_has_a_size_and_a_digest() -> None:

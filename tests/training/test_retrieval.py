@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from server.tasks.rag import splitter as passages
-from training.faq import Docs, Section, plain, read_sections, split_page
-from training.retrieval import Index, _limits, answers_of, measure, to_table
+from training.datasets.faq import Docs, Section, plain, read_sections, split_page
+from training.recipes.retrieval import Index, _limits, answers_of, measure, to_table
 
 FAQ = """
 ==========

@@ -10,9 +10,9 @@ import pytest
 from server.models.artefact import open_artefact
 from tests.training.gguf_files import tiny_model
 from tests.training.index_server import IndexServer, wheel
-from training.cache import Cache
-from training.fetch import Fetcher
-from training.lock import Input
+from training.fetch.cache import Cache
+from training.fetch.fetcher import Fetcher
+from training.fetch.lock import Input
 from training.plan import Places, State, make_plan
 from training.progress import PlainProgress
 from training.recipe import Kind, Recipe, digest_of

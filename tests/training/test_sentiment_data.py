@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.sentiment_data import SOURCES, duplicate_key, hard_labels, part_of, read_examples, soft_labels
+from training.datasets.sentiment import SOURCES, duplicate_key, hard_labels, part_of, read_examples, soft_labels
 
 RATINGS = st.lists(st.floats(-4, 4), min_size=1, max_size=20).map(np.array)
 

@@ -1,230 +1,158 @@
-"""The client for asyncio. Its methods are those of `client.py`, as coroutines and async iterators."""
-# ruff: noqa: ASYNC109, ASYNC110 - a timeout here is the deadline that the server is told, and readiness is polled
+"""The client for asyncio. Its methods are those of `client.py`, as coroutines and async generators."""
+# ruff: noqa: ASYNC109 - a timeout here is the deadline that the server is told, and readiness is polled
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from typing import TypeVar, Unpack
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
+from functools import wraps
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 import grpc
-from google.protobuf.message import Message as ProtoMessage
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from quintet.v1 import (
-    analysis_pb2,
-    analysis_pb2_grpc,
-    chat_pb2,
-    chat_pb2_grpc,
-    classification_pb2,
-    classification_pb2_grpc,
-    model_pb2,
-    model_pb2_grpc,
-    pricing_pb2,
-    pricing_pb2_grpc,
-    rag_pb2,
-)
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
+from quintet.v1 import rag_pb2, rag_pb2_grpc
 
 from quintet_client import inputs
-from quintet_client.aio_collections import AsyncCollections
-from quintet_client.aio_usage import AsyncUsage
-from quintet_client.connection import POLL_SECONDS, ReadyWait
-from quintet_client.errors import DeadlineExceeded, QuintetError, Unreachable
-from quintet_client.filters import Where, filters
-from quintet_client.inputs import ChatOptions, House, Message, Task
+from quintet_client.calls import OPEN, Call, Services, StreamCall, administration, documents, tasks
+from quintet_client.connection import CHANNEL_OPTIONS, POLL_SECONDS, Connection, not_ready
+from quintet_client.errors import DeadlineExceeded, QuintetError, Unreachable, translate
+from quintet_client.inputs import Document
 
-Q = TypeVar("Q", bound=ProtoMessage)
-R = TypeVar("R", bound=ProtoMessage)
+P = ParamSpec("P")
+R = TypeVar("R", bound=Message)
 
 
-class AsyncQuintetClient(AsyncCollections, AsyncUsage):
+def unary(
+    describe: Callable[Concatenate[Services, P], Call[R]],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
+    """A coroutine method that makes the described call."""
+
+    @wraps(describe)
+    async def method(self: AsyncQuintetClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        call = describe(self._services, *args, **kwargs)
+        options = self._options(call.timeout, call.default)
+        try:
+            response: R = await call.method(call.request, timeout=options.timeout, metadata=options.metadata)
+        except grpc.RpcError as error:
+            raise translate(error, options.request_id) from error
+        return response
+
+    return method
+
+
+def stream(
+    describe: Callable[Concatenate[Services, P], StreamCall[R]],
+) -> Callable[Concatenate[Any, P], AsyncGenerator[R, None]]:
+    """A method that iterates over the responses of the described call."""
+
+    async def responses(self: AsyncQuintetClient, call: StreamCall[R]) -> AsyncGenerator[R, None]:
+        options = self._options(call.timeout, call.default)
+        running = call.method(call.request, timeout=options.timeout, metadata=options.metadata)
+        try:
+            async for message in running:
+                yield message
+        except grpc.RpcError as error:
+            raise translate(error, options.request_id) from error
+        finally:
+            running.cancel()
+
+    @wraps(describe)
+    def method(self: AsyncQuintetClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[R, None]:
+        return responses(self, describe(self._services, *args, **kwargs))
+
+    return method
+
+
+class AsyncQuintetClient(Connection):
     """A connection to Quintet for one event loop. Parameters, deadlines and retries are those of QuintetClient.
 
     To leave a stream early, close it: `async with contextlib.aclosing(client.stream_chat(...)) as events`.
     """
 
-    def __init__(
-        self,
-        address: str | None = None,
-        *,
-        api_key: str | None = None,
-        tls: bool = False,
-        root_certificates: bytes | None = None,
-        client_certificate: bytes | None = None,
-        client_key: bytes | None = None,
-        timeout: float | None = None,
+    def _open(self, address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+        if credentials:
+            return grpc.aio.secure_channel(address, credentials, CHANNEL_OPTIONS)
+        return grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        super().__init__(
-            address,
-            api_key=api_key,
-            tls=tls,
-            root_certificates=root_certificates,
-            client_certificate=client_certificate,
-            client_key=client_key,
-            timeout=timeout,
-        )
-        self._classification = classification_pb2_grpc.ClassificationServiceStub(self._channel)
-        self._pricing = pricing_pb2_grpc.PricingServiceStub(self._channel)
-        self._chat = chat_pb2_grpc.ChatServiceStub(self._channel)
-        self._analysis = analysis_pb2_grpc.AnalysisServiceStub(self._channel)
-        self._models = model_pb2_grpc.ModelServiceStub(self._channel)
-        self._health = health_pb2_grpc.HealthStub(self._channel)
+        await self.close()
 
-    async def classify(
-        self,
-        texts: str | Iterable[str],
-        *,
-        model: str | None = None,
-        top_k: int | None = None,
-        timeout: float | None = None,
-    ) -> classification_pb2.ClassifyResponse:
-        """Labels of up to 64 texts, in their order; all labels of each, or the `top_k` most probable."""
-        request = classification_pb2.ClassifyRequest(texts=inputs.listed(texts), model=model, top_k=top_k)
-        return await self._unary(self._classification.Classify, request, timeout)
+    async def close(self) -> None:
+        """Close the connection; running calls are cancelled."""
+        await self._channel.close()
 
-    async def predict_price(
-        self, houses: Iterable[House | Mapping[str, object]], *, timeout: float | None = None
-    ) -> pricing_pb2.PredictPriceResponse:
-        """Prices of up to 256 houses, in their order, each with its 90 % interval."""
-        request = pricing_pb2.PredictPriceRequest(houses=inputs.houses(houses))
-        return await self._unary(self._pricing.PredictPrice, request, timeout)
+    classify = unary(tasks.classify)
+    predict_price = unary(tasks.predict_price)
+    chat = unary(tasks.chat)
+    stream_chat = stream(tasks.stream_chat)
+    ask = unary(tasks.ask)
+    stream_ask = stream(tasks.stream_ask)
+    retrieve = unary(tasks.retrieve)
+    analyze = unary(tasks.analyze)
+    stream_analyze = stream(tasks.stream_analyze)
 
-    async def chat(
-        self, messages: str | Sequence[Message], *, timeout: float | None = None, **options: Unpack[ChatOptions]
-    ) -> chat_pb2.ChatResponse:
-        """The model's next turn. `messages` are the turns so far, oldest first, or one question."""
-        request = inputs.chat(chat_pb2.ChatRequest, messages, options)
-        return await self._unary(self._chat.Chat, request, timeout)
+    add_documents = unary(documents.add_documents)
+    delete_documents = unary(documents.delete_documents)
+    list_documents = unary(documents.list_documents)
+    get_index = unary(documents.get_index)
+    create_collection = unary(documents.create_collection)
+    delete_collection = unary(documents.delete_collection)
+    list_collections = unary(documents.list_collections)
+    list_generations = unary(documents.list_generations)
+    rollback = unary(documents.rollback)
+    compact = unary(documents.compact)
+    reindex = stream(documents.reindex)
 
-    def stream_chat(
-        self, messages: str | Sequence[Message], *, timeout: float | None = None, **options: Unpack[ChatOptions]
-    ) -> AsyncGenerator[chat_pb2.StreamChatResponse, None]:
-        """The same as it is generated: deltas, then one done. Closing the iterator stops the generation."""
-        request = inputs.chat(chat_pb2.StreamChatRequest, messages, options)
-        return self._stream(self._chat.StreamChat, request, timeout)
+    list_models = unary(administration.list_models)
+    get_model = unary(administration.get_model)
+    load_model = unary(administration.load_model)
+    unload_model = unary(administration.unload_model)
+    reload_model = unary(administration.reload_model)
+    set_alias = unary(administration.set_alias)
+    watch_models = stream(administration.watch_models)
+    server_info = unary(administration.server_info)
+    get_usage = unary(administration.get_usage)
+    list_usage = unary(administration.list_usage)
+    watch_usage = stream(administration.watch_usage)
+    _check_health = unary(administration.check_health)
 
-    async def ask(
-        self,
-        question: str,
-        *,
-        collection: str | None = None,
-        top_k: int | None = None,
-        where: Where | None = None,
-        min_generation: int | None = None,
-        timeout: float | None = None,
-    ) -> rag_pb2.AskResponse:
-        """An answer from the `top_k` passages that fit best, with its sources.
+    async def import_documents(
+        self, collection: str, documents: Iterable[Document | Mapping[str, object]], *, timeout: float | None = None
+    ) -> rag_pb2.ImportDocumentsResponse:
+        """Add any number of documents over one stream. After a failure, the documents sent before it stay.
 
-        `where` has conditions on metadata (`quintet_client.filters`). `min_generation` is the state to wait for, for
-        instance the one that a write has returned.
+        It is safe to send all of them again: unchanged documents are not embedded twice.
         """
-        request = rag_pb2.AskRequest(
-            question=question,
-            collection=collection,
-            top_k=top_k,
-            filters=filters(where),
-            min_generation=min_generation,
-        )
-        return await self._unary(self._rag.Ask, request, timeout)
-
-    def stream_ask(
-        self,
-        question: str,
-        *,
-        collection: str | None = None,
-        top_k: int | None = None,
-        where: Where | None = None,
-        min_generation: int | None = None,
-        timeout: float | None = None,
-    ) -> AsyncGenerator[rag_pb2.StreamAskResponse, None]:
-        """The same as it is generated: sources, deltas, then one done. Closing the iterator stops the generation."""
-        request = rag_pb2.StreamAskRequest(
-            question=question,
-            collection=collection,
-            top_k=top_k,
-            filters=filters(where),
-            min_generation=min_generation,
-        )
-        return self._stream(self._rag.StreamAsk, request, timeout)
-
-    async def retrieve(
-        self,
-        query: str,
-        *,
-        collection: str | None = None,
-        top_k: int | None = None,
-        where: Where | None = None,
-        min_generation: int | None = None,
-        timeout: float | None = None,
-    ) -> rag_pb2.RetrieveResponse:
-        """The `top_k` passages that fit best, without a language model."""
-        request = rag_pb2.RetrieveRequest(
-            query=query,
-            collection=collection,
-            top_k=top_k,
-            filters=filters(where),
-            min_generation=min_generation,
-        )
-        return await self._unary(self._rag.Retrieve, request, timeout)
-
-    async def analyze(
-        self, text: str, tasks: Iterable[Task] | None = None, *, timeout: float | None = None
-    ) -> analysis_pb2.AnalyzeResponse:
-        """What `tasks` (all by default) find in the text. A task that fails is in `failures`."""
-        request = analysis_pb2.AnalyzeRequest(text=text, tasks=inputs.tasks(tasks))
-        return await self._unary(self._analysis.Analyze, request, timeout)
-
-    def stream_analyze(
-        self, text: str, tasks: Iterable[Task] | None = None, *, timeout: float | None = None
-    ) -> AsyncGenerator[analysis_pb2.StreamAnalyzeResponse, None]:
-        """The same, each result as soon as it is ready, then one done."""
-        request = analysis_pb2.StreamAnalyzeRequest(text=text, tasks=inputs.tasks(tasks))
-        return self._stream(self._analysis.StreamAnalyze, request, timeout)
-
-    async def list_models(self, *, timeout: float | None = None) -> model_pb2.ListModelsResponse:
-        """Every model of the server, loaded or not."""
-        return await self._unary(self._models.ListModels, model_pb2.ListModelsRequest(), timeout)
-
-    async def get_model(self, name: str, *, timeout: float | None = None) -> model_pb2.GetModelResponse:
-        """One model: labels, features, metrics, licence."""
-        return await self._unary(self._models.GetModel, model_pb2.GetModelRequest(name=name), timeout)
-
-    async def load_model(self, name: str, *, timeout: float | None = None) -> model_pb2.LoadModelResponse:
-        """Bring a model into memory."""
-        return await self._unary(self._models.LoadModel, model_pb2.LoadModelRequest(name=name), timeout)
-
-    async def unload_model(self, name: str, *, timeout: float | None = None) -> model_pb2.UnloadModelResponse:
-        """Take a model out of memory after its last reader; the next call that needs it loads it again."""
-        return await self._unary(self._models.UnloadModel, model_pb2.UnloadModelRequest(name=name), timeout)
-
-    async def reload_model(self, name: str, *, timeout: float | None = None) -> model_pb2.ReloadModelResponse:
-        """Read and check a model's files again, and serve what they are now."""
-        return await self._unary(self._models.ReloadModel, model_pb2.ReloadModelRequest(name=name), timeout)
-
-    async def set_alias(
-        self, name: str, alias: str, target: str, *, force: bool = False, timeout: float | None = None
-    ) -> model_pb2.SetAliasResponse:
-        """Move "current" or "candidate" to a version, or to that of another alias: "previous" is a rollback.
-
-        "current" moves only to what answers its golden inputs as it did when it was made, unless `force` is given.
-        """
-        request = model_pb2.SetAliasRequest(name=name, alias=alias, target=target, force=force)
-        return await self._unary(self._models.SetAlias, request, timeout)
-
-    def watch_models(self, *, timeout: float | None = None) -> AsyncGenerator[model_pb2.WatchModelsResponse, None]:
-        """All models, then each that changes, then done when the server stops. Closing the iterator ends it."""
-        return self._stream(self._models.WatchModels, model_pb2.WatchModelsRequest(), timeout)
-
-    async def server_info(self, *, timeout: float | None = None) -> model_pb2.GetServerInfoResponse:
-        """Version, limits and the state of every service with its reason."""
-        return await self._unary(self._models.GetServerInfo, model_pb2.GetServerInfoRequest(), timeout)
+        options = self._options(timeout, OPEN)
+        rag = cast("rag_pb2_grpc.RagServiceAsyncStub", self._services.rag)
+        call = rag.ImportDocuments(timeout=options.timeout, metadata=options.metadata)
+        try:
+            with contextlib.suppress(asyncio.InvalidStateError):  # the server ended the call; awaiting it raises why
+                for request in inputs.imports(collection, documents):
+                    await call.write(request)
+                await call.done_writing()
+            return await call
+        except grpc.RpcError as error:
+            raise translate(error, options.request_id) from error
+        finally:
+            call.cancel()
 
     async def health(self, service: str = "", *, timeout: float | None = None) -> str:
-        """State of a service: "SERVING", "NOT_SERVING" or "SERVICE_UNKNOWN".
+        """The state of a service: "SERVING", "NOT_SERVING" or "SERVICE_UNKNOWN".
 
-        "" is the server itself, "ready" all services together, others have full names ("quintet.v1.RagService").
+        "" is the server process, "ready" all services together, others have full names ("quintet.v1.RagService").
         """
         try:
-            response = await self._unary(self._health.Check, health_pb2.HealthCheckRequest(service=service), timeout)
+            response = await self._check_health(service, timeout=timeout)
         except QuintetError as error:
             if error.code is grpc.StatusCode.NOT_FOUND:
                 return "SERVICE_UNKNOWN"
@@ -233,12 +161,14 @@ class AsyncQuintetClient(AsyncCollections, AsyncUsage):
 
     async def wait_ready(self, timeout: float = 60.0, *, service: str = "ready") -> None:
         """Return when the service is SERVING. Raises DeadlineExceeded after `timeout` seconds."""
-        wait = ReadyWait(service, timeout)
-        while not wait.is_over(await self._state(service, wait.left)):
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                state = await self.health(service, timeout=max(0.1, end - time.monotonic()))
+            except (Unreachable, DeadlineExceeded) as error:
+                state = error.message
+            if state == "SERVING":
+                return
+            if time.monotonic() + POLL_SECONDS >= end:
+                raise not_ready(service, timeout, state)
             await asyncio.sleep(POLL_SECONDS)
-
-    async def _state(self, service: str, timeout: float) -> str:
-        try:
-            return await self.health(service, timeout=timeout)
-        except (Unreachable, DeadlineExceeded) as error:
-            return error.message

@@ -1,4 +1,4 @@
-"""What can go wrong, as exceptions: one class a reason of quintet.v1.ErrorReason, all of them QuintetErrors."""
+"""The exceptions: one class for each reason of quintet.v1.ErrorReason, all of them QuintetErrors."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar, cast
@@ -10,10 +10,11 @@ from grpc_status import rpc_status
 
 DOMAIN = "quintet.v1"
 M = TypeVar("M", bound=Message)
+BY_REASON: dict[str, type["QuintetError"]] = {}  # filled by the classes below
 
 
 class Violation(NamedTuple):
-    """One broken limit: the field's path in the request ("houses[0].neighborhood") and what it asks for."""
+    """One broken limit: the field's path in the request ("houses[0].neighborhood") and what the limit requires."""
 
     field: str
     description: str
@@ -22,10 +23,14 @@ class Violation(NamedTuple):
 class QuintetError(Exception):
     """A call failed.
 
-    `code` is the gRPC status, `reason` a name of ErrorReason without its prefix (empty if no Quintet server made the
-    error), `request_id` what the server's log calls the request (empty if nothing was sent), `retry_after` the
-    seconds after which another try makes sense (None if the server did not say), `violations` the broken limits.
+    `code` is the gRPC status. `reason` is a name of ErrorReason without its prefix; empty if the error does not come
+    from a Quintet server. `request_id` identifies the call in the server's log; empty if nothing was sent.
+    `retry_after` is in seconds; None if the server gave no delay. `violations` are the broken limits.
     """
+
+    def __init_subclass__(cls, *, reason: str = "") -> None:
+        if reason:
+            BY_REASON[reason] = cls
 
     def __init__(
         self,
@@ -46,115 +51,115 @@ class QuintetError(Exception):
         self.violations = tuple(violations)
 
 
-class InvalidRequest(QuintetError):
-    """The request breaks limits; `violations` says which."""
+class InvalidRequest(QuintetError, reason="INVALID_REQUEST"):
+    """The request breaks limits of the contract; `violations` lists them."""
 
 
-class Unauthenticated(QuintetError):
-    """No API key or client certificate, or one that is not known or has expired."""
+class Unauthenticated(QuintetError, reason="UNAUTHENTICATED"):
+    """No API key or client certificate was sent, or one that is unknown or has expired."""
 
 
-class PermissionDenied(QuintetError):
+class PermissionDenied(QuintetError, reason="PERMISSION_DENIED"):
     """The tenant may not use this method, service or model."""
 
 
-class RequestIdReused(QuintetError):
-    """The request id belongs to another call of the last day; send a new one."""
+class RequestIdReused(QuintetError, reason="REQUEST_ID_REUSED"):
+    """The request id was used for another call within the last day; send a new one."""
 
 
-class QuotaExceeded(QuintetError):
-    """The tenant's rate or number of calls at once is spent; `retry_after` says until when."""
+class QuotaExceeded(QuintetError, reason="QUOTA_EXCEEDED"):
+    """The tenant's limit of rate or concurrent calls is reached; retry after `retry_after`."""
 
 
-class BudgetExhausted(QuintetError):
-    """The tenant's budget of the day or month is spent; `retry_after` says until when."""
+class BudgetExhausted(QuintetError, reason="BUDGET_EXHAUSTED"):
+    """The tenant's budget of the day or month is spent; `retry_after` tells when the next one begins."""
 
 
-class LedgerUnavailable(QuintetError):
-    """What the call costs could not be written down, so it was not begun; come back after `retry_after`."""
+class LedgerUnavailable(QuintetError, reason="LEDGER_UNAVAILABLE"):
+    """The server could not record the call's cost and did not start it; retry after `retry_after`."""
 
 
-class ServerOverloaded(QuintetError):
-    """The server is full; come back after `retry_after`."""
+class ServerOverloaded(QuintetError, reason="SERVER_OVERLOADED"):
+    """The server is at its limit; retry after `retry_after`."""
 
 
-class ServerStopping(QuintetError):
-    """The server takes no new work; another one may."""
+class ServerStopping(QuintetError, reason="SERVER_STOPPING"):
+    """The server is shutting down; retry on another one."""
 
 
-class MessageTooLarge(QuintetError):
-    """The request is over the server's size limit."""
+class MessageTooLarge(QuintetError, reason="MESSAGE_TOO_LARGE"):
+    """The request exceeds the server's size limit."""
 
 
-class ModelLoading(QuintetError):
-    """The model is being read and checked; come back after `retry_after`."""
+class ModelLoading(QuintetError, reason="MODEL_LOADING"):
+    """The model is being loaded; retry after `retry_after`."""
 
 
-class ModelNotFound(QuintetError):
-    """No model has this name; the message lists the names that exist."""
+class ModelNotFound(QuintetError, reason="MODEL_NOT_FOUND"):
+    """No model has this name; the message lists the existing names."""
 
 
-class ModelDoesNotFit(QuintetError):
-    """The model needs more memory than the server has left for it."""
+class ModelDoesNotFit(QuintetError, reason="MODEL_DOES_NOT_FIT"):
+    """The model needs more memory than the server has left for models."""
 
 
-class ModelUnavailable(QuintetError):
+class ModelUnavailable(QuintetError, reason="MODEL_UNAVAILABLE"):
     """The artefact is missing or broken; an operator must act."""
 
 
-class ModelCheckFailed(QuintetError):
-    """The version answers its golden inputs otherwise than when it was made; what was served still is."""
+class ModelCheckFailed(QuintetError, reason="MODEL_CHECK_FAILED"):
+    """The version does not reproduce its golden outputs; the server keeps the version that it served."""
 
 
-class ModelVersionNotFound(QuintetError):
-    """The model has no such version or alias; the message lists those that exist."""
+class ModelVersionNotFound(QuintetError, reason="MODEL_VERSION_NOT_FOUND"):
+    """The model has no such version or alias; the message lists the existing ones."""
 
 
-class RegistryFailed(QuintetError):
-    """The model registry cannot be reached or refused; come back after `retry_after`."""
+class RegistryFailed(QuintetError, reason="REGISTRY_FAILED"):
+    """The model registry is unreachable or refused the request; retry after `retry_after`."""
 
 
-class UpstreamFailed(QuintetError):
+class UpstreamFailed(QuintetError, reason="UPSTREAM_FAILED"):
     """The language model's endpoint failed or refused."""
 
 
-class UpstreamTimeout(QuintetError):
+class UpstreamTimeout(QuintetError, reason="UPSTREAM_TIMEOUT"):
     """The language model's endpoint did not answer in time."""
 
 
-class CollectionNotFound(QuintetError):
-    """No collection has this name; the message lists the names that exist."""
+class CollectionNotFound(QuintetError, reason="COLLECTION_NOT_FOUND"):
+    """No collection has this name; the message lists the existing names."""
 
 
-class CollectionExists(QuintetError):
-    """There is a collection of this name."""
+class CollectionExists(QuintetError, reason="COLLECTION_EXISTS"):
+    """A collection of this name exists already."""
 
 
-class CollectionBroken(QuintetError):
-    """No generation of the collection is whole; the message says what to do."""
+class CollectionBroken(QuintetError, reason="COLLECTION_BROKEN"):
+    """No generation of the collection is intact; the message says what to do."""
 
 
-class EmbedderMismatch(QuintetError):
-    """Another embedder made the collection; `reindex` mends that."""
+class EmbedderMismatch(QuintetError, reason="EMBEDDER_MISMATCH"):
+    """The collection was made by another embedder; `reindex` rebuilds it."""
 
 
-class GenerationNotFound(QuintetError):
+class GenerationNotFound(QuintetError, reason="GENERATION_NOT_FOUND"):
     """The generation is not kept; the message lists those that are."""
 
 
-class GenerationNotReached(QuintetError):
-    """The collection has not come to `min_generation`; come back after `retry_after`."""
+class GenerationNotReached(QuintetError, reason="GENERATION_NOT_REACHED"):
+    """The collection has not reached `min_generation`; retry after `retry_after`."""
 
 
-class StorageFull(QuintetError):
-    """The server's disk is full; nothing was lost."""
+class StorageFull(QuintetError, reason="STORAGE_FULL"):
+    """The server's disk is full; no stored data was lost."""
 
 
-class DeadlineExceeded(QuintetError):
-    """The call's deadline passed, on either side."""
+class DeadlineExceeded(QuintetError, reason="DEADLINE_EXCEEDED"):
+    """The call's deadline passed, at the client or at the server."""
 
 
-class InternalError(QuintetError):
+class InternalError(QuintetError, reason="INTERNAL"):
     """A fault of the server; its log has the details under `request_id`."""
 
 
@@ -162,37 +167,7 @@ class Unreachable(QuintetError):
     """No Quintet server answered at the address, or the connection broke."""
 
 
-BY_REASON: dict[str, type[QuintetError]] = {
-    "INVALID_REQUEST": InvalidRequest,
-    "UNAUTHENTICATED": Unauthenticated,
-    "PERMISSION_DENIED": PermissionDenied,
-    "REQUEST_ID_REUSED": RequestIdReused,
-    "LEDGER_UNAVAILABLE": LedgerUnavailable,
-    "QUOTA_EXCEEDED": QuotaExceeded,
-    "BUDGET_EXHAUSTED": BudgetExhausted,
-    "SERVER_OVERLOADED": ServerOverloaded,
-    "SERVER_STOPPING": ServerStopping,
-    "MESSAGE_TOO_LARGE": MessageTooLarge,
-    "MODEL_LOADING": ModelLoading,
-    "MODEL_NOT_FOUND": ModelNotFound,
-    "MODEL_DOES_NOT_FIT": ModelDoesNotFit,
-    "MODEL_UNAVAILABLE": ModelUnavailable,
-    "MODEL_CHECK_FAILED": ModelCheckFailed,
-    "MODEL_VERSION_NOT_FOUND": ModelVersionNotFound,
-    "REGISTRY_FAILED": RegistryFailed,
-    "UPSTREAM_FAILED": UpstreamFailed,
-    "UPSTREAM_TIMEOUT": UpstreamTimeout,
-    "COLLECTION_NOT_FOUND": CollectionNotFound,
-    "COLLECTION_EXISTS": CollectionExists,
-    "COLLECTION_BROKEN": CollectionBroken,
-    "EMBEDDER_MISMATCH": EmbedderMismatch,
-    "GENERATION_NOT_FOUND": GenerationNotFound,
-    "GENERATION_NOT_REACHED": GenerationNotReached,
-    "STORAGE_FULL": StorageFull,
-    "DEADLINE_EXCEEDED": DeadlineExceeded,
-    "INTERNAL": InternalError,
-}
-# A status without our ErrorInfo was made by gRPC itself, or by a proxy on the way.
+# A status without Quintet's ErrorInfo was made by gRPC itself or by a proxy.
 BY_CODE: dict[grpc.StatusCode, type[QuintetError]] = {
     grpc.StatusCode.UNAVAILABLE: Unreachable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
@@ -201,7 +176,7 @@ BY_CODE: dict[grpc.StatusCode, type[QuintetError]] = {
 
 def translate(error: grpc.RpcError, request_id: str) -> QuintetError:
     """The typed exception for a failed call that was sent with `request_id`."""
-    call = cast(grpc.Call, error)  # what grpc and grpc.aio raise has these methods, though its type does not say so
+    call = cast(grpc.Call, error)  # errors of grpc and grpc.aio have these methods; the type does not declare them
     code, message = call.code(), call.details() or ""
     status = _rich_status(call)
     info = next((each for each in _details(status, error_details_pb2.ErrorInfo) if each.domain == DOMAIN), None)
@@ -223,7 +198,7 @@ def translate(error: grpc.RpcError, request_id: str) -> QuintetError:
 
 
 def invalid(violations: Sequence[Violation]) -> InvalidRequest:
-    """For what is found to be wrong before anything is sent."""
+    """The error for a request that is found to be invalid before it is sent."""
     text = "; ".join(f"{field}: {description}" for field, description in violations)
     return InvalidRequest(text, code=grpc.StatusCode.INVALID_ARGUMENT, reason="INVALID_REQUEST", violations=violations)
 
@@ -231,7 +206,7 @@ def invalid(violations: Sequence[Violation]) -> InvalidRequest:
 def _rich_status(call: grpc.Call) -> status_pb2.Status:
     try:
         return rpc_status.from_call(call) or status_pb2.Status()
-    except (ValueError, DecodeError):  # a proxy changed the status and left the details, so the status counts
+    except (ValueError, DecodeError):  # a proxy changed the status but not the details: trust the status
         return status_pb2.Status()
 
 

@@ -28,56 +28,56 @@ class _AnalysisTask:
 class _AnalysisTaskEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AnalysisTask.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ANALYSIS_TASK_UNSPECIFIED: _AnalysisTask.ValueType  # 0
-    """Refused."""
+    """Invalid in a request."""
     ANALYSIS_TASK_ENTITIES: _AnalysisTask.ValueType  # 1
     """Names of people, places, organisations, dates, amounts."""
     ANALYSIS_TASK_SENTIMENT: _AnalysisTask.ValueType  # 2
     """Negative, neutral or positive."""
     ANALYSIS_TASK_TOPICS: _AnalysisTask.ValueType  # 3
-    """What the text is about."""
+    """The topics of the text."""
     ANALYSIS_TASK_LANGUAGE: _AnalysisTask.ValueType  # 4
-    """The language it is written in."""
+    """The language of the text."""
     ANALYSIS_TASK_KEY_PHRASES: _AnalysisTask.ValueType  # 5
-    """Its most telling noun phrases."""
+    """The most important noun phrases."""
     ANALYSIS_TASK_SENTENCES: _AnalysisTask.ValueType  # 6
-    """Where its sentences begin and end."""
+    """The sentences, with their offsets."""
     ANALYSIS_TASK_SYNTAX: _AnalysisTask.ValueType  # 7
     """Tokens with part of speech, lemma and dependency."""
 
 class AnalysisTask(_AnalysisTask, metaclass=_AnalysisTaskEnumTypeWrapper):
-    """AnalysisTask is one way of looking at a text."""
+    """AnalysisTask is one kind of analysis."""
 
 ANALYSIS_TASK_UNSPECIFIED: AnalysisTask.ValueType  # 0
-"""Refused."""
+"""Invalid in a request."""
 ANALYSIS_TASK_ENTITIES: AnalysisTask.ValueType  # 1
 """Names of people, places, organisations, dates, amounts."""
 ANALYSIS_TASK_SENTIMENT: AnalysisTask.ValueType  # 2
 """Negative, neutral or positive."""
 ANALYSIS_TASK_TOPICS: AnalysisTask.ValueType  # 3
-"""What the text is about."""
+"""The topics of the text."""
 ANALYSIS_TASK_LANGUAGE: AnalysisTask.ValueType  # 4
-"""The language it is written in."""
+"""The language of the text."""
 ANALYSIS_TASK_KEY_PHRASES: AnalysisTask.ValueType  # 5
-"""Its most telling noun phrases."""
+"""The most important noun phrases."""
 ANALYSIS_TASK_SENTENCES: AnalysisTask.ValueType  # 6
-"""Where its sentences begin and end."""
+"""The sentences, with their offsets."""
 ANALYSIS_TASK_SYNTAX: AnalysisTask.ValueType  # 7
 """Tokens with part of speech, lemma and dependency."""
 Global___AnalysisTask: _TypeAlias = AnalysisTask  # noqa: Y015
 
 @_typing.final
 class AnalyzeRequest(_message.Message):
-    """AnalyzeRequest is a text to look at."""
+    """AnalyzeRequest has the text to analyze."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """1 to 5000 Unicode code points, not of white space alone."""
+    """1 to 5000 Unicode code points, not only white space."""
     @_builtins.property
     def tasks(self) -> _containers.RepeatedScalarFieldContainer[Global___AnalysisTask.ValueType]:
-        """What to look for. None: everything."""
+        """The tasks to run, each at most once. Default: all."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ Global___AnalyzeRequest: _TypeAlias = AnalyzeRequest  # noqa: Y015
 
 @_typing.final
 class AnalyzeResponse(_message.Message):
-    """AnalyzeResponse carries the results of the tasks that were asked for; the others are unset."""
+    """AnalyzeResponse has the results of the requested tasks; the other results are unset."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -161,17 +161,17 @@ Global___AnalyzeResponse: _TypeAlias = AnalyzeResponse  # noqa: Y015
 
 @_typing.final
 class StreamAnalyzeRequest(_message.Message):
-    """StreamAnalyzeRequest is a text to look at. Its fields are those of AnalyzeRequest."""
+    """StreamAnalyzeRequest has the fields of AnalyzeRequest."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """1 to 5000 Unicode code points, not of white space alone."""
+    """1 to 5000 Unicode code points, not only white space."""
     @_builtins.property
     def tasks(self) -> _containers.RepeatedScalarFieldContainer[Global___AnalysisTask.ValueType]:
-        """What to look for. None: everything."""
+        """The tasks to run, each at most once. Default: all."""
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ Global___StreamAnalyzeRequest: _TypeAlias = StreamAnalyzeRequest  # noqa: Y015
 
 @_typing.final
 class StreamAnalyzeResponse(_message.Message):
-    """StreamAnalyzeResponse is one result or the end."""
+    """StreamAnalyzeResponse is one event of the stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -236,7 +236,7 @@ class StreamAnalyzeResponse(_message.Message):
 
     @_builtins.property
     def done(self) -> Global___AnalyzeDone:
-        """The end."""
+        """All tasks have ended."""
 
     def __init__(
         self,
@@ -263,16 +263,16 @@ Global___StreamAnalyzeResponse: _TypeAlias = StreamAnalyzeResponse  # noqa: Y015
 
 @_typing.final
 class AnalyzeDone(_message.Message):
-    """AnalyzeDone ends a StreamAnalyze."""
+    """AnalyzeDone is the last event of StreamAnalyze."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SUCCEEDED_COUNT_FIELD_NUMBER: _builtins.int
     FAILED_COUNT_FIELD_NUMBER: _builtins.int
     succeeded_count: _builtins.int
-    """Tasks that gave a result."""
+    """Number of tasks with a result."""
     failed_count: _builtins.int
-    """Tasks that failed."""
+    """Number of tasks that failed."""
     def __init__(
         self,
         *,
@@ -299,9 +299,9 @@ class TaskFailure(_message.Message):
     task: Global___AnalysisTask.ValueType
     """The task."""
     reason: _errors_pb2.ErrorReason.ValueType
-    """Why, for programs."""
+    """The reason, for programs."""
     message: _builtins.str
-    """Why, for people."""
+    """The reason, for people."""
     def __init__(
         self,
         *,
@@ -319,7 +319,7 @@ Global___TaskFailure: _TypeAlias = TaskFailure  # noqa: Y015
 
 @_typing.final
 class EntitiesResult(_message.Message):
-    """EntitiesResult lists the names in the text."""
+    """EntitiesResult lists the named entities."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -349,7 +349,7 @@ Global___EntitiesResult: _TypeAlias = EntitiesResult  # noqa: Y015
 
 @_typing.final
 class Entity(_message.Message):
-    """Entity is a name with its type."""
+    """Entity is a named entity with its type."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -358,13 +358,13 @@ class Entity(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """The name as it stands in the text."""
+    """The entity as it is written in the text."""
     type: _builtins.str
     """Type in the OntoNotes scheme, for instance PERSON, ORG, GPE, DATE, MONEY."""
     start: _builtins.int
-    """First code point."""
+    """Offset of the first code point."""
     end: _builtins.int
-    """The code point after the last."""
+    """Offset of the code point after the last."""
     def __init__(
         self,
         *,
@@ -383,7 +383,7 @@ Global___Entity: _TypeAlias = Entity  # noqa: Y015
 
 @_typing.final
 class SentimentResult(_message.Message):
-    """SentimentResult says how the text feels."""
+    """SentimentResult has the sentiment of the text."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -391,7 +391,7 @@ class SentimentResult(_message.Message):
     TRUNCATED_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     truncated: _builtins.bool
-    """True if the end of the text was not read."""
+    """True if the text was too long and the model did not read its end."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Label]:
         """All classes, most probable first."""
@@ -417,7 +417,7 @@ Global___SentimentResult: _TypeAlias = SentimentResult  # noqa: Y015
 
 @_typing.final
 class TopicsResult(_message.Message):
-    """TopicsResult says what the text is about."""
+    """TopicsResult has the topics of the text."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -425,7 +425,7 @@ class TopicsResult(_message.Message):
     TRUNCATED_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     truncated: _builtins.bool
-    """True if the end of the text was not read."""
+    """True if the text was too long and the model did not read its end."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Label]:
         """All topics, most probable first."""
@@ -451,7 +451,7 @@ Global___TopicsResult: _TypeAlias = TopicsResult  # noqa: Y015
 
 @_typing.final
 class LanguageResult(_message.Message):
-    """LanguageResult says which language the text is written in."""
+    """LanguageResult has the language of the text."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -459,7 +459,7 @@ class LanguageResult(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Label]:
-        """Most probable first. Labels are ISO 639 codes. Up to 3."""
+        """Up to 3 languages as ISO 639 codes, most probable first."""
 
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
@@ -481,7 +481,7 @@ Global___LanguageResult: _TypeAlias = LanguageResult  # noqa: Y015
 
 @_typing.final
 class KeyPhrasesResult(_message.Message):
-    """KeyPhrasesResult lists the most telling noun phrases."""
+    """KeyPhrasesResult lists the most important noun phrases."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -489,11 +489,11 @@ class KeyPhrasesResult(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def key_phrases(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyPhrase]:
-        """Highest score first. Up to 20."""
+        """Up to 20, highest score first."""
 
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
-        """The model whose noun phrases were ranked."""
+        """The model that found the noun phrases."""
 
     def __init__(
         self,
@@ -521,15 +521,15 @@ class KeyPhrase(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """The phrase as it first stands in the text, without a leading article or pronoun."""
+    """The phrase as it is first written in the text, without a leading article or pronoun."""
     score: _builtins.float
-    """Weight relative to the first phrase, 0..1."""
+    """Score relative to the first phrase, 0 to 1."""
     count: _builtins.int
-    """How often it occurs."""
+    """Number of occurrences."""
     start: _builtins.int
-    """First code point of its first occurrence."""
+    """Offset of the first code point of its first occurrence."""
     end: _builtins.int
-    """The code point after the last."""
+    """Offset of the code point after the last."""
     def __init__(
         self,
         *,
@@ -587,11 +587,11 @@ class TextSpan(_message.Message):
     END_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     start: _builtins.int
-    """First code point."""
+    """Offset of the first code point."""
     end: _builtins.int
-    """The code point after the last."""
+    """Offset of the code point after the last."""
     text: _builtins.str
-    """The piece itself."""
+    """The text between the offsets."""
     def __init__(
         self,
         *,
@@ -617,7 +617,7 @@ class SyntaxResult(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___Token]:
-        """In the order of the text, white space left out."""
+        """In the order of the text, without white space."""
 
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
@@ -639,7 +639,7 @@ Global___SyntaxResult: _TypeAlias = SyntaxResult  # noqa: Y015
 
 @_typing.final
 class Token(_message.Message):
-    """Token is a word or a mark with its grammar."""
+    """Token is a word or punctuation mark with its grammar."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -652,7 +652,7 @@ class Token(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """The token as it stands in the text."""
+    """The token as it is written in the text."""
     lemma: _builtins.str
     """Its dictionary form."""
     pos: _builtins.str
@@ -662,11 +662,11 @@ class Token(_message.Message):
     dependency: _builtins.str
     """Relation to its head, for instance nsubj."""
     head: _builtins.int
-    """Index of its head in tokens. The head of a root is the root itself."""
+    """Index of its head in tokens. A root is its own head."""
     start: _builtins.int
-    """First code point."""
+    """Offset of the first code point."""
     end: _builtins.int
-    """The code point after the last."""
+    """Offset of the code point after the last."""
     def __init__(
         self,
         *,

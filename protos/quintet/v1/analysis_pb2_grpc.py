@@ -26,13 +26,13 @@ if _version_not_supported:
 
 
 class AnalysisServiceStub:
-    """AnalysisService looks at one text in several ways at once.
+    """AnalysisService runs several kinds of analysis on one text.
 
-    Every offset counts Unicode code points of the request's text: start is the first code point, end the one
-    after the last.
+    Offsets count Unicode code points of the request's text: start is the first code point, end the one after the last.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     def __init__(self, channel):
@@ -54,21 +54,21 @@ class AnalysisServiceStub:
 
 
 class AnalysisServiceServicer:
-    """AnalysisService looks at one text in several ways at once.
+    """AnalysisService runs several kinds of analysis on one text.
 
-    Every offset counts Unicode code points of the request's text: start is the first code point, end the one
-    after the last.
+    Offsets count Unicode code points of the request's text: start is the first code point, end the one after the last.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     def Analyze(self, request, context):
-        """Analyze returns all results together. A task that fails is in failures and does not lose the others.
+        """Analyze returns all results together. A task that fails is listed in failures; the other results are returned.
 
-        INVALID_ARGUMENT: a limit is broken. FAILED_PRECONDITION: an artefact is missing or broken.
-        UNAVAILABLE: a model is loading. RESOURCE_EXHAUSTED: the server is full.
-        DEADLINE_EXCEEDED: the deadline passed.
+        INVALID_ARGUMENT: a field violates its limits. FAILED_PRECONDITION: a model's artefact is missing or damaged.
+        UNAVAILABLE: a model is loading. RESOURCE_EXHAUSTED: the server is overloaded.
+        DEADLINE_EXCEEDED: the call's deadline passed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,13 +105,13 @@ def add_AnalysisServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AnalysisService:
-    """AnalysisService looks at one text in several ways at once.
+    """AnalysisService runs several kinds of analysis on one text.
 
-    Every offset counts Unicode code points of the request's text: start is the first code point, end the one
-    after the last.
+    Offsets count Unicode code points of the request's text: start is the first code point, end the one after the last.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     @staticmethod

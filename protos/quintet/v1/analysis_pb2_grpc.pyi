@@ -27,13 +27,13 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AnalysisServiceStub:
-    """AnalysisService looks at one text in several ways at once.
+    """AnalysisService runs several kinds of analysis on one text.
 
-    Every offset counts Unicode code points of the request's text: start is the first code point, end the one
-    after the last.
+    Offsets count Unicode code points of the request's text: start is the first code point, end the one after the last.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     @_typing.overload
@@ -41,11 +41,11 @@ class AnalysisServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AnalysisServiceAsyncStub: ...
     Analyze: _grpc.UnaryUnaryMultiCallable[_analysis_pb2.AnalyzeRequest, _analysis_pb2.AnalyzeResponse]
-    """Analyze returns all results together. A task that fails is in failures and does not lose the others.
+    """Analyze returns all results together. A task that fails is listed in failures; the other results are returned.
 
-    INVALID_ARGUMENT: a limit is broken. FAILED_PRECONDITION: an artefact is missing or broken.
-    UNAVAILABLE: a model is loading. RESOURCE_EXHAUSTED: the server is full.
-    DEADLINE_EXCEEDED: the deadline passed.
+    INVALID_ARGUMENT: a field violates its limits. FAILED_PRECONDITION: a model's artefact is missing or damaged.
+    UNAVAILABLE: a model is loading. RESOURCE_EXHAUSTED: the server is overloaded.
+    DEADLINE_EXCEEDED: the call's deadline passed.
     """
     StreamAnalyze: _grpc.UnaryStreamMultiCallable[_analysis_pb2.StreamAnalyzeRequest, _analysis_pb2.StreamAnalyzeResponse]
     """StreamAnalyze sends each result as soon as it is ready, in any order, then exactly one done.
@@ -55,22 +55,22 @@ class AnalysisServiceStub:
 
 @_typing.type_check_only
 class AnalysisServiceAsyncStub(AnalysisServiceStub):
-    """AnalysisService looks at one text in several ways at once.
+    """AnalysisService runs several kinds of analysis on one text.
 
-    Every offset counts Unicode code points of the request's text: start is the first code point, end the one
-    after the last.
+    Offsets count Unicode code points of the request's text: start is the first code point, end the one after the last.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Analyze: _aio.UnaryUnaryMultiCallable[_analysis_pb2.AnalyzeRequest, _analysis_pb2.AnalyzeResponse]  # type: ignore[assignment]
-    """Analyze returns all results together. A task that fails is in failures and does not lose the others.
+    """Analyze returns all results together. A task that fails is listed in failures; the other results are returned.
 
-    INVALID_ARGUMENT: a limit is broken. FAILED_PRECONDITION: an artefact is missing or broken.
-    UNAVAILABLE: a model is loading. RESOURCE_EXHAUSTED: the server is full.
-    DEADLINE_EXCEEDED: the deadline passed.
+    INVALID_ARGUMENT: a field violates its limits. FAILED_PRECONDITION: a model's artefact is missing or damaged.
+    UNAVAILABLE: a model is loading. RESOURCE_EXHAUSTED: the server is overloaded.
+    DEADLINE_EXCEEDED: the call's deadline passed.
     """
     StreamAnalyze: _aio.UnaryStreamMultiCallable[_analysis_pb2.StreamAnalyzeRequest, _analysis_pb2.StreamAnalyzeResponse]  # type: ignore[assignment]
     """StreamAnalyze sends each result as soon as it is ready, in any order, then exactly one done.
@@ -79,13 +79,13 @@ class AnalysisServiceAsyncStub(AnalysisServiceStub):
     """
 
 class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
-    """AnalysisService looks at one text in several ways at once.
+    """AnalysisService runs several kinds of analysis on one text.
 
-    Every offset counts Unicode code points of the request's text: start is the first code point, end the one
-    after the last.
+    Offsets count Unicode code points of the request's text: start is the first code point, end the one after the last.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     @_abc_1.abstractmethod
@@ -94,11 +94,11 @@ class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _analysis_pb2.AnalyzeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_analysis_pb2.AnalyzeResponse, _abc.Awaitable[_analysis_pb2.AnalyzeResponse]]:
-        """Analyze returns all results together. A task that fails is in failures and does not lose the others.
+        """Analyze returns all results together. A task that fails is listed in failures; the other results are returned.
 
-        INVALID_ARGUMENT: a limit is broken. FAILED_PRECONDITION: an artefact is missing or broken.
-        UNAVAILABLE: a model is loading. RESOURCE_EXHAUSTED: the server is full.
-        DEADLINE_EXCEEDED: the deadline passed.
+        INVALID_ARGUMENT: a field violates its limits. FAILED_PRECONDITION: a model's artefact is missing or damaged.
+        UNAVAILABLE: a model is loading. RESOURCE_EXHAUSTED: the server is overloaded.
+        DEADLINE_EXCEEDED: the call's deadline passed.
         """
 
     @_abc_1.abstractmethod

@@ -27,30 +27,30 @@ class _ChatRole:
 class _ChatRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChatRole.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CHAT_ROLE_UNSPECIFIED: _ChatRole.ValueType  # 0
-    """Refused."""
+    """Invalid in a request."""
     CHAT_ROLE_SYSTEM: _ChatRole.ValueType  # 1
     """Instructions to the model."""
     CHAT_ROLE_USER: _ChatRole.ValueType  # 2
-    """The person."""
+    """A message of the user."""
     CHAT_ROLE_ASSISTANT: _ChatRole.ValueType  # 3
-    """The model."""
+    """A message of the model."""
 
 class ChatRole(_ChatRole, metaclass=_ChatRoleEnumTypeWrapper):
     """ChatRole says who wrote a message."""
 
 CHAT_ROLE_UNSPECIFIED: ChatRole.ValueType  # 0
-"""Refused."""
+"""Invalid in a request."""
 CHAT_ROLE_SYSTEM: ChatRole.ValueType  # 1
 """Instructions to the model."""
 CHAT_ROLE_USER: ChatRole.ValueType  # 2
-"""The person."""
+"""A message of the user."""
 CHAT_ROLE_ASSISTANT: ChatRole.ValueType  # 3
-"""The model."""
+"""A message of the model."""
 Global___ChatRole: _TypeAlias = ChatRole  # noqa: Y015
 
 @_typing.final
 class ChatMessage(_message.Message):
-    """ChatMessage is one turn of the conversation."""
+    """ChatMessage is one message of the conversation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -59,7 +59,7 @@ class ChatMessage(_message.Message):
     role: Global___ChatRole.ValueType
     """Who wrote it."""
     content: _builtins.str
-    """1 to 8000 Unicode code points, not of white space alone."""
+    """1 to 8000 Unicode code points, not only white space."""
     def __init__(
         self,
         *,
@@ -76,7 +76,7 @@ Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015
 
 @_typing.final
 class ChatRequest(_message.Message):
-    """ChatRequest is a conversation to continue."""
+    """ChatRequest has the conversation to continue."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -88,22 +88,24 @@ class ChatRequest(_message.Message):
     STOP_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Name of a chat model or of a route, which asks several in turn. Unset: the server's default."""
+    """Name of a chat model, or of a route, which tries several models in order. Default: the server's default."""
     max_output_tokens: _builtins.int
-    """At most this many tokens are generated, 1 to 4096. Unset: 512."""
+    """Most tokens to generate, 1 to 4096. Default: 512."""
     temperature: _builtins.float
-    """0 is the most probable answer, 2 the most varied. Unset: the model's own default."""
+    """Sampling temperature: 0 gives the most probable answer, 2 the most varied. Default: the model's own."""
     top_p: _builtins.float
-    """Only the most probable tokens up to this sum are drawn, above 0 and up to 1. Unset: the model's default."""
+    """Nucleus sampling: draw only from the most probable tokens with this summed probability, above 0 and at most 1.
+    Default: the model's own.
+    """
     seed: _builtins.int
-    """The same seed and request give the same answer where the provider supports it."""
+    """The same seed and request give the same answer if the provider supports it."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
-        """1 to 64 messages, oldest first, 32000 code points in all. The last one is the user's."""
+        """1 to 64 messages, oldest first, at most 32000 code points together. The last message is one of the user."""
 
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Up to 4 sequences of 1 to 64 code points that end the generation."""
+        """Up to 4 sequences of 1 to 64 code points; the model stops before the first of them."""
 
     def __init__(
         self,
@@ -145,7 +147,7 @@ Global___ChatRequest: _TypeAlias = ChatRequest  # noqa: Y015
 
 @_typing.final
 class ChatResponse(_message.Message):
-    """ChatResponse is the model's turn."""
+    """ChatResponse has the model's answer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -154,14 +156,14 @@ class ChatResponse(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     finish_reason: _common_pb2.FinishReason.ValueType
-    """Why the generation ended."""
+    """Why the model stopped."""
     @_builtins.property
     def message(self) -> Global___ChatMessage:
         """The answer. Its role is CHAT_ROLE_ASSISTANT."""
 
     @_builtins.property
     def usage(self) -> _common_pb2.Usage:
-        """What it consumed."""
+        """Tokens and cost of the answer."""
 
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
@@ -185,7 +187,7 @@ Global___ChatResponse: _TypeAlias = ChatResponse  # noqa: Y015
 
 @_typing.final
 class StreamChatRequest(_message.Message):
-    """StreamChatRequest is a conversation to continue. Its fields are those of ChatRequest."""
+    """StreamChatRequest has the fields of ChatRequest."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -197,22 +199,24 @@ class StreamChatRequest(_message.Message):
     STOP_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Name of a chat model or of a route, which asks several in turn. Unset: the server's default."""
+    """Name of a chat model, or of a route, which tries several models in order. Default: the server's default."""
     max_output_tokens: _builtins.int
-    """At most this many tokens are generated, 1 to 4096. Unset: 512."""
+    """Most tokens to generate, 1 to 4096. Default: 512."""
     temperature: _builtins.float
-    """0 is the most probable answer, 2 the most varied. Unset: the model's own default."""
+    """Sampling temperature: 0 gives the most probable answer, 2 the most varied. Default: the model's own."""
     top_p: _builtins.float
-    """Only the most probable tokens up to this sum are drawn, above 0 and up to 1. Unset: the model's default."""
+    """Nucleus sampling: draw only from the most probable tokens with this summed probability, above 0 and at most 1.
+    Default: the model's own.
+    """
     seed: _builtins.int
-    """The same seed and request give the same answer where the provider supports it."""
+    """The same seed and request give the same answer if the provider supports it."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
-        """1 to 64 messages, oldest first, 32000 code points in all. The last one is the user's."""
+        """1 to 64 messages, oldest first, at most 32000 code points together. The last message is one of the user."""
 
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Up to 4 sequences of 1 to 64 code points that end the generation."""
+        """Up to 4 sequences of 1 to 64 code points; the model stops before the first of them."""
 
     def __init__(
         self,
@@ -254,7 +258,7 @@ Global___StreamChatRequest: _TypeAlias = StreamChatRequest  # noqa: Y015
 
 @_typing.final
 class StreamChatResponse(_message.Message):
-    """StreamChatResponse is one event of the answer."""
+    """StreamChatResponse is one event of the stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -266,7 +270,7 @@ class StreamChatResponse(_message.Message):
 
     @_builtins.property
     def done(self) -> Global___ChatDone:
-        """The end of the answer."""
+        """The answer is complete."""
 
     def __init__(
         self,
@@ -286,7 +290,7 @@ Global___StreamChatResponse: _TypeAlias = StreamChatResponse  # noqa: Y015
 
 @_typing.final
 class ChatDone(_message.Message):
-    """ChatDone ends a StreamChat."""
+    """ChatDone is the last event of StreamChat."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -294,10 +298,10 @@ class ChatDone(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     finish_reason: _common_pb2.FinishReason.ValueType
-    """Why the generation ended."""
+    """Why the model stopped."""
     @_builtins.property
     def usage(self) -> _common_pb2.Usage:
-        """What it consumed."""
+        """Tokens and cost of the answer."""
 
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:

@@ -26,10 +26,11 @@ if _version_not_supported:
 
 
 class ChatServiceStub:
-    """ChatService talks to a language model: the embedded one, or any endpoint that speaks the OpenAI protocol.
+    """ChatService generates text with a language model: the embedded one, or one of a chat provider (OpenAI protocol).
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     def __init__(self, channel):
@@ -51,29 +52,31 @@ class ChatServiceStub:
 
 
 class ChatServiceServicer:
-    """ChatService talks to a language model: the embedded one, or any endpoint that speaks the OpenAI protocol.
+    """ChatService generates text with a language model: the embedded one, or one of a chat provider (OpenAI protocol).
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     def Chat(self, request, context):
         """Chat returns the whole answer at once.
 
-        INVALID_ARGUMENT: a limit is broken, or the prompt is over the model's context. NOT_FOUND: no chat model
-        has this name. UNAVAILABLE: the language model is starting, its endpoint failed, or the ledger cannot be written to.
-        RESOURCE_EXHAUSTED: the server or the endpoint is full, or a budget is spent. DEADLINE_EXCEEDED: the answer took too
-        long. FAILED_PRECONDITION: the request id is another call's.
+        INVALID_ARGUMENT: a field violates its limits, or the prompt is longer than the model's context. NOT_FOUND: no chat
+        model or route has this name. UNAVAILABLE: the language model is starting, the provider failed, or the ledger
+        cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded, or a budget is spent.
+        DEADLINE_EXCEEDED: the answer took too long. FAILED_PRECONDITION: the request id belongs to another call, or the
+        model's artefact is missing or damaged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamChat(self, request, context):
-        """StreamChat returns the answer as it is generated: deltas, then exactly one done.
+        """StreamChat sends the answer while it is generated: deltas, then exactly one done.
 
-        The status codes are those of Chat. An error after the first delta is the status of the stream.
-        Cancelling the call stops the generation.
+        The status codes are those of Chat. An error after the first delta ends the stream with its status.
+        If the caller cancels, the model stops.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,10 +104,11 @@ def add_ChatServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ChatService:
-    """ChatService talks to a language model: the embedded one, or any endpoint that speaks the OpenAI protocol.
+    """ChatService generates text with a language model: the embedded one, or one of a chat provider (OpenAI protocol).
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     @staticmethod

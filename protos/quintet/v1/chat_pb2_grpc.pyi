@@ -27,10 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ChatServiceStub:
-    """ChatService talks to a language model: the embedded one, or any endpoint that speaks the OpenAI protocol.
+    """ChatService generates text with a language model: the embedded one, or one of a chat provider (OpenAI protocol).
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     @_typing.overload
@@ -40,47 +41,51 @@ class ChatServiceStub:
     Chat: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatResponse]
     """Chat returns the whole answer at once.
 
-    INVALID_ARGUMENT: a limit is broken, or the prompt is over the model's context. NOT_FOUND: no chat model
-    has this name. UNAVAILABLE: the language model is starting, its endpoint failed, or the ledger cannot be written to.
-    RESOURCE_EXHAUSTED: the server or the endpoint is full, or a budget is spent. DEADLINE_EXCEEDED: the answer took too
-    long. FAILED_PRECONDITION: the request id is another call's.
+    INVALID_ARGUMENT: a field violates its limits, or the prompt is longer than the model's context. NOT_FOUND: no chat
+    model or route has this name. UNAVAILABLE: the language model is starting, the provider failed, or the ledger
+    cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded, or a budget is spent.
+    DEADLINE_EXCEEDED: the answer took too long. FAILED_PRECONDITION: the request id belongs to another call, or the
+    model's artefact is missing or damaged.
     """
     StreamChat: _grpc.UnaryStreamMultiCallable[_chat_pb2.StreamChatRequest, _chat_pb2.StreamChatResponse]
-    """StreamChat returns the answer as it is generated: deltas, then exactly one done.
+    """StreamChat sends the answer while it is generated: deltas, then exactly one done.
 
-    The status codes are those of Chat. An error after the first delta is the status of the stream.
-    Cancelling the call stops the generation.
+    The status codes are those of Chat. An error after the first delta ends the stream with its status.
+    If the caller cancels, the model stops.
     """
 
 @_typing.type_check_only
 class ChatServiceAsyncStub(ChatServiceStub):
-    """ChatService talks to a language model: the embedded one, or any endpoint that speaks the OpenAI protocol.
+    """ChatService generates text with a language model: the embedded one, or one of a chat provider (OpenAI protocol).
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Chat: _aio.UnaryUnaryMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatResponse]  # type: ignore[assignment]
     """Chat returns the whole answer at once.
 
-    INVALID_ARGUMENT: a limit is broken, or the prompt is over the model's context. NOT_FOUND: no chat model
-    has this name. UNAVAILABLE: the language model is starting, its endpoint failed, or the ledger cannot be written to.
-    RESOURCE_EXHAUSTED: the server or the endpoint is full, or a budget is spent. DEADLINE_EXCEEDED: the answer took too
-    long. FAILED_PRECONDITION: the request id is another call's.
+    INVALID_ARGUMENT: a field violates its limits, or the prompt is longer than the model's context. NOT_FOUND: no chat
+    model or route has this name. UNAVAILABLE: the language model is starting, the provider failed, or the ledger
+    cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded, or a budget is spent.
+    DEADLINE_EXCEEDED: the answer took too long. FAILED_PRECONDITION: the request id belongs to another call, or the
+    model's artefact is missing or damaged.
     """
     StreamChat: _aio.UnaryStreamMultiCallable[_chat_pb2.StreamChatRequest, _chat_pb2.StreamChatResponse]  # type: ignore[assignment]
-    """StreamChat returns the answer as it is generated: deltas, then exactly one done.
+    """StreamChat sends the answer while it is generated: deltas, then exactly one done.
 
-    The status codes are those of Chat. An error after the first delta is the status of the stream.
-    Cancelling the call stops the generation.
+    The status codes are those of Chat. An error after the first delta ends the stream with its status.
+    If the caller cancels, the model stops.
     """
 
 class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ChatService talks to a language model: the embedded one, or any endpoint that speaks the OpenAI protocol.
+    """ChatService generates text with a language model: the embedded one, or one of a chat provider (OpenAI protocol).
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     @_abc_1.abstractmethod
@@ -91,10 +96,11 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_chat_pb2.ChatResponse, _abc.Awaitable[_chat_pb2.ChatResponse]]:
         """Chat returns the whole answer at once.
 
-        INVALID_ARGUMENT: a limit is broken, or the prompt is over the model's context. NOT_FOUND: no chat model
-        has this name. UNAVAILABLE: the language model is starting, its endpoint failed, or the ledger cannot be written to.
-        RESOURCE_EXHAUSTED: the server or the endpoint is full, or a budget is spent. DEADLINE_EXCEEDED: the answer took too
-        long. FAILED_PRECONDITION: the request id is another call's.
+        INVALID_ARGUMENT: a field violates its limits, or the prompt is longer than the model's context. NOT_FOUND: no chat
+        model or route has this name. UNAVAILABLE: the language model is starting, the provider failed, or the ledger
+        cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded, or a budget is spent.
+        DEADLINE_EXCEEDED: the answer took too long. FAILED_PRECONDITION: the request id belongs to another call, or the
+        model's artefact is missing or damaged.
         """
 
     @_abc_1.abstractmethod
@@ -103,10 +109,10 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.StreamChatRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_chat_pb2.StreamChatResponse], _abc.AsyncIterator[_chat_pb2.StreamChatResponse]]:
-        """StreamChat returns the answer as it is generated: deltas, then exactly one done.
+        """StreamChat sends the answer while it is generated: deltas, then exactly one done.
 
-        The status codes are those of Chat. An error after the first delta is the status of the stream.
-        Cancelling the call stops the generation.
+        The status codes are those of Chat. An error after the first delta ends the stream with its status.
+        If the caller cancels, the model stops.
         """
 
 def add_ChatServiceServicer_to_server(servicer: ChatServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -29,12 +29,12 @@ class ClassifyRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Name of the classifier. Unset: "sentiment". ModelService.ListModels lists them."""
+    """Name of the classifier; ModelService.ListModels lists them. Default: "sentiment"."""
     top_k: _builtins.int
-    """How many labels to return for each text, most probable first. Unset: all, 20 at most."""
+    """Number of labels to return for each text, most probable first, 1 to 20. Default: 20, or all if there are fewer."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """1 to 64 texts of 1 to 500 Unicode code points. A text of white space alone is refused."""
+        """1 to 64 texts of 1 to 500 Unicode code points. A text of only white space is invalid."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ Global___ClassifyRequest: _TypeAlias = ClassifyRequest  # noqa: Y015
 
 @_typing.final
 class ClassifyResponse(_message.Message):
-    """ClassifyResponse carries one result a text."""
+    """ClassifyResponse has one result for each text."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -68,7 +68,7 @@ class ClassifyResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassificationResult]:
-        """As many results as texts, in their order."""
+        """One result for each text, in the order of the request."""
 
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
@@ -90,14 +90,14 @@ Global___ClassifyResponse: _TypeAlias = ClassifyResponse  # noqa: Y015
 
 @_typing.final
 class ClassificationResult(_message.Message):
-    """ClassificationResult is what was found for one text."""
+    """ClassificationResult has the labels of one text."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     LABELS_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     truncated: _builtins.bool
-    """True if the text was longer than the model's maximum in tokens and its end was not read."""
+    """True if the text had more tokens than the model reads, so that its end was ignored."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Label]:
         """Labels, most probable first."""

@@ -26,10 +26,11 @@ if _version_not_supported:
 
 
 class ClassificationServiceStub:
-    """ClassificationService puts short texts into classes.
+    """ClassificationService assigns classes to short texts.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     def __init__(self, channel):
@@ -46,18 +47,19 @@ class ClassificationServiceStub:
 
 
 class ClassificationServiceServicer:
-    """ClassificationService puts short texts into classes.
+    """ClassificationService assigns classes to short texts.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     def Classify(self, request, context):
-        """Classify labels every text, in the order of the request.
+        """Classify returns the labels of every text, in the order of the request.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no classifier has this name.
-        FAILED_PRECONDITION: the artefact is missing or broken. UNAVAILABLE: the model is loading.
-        RESOURCE_EXHAUSTED: the server is full. DEADLINE_EXCEEDED: the deadline passed.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no classifier has this name.
+        FAILED_PRECONDITION: the model's artefact is missing or damaged. UNAVAILABLE: the model is loading.
+        RESOURCE_EXHAUSTED: the server is overloaded. DEADLINE_EXCEEDED: the call's deadline passed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -80,10 +82,11 @@ def add_ClassificationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ClassificationService:
-    """ClassificationService puts short texts into classes.
+    """ClassificationService assigns classes to short texts.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     @staticmethod

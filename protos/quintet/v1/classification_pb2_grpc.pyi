@@ -27,10 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ClassificationServiceStub:
-    """ClassificationService puts short texts into classes.
+    """ClassificationService assigns classes to short texts.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     @_typing.overload
@@ -38,35 +39,37 @@ class ClassificationServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ClassificationServiceAsyncStub: ...
     Classify: _grpc.UnaryUnaryMultiCallable[_classification_pb2.ClassifyRequest, _classification_pb2.ClassifyResponse]
-    """Classify labels every text, in the order of the request.
+    """Classify returns the labels of every text, in the order of the request.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no classifier has this name.
-    FAILED_PRECONDITION: the artefact is missing or broken. UNAVAILABLE: the model is loading.
-    RESOURCE_EXHAUSTED: the server is full. DEADLINE_EXCEEDED: the deadline passed.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no classifier has this name.
+    FAILED_PRECONDITION: the model's artefact is missing or damaged. UNAVAILABLE: the model is loading.
+    RESOURCE_EXHAUSTED: the server is overloaded. DEADLINE_EXCEEDED: the call's deadline passed.
     """
 
 @_typing.type_check_only
 class ClassificationServiceAsyncStub(ClassificationServiceStub):
-    """ClassificationService puts short texts into classes.
+    """ClassificationService assigns classes to short texts.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Classify: _aio.UnaryUnaryMultiCallable[_classification_pb2.ClassifyRequest, _classification_pb2.ClassifyResponse]  # type: ignore[assignment]
-    """Classify labels every text, in the order of the request.
+    """Classify returns the labels of every text, in the order of the request.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no classifier has this name.
-    FAILED_PRECONDITION: the artefact is missing or broken. UNAVAILABLE: the model is loading.
-    RESOURCE_EXHAUSTED: the server is full. DEADLINE_EXCEEDED: the deadline passed.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no classifier has this name.
+    FAILED_PRECONDITION: the model's artefact is missing or damaged. UNAVAILABLE: the model is loading.
+    RESOURCE_EXHAUSTED: the server is overloaded. DEADLINE_EXCEEDED: the call's deadline passed.
     """
 
 class ClassificationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ClassificationService puts short texts into classes.
+    """ClassificationService assigns classes to short texts.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     @_abc_1.abstractmethod
@@ -75,11 +78,11 @@ class ClassificationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _classification_pb2.ClassifyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_classification_pb2.ClassifyResponse, _abc.Awaitable[_classification_pb2.ClassifyResponse]]:
-        """Classify labels every text, in the order of the request.
+        """Classify returns the labels of every text, in the order of the request.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no classifier has this name.
-        FAILED_PRECONDITION: the artefact is missing or broken. UNAVAILABLE: the model is loading.
-        RESOURCE_EXHAUSTED: the server is full. DEADLINE_EXCEEDED: the deadline passed.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no classifier has this name.
+        FAILED_PRECONDITION: the model's artefact is missing or damaged. UNAVAILABLE: the model is loading.
+        RESOURCE_EXHAUSTED: the server is overloaded. DEADLINE_EXCEEDED: the call's deadline passed.
         """
 
 def add_ClassificationServiceServicer_to_server(servicer: ClassificationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

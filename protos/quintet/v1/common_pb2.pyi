@@ -24,25 +24,25 @@ class _UsageSource:
 class _UsageSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageSource.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     USAGE_SOURCE_UNSPECIFIED: _UsageSource.ValueType  # 0
-    """Never sent."""
+    """The server never sends it."""
     USAGE_SOURCE_PROVIDER: _UsageSource.ValueType  # 1
-    """The provider reported the numbers."""
+    """The provider reported them."""
     USAGE_SOURCE_ESTIMATED: _UsageSource.ValueType  # 2
-    """The server counted, because the provider reported nothing."""
+    """The server estimated them, because the provider reported none."""
     USAGE_SOURCE_UNAVAILABLE: _UsageSource.ValueType  # 3
-    """Nobody could count. The numbers are zero and mean nothing."""
+    """They are not known. All counts are zero and mean nothing."""
 
 class UsageSource(_UsageSource, metaclass=_UsageSourceEnumTypeWrapper):
-    """UsageSource says who counted the tokens."""
+    """UsageSource says where the token counts come from."""
 
 USAGE_SOURCE_UNSPECIFIED: UsageSource.ValueType  # 0
-"""Never sent."""
+"""The server never sends it."""
 USAGE_SOURCE_PROVIDER: UsageSource.ValueType  # 1
-"""The provider reported the numbers."""
+"""The provider reported them."""
 USAGE_SOURCE_ESTIMATED: UsageSource.ValueType  # 2
-"""The server counted, because the provider reported nothing."""
+"""The server estimated them, because the provider reported none."""
 USAGE_SOURCE_UNAVAILABLE: UsageSource.ValueType  # 3
-"""Nobody could count. The numbers are zero and mean nothing."""
+"""They are not known. All counts are zero and mean nothing."""
 Global___UsageSource: _TypeAlias = UsageSource  # noqa: Y015
 
 class _FinishReason:
@@ -52,29 +52,29 @@ class _FinishReason:
 class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     FINISH_REASON_UNSPECIFIED: _FinishReason.ValueType  # 0
-    """Never sent."""
+    """The server never sends it."""
     FINISH_REASON_STOP: _FinishReason.ValueType  # 1
-    """The model finished, or reached a stop sequence."""
+    """The answer is complete, or reached a stop sequence."""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
-    """The limit of output tokens was reached."""
+    """The answer reached the limit of output tokens."""
     FINISH_REASON_CONTENT_FILTER: _FinishReason.ValueType  # 3
-    """The provider withheld the text."""
+    """The provider's content filter withheld the text."""
     FINISH_REASON_NO_PASSAGES: _FinishReason.ValueType  # 4
-    """No passage answers the question, so no model was asked."""
+    """No passage matches the question, so the language model was not called."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
-    """FinishReason says why a generation ended."""
+    """FinishReason says why the language model stopped."""
 
 FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
-"""Never sent."""
+"""The server never sends it."""
 FINISH_REASON_STOP: FinishReason.ValueType  # 1
-"""The model finished, or reached a stop sequence."""
+"""The answer is complete, or reached a stop sequence."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
-"""The limit of output tokens was reached."""
+"""The answer reached the limit of output tokens."""
 FINISH_REASON_CONTENT_FILTER: FinishReason.ValueType  # 3
-"""The provider withheld the text."""
+"""The provider's content filter withheld the text."""
 FINISH_REASON_NO_PASSAGES: FinishReason.ValueType  # 4
-"""No passage answers the question, so no model was asked."""
+"""No passage matches the question, so the language model was not called."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
@@ -89,9 +89,9 @@ class ModelRef(_message.Message):
     name: _builtins.str
     """Name of the model, for instance "sentiment"."""
     version: _builtins.str
-    """Version of the artefact, for instance "1-3fa8c2d1". For an upstream provider, the name that it reported."""
+    """Version of the artefact, for instance "1-3fa8c2d1". For a model of a chat provider: the name that it reported."""
     digest: _builtins.str
-    """"sha256:" and the hex digest of the artefact's manifest. Empty for a model that an upstream provider serves."""
+    """"sha256:" and the hex digest of the artefact's manifest. Empty for a model of a chat provider."""
     def __init__(
         self,
         *,
@@ -109,7 +109,7 @@ Global___ModelRef: _TypeAlias = ModelRef  # noqa: Y015
 
 @_typing.final
 class IndexRef(_message.Message):
-    """IndexRef names exactly which state of a collection answered."""
+    """IndexRef names exactly which state of a collection was used."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -118,7 +118,7 @@ class IndexRef(_message.Message):
     collection: _builtins.str
     """Name of the collection."""
     generation: _builtins.int
-    """Generation of the collection. It grows by one with every write."""
+    """Generation of the collection. Every write increases it by one."""
     def __init__(
         self,
         *,
@@ -135,7 +135,7 @@ Global___IndexRef: _TypeAlias = IndexRef  # noqa: Y015
 
 @_typing.final
 class Label(_message.Message):
-    """Label is one class with its probability."""
+    """Label is a class with its probability."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -144,7 +144,7 @@ class Label(_message.Message):
     label: _builtins.str
     """Name of the class."""
     score: _builtins.float
-    """Probability in 0..1. The scores of all classes of a model add up to 1."""
+    """Probability, 0 to 1. The scores of all classes of a model sum to 1."""
     def __init__(
         self,
         *,
@@ -161,7 +161,7 @@ Global___Label: _TypeAlias = Label  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
-    """Usage is what a generation consumed."""
+    """Usage is what one call of a language model consumed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -175,17 +175,17 @@ class Usage(_message.Message):
     prompt_tokens: _builtins.int
     """Tokens of the prompt."""
     completion_tokens: _builtins.int
-    """Tokens that were generated."""
+    """Tokens of the answer."""
     total_tokens: _builtins.int
-    """Sum of both."""
+    """prompt_tokens + completion_tokens."""
     source: Global___UsageSource.ValueType
-    """Who counted."""
+    """Where the counts come from."""
     cost_micros: _builtins.int
-    """Cost in millionths of the currency. 0 for the embedded model."""
+    """Cost in millionths of the currency. 0 for the embedded language model."""
     currency: _builtins.str
     """ISO 4217 code of the currency."""
     cached_tokens: _builtins.int
-    """Tokens of the prompt that the provider had computed before, a part of prompt_tokens."""
+    """Tokens of the prompt that the provider read from its cache; included in prompt_tokens."""
     def __init__(
         self,
         *,
@@ -213,7 +213,7 @@ class TextDelta(_message.Message):
 
     TEXT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """To be appended to what came before."""
+    """The text; append it to the pieces before."""
     def __init__(
         self,
         *,

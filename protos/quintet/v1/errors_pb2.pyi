@@ -23,141 +23,146 @@ class _ErrorReason:
 class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
-    """Never sent."""
+    """The server never sends it."""
     ERROR_REASON_INVALID_REQUEST: _ErrorReason.ValueType  # 1
-    """INVALID_ARGUMENT: the request breaks a limit. google.rpc.BadRequest lists the fields."""
+    """INVALID_ARGUMENT: the request violates a limit. google.rpc.BadRequest lists the fields."""
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 2
-    """RESOURCE_EXHAUSTED: the tenant's rate is spent, or too many of its calls run. QuotaFailure names the limits,
-    RetryInfo says when to come back.
+    """RESOURCE_EXHAUSTED: a rate limit of the tenant is exceeded, or too many of its calls run. QuotaFailure lists the
+    limits. Retry, unless the single call exceeds a limit.
     """
     ERROR_REASON_BUDGET_EXHAUSTED: _ErrorReason.ValueType  # 3
-    """RESOURCE_EXHAUSTED: the tenant's budget of the day or month is spent. QuotaFailure names the budgets, RetryInfo says
-    when they begin anew.
+    """RESOURCE_EXHAUSTED: a budget of the tenant for the day or month is spent. QuotaFailure lists the budgets. Retry
+    after the next day or month begins (UTC), unless the single call exceeds a budget.
     """
     ERROR_REASON_SERVER_OVERLOADED: _ErrorReason.ValueType  # 4
-    """RESOURCE_EXHAUSTED: the server is full. RetryInfo says when to come back."""
+    """RESOURCE_EXHAUSTED: the server or the chat provider is overloaded. Retry."""
     ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 5
-    """RESOURCE_EXHAUSTED: the message is over the size limit."""
+    """RESOURCE_EXHAUSTED: the request message exceeds the size limit of ServerLimits."""
     ERROR_REASON_MODEL_LOADING: _ErrorReason.ValueType  # 6
-    """UNAVAILABLE: the model is being loaded. RetryInfo says when to come back."""
+    """UNAVAILABLE: the model is loading. Retry."""
     ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 7
-    """NOT_FOUND: no model has this name. The metadata lists the names that exist."""
+    """NOT_FOUND: no model has this name. The metadata lists the known names."""
     ERROR_REASON_MODEL_DOES_NOT_FIT: _ErrorReason.ValueType  # 8
-    """RESOURCE_EXHAUSTED: the model needs more memory than the budget leaves. The metadata has the bytes: needed, budget,
-    in_use.
+    """RESOURCE_EXHAUSTED: the model does not fit into the memory limit. The metadata has the bytes: needed, budget (the
+    limit) and in_use.
     """
     ERROR_REASON_MODEL_UNAVAILABLE: _ErrorReason.ValueType  # 9
-    """FAILED_PRECONDITION: the artefact is missing or broken. The message names the command that makes it."""
+    """FAILED_PRECONDITION: the model's artefact is missing or damaged. The message names the command that creates it."""
     ERROR_REASON_UPSTREAM_FAILED: _ErrorReason.ValueType  # 10
-    """UNAVAILABLE: the language model's endpoint failed or refused."""
+    """UNAVAILABLE: the chat provider failed or refused the request. Retry."""
     ERROR_REASON_UPSTREAM_TIMEOUT: _ErrorReason.ValueType  # 11
-    """DEADLINE_EXCEEDED: the language model's endpoint did not answer in time."""
+    """DEADLINE_EXCEEDED: the chat provider did not answer in time."""
     ERROR_REASON_COLLECTION_NOT_FOUND: _ErrorReason.ValueType  # 12
     """NOT_FOUND: no collection has this name."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 13
-    """DEADLINE_EXCEEDED: the call's deadline passed before its work was started."""
+    """DEADLINE_EXCEEDED: the call's deadline passed before its work started."""
     ERROR_REASON_SERVER_STOPPING: _ErrorReason.ValueType  # 14
-    """UNAVAILABLE: the server is stopping."""
+    """UNAVAILABLE: the server is stopping. Retry; another server may answer."""
     ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 16
-    """RESOURCE_EXHAUSTED: the server's disk is full. Nothing was lost."""
+    """RESOURCE_EXHAUSTED: the server's disk is full. No acknowledged write is lost."""
     ERROR_REASON_MODEL_CHECK_FAILED: _ErrorReason.ValueType  # 20
-    """FAILED_PRECONDITION: a version's golden inputs give other outputs than when it was made. What was served still is."""
+    """FAILED_PRECONDITION: the new version's outputs for its golden inputs differ from those recorded when it was made.
+    The version before stays in service.
+    """
     ERROR_REASON_MODEL_VERSION_NOT_FOUND: _ErrorReason.ValueType  # 21
-    """NOT_FOUND: the model has no such version or alias. The metadata lists the versions that exist."""
+    """NOT_FOUND: the model has no such version or alias. The metadata lists the known versions."""
     ERROR_REASON_REGISTRY_FAILED: _ErrorReason.ValueType  # 22
-    """UNAVAILABLE: the model registry cannot be reached or refused. RetryInfo says when to come back."""
+    """UNAVAILABLE: the model registry is unreachable or refused the request. Retry."""
     ERROR_REASON_COLLECTION_EXISTS: _ErrorReason.ValueType  # 30
-    """ALREADY_EXISTS: there is a collection of this name."""
+    """ALREADY_EXISTS: a collection of this name exists."""
     ERROR_REASON_GENERATION_NOT_FOUND: _ErrorReason.ValueType  # 31
-    """NOT_FOUND: the generation is not kept. The metadata lists those that are."""
+    """NOT_FOUND: the generation is not kept. The metadata lists the kept generations."""
     ERROR_REASON_GENERATION_NOT_REACHED: _ErrorReason.ValueType  # 32
-    """UNAVAILABLE: the collection has not reached min_generation. RetryInfo says when to come back."""
+    """UNAVAILABLE: the collection has not reached min_generation yet. Retry."""
     ERROR_REASON_EMBEDDER_MISMATCH: _ErrorReason.ValueType  # 33
-    """FAILED_PRECONDITION: another embedder made the collection. The message names the command that mends it."""
+    """FAILED_PRECONDITION: the collection was made with another embedder. The message names the command that repairs it."""
     ERROR_REASON_COLLECTION_BROKEN: _ErrorReason.ValueType  # 34
-    """FAILED_PRECONDITION: no generation of the collection is whole. The message says what to do."""
+    """FAILED_PRECONDITION: every generation of the collection is damaged. The message says what to do."""
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 40
-    """UNAUTHENTICATED: no API key or client certificate, or one that is not known or has expired."""
+    """UNAUTHENTICATED: the API key or client certificate is missing, unknown or expired."""
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 41
-    """PERMISSION_DENIED: the tenant may not use this method, service or model."""
+    """PERMISSION_DENIED: the tenant has no permission for this method, service or model."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 42
-    """FAILED_PRECONDITION: the tenant used this request id within a day for another request, or too often, or its call
-    still runs. Send a new one.
+    """FAILED_PRECONDITION: within the last day the tenant used this request id for another request, or repeated this
+    request three times already, or the first call is still running. Use a new id.
     """
     ERROR_REASON_LEDGER_UNAVAILABLE: _ErrorReason.ValueType  # 43
-    """UNAVAILABLE: what the call costs could not be written down, so it was not begun. RetryInfo says when to come back."""
+    """UNAVAILABLE: the ledger could not record the call, so the call was not started. Retry."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 15
-    """INTERNAL: a fault of the server. The log has the details under the request id in the metadata."""
+    """INTERNAL: a defect of the server. Its log has the details, under the request id that the metadata names."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """ErrorReason lists every value that google.rpc.ErrorInfo.reason takes with the domain "quintet.v1".
-    The wire carries the name without its prefix, for instance "MODEL_LOADING".
+    """ErrorReason lists every value of google.rpc.ErrorInfo.reason in the domain "quintet.v1". The wire carries the name
+    without its prefix, for instance "MODEL_LOADING". "Retry" below means that the status has a google.rpc.RetryInfo with
+    the delay.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
-"""Never sent."""
+"""The server never sends it."""
 ERROR_REASON_INVALID_REQUEST: ErrorReason.ValueType  # 1
-"""INVALID_ARGUMENT: the request breaks a limit. google.rpc.BadRequest lists the fields."""
+"""INVALID_ARGUMENT: the request violates a limit. google.rpc.BadRequest lists the fields."""
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 2
-"""RESOURCE_EXHAUSTED: the tenant's rate is spent, or too many of its calls run. QuotaFailure names the limits,
-RetryInfo says when to come back.
+"""RESOURCE_EXHAUSTED: a rate limit of the tenant is exceeded, or too many of its calls run. QuotaFailure lists the
+limits. Retry, unless the single call exceeds a limit.
 """
 ERROR_REASON_BUDGET_EXHAUSTED: ErrorReason.ValueType  # 3
-"""RESOURCE_EXHAUSTED: the tenant's budget of the day or month is spent. QuotaFailure names the budgets, RetryInfo says
-when they begin anew.
+"""RESOURCE_EXHAUSTED: a budget of the tenant for the day or month is spent. QuotaFailure lists the budgets. Retry
+after the next day or month begins (UTC), unless the single call exceeds a budget.
 """
 ERROR_REASON_SERVER_OVERLOADED: ErrorReason.ValueType  # 4
-"""RESOURCE_EXHAUSTED: the server is full. RetryInfo says when to come back."""
+"""RESOURCE_EXHAUSTED: the server or the chat provider is overloaded. Retry."""
 ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 5
-"""RESOURCE_EXHAUSTED: the message is over the size limit."""
+"""RESOURCE_EXHAUSTED: the request message exceeds the size limit of ServerLimits."""
 ERROR_REASON_MODEL_LOADING: ErrorReason.ValueType  # 6
-"""UNAVAILABLE: the model is being loaded. RetryInfo says when to come back."""
+"""UNAVAILABLE: the model is loading. Retry."""
 ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 7
-"""NOT_FOUND: no model has this name. The metadata lists the names that exist."""
+"""NOT_FOUND: no model has this name. The metadata lists the known names."""
 ERROR_REASON_MODEL_DOES_NOT_FIT: ErrorReason.ValueType  # 8
-"""RESOURCE_EXHAUSTED: the model needs more memory than the budget leaves. The metadata has the bytes: needed, budget,
-in_use.
+"""RESOURCE_EXHAUSTED: the model does not fit into the memory limit. The metadata has the bytes: needed, budget (the
+limit) and in_use.
 """
 ERROR_REASON_MODEL_UNAVAILABLE: ErrorReason.ValueType  # 9
-"""FAILED_PRECONDITION: the artefact is missing or broken. The message names the command that makes it."""
+"""FAILED_PRECONDITION: the model's artefact is missing or damaged. The message names the command that creates it."""
 ERROR_REASON_UPSTREAM_FAILED: ErrorReason.ValueType  # 10
-"""UNAVAILABLE: the language model's endpoint failed or refused."""
+"""UNAVAILABLE: the chat provider failed or refused the request. Retry."""
 ERROR_REASON_UPSTREAM_TIMEOUT: ErrorReason.ValueType  # 11
-"""DEADLINE_EXCEEDED: the language model's endpoint did not answer in time."""
+"""DEADLINE_EXCEEDED: the chat provider did not answer in time."""
 ERROR_REASON_COLLECTION_NOT_FOUND: ErrorReason.ValueType  # 12
 """NOT_FOUND: no collection has this name."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 13
-"""DEADLINE_EXCEEDED: the call's deadline passed before its work was started."""
+"""DEADLINE_EXCEEDED: the call's deadline passed before its work started."""
 ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 14
-"""UNAVAILABLE: the server is stopping."""
+"""UNAVAILABLE: the server is stopping. Retry; another server may answer."""
 ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 16
-"""RESOURCE_EXHAUSTED: the server's disk is full. Nothing was lost."""
+"""RESOURCE_EXHAUSTED: the server's disk is full. No acknowledged write is lost."""
 ERROR_REASON_MODEL_CHECK_FAILED: ErrorReason.ValueType  # 20
-"""FAILED_PRECONDITION: a version's golden inputs give other outputs than when it was made. What was served still is."""
+"""FAILED_PRECONDITION: the new version's outputs for its golden inputs differ from those recorded when it was made.
+The version before stays in service.
+"""
 ERROR_REASON_MODEL_VERSION_NOT_FOUND: ErrorReason.ValueType  # 21
-"""NOT_FOUND: the model has no such version or alias. The metadata lists the versions that exist."""
+"""NOT_FOUND: the model has no such version or alias. The metadata lists the known versions."""
 ERROR_REASON_REGISTRY_FAILED: ErrorReason.ValueType  # 22
-"""UNAVAILABLE: the model registry cannot be reached or refused. RetryInfo says when to come back."""
+"""UNAVAILABLE: the model registry is unreachable or refused the request. Retry."""
 ERROR_REASON_COLLECTION_EXISTS: ErrorReason.ValueType  # 30
-"""ALREADY_EXISTS: there is a collection of this name."""
+"""ALREADY_EXISTS: a collection of this name exists."""
 ERROR_REASON_GENERATION_NOT_FOUND: ErrorReason.ValueType  # 31
-"""NOT_FOUND: the generation is not kept. The metadata lists those that are."""
+"""NOT_FOUND: the generation is not kept. The metadata lists the kept generations."""
 ERROR_REASON_GENERATION_NOT_REACHED: ErrorReason.ValueType  # 32
-"""UNAVAILABLE: the collection has not reached min_generation. RetryInfo says when to come back."""
+"""UNAVAILABLE: the collection has not reached min_generation yet. Retry."""
 ERROR_REASON_EMBEDDER_MISMATCH: ErrorReason.ValueType  # 33
-"""FAILED_PRECONDITION: another embedder made the collection. The message names the command that mends it."""
+"""FAILED_PRECONDITION: the collection was made with another embedder. The message names the command that repairs it."""
 ERROR_REASON_COLLECTION_BROKEN: ErrorReason.ValueType  # 34
-"""FAILED_PRECONDITION: no generation of the collection is whole. The message says what to do."""
+"""FAILED_PRECONDITION: every generation of the collection is damaged. The message says what to do."""
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 40
-"""UNAUTHENTICATED: no API key or client certificate, or one that is not known or has expired."""
+"""UNAUTHENTICATED: the API key or client certificate is missing, unknown or expired."""
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 41
-"""PERMISSION_DENIED: the tenant may not use this method, service or model."""
+"""PERMISSION_DENIED: the tenant has no permission for this method, service or model."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 42
-"""FAILED_PRECONDITION: the tenant used this request id within a day for another request, or too often, or its call
-still runs. Send a new one.
+"""FAILED_PRECONDITION: within the last day the tenant used this request id for another request, or repeated this
+request three times already, or the first call is still running. Use a new id.
 """
 ERROR_REASON_LEDGER_UNAVAILABLE: ErrorReason.ValueType  # 43
-"""UNAVAILABLE: what the call costs could not be written down, so it was not begun. RetryInfo says when to come back."""
+"""UNAVAILABLE: the ledger could not record the call, so the call was not started. Retry."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 15
-"""INTERNAL: a fault of the server. The log has the details under the request id in the metadata."""
+"""INTERNAL: a defect of the server. Its log has the details, under the request id that the metadata names."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -28,41 +28,41 @@ class _ModelTask:
 class _ModelTaskEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelTask.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     MODEL_TASK_UNSPECIFIED: _ModelTask.ValueType  # 0
-    """Never sent."""
+    """The server never sends it."""
     MODEL_TASK_CLASSIFICATION: _ModelTask.ValueType  # 1
-    """Puts texts into classes."""
+    """Assigns classes to texts."""
     MODEL_TASK_REGRESSION: _ModelTask.ValueType  # 2
-    """Estimates numbers from features."""
+    """Estimates a number from features."""
     MODEL_TASK_CHAT: _ModelTask.ValueType  # 3
     """Generates text."""
     MODEL_TASK_EMBEDDING: _ModelTask.ValueType  # 4
     """Turns texts into vectors."""
     MODEL_TASK_LINGUISTICS: _ModelTask.ValueType  # 5
-    """Splits, tags and parses text."""
+    """Splits text into tokens and sentences, tags and parses it."""
     MODEL_TASK_LANGUAGE_ID: _ModelTask.ValueType  # 6
-    """Recognises languages."""
+    """Recognises the language of a text."""
     MODEL_TASK_RERANKING: _ModelTask.ValueType  # 7
-    """Puts passages in order by how well they answer a query."""
+    """Orders passages by how well they answer a query."""
 
 class ModelTask(_ModelTask, metaclass=_ModelTaskEnumTypeWrapper):
-    """ModelTask is what a model does."""
+    """ModelTask is the kind of a model."""
 
 MODEL_TASK_UNSPECIFIED: ModelTask.ValueType  # 0
-"""Never sent."""
+"""The server never sends it."""
 MODEL_TASK_CLASSIFICATION: ModelTask.ValueType  # 1
-"""Puts texts into classes."""
+"""Assigns classes to texts."""
 MODEL_TASK_REGRESSION: ModelTask.ValueType  # 2
-"""Estimates numbers from features."""
+"""Estimates a number from features."""
 MODEL_TASK_CHAT: ModelTask.ValueType  # 3
 """Generates text."""
 MODEL_TASK_EMBEDDING: ModelTask.ValueType  # 4
 """Turns texts into vectors."""
 MODEL_TASK_LINGUISTICS: ModelTask.ValueType  # 5
-"""Splits, tags and parses text."""
+"""Splits text into tokens and sentences, tags and parses it."""
 MODEL_TASK_LANGUAGE_ID: ModelTask.ValueType  # 6
-"""Recognises languages."""
+"""Recognises the language of a text."""
 MODEL_TASK_RERANKING: ModelTask.ValueType  # 7
-"""Puts passages in order by how well they answer a query."""
+"""Orders passages by how well they answer a query."""
 Global___ModelTask: _TypeAlias = ModelTask  # noqa: Y015
 
 class _ModelState:
@@ -72,33 +72,33 @@ class _ModelState:
 class _ModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     MODEL_STATE_UNSPECIFIED: _ModelState.ValueType  # 0
-    """Never sent."""
+    """The server never sends it."""
     MODEL_STATE_LOADING: _ModelState.ValueType  # 1
-    """It is being read and checked."""
+    """Its files are being verified and loaded."""
     MODEL_STATE_READY: _ModelState.ValueType  # 2
-    """It answers."""
+    """It is in service."""
     MODEL_STATE_FAILED: _ModelState.ValueType  # 3
-    """It does not answer; state_message says why and what to do."""
+    """It cannot be used; state_message says why and what to do."""
     MODEL_STATE_UNLOADED: _ModelState.ValueType  # 4
     """It is not in memory. The next request that needs it loads it."""
     MODEL_STATE_WARMING: _ModelState.ValueType  # 5
-    """It is in memory and is being asked its golden inputs."""
+    """It is loaded, and its golden inputs are being checked."""
 
 class ModelState(_ModelState, metaclass=_ModelStateEnumTypeWrapper):
-    """ModelState is where a model is in its life."""
+    """ModelState is the state of a model."""
 
 MODEL_STATE_UNSPECIFIED: ModelState.ValueType  # 0
-"""Never sent."""
+"""The server never sends it."""
 MODEL_STATE_LOADING: ModelState.ValueType  # 1
-"""It is being read and checked."""
+"""Its files are being verified and loaded."""
 MODEL_STATE_READY: ModelState.ValueType  # 2
-"""It answers."""
+"""It is in service."""
 MODEL_STATE_FAILED: ModelState.ValueType  # 3
-"""It does not answer; state_message says why and what to do."""
+"""It cannot be used; state_message says why and what to do."""
 MODEL_STATE_UNLOADED: ModelState.ValueType  # 4
 """It is not in memory. The next request that needs it loads it."""
 MODEL_STATE_WARMING: ModelState.ValueType  # 5
-"""It is in memory and is being asked its golden inputs."""
+"""It is loaded, and its golden inputs are being checked."""
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
 @_typing.final
@@ -167,30 +167,30 @@ class Model(_message.Message):
     task: Global___ModelTask.ValueType
     """What it does."""
     state: Global___ModelState.ValueType
-    """Where it is in its life."""
+    """Its state."""
     state_message: _builtins.str
-    """Why it failed and the command that mends it; why another version than the wanted one is served; which of a route's
-    providers are not asked now, and why; else empty.
+    """Why it failed and the command that repairs it; or why another version than "current" is in service; or which models
+    of a chat route are skipped now, and why. Otherwise empty.
     """
     engine: _builtins.str
-    """What runs it, for instance "onnx-int8", "torch", "sklearn", "spacy", "openai"."""
+    """The runtime, for instance "onnx-int8", "torch", "spacy", "openai"."""
     licence: _builtins.str
-    """Licence of weights and data."""
+    """Licence of the weights and the training data."""
     max_input_tokens: _builtins.int
-    """Longest input in tokens, 0 if it has no such limit."""
+    """Longest input in tokens; 0 if there is no limit."""
     size_bytes: _builtins.int
     """Size on disk in bytes."""
     memory_bytes: _builtins.int
-    """What it takes of the memory budget in bytes, 0 while it is not in memory."""
+    """Bytes that it takes of the memory limit; 0 while it is not in memory."""
     pinned: _builtins.bool
     """True if it is never evicted."""
     load_count: _builtins.int
-    """How often it was loaded since the server started."""
+    """Number of loads since the server started."""
     failed_load_count: _builtins.int
-    """How often loading it failed or was refused since then."""
+    """Number of loads since then that failed or were refused."""
     @_builtins.property
     def ref(self) -> _common_pb2.ModelRef:
-        """Name, version and digest. Version and digest are empty while it has none."""
+        """Name, version and digest. Version and digest are empty until a version is known."""
 
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -202,7 +202,7 @@ class Model(_message.Message):
 
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Quality as it was measured when the model was made, for instance "accuracy"."""
+        """Quality, measured when the model was made, for instance "accuracy"."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -210,7 +210,7 @@ class Model(_message.Message):
 
     @_builtins.property
     def aliases(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Versions by alias: "current" is served, "previous" was before, "candidate" may be next."""
+        """Version of each alias: "current" is in service, "previous" was before it, "candidate" may be next."""
 
     def __init__(
         self,
@@ -243,7 +243,7 @@ Global___Model: _TypeAlias = Model  # noqa: Y015
 
 @_typing.final
 class Feature(_message.Message):
-    """Feature describes an input of a regression."""
+    """Feature describes one input of a regression."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -259,7 +259,7 @@ class Feature(_message.Message):
     """Largest value in the training data."""
     @_builtins.property
     def allowed_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Values that a category may take; empty for a number."""
+        """Values of a category; empty for a number."""
 
     def __init__(
         self,
@@ -279,7 +279,7 @@ Global___Feature: _TypeAlias = Feature  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):
-    """ListModelsRequest asks for everything."""
+    """ListModelsRequest has no fields."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -504,7 +504,7 @@ Global___ReloadModelResponse: _TypeAlias = ReloadModelResponse  # noqa: Y015
 
 @_typing.final
 class SetAliasRequest(_message.Message):
-    """SetAliasRequest says which alias of which model goes where."""
+    """SetAliasRequest names the model, the alias and its new target."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -515,11 +515,11 @@ class SetAliasRequest(_message.Message):
     name: _builtins.str
     """The model's name."""
     alias: _builtins.str
-    """The alias: "current" or "candidate". "previous" follows "current" by itself."""
+    """The alias: "current" or "candidate". The server sets "previous" itself when "current" moves."""
     target: _builtins.str
-    """A version, or an alias whose version is meant: "candidate", "previous"."""
+    """A version, or an alias that names one: "current", "candidate" or "previous"."""
     force: _builtins.bool
-    """Serve it even if its golden inputs give other outputs."""
+    """Serve the version even if the outputs for its golden inputs differ."""
     def __init__(
         self,
         *,
@@ -588,15 +588,15 @@ class WatchModelsResponse(_message.Message):
     DONE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def snapshot(self) -> Global___ModelsSnapshot:
-        """All models, first and once."""
+        """All models; the first event."""
 
     @_builtins.property
     def changed(self) -> Global___Model:
-        """A model whose state, message or version has changed."""
+        """A model whose state, message or version changed."""
 
     @_builtins.property
     def done(self) -> Global___WatchModelsDone:
-        """The server stops; last."""
+        """The server is stopping; the last event."""
 
     def __init__(
         self,
@@ -617,7 +617,7 @@ Global___WatchModelsResponse: _TypeAlias = WatchModelsResponse  # noqa: Y015
 
 @_typing.final
 class ModelsSnapshot(_message.Message):
-    """ModelsSnapshot is every model as it was when the stream began."""
+    """ModelsSnapshot has every model as it was when the stream began."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -641,7 +641,7 @@ Global___ModelsSnapshot: _TypeAlias = ModelsSnapshot  # noqa: Y015
 
 @_typing.final
 class WatchModelsDone(_message.Message):
-    """WatchModelsDone says that nothing more will come."""
+    """WatchModelsDone is the last event of WatchModels."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -692,27 +692,27 @@ class GetServerInfoResponse(_message.Message):
     api_version: _builtins.str
     """Package of the contract: "quintet.v1"."""
     git_commit: _builtins.str
-    """Commit that it was built from, or empty."""
+    """Commit of the build, or empty."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When it started."""
+        """When the server started."""
 
     @_builtins.property
     def current_time(self) -> _timestamp_pb2.Timestamp:
-        """What its clock says."""
+        """The server's clock."""
 
     @_builtins.property
     def limits(self) -> Global___ServerLimits:
-        """Its limits."""
+        """The server's limits."""
 
     @_builtins.property
     def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceStatus]:
-        """Its services, sorted by name."""
+        """The server's services, sorted by name."""
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What an operator should mend although everything serves, for instance a new file of tenants that cannot be used.
-        Only for callers with the role admin.
+        """Problems that need an operator although the server serves, for instance an invalid new file of tenants. Only for
+        callers with the role admin.
         """
 
     def __init__(
@@ -737,7 +737,7 @@ Global___GetServerInfoResponse: _TypeAlias = GetServerInfoResponse  # noqa: Y015
 
 @_typing.final
 class ServerLimits(_message.Message):
-    """ServerLimits are the limits that no field can show."""
+    """ServerLimits are the limits of the server that are not limits of a field."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -747,9 +747,9 @@ class ServerLimits(_message.Message):
     max_request_bytes: _builtins.int
     """Largest request in bytes."""
     max_concurrent_calls: _builtins.int
-    """Calls that may run at once; more are refused with SERVER_OVERLOADED."""
+    """Most calls that run at once; more are refused with SERVER_OVERLOADED."""
     default_deadline_seconds: _builtins.int
-    """Longest time that a call without a deadline of its own may take, in seconds."""
+    """Deadline of calls that set none, in seconds."""
     def __init__(
         self,
         *,
@@ -777,9 +777,9 @@ class ServiceStatus(_message.Message):
     name: _builtins.str
     """Full name, for instance "quintet.v1.RagService"."""
     serving: _builtins.bool
-    """True if it answers; the same as SERVING in grpc.health.v1."""
+    """True if it is SERVING in grpc.health.v1."""
     message: _builtins.str
-    """Why it does not, and the command that mends it, else empty."""
+    """Why it is not serving and the command that repairs it. Otherwise empty."""
     def __init__(
         self,
         *,

@@ -26,12 +26,14 @@ if _version_not_supported:
 
 
 class ModelServiceStub:
-    """ModelService says what is served here, and replaces it while it is served.
+    """ModelService describes the models of this server, and loads and replaces them while it serves.
 
-    LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin, where there are tenants.
+    LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin if the server requires
+    authentication.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     def __init__(self, channel):
@@ -83,16 +85,18 @@ class ModelServiceStub:
 
 
 class ModelServiceServicer:
-    """ModelService says what is served here, and replaces it while it is served.
+    """ModelService describes the models of this server, and loads and replaces them while it serves.
 
-    LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin, where there are tenants.
+    LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin if the server requires
+    authentication.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     def ListModels(self, request, context):
-        """ListModels returns every model that the server is configured with, loaded or not, sorted by name.
+        """ListModels returns every configured model, loaded or not, sorted by name.
 
         It has no failures of its own.
         """
@@ -103,60 +107,60 @@ class ModelServiceServicer:
     def GetModel(self, request, context):
         """GetModel returns one model.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no model has this name.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no model has this name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LoadModel(self, request, context):
-        """LoadModel brings a model into memory, where it stays until the memory is needed for another. A model that is there
-        already is left alone.
+        """LoadModel loads a model into memory, where it stays until it is evicted for another. It does nothing if the model
+        is loaded already.
 
-        INVALID_ARGUMENT: a limit is broken, or the model is not loaded by request (a language model). NOT_FOUND: no model
-        has this name. RESOURCE_EXHAUSTED: it does not fit into the memory budget. FAILED_PRECONDITION: its artefact is
-        missing or broken. UNAVAILABLE: it is still loading when the deadline is near.
+        INVALID_ARGUMENT: a field violates its limits, or the model is a language model, which this method cannot load.
+        NOT_FOUND: no model has this name. RESOURCE_EXHAUSTED: it does not fit into the memory limit. FAILED_PRECONDITION:
+        its artefact is missing or damaged. UNAVAILABLE: it is still loading when the deadline is near.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnloadModel(self, request, context):
-        """UnloadModel takes a model out of memory after its last reader. The next request that needs it loads it again.
+        """UnloadModel removes a model from memory as soon as no call uses it. The next request that needs it loads it again.
 
-        INVALID_ARGUMENT: a limit is broken, or the model is not loaded by request. NOT_FOUND: no model has this name.
+        INVALID_ARGUMENT: a field violates its limits, or the model is a language model. NOT_FOUND: no model has this name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReloadModel(self, request, context):
-        """ReloadModel reads the alias "current" and every file again, and replaces what is served. If that fails, what was
-        served still is.
+        """ReloadModel reads the alias "current" and every file again, and replaces the version in service. If that fails, the
+        version in service stays.
 
-        The status codes are those of LoadModel. FAILED_PRECONDITION also: the golden inputs give other outputs.
+        The status codes are those of LoadModel. FAILED_PRECONDITION also: the outputs for the golden inputs differ.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetAlias(self, request, context):
-        """SetAlias moves an alias to a version. Moving "current" replaces what is served: the version is verified, loaded
-        aside and asked the golden inputs that lie in its artefact; if outputs differ by more than the manifest allows, it
-        is refused and nothing changes. The target "previous" is a rollback.
+        """SetAlias points an alias to a version. Moving "current" replaces the version in service: the server verifies the
+        digests of the new version, loads it beside the other and runs its golden inputs. If the outputs differ by more
+        than the manifest allows, the server refuses the version and nothing changes. The target "previous" is a rollback.
 
         The status codes are those of ReloadModel. NOT_FOUND also: the model has no such version. UNAVAILABLE also: the
-        registry cannot be reached.
+        model registry is unreachable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchModels(self, request, context):
-        """WatchModels sends all models, then every model whose state has changed, then done when the server stops. A reader
-        that is too slow for every change gets the latest.
+        """WatchModels sends all models, then every model whose state changes, then done when the server stops. A client that
+        reads too slowly gets the latest state only.
 
-        DEADLINE_EXCEEDED: the call's deadline, or the server's default one, has passed.
+        DEADLINE_EXCEEDED: the call's deadline, or the server's default deadline, passed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -223,12 +227,14 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """ModelService says what is served here, and replaces it while it is served.
+    """ModelService describes the models of this server, and loads and replaces them while it serves.
 
-    LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin, where there are tenants.
+    LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin if the server requires
+    authentication.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     @staticmethod

@@ -27,12 +27,14 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServiceStub:
-    """ModelService says what is served here, and replaces it while it is served.
+    """ModelService describes the models of this server, and loads and replaces them while it serves.
 
-    LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin, where there are tenants.
+    LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin if the server requires
+    authentication.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     @_typing.overload
@@ -40,47 +42,47 @@ class ModelServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
     ListModels: _grpc.UnaryUnaryMultiCallable[_model_pb2.ListModelsRequest, _model_pb2.ListModelsResponse]
-    """ListModels returns every model that the server is configured with, loaded or not, sorted by name.
+    """ListModels returns every configured model, loaded or not, sorted by name.
 
     It has no failures of its own.
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.GetModelRequest, _model_pb2.GetModelResponse]
     """GetModel returns one model.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no model has this name.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no model has this name.
     """
     LoadModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.LoadModelRequest, _model_pb2.LoadModelResponse]
-    """LoadModel brings a model into memory, where it stays until the memory is needed for another. A model that is there
-    already is left alone.
+    """LoadModel loads a model into memory, where it stays until it is evicted for another. It does nothing if the model
+    is loaded already.
 
-    INVALID_ARGUMENT: a limit is broken, or the model is not loaded by request (a language model). NOT_FOUND: no model
-    has this name. RESOURCE_EXHAUSTED: it does not fit into the memory budget. FAILED_PRECONDITION: its artefact is
-    missing or broken. UNAVAILABLE: it is still loading when the deadline is near.
+    INVALID_ARGUMENT: a field violates its limits, or the model is a language model, which this method cannot load.
+    NOT_FOUND: no model has this name. RESOURCE_EXHAUSTED: it does not fit into the memory limit. FAILED_PRECONDITION:
+    its artefact is missing or damaged. UNAVAILABLE: it is still loading when the deadline is near.
     """
     UnloadModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.UnloadModelRequest, _model_pb2.UnloadModelResponse]
-    """UnloadModel takes a model out of memory after its last reader. The next request that needs it loads it again.
+    """UnloadModel removes a model from memory as soon as no call uses it. The next request that needs it loads it again.
 
-    INVALID_ARGUMENT: a limit is broken, or the model is not loaded by request. NOT_FOUND: no model has this name.
+    INVALID_ARGUMENT: a field violates its limits, or the model is a language model. NOT_FOUND: no model has this name.
     """
     ReloadModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.ReloadModelRequest, _model_pb2.ReloadModelResponse]
-    """ReloadModel reads the alias "current" and every file again, and replaces what is served. If that fails, what was
-    served still is.
+    """ReloadModel reads the alias "current" and every file again, and replaces the version in service. If that fails, the
+    version in service stays.
 
-    The status codes are those of LoadModel. FAILED_PRECONDITION also: the golden inputs give other outputs.
+    The status codes are those of LoadModel. FAILED_PRECONDITION also: the outputs for the golden inputs differ.
     """
     SetAlias: _grpc.UnaryUnaryMultiCallable[_model_pb2.SetAliasRequest, _model_pb2.SetAliasResponse]
-    """SetAlias moves an alias to a version. Moving "current" replaces what is served: the version is verified, loaded
-    aside and asked the golden inputs that lie in its artefact; if outputs differ by more than the manifest allows, it
-    is refused and nothing changes. The target "previous" is a rollback.
+    """SetAlias points an alias to a version. Moving "current" replaces the version in service: the server verifies the
+    digests of the new version, loads it beside the other and runs its golden inputs. If the outputs differ by more
+    than the manifest allows, the server refuses the version and nothing changes. The target "previous" is a rollback.
 
     The status codes are those of ReloadModel. NOT_FOUND also: the model has no such version. UNAVAILABLE also: the
-    registry cannot be reached.
+    model registry is unreachable.
     """
     WatchModels: _grpc.UnaryStreamMultiCallable[_model_pb2.WatchModelsRequest, _model_pb2.WatchModelsResponse]
-    """WatchModels sends all models, then every model whose state has changed, then done when the server stops. A reader
-    that is too slow for every change gets the latest.
+    """WatchModels sends all models, then every model whose state changes, then done when the server stops. A client that
+    reads too slowly gets the latest state only.
 
-    DEADLINE_EXCEEDED: the call's deadline, or the server's default one, has passed.
+    DEADLINE_EXCEEDED: the call's deadline, or the server's default deadline, passed.
     """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_model_pb2.GetServerInfoRequest, _model_pb2.GetServerInfoResponse]
     """GetServerInfo returns versions, limits and the state of every service.
@@ -90,57 +92,59 @@ class ModelServiceStub:
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
-    """ModelService says what is served here, and replaces it while it is served.
+    """ModelService describes the models of this server, and loads and replaces them while it serves.
 
-    LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin, where there are tenants.
+    LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin if the server requires
+    authentication.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_model_pb2.ListModelsRequest, _model_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """ListModels returns every model that the server is configured with, loaded or not, sorted by name.
+    """ListModels returns every configured model, loaded or not, sorted by name.
 
     It has no failures of its own.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_model_pb2.GetModelRequest, _model_pb2.GetModelResponse]  # type: ignore[assignment]
     """GetModel returns one model.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no model has this name.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no model has this name.
     """
     LoadModel: _aio.UnaryUnaryMultiCallable[_model_pb2.LoadModelRequest, _model_pb2.LoadModelResponse]  # type: ignore[assignment]
-    """LoadModel brings a model into memory, where it stays until the memory is needed for another. A model that is there
-    already is left alone.
+    """LoadModel loads a model into memory, where it stays until it is evicted for another. It does nothing if the model
+    is loaded already.
 
-    INVALID_ARGUMENT: a limit is broken, or the model is not loaded by request (a language model). NOT_FOUND: no model
-    has this name. RESOURCE_EXHAUSTED: it does not fit into the memory budget. FAILED_PRECONDITION: its artefact is
-    missing or broken. UNAVAILABLE: it is still loading when the deadline is near.
+    INVALID_ARGUMENT: a field violates its limits, or the model is a language model, which this method cannot load.
+    NOT_FOUND: no model has this name. RESOURCE_EXHAUSTED: it does not fit into the memory limit. FAILED_PRECONDITION:
+    its artefact is missing or damaged. UNAVAILABLE: it is still loading when the deadline is near.
     """
     UnloadModel: _aio.UnaryUnaryMultiCallable[_model_pb2.UnloadModelRequest, _model_pb2.UnloadModelResponse]  # type: ignore[assignment]
-    """UnloadModel takes a model out of memory after its last reader. The next request that needs it loads it again.
+    """UnloadModel removes a model from memory as soon as no call uses it. The next request that needs it loads it again.
 
-    INVALID_ARGUMENT: a limit is broken, or the model is not loaded by request. NOT_FOUND: no model has this name.
+    INVALID_ARGUMENT: a field violates its limits, or the model is a language model. NOT_FOUND: no model has this name.
     """
     ReloadModel: _aio.UnaryUnaryMultiCallable[_model_pb2.ReloadModelRequest, _model_pb2.ReloadModelResponse]  # type: ignore[assignment]
-    """ReloadModel reads the alias "current" and every file again, and replaces what is served. If that fails, what was
-    served still is.
+    """ReloadModel reads the alias "current" and every file again, and replaces the version in service. If that fails, the
+    version in service stays.
 
-    The status codes are those of LoadModel. FAILED_PRECONDITION also: the golden inputs give other outputs.
+    The status codes are those of LoadModel. FAILED_PRECONDITION also: the outputs for the golden inputs differ.
     """
     SetAlias: _aio.UnaryUnaryMultiCallable[_model_pb2.SetAliasRequest, _model_pb2.SetAliasResponse]  # type: ignore[assignment]
-    """SetAlias moves an alias to a version. Moving "current" replaces what is served: the version is verified, loaded
-    aside and asked the golden inputs that lie in its artefact; if outputs differ by more than the manifest allows, it
-    is refused and nothing changes. The target "previous" is a rollback.
+    """SetAlias points an alias to a version. Moving "current" replaces the version in service: the server verifies the
+    digests of the new version, loads it beside the other and runs its golden inputs. If the outputs differ by more
+    than the manifest allows, the server refuses the version and nothing changes. The target "previous" is a rollback.
 
     The status codes are those of ReloadModel. NOT_FOUND also: the model has no such version. UNAVAILABLE also: the
-    registry cannot be reached.
+    model registry is unreachable.
     """
     WatchModels: _aio.UnaryStreamMultiCallable[_model_pb2.WatchModelsRequest, _model_pb2.WatchModelsResponse]  # type: ignore[assignment]
-    """WatchModels sends all models, then every model whose state has changed, then done when the server stops. A reader
-    that is too slow for every change gets the latest.
+    """WatchModels sends all models, then every model whose state changes, then done when the server stops. A client that
+    reads too slowly gets the latest state only.
 
-    DEADLINE_EXCEEDED: the call's deadline, or the server's default one, has passed.
+    DEADLINE_EXCEEDED: the call's deadline, or the server's default deadline, passed.
     """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_model_pb2.GetServerInfoRequest, _model_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """GetServerInfo returns versions, limits and the state of every service.
@@ -149,12 +153,14 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ModelService says what is served here, and replaces it while it is served.
+    """ModelService describes the models of this server, and loads and replaces them while it serves.
 
-    LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin, where there are tenants.
+    LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin if the server requires
+    authentication.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     @_abc_1.abstractmethod
@@ -163,7 +169,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.ListModelsResponse, _abc.Awaitable[_model_pb2.ListModelsResponse]]:
-        """ListModels returns every model that the server is configured with, loaded or not, sorted by name.
+        """ListModels returns every configured model, loaded or not, sorted by name.
 
         It has no failures of its own.
         """
@@ -176,7 +182,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_pb2.GetModelResponse, _abc.Awaitable[_model_pb2.GetModelResponse]]:
         """GetModel returns one model.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no model has this name.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no model has this name.
         """
 
     @_abc_1.abstractmethod
@@ -185,12 +191,12 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.LoadModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.LoadModelResponse, _abc.Awaitable[_model_pb2.LoadModelResponse]]:
-        """LoadModel brings a model into memory, where it stays until the memory is needed for another. A model that is there
-        already is left alone.
+        """LoadModel loads a model into memory, where it stays until it is evicted for another. It does nothing if the model
+        is loaded already.
 
-        INVALID_ARGUMENT: a limit is broken, or the model is not loaded by request (a language model). NOT_FOUND: no model
-        has this name. RESOURCE_EXHAUSTED: it does not fit into the memory budget. FAILED_PRECONDITION: its artefact is
-        missing or broken. UNAVAILABLE: it is still loading when the deadline is near.
+        INVALID_ARGUMENT: a field violates its limits, or the model is a language model, which this method cannot load.
+        NOT_FOUND: no model has this name. RESOURCE_EXHAUSTED: it does not fit into the memory limit. FAILED_PRECONDITION:
+        its artefact is missing or damaged. UNAVAILABLE: it is still loading when the deadline is near.
         """
 
     @_abc_1.abstractmethod
@@ -199,9 +205,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.UnloadModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.UnloadModelResponse, _abc.Awaitable[_model_pb2.UnloadModelResponse]]:
-        """UnloadModel takes a model out of memory after its last reader. The next request that needs it loads it again.
+        """UnloadModel removes a model from memory as soon as no call uses it. The next request that needs it loads it again.
 
-        INVALID_ARGUMENT: a limit is broken, or the model is not loaded by request. NOT_FOUND: no model has this name.
+        INVALID_ARGUMENT: a field violates its limits, or the model is a language model. NOT_FOUND: no model has this name.
         """
 
     @_abc_1.abstractmethod
@@ -210,10 +216,10 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.ReloadModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.ReloadModelResponse, _abc.Awaitable[_model_pb2.ReloadModelResponse]]:
-        """ReloadModel reads the alias "current" and every file again, and replaces what is served. If that fails, what was
-        served still is.
+        """ReloadModel reads the alias "current" and every file again, and replaces the version in service. If that fails, the
+        version in service stays.
 
-        The status codes are those of LoadModel. FAILED_PRECONDITION also: the golden inputs give other outputs.
+        The status codes are those of LoadModel. FAILED_PRECONDITION also: the outputs for the golden inputs differ.
         """
 
     @_abc_1.abstractmethod
@@ -222,12 +228,12 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.SetAliasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.SetAliasResponse, _abc.Awaitable[_model_pb2.SetAliasResponse]]:
-        """SetAlias moves an alias to a version. Moving "current" replaces what is served: the version is verified, loaded
-        aside and asked the golden inputs that lie in its artefact; if outputs differ by more than the manifest allows, it
-        is refused and nothing changes. The target "previous" is a rollback.
+        """SetAlias points an alias to a version. Moving "current" replaces the version in service: the server verifies the
+        digests of the new version, loads it beside the other and runs its golden inputs. If the outputs differ by more
+        than the manifest allows, the server refuses the version and nothing changes. The target "previous" is a rollback.
 
         The status codes are those of ReloadModel. NOT_FOUND also: the model has no such version. UNAVAILABLE also: the
-        registry cannot be reached.
+        model registry is unreachable.
         """
 
     @_abc_1.abstractmethod
@@ -236,10 +242,10 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.WatchModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_model_pb2.WatchModelsResponse], _abc.AsyncIterator[_model_pb2.WatchModelsResponse]]:
-        """WatchModels sends all models, then every model whose state has changed, then done when the server stops. A reader
-        that is too slow for every change gets the latest.
+        """WatchModels sends all models, then every model whose state changes, then done when the server stops. A client that
+        reads too slowly gets the latest state only.
 
-        DEADLINE_EXCEEDED: the call's deadline, or the server's default one, has passed.
+        DEADLINE_EXCEEDED: the call's deadline, or the server's default deadline, passed.
         """
 
     @_abc_1.abstractmethod

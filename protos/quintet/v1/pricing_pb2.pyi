@@ -45,9 +45,9 @@ Global___PredictPriceRequest: _TypeAlias = PredictPriceRequest  # noqa: Y015
 
 @_typing.final
 class House(_message.Message):
-    """House describes one house. Areas are in square feet. ModelService.GetModel("house-prices") returns the
-    categories and ranges that the model was trained on. Every field is required, those that may be 0 or false, too:
-    a basement that was forgotten must not become a house without one.
+    """House describes one house. Areas are in square feet. ModelService.GetModel("house-prices") returns the categories and
+    ranges of the training data. Every field is required, also where 0 or false is a valid value, so that a forgotten
+    field is an error and not a house without a basement.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -81,7 +81,7 @@ class House(_message.Message):
     year_built: _builtins.int
     """Year of construction, 1800 to 2100."""
     year_remodeled: _builtins.int
-    """Year of the last remodelling, or of construction if there was none: not before year_built."""
+    """Year of the last remodelling, or of construction if there was none. Not before year_built."""
     basement_area_sqft: _builtins.float
     """Area of the basement, 0 to 10000 square feet; 0 if there is none."""
     garage_cars: _builtins.int
@@ -93,7 +93,7 @@ class House(_message.Message):
     bedrooms: _builtins.int
     """Bedrooms above ground, 0 to 20."""
     total_rooms: _builtins.int
-    """Rooms above ground without bathrooms, 1 to 30."""
+    """Rooms above ground, bathrooms not counted, 1 to 30."""
     fireplaces: _builtins.int
     """Fireplaces, 0 to 10."""
     neighborhood: _builtins.str
@@ -102,13 +102,15 @@ class House(_message.Message):
     SWISU, Sawyer, SawyerW, Somerst, StoneBr, Timber, Veenker.
     """
     building_type: _builtins.str
-    """1Fam detached, 2fmCon converted to two families, Duplex, Twnhs inner townhouse, TwnhsE end townhouse."""
+    """1Fam (detached), 2fmCon (converted for two families), Duplex, Twnhs (inner townhouse), TwnhsE (end townhouse)."""
     house_style: _builtins.str
-    """1Story, 1.5Fin, 1.5Unf, 2Story, 2.5Fin, 2.5Unf (upper half finished or not), SFoyer, SLvl (split)."""
+    """1Story, 1.5Fin, 1.5Unf, 2Story, 2.5Fin, 2.5Unf (Fin, Unf: upper half story finished or not), SFoyer (split foyer),
+    SLvl (split level).
+    """
     central_air: _builtins.bool
     """True if the house has central air conditioning."""
     kitchen_quality: _builtins.str
-    """Ex excellent, Gd good, TA typical, Fa fair, Po poor."""
+    """Ex (excellent), Gd (good), TA (typical), Fa (fair), Po (poor)."""
     def __init__(
         self,
         *,
@@ -168,7 +170,7 @@ Global___House: _TypeAlias = House  # noqa: Y015
 
 @_typing.final
 class PredictPriceResponse(_message.Message):
-    """PredictPriceResponse carries one estimate a house."""
+    """PredictPriceResponse has one estimate for each house."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -176,7 +178,7 @@ class PredictPriceResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def estimates(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriceEstimate]:
-        """As many estimates as houses, in their order."""
+        """One estimate for each house, in the order of the request."""
 
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
@@ -206,7 +208,7 @@ class PriceEstimate(_message.Message):
     LOW_USD_FIELD_NUMBER: _builtins.int
     HIGH_USD_FIELD_NUMBER: _builtins.int
     price_usd: _builtins.float
-    """Estimated price in US dollars of the training data's years."""
+    """Estimated price in US dollars of the years 2006 to 2010."""
     low_usd: _builtins.float
     """Lower end of the 90 % prediction interval."""
     high_usd: _builtins.float

@@ -26,10 +26,11 @@ if _version_not_supported:
 
 
 class PricingServiceStub:
-    """PricingService estimates what houses sell for. The default model knows Ames, Iowa, 2006 to 2010.
+    """PricingService estimates the sale prices of houses. The model is trained on sales in Ames, Iowa, 2006 to 2010.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     def __init__(self, channel):
@@ -46,19 +47,20 @@ class PricingServiceStub:
 
 
 class PricingServiceServicer:
-    """PricingService estimates what houses sell for. The default model knows Ames, Iowa, 2006 to 2010.
+    """PricingService estimates the sale prices of houses. The model is trained on sales in Ames, Iowa, 2006 to 2010.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     def PredictPrice(self, request, context):
         """PredictPrice estimates the price of every house, in the order of the request.
 
-        INVALID_ARGUMENT: a range is broken, or a category is unknown; the violation names the field and the
-        values that the model knows. FAILED_PRECONDITION: the artefact is missing or broken.
-        UNAVAILABLE: the model is loading. RESOURCE_EXHAUSTED: the server is full.
-        DEADLINE_EXCEEDED: the deadline passed.
+        INVALID_ARGUMENT: a field violates its limits or a category is unknown; the violation names the field and the
+        values that the model knows. FAILED_PRECONDITION: the model's artefact is missing or damaged.
+        UNAVAILABLE: the model is loading. RESOURCE_EXHAUSTED: the server is overloaded.
+        DEADLINE_EXCEEDED: the call's deadline passed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -81,10 +83,11 @@ def add_PricingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PricingService:
-    """PricingService estimates what houses sell for. The default model knows Ames, Iowa, 2006 to 2010.
+    """PricingService estimates the sale prices of houses. The model is trained on sales in Ames, Iowa, 2006 to 2010.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     @staticmethod

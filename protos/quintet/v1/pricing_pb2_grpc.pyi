@@ -27,10 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PricingServiceStub:
-    """PricingService estimates what houses sell for. The default model knows Ames, Iowa, 2006 to 2010.
+    """PricingService estimates the sale prices of houses. The model is trained on sales in Ames, Iowa, 2006 to 2010.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     @_typing.overload
@@ -40,35 +41,37 @@ class PricingServiceStub:
     PredictPrice: _grpc.UnaryUnaryMultiCallable[_pricing_pb2.PredictPriceRequest, _pricing_pb2.PredictPriceResponse]
     """PredictPrice estimates the price of every house, in the order of the request.
 
-    INVALID_ARGUMENT: a range is broken, or a category is unknown; the violation names the field and the
-    values that the model knows. FAILED_PRECONDITION: the artefact is missing or broken.
-    UNAVAILABLE: the model is loading. RESOURCE_EXHAUSTED: the server is full.
-    DEADLINE_EXCEEDED: the deadline passed.
+    INVALID_ARGUMENT: a field violates its limits or a category is unknown; the violation names the field and the
+    values that the model knows. FAILED_PRECONDITION: the model's artefact is missing or damaged.
+    UNAVAILABLE: the model is loading. RESOURCE_EXHAUSTED: the server is overloaded.
+    DEADLINE_EXCEEDED: the call's deadline passed.
     """
 
 @_typing.type_check_only
 class PricingServiceAsyncStub(PricingServiceStub):
-    """PricingService estimates what houses sell for. The default model knows Ames, Iowa, 2006 to 2010.
+    """PricingService estimates the sale prices of houses. The model is trained on sales in Ames, Iowa, 2006 to 2010.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PredictPrice: _aio.UnaryUnaryMultiCallable[_pricing_pb2.PredictPriceRequest, _pricing_pb2.PredictPriceResponse]  # type: ignore[assignment]
     """PredictPrice estimates the price of every house, in the order of the request.
 
-    INVALID_ARGUMENT: a range is broken, or a category is unknown; the violation names the field and the
-    values that the model knows. FAILED_PRECONDITION: the artefact is missing or broken.
-    UNAVAILABLE: the model is loading. RESOURCE_EXHAUSTED: the server is full.
-    DEADLINE_EXCEEDED: the deadline passed.
+    INVALID_ARGUMENT: a field violates its limits or a category is unknown; the violation names the field and the
+    values that the model knows. FAILED_PRECONDITION: the model's artefact is missing or damaged.
+    UNAVAILABLE: the model is loading. RESOURCE_EXHAUSTED: the server is overloaded.
+    DEADLINE_EXCEEDED: the call's deadline passed.
     """
 
 class PricingServiceServicer(metaclass=_abc_1.ABCMeta):
-    """PricingService estimates what houses sell for. The default model knows Ames, Iowa, 2006 to 2010.
+    """PricingService estimates the sale prices of houses. The model is trained on sales in Ames, Iowa, 2006 to 2010.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     @_abc_1.abstractmethod
@@ -79,10 +82,10 @@ class PricingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_pricing_pb2.PredictPriceResponse, _abc.Awaitable[_pricing_pb2.PredictPriceResponse]]:
         """PredictPrice estimates the price of every house, in the order of the request.
 
-        INVALID_ARGUMENT: a range is broken, or a category is unknown; the violation names the field and the
-        values that the model knows. FAILED_PRECONDITION: the artefact is missing or broken.
-        UNAVAILABLE: the model is loading. RESOURCE_EXHAUSTED: the server is full.
-        DEADLINE_EXCEEDED: the deadline passed.
+        INVALID_ARGUMENT: a field violates its limits or a category is unknown; the violation names the field and the
+        values that the model knows. FAILED_PRECONDITION: the model's artefact is missing or damaged.
+        UNAVAILABLE: the model is loading. RESOURCE_EXHAUSTED: the server is overloaded.
+        DEADLINE_EXCEEDED: the call's deadline passed.
         """
 
 def add_PricingServiceServicer_to_server(servicer: PricingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -28,34 +28,34 @@ class _CollectionState:
 class _CollectionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CollectionState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     COLLECTION_STATE_UNSPECIFIED: _CollectionState.ValueType  # 0
-    """Never sent."""
+    """The server never sends it."""
     COLLECTION_STATE_READY: _CollectionState.ValueType  # 1
-    """It answers."""
+    """It can be searched."""
     COLLECTION_STATE_DEGRADED: _CollectionState.ValueType  # 2
-    """It answers, but files were found broken; state_message says which and what is missing."""
+    """It can be searched, but some files are damaged; state_message says which ones and what is missing."""
     COLLECTION_STATE_NEEDS_REINDEX: _CollectionState.ValueType  # 3
-    """Another embedder made it; Reindex mends that."""
+    """It was made with another embedder; Reindex repairs that."""
     COLLECTION_STATE_FAILED: _CollectionState.ValueType  # 4
-    """No generation is whole."""
+    """Every generation is damaged."""
 
 class CollectionState(_CollectionState, metaclass=_CollectionStateEnumTypeWrapper):
-    """CollectionState is how a collection is."""
+    """CollectionState is the state of a collection."""
 
 COLLECTION_STATE_UNSPECIFIED: CollectionState.ValueType  # 0
-"""Never sent."""
+"""The server never sends it."""
 COLLECTION_STATE_READY: CollectionState.ValueType  # 1
-"""It answers."""
+"""It can be searched."""
 COLLECTION_STATE_DEGRADED: CollectionState.ValueType  # 2
-"""It answers, but files were found broken; state_message says which and what is missing."""
+"""It can be searched, but some files are damaged; state_message says which ones and what is missing."""
 COLLECTION_STATE_NEEDS_REINDEX: CollectionState.ValueType  # 3
-"""Another embedder made it; Reindex mends that."""
+"""It was made with another embedder; Reindex repairs that."""
 COLLECTION_STATE_FAILED: CollectionState.ValueType  # 4
-"""No generation is whole."""
+"""Every generation is damaged."""
 Global___CollectionState: _TypeAlias = CollectionState  # noqa: Y015
 
 @_typing.final
 class MetadataFilter(_message.Message):
-    """MetadataFilter is a condition on one entry of a document's metadata. Documents without the key never fulfil it."""
+    """MetadataFilter is a condition on one entry of a document's metadata. A document without the key does not match."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -67,18 +67,18 @@ class MetadataFilter(_message.Message):
     key: _builtins.str
     """Key of the metadata, 1 to 64 code points."""
     equals: _builtins.str
-    """It is this, up to 500 code points."""
+    """The value equals this text of up to 500 code points."""
     @_builtins.property
     def any_of(self) -> Global___TextSet:
-        """It is one of these."""
+        """The value is one of these."""
 
     @_builtins.property
     def text_range(self) -> Global___TextRange:
-        """It lies in this range by code points, which for dates as in ISO 8601 is that of time."""
+        """The value is in this range, compared by code points. ISO 8601 dates compare by time."""
 
     @_builtins.property
     def number_range(self) -> Global___NumberRange:
-        """It is a decimal number that lies in this range."""
+        """The value is a decimal number in this range."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ Global___TextSet: _TypeAlias = TextSet  # noqa: Y015
 
 @_typing.final
 class TextRange(_message.Message):
-    """TextRange is a range of texts. One bound at least is set; all that are set must hold."""
+    """TextRange is a range of texts. At least one bound is set; a value must satisfy every bound that is set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -133,11 +133,11 @@ class TextRange(_message.Message):
     AT_MOST_FIELD_NUMBER: _builtins.int
     LESS_THAN_FIELD_NUMBER: _builtins.int
     at_least: _builtins.str
-    """Lowest value that is inside, up to 500 code points."""
+    """Inclusive lower bound, up to 500 code points."""
     at_most: _builtins.str
-    """Highest value that is inside, up to 500 code points."""
+    """Inclusive upper bound, up to 500 code points."""
     less_than: _builtins.str
-    """Lowest value that is beyond, up to 500 code points."""
+    """Exclusive upper bound, up to 500 code points."""
     def __init__(
         self,
         *,
@@ -166,7 +166,7 @@ Global___TextRange: _TypeAlias = TextRange  # noqa: Y015
 
 @_typing.final
 class NumberRange(_message.Message):
-    """NumberRange is a range of numbers. One bound at least is set; all that are set must hold."""
+    """NumberRange is a range of numbers. At least one bound is set; a value must satisfy every bound that is set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -174,11 +174,11 @@ class NumberRange(_message.Message):
     AT_MOST_FIELD_NUMBER: _builtins.int
     LESS_THAN_FIELD_NUMBER: _builtins.int
     at_least: _builtins.float
-    """Lowest number that is inside."""
+    """Inclusive lower bound."""
     at_most: _builtins.float
-    """Highest number that is inside."""
+    """Inclusive upper bound."""
     less_than: _builtins.float
-    """Lowest number that is beyond."""
+    """Exclusive upper bound."""
     def __init__(
         self,
         *,
@@ -207,7 +207,7 @@ Global___NumberRange: _TypeAlias = NumberRange  # noqa: Y015
 
 @_typing.final
 class AskRequest(_message.Message):
-    """AskRequest is a question."""
+    """AskRequest has the question."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -217,16 +217,18 @@ class AskRequest(_message.Message):
     FILTERS_FIELD_NUMBER: _builtins.int
     MIN_GENERATION_FIELD_NUMBER: _builtins.int
     question: _builtins.str
-    """1 to 1000 Unicode code points, not of white space alone."""
+    """1 to 1000 Unicode code points, not only white space."""
     collection: _builtins.str
-    """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Unset: "wikipedia", the demo."""
+    """Name of the collection: 1 to 63 of a-z, 0-9, "_" and "-", of which the first is a letter or digit. Default:
+    "wikipedia".
+    """
     top_k: _builtins.int
-    """How many passages the model reads, 1 to 20. Unset: 3."""
+    """Number of passages that the language model reads, 1 to 20. Default: 3."""
     min_generation: _builtins.int
-    """Answer from this generation or a newer one, for instance that of a write's response: read your writes. Unset: any."""
+    """Oldest generation to search. Set it to the generation in a write's response to read that write. Default: any."""
     @_builtins.property
     def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetadataFilter]:
-        """Up to 16 conditions on the metadata of documents; all must hold."""
+        """Up to 16 conditions on the metadata of documents. A document must match all of them."""
 
     def __init__(
         self,
@@ -258,7 +260,7 @@ Global___AskRequest: _TypeAlias = AskRequest  # noqa: Y015
 
 @_typing.final
 class AskResponse(_message.Message):
-    """AskResponse is the answer with its sources."""
+    """AskResponse has the answer with its sources."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -271,14 +273,14 @@ class AskResponse(_message.Message):
     answer: _builtins.str
     """The answer in plain text."""
     grounded: _builtins.bool
-    """True if the answer's content words are found in the passages; false if the passages do not contain it."""
+    """True if the passages contain the content words of the answer."""
     @_builtins.property
     def citations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Citation]:
-        """The passages that the model read, best first. The server attaches them, not the model."""
+        """The passages that the model read, best first. The server adds them; the model cannot invent any."""
 
     @_builtins.property
     def usage(self) -> _common_pb2.Usage:
-        """What the generation consumed."""
+        """Tokens and cost of the answer."""
 
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
@@ -308,7 +310,7 @@ Global___AskResponse: _TypeAlias = AskResponse  # noqa: Y015
 
 @_typing.final
 class StreamAskRequest(_message.Message):
-    """StreamAskRequest is a question. Its fields are those of AskRequest."""
+    """StreamAskRequest has the fields of AskRequest."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -318,16 +320,18 @@ class StreamAskRequest(_message.Message):
     FILTERS_FIELD_NUMBER: _builtins.int
     MIN_GENERATION_FIELD_NUMBER: _builtins.int
     question: _builtins.str
-    """1 to 1000 Unicode code points, not of white space alone."""
+    """1 to 1000 Unicode code points, not only white space."""
     collection: _builtins.str
-    """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Unset: "wikipedia", the demo."""
+    """Name of the collection: 1 to 63 of a-z, 0-9, "_" and "-", of which the first is a letter or digit. Default:
+    "wikipedia".
+    """
     top_k: _builtins.int
-    """How many passages the model reads, 1 to 20. Unset: 3."""
+    """Number of passages that the language model reads, 1 to 20. Default: 3."""
     min_generation: _builtins.int
-    """Answer from this generation or a newer one, for instance that of a write's response: read your writes. Unset: any."""
+    """Oldest generation to search. Set it to the generation in a write's response to read that write. Default: any."""
     @_builtins.property
     def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetadataFilter]:
-        """Up to 16 conditions on the metadata of documents; all must hold."""
+        """Up to 16 conditions on the metadata of documents. A document must match all of them."""
 
     def __init__(
         self,
@@ -359,7 +363,7 @@ Global___StreamAskRequest: _TypeAlias = StreamAskRequest  # noqa: Y015
 
 @_typing.final
 class StreamAskResponse(_message.Message):
-    """StreamAskResponse is one event of the answer."""
+    """StreamAskResponse is one event of the stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -368,7 +372,7 @@ class StreamAskResponse(_message.Message):
     DONE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sources(self) -> Global___AskSources:
-        """What the model is about to read."""
+        """The passages that the model reads."""
 
     @_builtins.property
     def delta(self) -> _common_pb2.TextDelta:
@@ -376,7 +380,7 @@ class StreamAskResponse(_message.Message):
 
     @_builtins.property
     def done(self) -> Global___AskDone:
-        """The end of the answer."""
+        """The answer is complete."""
 
     def __init__(
         self,
@@ -397,7 +401,7 @@ Global___StreamAskResponse: _TypeAlias = StreamAskResponse  # noqa: Y015
 
 @_typing.final
 class AskSources(_message.Message):
-    """AskSources begins a StreamAsk."""
+    """AskSources is the first event of StreamAsk."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -427,7 +431,7 @@ Global___AskSources: _TypeAlias = AskSources  # noqa: Y015
 
 @_typing.final
 class AskDone(_message.Message):
-    """AskDone ends a StreamAsk."""
+    """AskDone is the last event of StreamAsk."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -437,12 +441,12 @@ class AskDone(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
     finish_reason: _common_pb2.FinishReason.ValueType
-    """Why the generation ended."""
+    """Why the model stopped."""
     grounded: _builtins.bool
     """As in AskResponse."""
     @_builtins.property
     def usage(self) -> _common_pb2.Usage:
-        """What the generation consumed."""
+        """Tokens and cost of the answer."""
 
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
@@ -471,7 +475,7 @@ Global___AskDone: _TypeAlias = AskDone  # noqa: Y015
 
 @_typing.final
 class Citation(_message.Message):
-    """Citation points to the passage of a document."""
+    """Citation is a passage that the model read."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -489,13 +493,13 @@ class Citation(_message.Message):
     snippet: _builtins.str
     """The passage."""
     score: _builtins.float
-    """Cosine of question and passage, -1 to 1."""
+    """Cosine similarity of question and passage, -1 to 1."""
     uri: _builtins.str
-    """Where the document came from, as it was added."""
+    """The document's uri, as it was added."""
     start: _builtins.int
-    """First code point of the passage in the document's text."""
+    """Offset of its first code point in the document's text."""
     end: _builtins.int
-    """The code point after its last one."""
+    """Offset of the code point after its last one."""
     def __init__(
         self,
         *,
@@ -517,7 +521,7 @@ Global___Citation: _TypeAlias = Citation  # noqa: Y015
 
 @_typing.final
 class RetrieveRequest(_message.Message):
-    """RetrieveRequest is a query."""
+    """RetrieveRequest has the query."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -527,16 +531,18 @@ class RetrieveRequest(_message.Message):
     FILTERS_FIELD_NUMBER: _builtins.int
     MIN_GENERATION_FIELD_NUMBER: _builtins.int
     query: _builtins.str
-    """1 to 1000 Unicode code points, not of white space alone."""
+    """1 to 1000 Unicode code points, not only white space."""
     collection: _builtins.str
-    """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Unset: "wikipedia", the demo."""
+    """Name of the collection: 1 to 63 of a-z, 0-9, "_" and "-", of which the first is a letter or digit. Default:
+    "wikipedia".
+    """
     top_k: _builtins.int
-    """How many passages to return, 1 to 100. Unset: 5."""
+    """Number of passages to return, 1 to 100. Default: 5."""
     min_generation: _builtins.int
-    """Answer from this generation or a newer one, for instance that of a write's response: read your writes. Unset: any."""
+    """Oldest generation to search. Set it to the generation in a write's response to read that write. Default: any."""
     @_builtins.property
     def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetadataFilter]:
-        """Up to 16 conditions on the metadata of documents; all must hold."""
+        """Up to 16 conditions on the metadata of documents. A document must match all of them."""
 
     def __init__(
         self,
@@ -568,7 +574,7 @@ Global___RetrieveRequest: _TypeAlias = RetrieveRequest  # noqa: Y015
 
 @_typing.final
 class RetrieveResponse(_message.Message):
-    """RetrieveResponse carries the passages."""
+    """RetrieveResponse has the passages."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -604,7 +610,7 @@ Global___RetrieveResponse: _TypeAlias = RetrieveResponse  # noqa: Y015
 
 @_typing.final
 class Passage(_message.Message):
-    """Passage is a piece of a document with its relevance."""
+    """Passage is a part of a document with its score."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -643,16 +649,16 @@ class Passage(_message.Message):
     text: _builtins.str
     """The passage."""
     score: _builtins.float
-    """Cosine of query and passage, -1 to 1."""
+    """Cosine similarity of query and passage, -1 to 1."""
     uri: _builtins.str
-    """Where the document came from, as it was added."""
+    """The document's uri, as it was added."""
     start: _builtins.int
-    """First code point of the passage in the document's text."""
+    """Offset of its first code point in the document's text."""
     end: _builtins.int
-    """The code point after its last one."""
+    """Offset of the code point after its last one."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """As it was added."""
+        """The document's metadata."""
 
     def __init__(
         self,
@@ -676,7 +682,7 @@ Global___Passage: _TypeAlias = Passage  # noqa: Y015
 
 @_typing.final
 class Document(_message.Message):
-    """Document is a text to be found again."""
+    """Document is a text that a collection stores and searches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -710,7 +716,7 @@ class Document(_message.Message):
     title: _builtins.str
     """Up to 300 code points."""
     text: _builtins.str
-    """1 to 200000 code points, not of white space alone. Long texts are split into overlapping passages."""
+    """1 to 200000 code points, not only white space. The server splits a long text into overlapping passages."""
     uri: _builtins.str
     """Where the document came from, up to 2000 code points. It is returned, never fetched."""
     @_builtins.property
@@ -736,14 +742,14 @@ Global___Document: _TypeAlias = Document  # noqa: Y015
 
 @_typing.final
 class AddDocumentsRequest(_message.Message):
-    """AddDocumentsRequest carries documents."""
+    """AddDocumentsRequest has the documents to add."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Required."""
+    """Name of the collection: 1 to 63 of a-z, 0-9, "_" and "-", of which the first is a letter or digit. Required."""
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Document]:
         """1 to 128 documents with different ids."""
@@ -764,7 +770,7 @@ Global___AddDocumentsRequest: _TypeAlias = AddDocumentsRequest  # noqa: Y015
 
 @_typing.final
 class AddDocumentsResponse(_message.Message):
-    """AddDocumentsResponse says what changed."""
+    """AddDocumentsResponse has the numbers of changed documents."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -773,14 +779,14 @@ class AddDocumentsResponse(_message.Message):
     UPDATED_COUNT_FIELD_NUMBER: _builtins.int
     UNCHANGED_COUNT_FIELD_NUMBER: _builtins.int
     added_count: _builtins.int
-    """Documents whose ids were new."""
+    """Number of new documents."""
     updated_count: _builtins.int
-    """Documents that replaced others."""
+    """Number of documents that replaced one with the same id."""
     unchanged_count: _builtins.int
-    """Documents that were there already with the same content."""
+    """Number of documents that the collection had already with the same content."""
     @_builtins.property
     def index(self) -> _common_pb2.IndexRef:
-        """The state of the collection with the documents in it."""
+        """The state of the collection after the write."""
 
     def __init__(
         self,
@@ -800,14 +806,14 @@ Global___AddDocumentsResponse: _TypeAlias = AddDocumentsResponse  # noqa: Y015
 
 @_typing.final
 class DeleteDocumentsRequest(_message.Message):
-    """DeleteDocumentsRequest names documents."""
+    """DeleteDocumentsRequest has the ids of the documents to delete."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Required."""
+    """Name of the collection: 1 to 63 of a-z, 0-9, "_" and "-", of which the first is a letter or digit. Required."""
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """1 to 128 ids of 1 to 200 code points."""
@@ -828,17 +834,17 @@ Global___DeleteDocumentsRequest: _TypeAlias = DeleteDocumentsRequest  # noqa: Y0
 
 @_typing.final
 class DeleteDocumentsResponse(_message.Message):
-    """DeleteDocumentsResponse says what changed."""
+    """DeleteDocumentsResponse has the number of deleted documents."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INDEX_FIELD_NUMBER: _builtins.int
     DELETED_COUNT_FIELD_NUMBER: _builtins.int
     deleted_count: _builtins.int
-    """How many of them were there."""
+    """Number of documents that existed and were deleted."""
     @_builtins.property
     def index(self) -> _common_pb2.IndexRef:
-        """The state of the collection without the documents."""
+        """The state of the collection after the write."""
 
     def __init__(
         self,
@@ -856,14 +862,14 @@ Global___DeleteDocumentsResponse: _TypeAlias = DeleteDocumentsResponse  # noqa: 
 
 @_typing.final
 class ImportDocumentsRequest(_message.Message):
-    """ImportDocumentsRequest carries the next documents."""
+    """ImportDocumentsRequest has the next documents to add."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """Name of the collection, as in AddDocumentsRequest. Required in the first message; later ones leave it unset or
+    """Name of the collection, as in AddDocumentsRequest. Required in the first message. Later messages leave it unset or
     repeat it.
     """
     @_builtins.property
@@ -888,7 +894,7 @@ Global___ImportDocumentsRequest: _TypeAlias = ImportDocumentsRequest  # noqa: Y0
 
 @_typing.final
 class ImportDocumentsResponse(_message.Message):
-    """ImportDocumentsResponse says what changed, summed over all messages."""
+    """ImportDocumentsResponse has the numbers of changed documents, summed over all messages."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -897,14 +903,14 @@ class ImportDocumentsResponse(_message.Message):
     UPDATED_COUNT_FIELD_NUMBER: _builtins.int
     UNCHANGED_COUNT_FIELD_NUMBER: _builtins.int
     added_count: _builtins.int
-    """Documents whose ids were new."""
+    """Number of new documents."""
     updated_count: _builtins.int
-    """Documents that replaced others."""
+    """Number of documents that replaced one with the same id."""
     unchanged_count: _builtins.int
-    """Documents that were there already with the same content."""
+    """Number of documents that the collection had already with the same content."""
     @_builtins.property
     def index(self) -> _common_pb2.IndexRef:
-        """The state of the collection with the documents in it."""
+        """The state of the collection after the write."""
 
     def __init__(
         self,
@@ -924,7 +930,7 @@ Global___ImportDocumentsResponse: _TypeAlias = ImportDocumentsResponse  # noqa: 
 
 @_typing.final
 class ListDocumentsRequest(_message.Message):
-    """ListDocumentsRequest asks for a page."""
+    """ListDocumentsRequest asks for a page of documents."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -932,11 +938,13 @@ class ListDocumentsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Unset: "wikipedia", the demo."""
+    """Name of the collection: 1 to 63 of a-z, 0-9, "_" and "-", of which the first is a letter or digit. Default:
+    "wikipedia".
+    """
     page_size: _builtins.int
-    """Most documents of the page, up to 1000; it may have fewer. Unset: 100."""
+    """Most documents in the page, 1 to 1000; the page may have fewer. Default: 100."""
     page_token: _builtins.str
-    """next_page_token of the page before. Unset: the first page."""
+    """next_page_token of the page before. Default: the first page."""
     def __init__(
         self,
         *,
@@ -965,7 +973,7 @@ Global___ListDocumentsRequest: _TypeAlias = ListDocumentsRequest  # noqa: Y015
 
 @_typing.final
 class ListDocumentsResponse(_message.Message):
-    """ListDocumentsResponse is a page."""
+    """ListDocumentsResponse is a page of documents."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -973,10 +981,12 @@ class ListDocumentsResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Brings the next page; empty on the last one. Writes between two pages never make one be skipped or sent twice."""
+    """Token of the next page; empty on the last page. Writes between two pages do not make the list skip or repeat a
+    document.
+    """
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___DocumentInfo]:
-        """Sorted by id in the order of code points."""
+        """Sorted by id, by code points."""
 
     @_builtins.property
     def index(self) -> _common_pb2.IndexRef:
@@ -1033,12 +1043,12 @@ class DocumentInfo(_message.Message):
     title: _builtins.str
     """Its title."""
     uri: _builtins.str
-    """Where it came from, as it was added."""
+    """Its uri, as it was added."""
     text_length: _builtins.int
     """Length of its text in code points."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """As it was added."""
+        """Its metadata."""
 
     def __init__(
         self,
@@ -1065,7 +1075,7 @@ class CreateCollectionRequest(_message.Message):
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Required."""
+    """Name of the collection: 1 to 63 of a-z, 0-9, "_" and "-", of which the first is a letter or digit. Required."""
     def __init__(
         self,
         *,
@@ -1081,7 +1091,7 @@ Global___CreateCollectionRequest: _TypeAlias = CreateCollectionRequest  # noqa: 
 
 @_typing.final
 class CreateCollectionResponse(_message.Message):
-    """CreateCollectionResponse says what was made."""
+    """CreateCollectionResponse describes the new collection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1093,7 +1103,7 @@ class CreateCollectionResponse(_message.Message):
 
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
-        """The embedder that it is bound to."""
+        """The embedder of the collection."""
 
     def __init__(
         self,
@@ -1117,7 +1127,7 @@ class DeleteCollectionRequest(_message.Message):
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Required."""
+    """Name of the collection: 1 to 63 of a-z, 0-9, "_" and "-", of which the first is a letter or digit. Required."""
     def __init__(
         self,
         *,
@@ -1133,7 +1143,7 @@ Global___DeleteCollectionRequest: _TypeAlias = DeleteCollectionRequest  # noqa: 
 
 @_typing.final
 class DeleteCollectionResponse(_message.Message):
-    """DeleteCollectionResponse says what was removed."""
+    """DeleteCollectionResponse names the deleted collection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1157,16 +1167,16 @@ Global___DeleteCollectionResponse: _TypeAlias = DeleteCollectionResponse  # noqa
 
 @_typing.final
 class ListCollectionsRequest(_message.Message):
-    """ListCollectionsRequest asks for a page."""
+    """ListCollectionsRequest asks for a page of collections."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Most collections of the page, up to 100. Unset: 50."""
+    """Most collections in the page, 1 to 100. Default: 50."""
     page_token: _builtins.str
-    """next_page_token of the page before. Unset: the first page."""
+    """next_page_token of the page before. Default: the first page."""
     def __init__(
         self,
         *,
@@ -1190,14 +1200,14 @@ Global___ListCollectionsRequest: _TypeAlias = ListCollectionsRequest  # noqa: Y0
 
 @_typing.final
 class ListCollectionsResponse(_message.Message):
-    """ListCollectionsResponse is a page."""
+    """ListCollectionsResponse is a page of collections."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Brings the next page; empty on the last one."""
+    """Token of the next page; empty on the last page."""
     @_builtins.property
     def collections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Collection]:
         """Sorted by name."""
@@ -1218,7 +1228,7 @@ Global___ListCollectionsResponse: _TypeAlias = ListCollectionsResponse  # noqa: 
 
 @_typing.final
 class Collection(_message.Message):
-    """Collection is what there is to say of a collection in a list."""
+    """Collection describes one collection in a list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1227,11 +1237,11 @@ class Collection(_message.Message):
     STATE_MESSAGE_FIELD_NUMBER: _builtins.int
     DOCUMENT_COUNT_FIELD_NUMBER: _builtins.int
     state: Global___CollectionState.ValueType
-    """How it is."""
+    """Its state."""
     state_message: _builtins.str
-    """What is wrong and the command that mends it, else empty."""
+    """What is wrong and the command that repairs it. Otherwise empty."""
     document_count: _builtins.int
-    """Documents in it."""
+    """Number of documents."""
     @_builtins.property
     def index(self) -> _common_pb2.IndexRef:
         """Its name and generation."""
@@ -1261,9 +1271,11 @@ class GetIndexRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     MIN_GENERATION_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Unset: "wikipedia", the demo."""
+    """Name of the collection: 1 to 63 of a-z, 0-9, "_" and "-", of which the first is a letter or digit. Default:
+    "wikipedia".
+    """
     min_generation: _builtins.int
-    """Answer from this generation or a newer one. Unset: any."""
+    """Oldest generation to describe. Default: any."""
     def __init__(
         self,
         *,
@@ -1305,36 +1317,36 @@ class GetIndexResponse(_message.Message):
     INDEX_TYPE_FIELD_NUMBER: _builtins.int
     RECALL_AT_10_FIELD_NUMBER: _builtins.int
     document_count: _builtins.int
-    """Documents in it."""
+    """Number of documents."""
     passage_count: _builtins.int
-    """Passages in it."""
+    """Number of passages."""
     dimensions: _builtins.int
-    """Length of a vector."""
+    """Number of dimensions of the vectors."""
     size_bytes: _builtins.int
-    """Size on disk in bytes, of the generation that is served and of the log after it."""
+    """Size on disk in bytes: the current generation's files and the log after them."""
     state: Global___CollectionState.ValueType
-    """How it is."""
+    """Its state."""
     state_message: _builtins.str
-    """What is wrong and the command that mends it, else empty."""
+    """What is wrong and the command that repairs it. Otherwise empty."""
     fault_count: _builtins.int
-    """Files that were found broken since the server started."""
+    """Number of damaged files found since the server started."""
     log_count: _builtins.int
-    """Writes in the log that are not folded into a generation of files yet."""
+    """Number of writes in the log that are not yet in the files of a generation."""
     index_type: _builtins.str
-    """What is searched: "flat" is exact, "ivf" approximate."""
+    """Type of the vector index: "flat" is exact, "ivf" approximate."""
     recall_at_10: _builtins.float
-    """Share of the true 10 best passages that the index finds, as measured when it was built. 1 if it is exact."""
+    """recall@10 of the index, measured when it was built; 1 if it is exact."""
     @_builtins.property
     def index(self) -> _common_pb2.IndexRef:
-        """Its state."""
+        """Its name and generation."""
 
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
-        """The embedder that it was built with."""
+        """The embedder that made the vectors."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was last written to."""
+        """Time of the last write."""
 
     def __init__(
         self,
@@ -1369,7 +1381,9 @@ class ListGenerationsRequest(_message.Message):
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Unset: "wikipedia", the demo."""
+    """Name of the collection: 1 to 63 of a-z, 0-9, "_" and "-", of which the first is a letter or digit. Default:
+    "wikipedia".
+    """
     def __init__(
         self,
         *,
@@ -1399,7 +1413,7 @@ class ListGenerationsResponse(_message.Message):
 
     @_builtins.property
     def index(self) -> _common_pb2.IndexRef:
-        """What is served now: the newest generation, and the writes in the log after it."""
+        """The current state: the newest generation and the writes in the log after it."""
 
     def __init__(
         self,
@@ -1417,7 +1431,7 @@ Global___ListGenerationsResponse: _TypeAlias = ListGenerationsResponse  # noqa: 
 
 @_typing.final
 class Generation(_message.Message):
-    """Generation is a state of a collection that is kept in files of its own."""
+    """Generation is a state of a collection that is kept in files."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1431,9 +1445,9 @@ class Generation(_message.Message):
     generation: _builtins.int
     """Its number."""
     document_count: _builtins.int
-    """Documents in it."""
+    """Number of documents."""
     passage_count: _builtins.int
-    """Passages in it."""
+    """Number of passages."""
     size_bytes: _builtins.int
     """Size on disk in bytes."""
     origin: _builtins.str
@@ -1444,7 +1458,7 @@ class Generation(_message.Message):
 
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
-        """The embedder that it was built with."""
+        """The embedder that made the vectors."""
 
     def __init__(
         self,
@@ -1467,16 +1481,16 @@ Global___Generation: _TypeAlias = Generation  # noqa: Y015
 
 @_typing.final
 class RollbackRequest(_message.Message):
-    """RollbackRequest names a generation."""
+    """RollbackRequest names the generation to go back to."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Required."""
+    """Name of the collection: 1 to 63 of a-z, 0-9, "_" and "-", of which the first is a letter or digit. Required."""
     generation: _builtins.int
-    """One of ListGenerations."""
+    """A generation that ListGenerations returns."""
     def __init__(
         self,
         *,
@@ -1493,14 +1507,14 @@ Global___RollbackRequest: _TypeAlias = RollbackRequest  # noqa: Y015
 
 @_typing.final
 class RollbackResponse(_message.Message):
-    """RollbackResponse says what is served now."""
+    """RollbackResponse names the new state."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INDEX_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def index(self) -> _common_pb2.IndexRef:
-        """The new generation with the old content."""
+        """The new generation, with the old content."""
 
     def __init__(
         self,
@@ -1523,7 +1537,7 @@ class CompactRequest(_message.Message):
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Required."""
+    """Name of the collection: 1 to 63 of a-z, 0-9, "_" and "-", of which the first is a letter or digit. Required."""
     def __init__(
         self,
         *,
@@ -1539,17 +1553,17 @@ Global___CompactRequest: _TypeAlias = CompactRequest  # noqa: Y015
 
 @_typing.final
 class CompactResponse(_message.Message):
-    """CompactResponse says what is served now."""
+    """CompactResponse describes the compacted collection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INDEX_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
-    """Size on disk in bytes, of the generation that is served."""
+    """Size on disk in bytes of the current generation."""
     @_builtins.property
     def index(self) -> _common_pb2.IndexRef:
-        """The state of the collection; folding does not change its number."""
+        """The state of the collection. Compacting does not change the generation's number."""
 
     def __init__(
         self,
@@ -1573,7 +1587,7 @@ class ReindexRequest(_message.Message):
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """Name of the collection: a lower-case letter or digit, then up to 62 more, "_" or "-". Required."""
+    """Name of the collection: 1 to 63 of a-z, 0-9, "_" and "-", of which the first is a letter or digit. Required."""
     def __init__(
         self,
         *,
@@ -1589,7 +1603,7 @@ Global___ReindexRequest: _TypeAlias = ReindexRequest  # noqa: Y015
 
 @_typing.final
 class ReindexResponse(_message.Message):
-    """ReindexResponse is one event of the work."""
+    """ReindexResponse is one event of the stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1597,11 +1611,11 @@ class ReindexResponse(_message.Message):
     DONE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def progress(self) -> Global___ReindexProgress:
-        """How far it is."""
+        """The progress so far."""
 
     @_builtins.property
     def done(self) -> Global___ReindexDone:
-        """The end."""
+        """The collection is reindexed."""
 
     def __init__(
         self,
@@ -1621,16 +1635,16 @@ Global___ReindexResponse: _TypeAlias = ReindexResponse  # noqa: Y015
 
 @_typing.final
 class ReindexProgress(_message.Message):
-    """ReindexProgress is how far a Reindex is."""
+    """ReindexProgress is the progress of Reindex."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DONE_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     done: _builtins.int
-    """Passages that have been embedded."""
+    """Number of passages embedded so far."""
     total: _builtins.int
-    """Passages in all."""
+    """Number of all passages."""
     def __init__(
         self,
         *,
@@ -1647,7 +1661,7 @@ Global___ReindexProgress: _TypeAlias = ReindexProgress  # noqa: Y015
 
 @_typing.final
 class ReindexDone(_message.Message):
-    """ReindexDone ends a Reindex."""
+    """ReindexDone is the last event of Reindex."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1655,11 +1669,11 @@ class ReindexDone(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def index(self) -> _common_pb2.IndexRef:
-        """The new generation, which is being served."""
+        """The new generation, which searches now use."""
 
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
-        """The embedder that it was built with."""
+        """The embedder that made the vectors."""
 
     def __init__(
         self,

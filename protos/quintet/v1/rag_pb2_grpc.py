@@ -26,10 +26,11 @@ if _version_not_supported:
 
 
 class RagServiceStub:
-    """RagService answers questions from collections of documents, and keeps the collections.
+    """RagService answers questions from collections of documents, and manages the collections.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     def __init__(self, channel):
@@ -116,78 +117,79 @@ class RagServiceStub:
 
 
 class RagServiceServicer:
-    """RagService answers questions from collections of documents, and keeps the collections.
+    """RagService answers questions from collections of documents, and manages the collections.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     def Ask(self, request, context):
-        """Ask answers from the passages that fit the question best, or says that they do not contain the answer.
+        """Ask answers from the passages that match the question best, or says that they do not contain the answer.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-        FAILED_PRECONDITION: the artefact is missing or broken, another embedder made the collection, or the request id is
-        another call's. UNAVAILABLE: a model is loading, the collection has not reached min_generation, the language model's
-        endpoint failed, or the ledger cannot be written to. RESOURCE_EXHAUSTED: the server or the endpoint is full, or a
-        budget is spent. DEADLINE_EXCEEDED: the answer took too long.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name. FAILED_PRECONDITION: a
+        model's artefact is missing or damaged, the collection was made with another embedder, or the request id belongs to
+        another call. UNAVAILABLE: a model is loading, the collection has not reached min_generation, the chat provider
+        failed, or the ledger cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded, or a budget
+        is spent. DEADLINE_EXCEEDED: the answer took too long.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamAsk(self, request, context):
-        """StreamAsk sends the sources, then the answer as it is generated, then exactly one done.
+        """StreamAsk sends the sources, then the answer while it is generated, then exactly one done.
 
-        The status codes are those of Ask. An error after the sources is the status of the stream.
-        Cancelling the call stops the generation.
+        The status codes are those of Ask. An error after the sources ends the stream with its status.
+        If the caller cancels, the model stops.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Retrieve(self, request, context):
-        """Retrieve returns the passages that fit the query best, without asking a language model.
+        """Retrieve returns the passages that match the query best. It does not call a language model.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-        FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
+        FAILED_PRECONDITION: the embedder is missing or damaged, or the collection was made with another one.
         UNAVAILABLE: the embedder is loading, or the collection has not reached min_generation.
-        RESOURCE_EXHAUSTED: the server is full. DEADLINE_EXCEEDED: the deadline passed.
+        RESOURCE_EXHAUSTED: the server is overloaded. DEADLINE_EXCEEDED: the call's deadline passed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AddDocuments(self, request, context):
-        """AddDocuments adds documents, or replaces those with the same id. The collection is made if it is new.
-        It returns after the write is on disk and is being served. Texts that are known are not embedded again.
+        """AddDocuments adds documents, or replaces those with the same id. It creates the collection if there is none. It
+        returns after the write is on disk and searches see it. Texts that the collection has already are not embedded
+        again.
 
-        INVALID_ARGUMENT: a limit is broken.
-        FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
-        UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
-        writing. DEADLINE_EXCEEDED: the deadline passed.
+        INVALID_ARGUMENT: a field violates its limits. FAILED_PRECONDITION: the embedder is missing or damaged, or the
+        collection was made with another one. UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server is
+        overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED: the call's deadline passed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportDocuments(self, request_iterator, context):
-        """ImportDocuments is AddDocuments for many documents: every message is one write, all of it or nothing. Bring a
-        deadline that suffices for all of them: without one the server's default ends the call.
+        """ImportDocuments is AddDocuments for many documents: every message is one atomic write. Set a deadline that is long
+        enough for all of them: without one, the server's default deadline applies.
 
-        The status codes are those of AddDocuments. What came before the message that failed stays; sending everything
-        again is safe and costs no embedding.
+        The status codes are those of AddDocuments. The writes before the message that failed stay. Sending all messages
+        again is safe, and embeds no document twice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDocuments(self, request, context):
-        """DeleteDocuments removes documents by id. Unknown ids are ignored.
+        """DeleteDocuments removes documents by id. It ignores unknown ids.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-        FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
-        UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
-        writing. DEADLINE_EXCEEDED: the deadline passed.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name. FAILED_PRECONDITION: the
+        embedder is missing or damaged, or the collection was made with another one. UNAVAILABLE: the embedder is loading.
+        RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED:
+        the call's deadline passed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -196,30 +198,30 @@ class RagServiceServicer:
     def ListDocuments(self, request, context):
         """ListDocuments returns the documents of a collection without their texts, sorted by id, in pages.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-        FAILED_PRECONDITION: no generation of the collection is whole. UNAVAILABLE: the collections are being opened.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
+        FAILED_PRECONDITION: every generation of the collection is damaged. UNAVAILABLE: the collections are being opened.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateCollection(self, request, context):
-        """CreateCollection makes an empty collection for the embedder that the server runs.
+        """CreateCollection creates an empty collection for the server's embedder.
 
-        INVALID_ARGUMENT: a limit is broken. ALREADY_EXISTS: there is a collection of this name.
-        FAILED_PRECONDITION: the embedder is missing or broken. UNAVAILABLE: the embedder is loading.
-        RESOURCE_EXHAUSTED: the server or its disk is full. DEADLINE_EXCEEDED: the deadline passed.
+        INVALID_ARGUMENT: a field violates its limits. ALREADY_EXISTS: a collection of this name exists.
+        FAILED_PRECONDITION: the embedder is missing or damaged. UNAVAILABLE: the embedder is loading.
+        RESOURCE_EXHAUSTED: the server is overloaded or its disk is full. DEADLINE_EXCEEDED: the call's deadline passed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCollection(self, request, context):
-        """DeleteCollection removes a collection with all its generations. It cannot be undone.
+        """DeleteCollection deletes a collection with all its generations. It cannot be undone.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
         UNAVAILABLE: the collections are being opened. RESOURCE_EXHAUSTED: another process is writing.
-        DEADLINE_EXCEEDED: the deadline passed.
+        DEADLINE_EXCEEDED: the call's deadline passed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -228,7 +230,7 @@ class RagServiceServicer:
     def ListCollections(self, request, context):
         """ListCollections returns the collections with their states, sorted by name, in pages.
 
-        INVALID_ARGUMENT: a limit is broken. UNAVAILABLE: the collections are being opened.
+        INVALID_ARGUMENT: a field violates its limits. UNAVAILABLE: the collections are being opened.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -237,8 +239,8 @@ class RagServiceServicer:
     def GetIndex(self, request, context):
         """GetIndex describes the state of a collection.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-        FAILED_PRECONDITION: no generation of the collection is whole.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
+        FAILED_PRECONDITION: every generation of the collection is damaged.
         UNAVAILABLE: the collections are being opened, or the collection has not reached min_generation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -246,9 +248,9 @@ class RagServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListGenerations(self, request, context):
-        """ListGenerations returns the generations that are kept on disk and can be rolled back to, newest first: three.
+        """ListGenerations returns the generations that are kept on disk for Rollback, at most three, newest first.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
         UNAVAILABLE: the collections are being opened.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -256,38 +258,38 @@ class RagServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Rollback(self, request, context):
-        """Rollback makes a new generation with the content of a kept one. What it replaces is kept as a generation, too.
+        """Rollback creates a new generation with the content of a kept one. The content that it replaces is kept, too.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name, or the generation is not kept.
-        FAILED_PRECONDITION: the generation is broken. UNAVAILABLE: the collections are being opened.
-        RESOURCE_EXHAUSTED: the server or its disk is full, or another process is writing.
-        DEADLINE_EXCEEDED: the deadline passed.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name, or the generation is not
+        kept. FAILED_PRECONDITION: the generation is damaged. UNAVAILABLE: the collections are being opened.
+        RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED:
+        the call's deadline passed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Compact(self, request, context):
-        """Compact folds the log of writes into a generation of files now, which otherwise happens in the background.
+        """Compact writes the log into the files of a generation now. The server otherwise does this in the background.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-        FAILED_PRECONDITION: no generation of the collection is whole. UNAVAILABLE: the collections are being opened.
-        RESOURCE_EXHAUSTED: the server or its disk is full, or another process is writing.
-        DEADLINE_EXCEEDED: the deadline passed.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
+        FAILED_PRECONDITION: every generation of the collection is damaged. UNAVAILABLE: the collections are being opened.
+        RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing.
+        DEADLINE_EXCEEDED: the call's deadline passed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Reindex(self, request, context):
-        """Reindex embeds every document again, with the embedder that the server runs, into a new generation. It sends
-        progress, then exactly one done. Until then the collection answers, or refuses to, as before; writes wait. Bring a
-        deadline that suffices: without one the server's default ends the call.
+        """Reindex embeds every document again, with the server's embedder, into a new generation. It sends progress, then
+        exactly one done. Meanwhile searches behave as before, and writes wait. Set a deadline that is long enough: without
+        one, the server's default deadline applies.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-        FAILED_PRECONDITION: the embedder is missing or broken, or no generation of the collection is whole.
-        UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
-        writing. DEADLINE_EXCEEDED: the deadline passed; the collection stays as it was.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name. FAILED_PRECONDITION: the
+        embedder is missing or damaged, or every generation of the collection is damaged. UNAVAILABLE: the embedder is
+        loading. RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing.
+        DEADLINE_EXCEEDED: the call's deadline passed; the collection is unchanged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -380,10 +382,11 @@ def add_RagServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RagService:
-    """RagService answers questions from collections of documents, and keeps the collections.
+    """RagService answers questions from collections of documents, and manages the collections.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     @staticmethod

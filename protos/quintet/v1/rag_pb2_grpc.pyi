@@ -27,10 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RagServiceStub:
-    """RagService answers questions from collections of documents, and keeps the collections.
+    """RagService answers questions from collections of documents, and manages the collections.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     @_typing.overload
@@ -38,243 +39,245 @@ class RagServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RagServiceAsyncStub: ...
     Ask: _grpc.UnaryUnaryMultiCallable[_rag_pb2.AskRequest, _rag_pb2.AskResponse]
-    """Ask answers from the passages that fit the question best, or says that they do not contain the answer.
+    """Ask answers from the passages that match the question best, or says that they do not contain the answer.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-    FAILED_PRECONDITION: the artefact is missing or broken, another embedder made the collection, or the request id is
-    another call's. UNAVAILABLE: a model is loading, the collection has not reached min_generation, the language model's
-    endpoint failed, or the ledger cannot be written to. RESOURCE_EXHAUSTED: the server or the endpoint is full, or a
-    budget is spent. DEADLINE_EXCEEDED: the answer took too long.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name. FAILED_PRECONDITION: a
+    model's artefact is missing or damaged, the collection was made with another embedder, or the request id belongs to
+    another call. UNAVAILABLE: a model is loading, the collection has not reached min_generation, the chat provider
+    failed, or the ledger cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded, or a budget
+    is spent. DEADLINE_EXCEEDED: the answer took too long.
     """
     StreamAsk: _grpc.UnaryStreamMultiCallable[_rag_pb2.StreamAskRequest, _rag_pb2.StreamAskResponse]
-    """StreamAsk sends the sources, then the answer as it is generated, then exactly one done.
+    """StreamAsk sends the sources, then the answer while it is generated, then exactly one done.
 
-    The status codes are those of Ask. An error after the sources is the status of the stream.
-    Cancelling the call stops the generation.
+    The status codes are those of Ask. An error after the sources ends the stream with its status.
+    If the caller cancels, the model stops.
     """
     Retrieve: _grpc.UnaryUnaryMultiCallable[_rag_pb2.RetrieveRequest, _rag_pb2.RetrieveResponse]
-    """Retrieve returns the passages that fit the query best, without asking a language model.
+    """Retrieve returns the passages that match the query best. It does not call a language model.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-    FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
+    FAILED_PRECONDITION: the embedder is missing or damaged, or the collection was made with another one.
     UNAVAILABLE: the embedder is loading, or the collection has not reached min_generation.
-    RESOURCE_EXHAUSTED: the server is full. DEADLINE_EXCEEDED: the deadline passed.
+    RESOURCE_EXHAUSTED: the server is overloaded. DEADLINE_EXCEEDED: the call's deadline passed.
     """
     AddDocuments: _grpc.UnaryUnaryMultiCallable[_rag_pb2.AddDocumentsRequest, _rag_pb2.AddDocumentsResponse]
-    """AddDocuments adds documents, or replaces those with the same id. The collection is made if it is new.
-    It returns after the write is on disk and is being served. Texts that are known are not embedded again.
+    """AddDocuments adds documents, or replaces those with the same id. It creates the collection if there is none. It
+    returns after the write is on disk and searches see it. Texts that the collection has already are not embedded
+    again.
 
-    INVALID_ARGUMENT: a limit is broken.
-    FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
-    UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
-    writing. DEADLINE_EXCEEDED: the deadline passed.
+    INVALID_ARGUMENT: a field violates its limits. FAILED_PRECONDITION: the embedder is missing or damaged, or the
+    collection was made with another one. UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server is
+    overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED: the call's deadline passed.
     """
     ImportDocuments: _grpc.StreamUnaryMultiCallable[_rag_pb2.ImportDocumentsRequest, _rag_pb2.ImportDocumentsResponse]
-    """ImportDocuments is AddDocuments for many documents: every message is one write, all of it or nothing. Bring a
-    deadline that suffices for all of them: without one the server's default ends the call.
+    """ImportDocuments is AddDocuments for many documents: every message is one atomic write. Set a deadline that is long
+    enough for all of them: without one, the server's default deadline applies.
 
-    The status codes are those of AddDocuments. What came before the message that failed stays; sending everything
-    again is safe and costs no embedding.
+    The status codes are those of AddDocuments. The writes before the message that failed stay. Sending all messages
+    again is safe, and embeds no document twice.
     """
     DeleteDocuments: _grpc.UnaryUnaryMultiCallable[_rag_pb2.DeleteDocumentsRequest, _rag_pb2.DeleteDocumentsResponse]
-    """DeleteDocuments removes documents by id. Unknown ids are ignored.
+    """DeleteDocuments removes documents by id. It ignores unknown ids.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-    FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
-    UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
-    writing. DEADLINE_EXCEEDED: the deadline passed.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name. FAILED_PRECONDITION: the
+    embedder is missing or damaged, or the collection was made with another one. UNAVAILABLE: the embedder is loading.
+    RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED:
+    the call's deadline passed.
     """
     ListDocuments: _grpc.UnaryUnaryMultiCallable[_rag_pb2.ListDocumentsRequest, _rag_pb2.ListDocumentsResponse]
     """ListDocuments returns the documents of a collection without their texts, sorted by id, in pages.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-    FAILED_PRECONDITION: no generation of the collection is whole. UNAVAILABLE: the collections are being opened.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
+    FAILED_PRECONDITION: every generation of the collection is damaged. UNAVAILABLE: the collections are being opened.
     """
     CreateCollection: _grpc.UnaryUnaryMultiCallable[_rag_pb2.CreateCollectionRequest, _rag_pb2.CreateCollectionResponse]
-    """CreateCollection makes an empty collection for the embedder that the server runs.
+    """CreateCollection creates an empty collection for the server's embedder.
 
-    INVALID_ARGUMENT: a limit is broken. ALREADY_EXISTS: there is a collection of this name.
-    FAILED_PRECONDITION: the embedder is missing or broken. UNAVAILABLE: the embedder is loading.
-    RESOURCE_EXHAUSTED: the server or its disk is full. DEADLINE_EXCEEDED: the deadline passed.
+    INVALID_ARGUMENT: a field violates its limits. ALREADY_EXISTS: a collection of this name exists.
+    FAILED_PRECONDITION: the embedder is missing or damaged. UNAVAILABLE: the embedder is loading.
+    RESOURCE_EXHAUSTED: the server is overloaded or its disk is full. DEADLINE_EXCEEDED: the call's deadline passed.
     """
     DeleteCollection: _grpc.UnaryUnaryMultiCallable[_rag_pb2.DeleteCollectionRequest, _rag_pb2.DeleteCollectionResponse]
-    """DeleteCollection removes a collection with all its generations. It cannot be undone.
+    """DeleteCollection deletes a collection with all its generations. It cannot be undone.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
     UNAVAILABLE: the collections are being opened. RESOURCE_EXHAUSTED: another process is writing.
-    DEADLINE_EXCEEDED: the deadline passed.
+    DEADLINE_EXCEEDED: the call's deadline passed.
     """
     ListCollections: _grpc.UnaryUnaryMultiCallable[_rag_pb2.ListCollectionsRequest, _rag_pb2.ListCollectionsResponse]
     """ListCollections returns the collections with their states, sorted by name, in pages.
 
-    INVALID_ARGUMENT: a limit is broken. UNAVAILABLE: the collections are being opened.
+    INVALID_ARGUMENT: a field violates its limits. UNAVAILABLE: the collections are being opened.
     """
     GetIndex: _grpc.UnaryUnaryMultiCallable[_rag_pb2.GetIndexRequest, _rag_pb2.GetIndexResponse]
     """GetIndex describes the state of a collection.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-    FAILED_PRECONDITION: no generation of the collection is whole.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
+    FAILED_PRECONDITION: every generation of the collection is damaged.
     UNAVAILABLE: the collections are being opened, or the collection has not reached min_generation.
     """
     ListGenerations: _grpc.UnaryUnaryMultiCallable[_rag_pb2.ListGenerationsRequest, _rag_pb2.ListGenerationsResponse]
-    """ListGenerations returns the generations that are kept on disk and can be rolled back to, newest first: three.
+    """ListGenerations returns the generations that are kept on disk for Rollback, at most three, newest first.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
     UNAVAILABLE: the collections are being opened.
     """
     Rollback: _grpc.UnaryUnaryMultiCallable[_rag_pb2.RollbackRequest, _rag_pb2.RollbackResponse]
-    """Rollback makes a new generation with the content of a kept one. What it replaces is kept as a generation, too.
+    """Rollback creates a new generation with the content of a kept one. The content that it replaces is kept, too.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name, or the generation is not kept.
-    FAILED_PRECONDITION: the generation is broken. UNAVAILABLE: the collections are being opened.
-    RESOURCE_EXHAUSTED: the server or its disk is full, or another process is writing.
-    DEADLINE_EXCEEDED: the deadline passed.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name, or the generation is not
+    kept. FAILED_PRECONDITION: the generation is damaged. UNAVAILABLE: the collections are being opened.
+    RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED:
+    the call's deadline passed.
     """
     Compact: _grpc.UnaryUnaryMultiCallable[_rag_pb2.CompactRequest, _rag_pb2.CompactResponse]
-    """Compact folds the log of writes into a generation of files now, which otherwise happens in the background.
+    """Compact writes the log into the files of a generation now. The server otherwise does this in the background.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-    FAILED_PRECONDITION: no generation of the collection is whole. UNAVAILABLE: the collections are being opened.
-    RESOURCE_EXHAUSTED: the server or its disk is full, or another process is writing.
-    DEADLINE_EXCEEDED: the deadline passed.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
+    FAILED_PRECONDITION: every generation of the collection is damaged. UNAVAILABLE: the collections are being opened.
+    RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing.
+    DEADLINE_EXCEEDED: the call's deadline passed.
     """
     Reindex: _grpc.UnaryStreamMultiCallable[_rag_pb2.ReindexRequest, _rag_pb2.ReindexResponse]
-    """Reindex embeds every document again, with the embedder that the server runs, into a new generation. It sends
-    progress, then exactly one done. Until then the collection answers, or refuses to, as before; writes wait. Bring a
-    deadline that suffices: without one the server's default ends the call.
+    """Reindex embeds every document again, with the server's embedder, into a new generation. It sends progress, then
+    exactly one done. Meanwhile searches behave as before, and writes wait. Set a deadline that is long enough: without
+    one, the server's default deadline applies.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-    FAILED_PRECONDITION: the embedder is missing or broken, or no generation of the collection is whole.
-    UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
-    writing. DEADLINE_EXCEEDED: the deadline passed; the collection stays as it was.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name. FAILED_PRECONDITION: the
+    embedder is missing or damaged, or every generation of the collection is damaged. UNAVAILABLE: the embedder is
+    loading. RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing.
+    DEADLINE_EXCEEDED: the call's deadline passed; the collection is unchanged.
     """
 
 @_typing.type_check_only
 class RagServiceAsyncStub(RagServiceStub):
-    """RagService answers questions from collections of documents, and keeps the collections.
+    """RagService answers questions from collections of documents, and manages the collections.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Ask: _aio.UnaryUnaryMultiCallable[_rag_pb2.AskRequest, _rag_pb2.AskResponse]  # type: ignore[assignment]
-    """Ask answers from the passages that fit the question best, or says that they do not contain the answer.
+    """Ask answers from the passages that match the question best, or says that they do not contain the answer.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-    FAILED_PRECONDITION: the artefact is missing or broken, another embedder made the collection, or the request id is
-    another call's. UNAVAILABLE: a model is loading, the collection has not reached min_generation, the language model's
-    endpoint failed, or the ledger cannot be written to. RESOURCE_EXHAUSTED: the server or the endpoint is full, or a
-    budget is spent. DEADLINE_EXCEEDED: the answer took too long.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name. FAILED_PRECONDITION: a
+    model's artefact is missing or damaged, the collection was made with another embedder, or the request id belongs to
+    another call. UNAVAILABLE: a model is loading, the collection has not reached min_generation, the chat provider
+    failed, or the ledger cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded, or a budget
+    is spent. DEADLINE_EXCEEDED: the answer took too long.
     """
     StreamAsk: _aio.UnaryStreamMultiCallable[_rag_pb2.StreamAskRequest, _rag_pb2.StreamAskResponse]  # type: ignore[assignment]
-    """StreamAsk sends the sources, then the answer as it is generated, then exactly one done.
+    """StreamAsk sends the sources, then the answer while it is generated, then exactly one done.
 
-    The status codes are those of Ask. An error after the sources is the status of the stream.
-    Cancelling the call stops the generation.
+    The status codes are those of Ask. An error after the sources ends the stream with its status.
+    If the caller cancels, the model stops.
     """
     Retrieve: _aio.UnaryUnaryMultiCallable[_rag_pb2.RetrieveRequest, _rag_pb2.RetrieveResponse]  # type: ignore[assignment]
-    """Retrieve returns the passages that fit the query best, without asking a language model.
+    """Retrieve returns the passages that match the query best. It does not call a language model.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-    FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
+    FAILED_PRECONDITION: the embedder is missing or damaged, or the collection was made with another one.
     UNAVAILABLE: the embedder is loading, or the collection has not reached min_generation.
-    RESOURCE_EXHAUSTED: the server is full. DEADLINE_EXCEEDED: the deadline passed.
+    RESOURCE_EXHAUSTED: the server is overloaded. DEADLINE_EXCEEDED: the call's deadline passed.
     """
     AddDocuments: _aio.UnaryUnaryMultiCallable[_rag_pb2.AddDocumentsRequest, _rag_pb2.AddDocumentsResponse]  # type: ignore[assignment]
-    """AddDocuments adds documents, or replaces those with the same id. The collection is made if it is new.
-    It returns after the write is on disk and is being served. Texts that are known are not embedded again.
+    """AddDocuments adds documents, or replaces those with the same id. It creates the collection if there is none. It
+    returns after the write is on disk and searches see it. Texts that the collection has already are not embedded
+    again.
 
-    INVALID_ARGUMENT: a limit is broken.
-    FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
-    UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
-    writing. DEADLINE_EXCEEDED: the deadline passed.
+    INVALID_ARGUMENT: a field violates its limits. FAILED_PRECONDITION: the embedder is missing or damaged, or the
+    collection was made with another one. UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server is
+    overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED: the call's deadline passed.
     """
     ImportDocuments: _aio.StreamUnaryMultiCallable[_rag_pb2.ImportDocumentsRequest, _rag_pb2.ImportDocumentsResponse]  # type: ignore[assignment]
-    """ImportDocuments is AddDocuments for many documents: every message is one write, all of it or nothing. Bring a
-    deadline that suffices for all of them: without one the server's default ends the call.
+    """ImportDocuments is AddDocuments for many documents: every message is one atomic write. Set a deadline that is long
+    enough for all of them: without one, the server's default deadline applies.
 
-    The status codes are those of AddDocuments. What came before the message that failed stays; sending everything
-    again is safe and costs no embedding.
+    The status codes are those of AddDocuments. The writes before the message that failed stay. Sending all messages
+    again is safe, and embeds no document twice.
     """
     DeleteDocuments: _aio.UnaryUnaryMultiCallable[_rag_pb2.DeleteDocumentsRequest, _rag_pb2.DeleteDocumentsResponse]  # type: ignore[assignment]
-    """DeleteDocuments removes documents by id. Unknown ids are ignored.
+    """DeleteDocuments removes documents by id. It ignores unknown ids.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-    FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
-    UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
-    writing. DEADLINE_EXCEEDED: the deadline passed.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name. FAILED_PRECONDITION: the
+    embedder is missing or damaged, or the collection was made with another one. UNAVAILABLE: the embedder is loading.
+    RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED:
+    the call's deadline passed.
     """
     ListDocuments: _aio.UnaryUnaryMultiCallable[_rag_pb2.ListDocumentsRequest, _rag_pb2.ListDocumentsResponse]  # type: ignore[assignment]
     """ListDocuments returns the documents of a collection without their texts, sorted by id, in pages.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-    FAILED_PRECONDITION: no generation of the collection is whole. UNAVAILABLE: the collections are being opened.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
+    FAILED_PRECONDITION: every generation of the collection is damaged. UNAVAILABLE: the collections are being opened.
     """
     CreateCollection: _aio.UnaryUnaryMultiCallable[_rag_pb2.CreateCollectionRequest, _rag_pb2.CreateCollectionResponse]  # type: ignore[assignment]
-    """CreateCollection makes an empty collection for the embedder that the server runs.
+    """CreateCollection creates an empty collection for the server's embedder.
 
-    INVALID_ARGUMENT: a limit is broken. ALREADY_EXISTS: there is a collection of this name.
-    FAILED_PRECONDITION: the embedder is missing or broken. UNAVAILABLE: the embedder is loading.
-    RESOURCE_EXHAUSTED: the server or its disk is full. DEADLINE_EXCEEDED: the deadline passed.
+    INVALID_ARGUMENT: a field violates its limits. ALREADY_EXISTS: a collection of this name exists.
+    FAILED_PRECONDITION: the embedder is missing or damaged. UNAVAILABLE: the embedder is loading.
+    RESOURCE_EXHAUSTED: the server is overloaded or its disk is full. DEADLINE_EXCEEDED: the call's deadline passed.
     """
     DeleteCollection: _aio.UnaryUnaryMultiCallable[_rag_pb2.DeleteCollectionRequest, _rag_pb2.DeleteCollectionResponse]  # type: ignore[assignment]
-    """DeleteCollection removes a collection with all its generations. It cannot be undone.
+    """DeleteCollection deletes a collection with all its generations. It cannot be undone.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
     UNAVAILABLE: the collections are being opened. RESOURCE_EXHAUSTED: another process is writing.
-    DEADLINE_EXCEEDED: the deadline passed.
+    DEADLINE_EXCEEDED: the call's deadline passed.
     """
     ListCollections: _aio.UnaryUnaryMultiCallable[_rag_pb2.ListCollectionsRequest, _rag_pb2.ListCollectionsResponse]  # type: ignore[assignment]
     """ListCollections returns the collections with their states, sorted by name, in pages.
 
-    INVALID_ARGUMENT: a limit is broken. UNAVAILABLE: the collections are being opened.
+    INVALID_ARGUMENT: a field violates its limits. UNAVAILABLE: the collections are being opened.
     """
     GetIndex: _aio.UnaryUnaryMultiCallable[_rag_pb2.GetIndexRequest, _rag_pb2.GetIndexResponse]  # type: ignore[assignment]
     """GetIndex describes the state of a collection.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-    FAILED_PRECONDITION: no generation of the collection is whole.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
+    FAILED_PRECONDITION: every generation of the collection is damaged.
     UNAVAILABLE: the collections are being opened, or the collection has not reached min_generation.
     """
     ListGenerations: _aio.UnaryUnaryMultiCallable[_rag_pb2.ListGenerationsRequest, _rag_pb2.ListGenerationsResponse]  # type: ignore[assignment]
-    """ListGenerations returns the generations that are kept on disk and can be rolled back to, newest first: three.
+    """ListGenerations returns the generations that are kept on disk for Rollback, at most three, newest first.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
     UNAVAILABLE: the collections are being opened.
     """
     Rollback: _aio.UnaryUnaryMultiCallable[_rag_pb2.RollbackRequest, _rag_pb2.RollbackResponse]  # type: ignore[assignment]
-    """Rollback makes a new generation with the content of a kept one. What it replaces is kept as a generation, too.
+    """Rollback creates a new generation with the content of a kept one. The content that it replaces is kept, too.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name, or the generation is not kept.
-    FAILED_PRECONDITION: the generation is broken. UNAVAILABLE: the collections are being opened.
-    RESOURCE_EXHAUSTED: the server or its disk is full, or another process is writing.
-    DEADLINE_EXCEEDED: the deadline passed.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name, or the generation is not
+    kept. FAILED_PRECONDITION: the generation is damaged. UNAVAILABLE: the collections are being opened.
+    RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED:
+    the call's deadline passed.
     """
     Compact: _aio.UnaryUnaryMultiCallable[_rag_pb2.CompactRequest, _rag_pb2.CompactResponse]  # type: ignore[assignment]
-    """Compact folds the log of writes into a generation of files now, which otherwise happens in the background.
+    """Compact writes the log into the files of a generation now. The server otherwise does this in the background.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-    FAILED_PRECONDITION: no generation of the collection is whole. UNAVAILABLE: the collections are being opened.
-    RESOURCE_EXHAUSTED: the server or its disk is full, or another process is writing.
-    DEADLINE_EXCEEDED: the deadline passed.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
+    FAILED_PRECONDITION: every generation of the collection is damaged. UNAVAILABLE: the collections are being opened.
+    RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing.
+    DEADLINE_EXCEEDED: the call's deadline passed.
     """
     Reindex: _aio.UnaryStreamMultiCallable[_rag_pb2.ReindexRequest, _rag_pb2.ReindexResponse]  # type: ignore[assignment]
-    """Reindex embeds every document again, with the embedder that the server runs, into a new generation. It sends
-    progress, then exactly one done. Until then the collection answers, or refuses to, as before; writes wait. Bring a
-    deadline that suffices: without one the server's default ends the call.
+    """Reindex embeds every document again, with the server's embedder, into a new generation. It sends progress, then
+    exactly one done. Meanwhile searches behave as before, and writes wait. Set a deadline that is long enough: without
+    one, the server's default deadline applies.
 
-    INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-    FAILED_PRECONDITION: the embedder is missing or broken, or no generation of the collection is whole.
-    UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
-    writing. DEADLINE_EXCEEDED: the deadline passed; the collection stays as it was.
+    INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name. FAILED_PRECONDITION: the
+    embedder is missing or damaged, or every generation of the collection is damaged. UNAVAILABLE: the embedder is
+    loading. RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing.
+    DEADLINE_EXCEEDED: the call's deadline passed; the collection is unchanged.
     """
 
 class RagServiceServicer(metaclass=_abc_1.ABCMeta):
-    """RagService answers questions from collections of documents, and keeps the collections.
+    """RagService answers questions from collections of documents, and manages the collections.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     @_abc_1.abstractmethod
@@ -283,13 +286,13 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rag_pb2.AskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rag_pb2.AskResponse, _abc.Awaitable[_rag_pb2.AskResponse]]:
-        """Ask answers from the passages that fit the question best, or says that they do not contain the answer.
+        """Ask answers from the passages that match the question best, or says that they do not contain the answer.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-        FAILED_PRECONDITION: the artefact is missing or broken, another embedder made the collection, or the request id is
-        another call's. UNAVAILABLE: a model is loading, the collection has not reached min_generation, the language model's
-        endpoint failed, or the ledger cannot be written to. RESOURCE_EXHAUSTED: the server or the endpoint is full, or a
-        budget is spent. DEADLINE_EXCEEDED: the answer took too long.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name. FAILED_PRECONDITION: a
+        model's artefact is missing or damaged, the collection was made with another embedder, or the request id belongs to
+        another call. UNAVAILABLE: a model is loading, the collection has not reached min_generation, the chat provider
+        failed, or the ledger cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded, or a budget
+        is spent. DEADLINE_EXCEEDED: the answer took too long.
         """
 
     @_abc_1.abstractmethod
@@ -298,10 +301,10 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rag_pb2.StreamAskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_rag_pb2.StreamAskResponse], _abc.AsyncIterator[_rag_pb2.StreamAskResponse]]:
-        """StreamAsk sends the sources, then the answer as it is generated, then exactly one done.
+        """StreamAsk sends the sources, then the answer while it is generated, then exactly one done.
 
-        The status codes are those of Ask. An error after the sources is the status of the stream.
-        Cancelling the call stops the generation.
+        The status codes are those of Ask. An error after the sources ends the stream with its status.
+        If the caller cancels, the model stops.
         """
 
     @_abc_1.abstractmethod
@@ -310,12 +313,12 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rag_pb2.RetrieveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rag_pb2.RetrieveResponse, _abc.Awaitable[_rag_pb2.RetrieveResponse]]:
-        """Retrieve returns the passages that fit the query best, without asking a language model.
+        """Retrieve returns the passages that match the query best. It does not call a language model.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-        FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
+        FAILED_PRECONDITION: the embedder is missing or damaged, or the collection was made with another one.
         UNAVAILABLE: the embedder is loading, or the collection has not reached min_generation.
-        RESOURCE_EXHAUSTED: the server is full. DEADLINE_EXCEEDED: the deadline passed.
+        RESOURCE_EXHAUSTED: the server is overloaded. DEADLINE_EXCEEDED: the call's deadline passed.
         """
 
     @_abc_1.abstractmethod
@@ -324,13 +327,13 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rag_pb2.AddDocumentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rag_pb2.AddDocumentsResponse, _abc.Awaitable[_rag_pb2.AddDocumentsResponse]]:
-        """AddDocuments adds documents, or replaces those with the same id. The collection is made if it is new.
-        It returns after the write is on disk and is being served. Texts that are known are not embedded again.
+        """AddDocuments adds documents, or replaces those with the same id. It creates the collection if there is none. It
+        returns after the write is on disk and searches see it. Texts that the collection has already are not embedded
+        again.
 
-        INVALID_ARGUMENT: a limit is broken.
-        FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
-        UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
-        writing. DEADLINE_EXCEEDED: the deadline passed.
+        INVALID_ARGUMENT: a field violates its limits. FAILED_PRECONDITION: the embedder is missing or damaged, or the
+        collection was made with another one. UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server is
+        overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED: the call's deadline passed.
         """
 
     @_abc_1.abstractmethod
@@ -339,11 +342,11 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_rag_pb2.ImportDocumentsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_rag_pb2.ImportDocumentsResponse, _abc.Awaitable[_rag_pb2.ImportDocumentsResponse]]:
-        """ImportDocuments is AddDocuments for many documents: every message is one write, all of it or nothing. Bring a
-        deadline that suffices for all of them: without one the server's default ends the call.
+        """ImportDocuments is AddDocuments for many documents: every message is one atomic write. Set a deadline that is long
+        enough for all of them: without one, the server's default deadline applies.
 
-        The status codes are those of AddDocuments. What came before the message that failed stays; sending everything
-        again is safe and costs no embedding.
+        The status codes are those of AddDocuments. The writes before the message that failed stay. Sending all messages
+        again is safe, and embeds no document twice.
         """
 
     @_abc_1.abstractmethod
@@ -352,12 +355,12 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rag_pb2.DeleteDocumentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rag_pb2.DeleteDocumentsResponse, _abc.Awaitable[_rag_pb2.DeleteDocumentsResponse]]:
-        """DeleteDocuments removes documents by id. Unknown ids are ignored.
+        """DeleteDocuments removes documents by id. It ignores unknown ids.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-        FAILED_PRECONDITION: the embedder is missing or broken, or another one made the collection.
-        UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
-        writing. DEADLINE_EXCEEDED: the deadline passed.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name. FAILED_PRECONDITION: the
+        embedder is missing or damaged, or the collection was made with another one. UNAVAILABLE: the embedder is loading.
+        RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED:
+        the call's deadline passed.
         """
 
     @_abc_1.abstractmethod
@@ -368,8 +371,8 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_rag_pb2.ListDocumentsResponse, _abc.Awaitable[_rag_pb2.ListDocumentsResponse]]:
         """ListDocuments returns the documents of a collection without their texts, sorted by id, in pages.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-        FAILED_PRECONDITION: no generation of the collection is whole. UNAVAILABLE: the collections are being opened.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
+        FAILED_PRECONDITION: every generation of the collection is damaged. UNAVAILABLE: the collections are being opened.
         """
 
     @_abc_1.abstractmethod
@@ -378,11 +381,11 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rag_pb2.CreateCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rag_pb2.CreateCollectionResponse, _abc.Awaitable[_rag_pb2.CreateCollectionResponse]]:
-        """CreateCollection makes an empty collection for the embedder that the server runs.
+        """CreateCollection creates an empty collection for the server's embedder.
 
-        INVALID_ARGUMENT: a limit is broken. ALREADY_EXISTS: there is a collection of this name.
-        FAILED_PRECONDITION: the embedder is missing or broken. UNAVAILABLE: the embedder is loading.
-        RESOURCE_EXHAUSTED: the server or its disk is full. DEADLINE_EXCEEDED: the deadline passed.
+        INVALID_ARGUMENT: a field violates its limits. ALREADY_EXISTS: a collection of this name exists.
+        FAILED_PRECONDITION: the embedder is missing or damaged. UNAVAILABLE: the embedder is loading.
+        RESOURCE_EXHAUSTED: the server is overloaded or its disk is full. DEADLINE_EXCEEDED: the call's deadline passed.
         """
 
     @_abc_1.abstractmethod
@@ -391,11 +394,11 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rag_pb2.DeleteCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rag_pb2.DeleteCollectionResponse, _abc.Awaitable[_rag_pb2.DeleteCollectionResponse]]:
-        """DeleteCollection removes a collection with all its generations. It cannot be undone.
+        """DeleteCollection deletes a collection with all its generations. It cannot be undone.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
         UNAVAILABLE: the collections are being opened. RESOURCE_EXHAUSTED: another process is writing.
-        DEADLINE_EXCEEDED: the deadline passed.
+        DEADLINE_EXCEEDED: the call's deadline passed.
         """
 
     @_abc_1.abstractmethod
@@ -406,7 +409,7 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_rag_pb2.ListCollectionsResponse, _abc.Awaitable[_rag_pb2.ListCollectionsResponse]]:
         """ListCollections returns the collections with their states, sorted by name, in pages.
 
-        INVALID_ARGUMENT: a limit is broken. UNAVAILABLE: the collections are being opened.
+        INVALID_ARGUMENT: a field violates its limits. UNAVAILABLE: the collections are being opened.
         """
 
     @_abc_1.abstractmethod
@@ -417,8 +420,8 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_rag_pb2.GetIndexResponse, _abc.Awaitable[_rag_pb2.GetIndexResponse]]:
         """GetIndex describes the state of a collection.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-        FAILED_PRECONDITION: no generation of the collection is whole.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
+        FAILED_PRECONDITION: every generation of the collection is damaged.
         UNAVAILABLE: the collections are being opened, or the collection has not reached min_generation.
         """
 
@@ -428,9 +431,9 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rag_pb2.ListGenerationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rag_pb2.ListGenerationsResponse, _abc.Awaitable[_rag_pb2.ListGenerationsResponse]]:
-        """ListGenerations returns the generations that are kept on disk and can be rolled back to, newest first: three.
+        """ListGenerations returns the generations that are kept on disk for Rollback, at most three, newest first.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
         UNAVAILABLE: the collections are being opened.
         """
 
@@ -440,12 +443,12 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rag_pb2.RollbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rag_pb2.RollbackResponse, _abc.Awaitable[_rag_pb2.RollbackResponse]]:
-        """Rollback makes a new generation with the content of a kept one. What it replaces is kept as a generation, too.
+        """Rollback creates a new generation with the content of a kept one. The content that it replaces is kept, too.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name, or the generation is not kept.
-        FAILED_PRECONDITION: the generation is broken. UNAVAILABLE: the collections are being opened.
-        RESOURCE_EXHAUSTED: the server or its disk is full, or another process is writing.
-        DEADLINE_EXCEEDED: the deadline passed.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name, or the generation is not
+        kept. FAILED_PRECONDITION: the generation is damaged. UNAVAILABLE: the collections are being opened.
+        RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED:
+        the call's deadline passed.
         """
 
     @_abc_1.abstractmethod
@@ -454,12 +457,12 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rag_pb2.CompactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rag_pb2.CompactResponse, _abc.Awaitable[_rag_pb2.CompactResponse]]:
-        """Compact folds the log of writes into a generation of files now, which otherwise happens in the background.
+        """Compact writes the log into the files of a generation now. The server otherwise does this in the background.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-        FAILED_PRECONDITION: no generation of the collection is whole. UNAVAILABLE: the collections are being opened.
-        RESOURCE_EXHAUSTED: the server or its disk is full, or another process is writing.
-        DEADLINE_EXCEEDED: the deadline passed.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
+        FAILED_PRECONDITION: every generation of the collection is damaged. UNAVAILABLE: the collections are being opened.
+        RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing.
+        DEADLINE_EXCEEDED: the call's deadline passed.
         """
 
     @_abc_1.abstractmethod
@@ -468,14 +471,14 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rag_pb2.ReindexRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_rag_pb2.ReindexResponse], _abc.AsyncIterator[_rag_pb2.ReindexResponse]]:
-        """Reindex embeds every document again, with the embedder that the server runs, into a new generation. It sends
-        progress, then exactly one done. Until then the collection answers, or refuses to, as before; writes wait. Bring a
-        deadline that suffices: without one the server's default ends the call.
+        """Reindex embeds every document again, with the server's embedder, into a new generation. It sends progress, then
+        exactly one done. Meanwhile searches behave as before, and writes wait. Set a deadline that is long enough: without
+        one, the server's default deadline applies.
 
-        INVALID_ARGUMENT: a limit is broken. NOT_FOUND: no collection has this name.
-        FAILED_PRECONDITION: the embedder is missing or broken, or no generation of the collection is whole.
-        UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server or its disk is full, or another process is
-        writing. DEADLINE_EXCEEDED: the deadline passed; the collection stays as it was.
+        INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name. FAILED_PRECONDITION: the
+        embedder is missing or damaged, or every generation of the collection is damaged. UNAVAILABLE: the embedder is
+        loading. RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing.
+        DEADLINE_EXCEEDED: the call's deadline passed; the collection is unchanged.
         """
 
 def add_RagServiceServicer_to_server(servicer: RagServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -28,42 +28,42 @@ class _UsageOutcome:
 class _UsageOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageOutcome.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     USAGE_OUTCOME_UNSPECIFIED: _UsageOutcome.ValueType  # 0
-    """Never sent."""
+    """The server never sends it."""
     USAGE_OUTCOME_OPEN: _UsageOutcome.ValueType  # 1
-    """It still runs. Its tokens and cost are zero."""
+    """It is still running. Its tokens and cost are zero."""
     USAGE_OUTCOME_OK: _UsageOutcome.ValueType  # 2
-    """It came to its end."""
+    """It succeeded."""
     USAGE_OUTCOME_CANCELLED: _UsageOutcome.ValueType  # 3
     """The caller cancelled it."""
     USAGE_OUTCOME_DEADLINE: _UsageOutcome.ValueType  # 4
     """Its deadline passed."""
     USAGE_OUTCOME_FAILED: _UsageOutcome.ValueType  # 5
-    """The provider failed, or the server did."""
+    """The provider or the server failed."""
     USAGE_OUTCOME_LOST: _UsageOutcome.ValueType  # 6
-    """The server ended before the call did. Its tokens are an estimate."""
+    """The server process ended before the call did. The tokens are an estimate."""
 
 class UsageOutcome(_UsageOutcome, metaclass=_UsageOutcomeEnumTypeWrapper):
     """UsageOutcome is how a call ended."""
 
 USAGE_OUTCOME_UNSPECIFIED: UsageOutcome.ValueType  # 0
-"""Never sent."""
+"""The server never sends it."""
 USAGE_OUTCOME_OPEN: UsageOutcome.ValueType  # 1
-"""It still runs. Its tokens and cost are zero."""
+"""It is still running. Its tokens and cost are zero."""
 USAGE_OUTCOME_OK: UsageOutcome.ValueType  # 2
-"""It came to its end."""
+"""It succeeded."""
 USAGE_OUTCOME_CANCELLED: UsageOutcome.ValueType  # 3
 """The caller cancelled it."""
 USAGE_OUTCOME_DEADLINE: UsageOutcome.ValueType  # 4
 """Its deadline passed."""
 USAGE_OUTCOME_FAILED: UsageOutcome.ValueType  # 5
-"""The provider failed, or the server did."""
+"""The provider or the server failed."""
 USAGE_OUTCOME_LOST: UsageOutcome.ValueType  # 6
-"""The server ended before the call did. Its tokens are an estimate."""
+"""The server process ended before the call did. The tokens are an estimate."""
 Global___UsageOutcome: _TypeAlias = UsageOutcome  # noqa: Y015
 
 @_typing.final
 class UsageFilter(_message.Message):
-    """UsageFilter says which calls are meant. Unset fields mean all."""
+    """UsageFilter selects calls. An unset field selects all."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -73,18 +73,18 @@ class UsageFilter(_message.Message):
     SERVICE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
-    """Name of the tenant. Unset: the caller's own, or all for the role admin."""
+    """Name of the tenant. Default: the caller's own; for the role admin: all."""
     service: _builtins.str
     """Short name of the service, for instance "ChatService"."""
     model: _builtins.str
     """Name of the model."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """Calls that began at this time or later. Unset: 30 days before end_time, or before now."""
+        """Calls that began at this time or later. Default: 30 days before end_time, or before now."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Calls that began before this time."""
+        """Calls that began before this time. Default: no limit."""
 
     def __init__(
         self,
@@ -116,14 +116,14 @@ Global___UsageFilter: _TypeAlias = UsageFilter  # noqa: Y015
 
 @_typing.final
 class GetUsageRequest(_message.Message):
-    """GetUsageRequest says which calls are added up."""
+    """GetUsageRequest selects the calls to sum."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FILTER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def filter(self) -> Global___UsageFilter:
-        """Unset: the last 30 days of the caller's tenant, or of all for the role admin."""
+        """Default: the last 30 days of the caller's tenant; for the role admin: of all tenants."""
 
     def __init__(
         self,
@@ -164,9 +164,7 @@ Global___GetUsageResponse: _TypeAlias = GetUsageResponse  # noqa: Y015
 
 @_typing.final
 class UsageSum(_message.Message):
-    """UsageSum adds up the calls of one day, tenant, service and model. Repeated requests count with their tokens, and cost
-    nothing.
-    """
+    """UsageSum is the sum of the calls of one day, tenant, service and model. Repeated requests add tokens but no cost."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -190,15 +188,15 @@ class UsageSum(_message.Message):
     model: _builtins.str
     """Name of the model."""
     call_count: _builtins.int
-    """Calls that have ended."""
+    """Number of calls that have ended."""
     estimated_count: _builtins.int
-    """Of these, calls whose tokens are estimated."""
+    """Number of these calls whose tokens are estimated."""
     prompt_tokens: _builtins.int
     """Tokens of prompts."""
     cached_tokens: _builtins.int
-    """Of these, tokens that the provider had computed before."""
+    """Tokens of prompts that the provider read from its cache; included in prompt_tokens."""
     completion_tokens: _builtins.int
-    """Tokens that were generated."""
+    """Tokens of answers."""
     cost_micros: _builtins.int
     """Cost in millionths of the currency."""
     currency: _builtins.str
@@ -237,14 +235,14 @@ class ListUsageRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """1 to 1000 calls a page. Unset: 100."""
+    """Calls in a page, 1 to 1000. Default: 100."""
     page_token: _builtins.str
-    """next_page_token of the page before. Unset: the first page."""
+    """next_page_token of the page before. Default: the first page."""
     request_id: _builtins.str
     """Only the call with this request id."""
     @_builtins.property
     def filter(self) -> Global___UsageFilter:
-        """Unset: the last 30 days of the caller's tenant, or of all for the role admin."""
+        """Default: the last 30 days of the caller's tenant; for the role admin: of all tenants."""
 
     def __init__(
         self,
@@ -275,14 +273,14 @@ Global___ListUsageRequest: _TypeAlias = ListUsageRequest  # noqa: Y015
 
 @_typing.final
 class ListUsageResponse(_message.Message):
-    """ListUsageResponse is a page."""
+    """ListUsageResponse is a page of calls."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RECORDS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page, empty on the last."""
+    """Token of the next page; empty on the last page."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageRecord]:
         """Newest first."""
@@ -303,7 +301,7 @@ Global___ListUsageResponse: _TypeAlias = ListUsageResponse  # noqa: Y015
 
 @_typing.final
 class UsageRecord(_message.Message):
-    """UsageRecord is the accounting of one call."""
+    """UsageRecord is the ledger's row of one call."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -326,7 +324,7 @@ class UsageRecord(_message.Message):
     tenant: _builtins.str
     """Name of the tenant."""
     key_id: _builtins.str
-    """Id of the key that the caller used; empty for a client certificate."""
+    """Id of the caller's API key; empty for a client certificate."""
     request_id: _builtins.str
     """The call's request id."""
     service: _builtins.str
@@ -340,14 +338,14 @@ class UsageRecord(_message.Message):
     outcome: Global___UsageOutcome.ValueType
     """How it ended."""
     repeated_request: _builtins.bool
-    """True if the same request had been charged before, so that this call was not."""
+    """True if the same request had been charged before; this call was not charged."""
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
-        """The model that answered, or that was asked."""
+        """The model that answered; if none did, the model that was called."""
 
     @_builtins.property
     def usage(self) -> _common_pb2.Usage:
-        """What the call consumed and cost."""
+        """Tokens and cost."""
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
@@ -355,7 +353,7 @@ class UsageRecord(_message.Message):
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When it ended; unset while it runs."""
+        """When it ended; unset while it is running."""
 
     def __init__(
         self,
@@ -410,14 +408,14 @@ class WatchUsageResponse(_message.Message):
     DONE_FIELD_NUMBER: _builtins.int
     MISSED_COUNT_FIELD_NUMBER: _builtins.int
     missed_count: _builtins.int
-    """Calls that were settled since the event before and are not sent, because the reader was too slow."""
+    """Number of calls settled since the event before and not sent, because the client read too slowly."""
     @_builtins.property
     def settled(self) -> Global___UsageRecord:
-        """A call that was settled."""
+        """A call was settled."""
 
     @_builtins.property
     def done(self) -> Global___WatchUsageDone:
-        """The server stops; last."""
+        """The server is stopping; the last event."""
 
     def __init__(
         self,
@@ -438,7 +436,7 @@ Global___WatchUsageResponse: _TypeAlias = WatchUsageResponse  # noqa: Y015
 
 @_typing.final
 class WatchUsageDone(_message.Message):
-    """WatchUsageDone says that nothing more will come."""
+    """WatchUsageDone is the last event of WatchUsage."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

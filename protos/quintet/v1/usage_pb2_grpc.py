@@ -26,10 +26,12 @@ if _version_not_supported:
 
 
 class UsageServiceStub:
-    """UsageService says what calls consumed and cost. A tenant sees its own; the role admin sees everybody's.
+    """UsageService reports what calls of language models consumed and cost. A tenant sees its own calls; the role admin
+    sees the calls of all tenants.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     def __init__(self, channel):
@@ -56,17 +58,19 @@ class UsageServiceStub:
 
 
 class UsageServiceServicer:
-    """UsageService says what calls consumed and cost. A tenant sees its own; the role admin sees everybody's.
+    """UsageService reports what calls of language models consumed and cost. A tenant sees its own calls; the role admin
+    sees the calls of all tenants.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     def GetUsage(self, request, context):
         """GetUsage returns sums by day, tenant, service and model.
 
-        INVALID_ARGUMENT: a limit is broken, or there are more than 10,000 sums. PERMISSION_DENIED: another tenant's usage needs the role admin.
-        UNAVAILABLE: the ledger cannot be read.
+        INVALID_ARGUMENT: a field violates its limits, or there are more than 10,000 sums. PERMISSION_DENIED: the filter
+        names another tenant, which needs the role admin. UNAVAILABLE: the ledger cannot be read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -82,11 +86,11 @@ class UsageServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchUsage(self, request, context):
-        """WatchUsage sends every call that this server settles from now on, then done when it stops. It needs the role admin.
-        A reader that is too slow misses calls; the next event says how many.
+        """WatchUsage sends every call that this server settles from now on, then done when the server stops. It needs the
+        role admin. A client that reads too slowly misses calls; the next event has their number.
 
-        PERMISSION_DENIED: the role admin is missing. DEADLINE_EXCEEDED: the call's deadline, or the server's default one,
-        has passed.
+        PERMISSION_DENIED: the tenant lacks the role admin. DEADLINE_EXCEEDED: the call's deadline, or the server's default
+        deadline, passed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,10 +123,12 @@ def add_UsageServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UsageService:
-    """UsageService says what calls consumed and cost. A tenant sees its own; the role admin sees everybody's.
+    """UsageService reports what calls of language models consumed and cost. A tenant sees its own calls; the role admin
+    sees the calls of all tenants.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     @staticmethod

@@ -27,10 +27,12 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UsageServiceStub:
-    """UsageService says what calls consumed and cost. A tenant sees its own; the role admin sees everybody's.
+    """UsageService reports what calls of language models consumed and cost. A tenant sees its own calls; the role admin
+    sees the calls of all tenants.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     @_typing.overload
@@ -40,8 +42,8 @@ class UsageServiceStub:
     GetUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetUsageRequest, _usage_pb2.GetUsageResponse]
     """GetUsage returns sums by day, tenant, service and model.
 
-    INVALID_ARGUMENT: a limit is broken, or there are more than 10,000 sums. PERMISSION_DENIED: another tenant's usage needs the role admin.
-    UNAVAILABLE: the ledger cannot be read.
+    INVALID_ARGUMENT: a field violates its limits, or there are more than 10,000 sums. PERMISSION_DENIED: the filter
+    names another tenant, which needs the role admin. UNAVAILABLE: the ledger cannot be read.
     """
     ListUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ListUsageRequest, _usage_pb2.ListUsageResponse]
     """ListUsage returns single calls, newest first.
@@ -49,27 +51,29 @@ class UsageServiceStub:
     The status codes are those of GetUsage.
     """
     WatchUsage: _grpc.UnaryStreamMultiCallable[_usage_pb2.WatchUsageRequest, _usage_pb2.WatchUsageResponse]
-    """WatchUsage sends every call that this server settles from now on, then done when it stops. It needs the role admin.
-    A reader that is too slow misses calls; the next event says how many.
+    """WatchUsage sends every call that this server settles from now on, then done when the server stops. It needs the
+    role admin. A client that reads too slowly misses calls; the next event has their number.
 
-    PERMISSION_DENIED: the role admin is missing. DEADLINE_EXCEEDED: the call's deadline, or the server's default one,
-    has passed.
+    PERMISSION_DENIED: the tenant lacks the role admin. DEADLINE_EXCEEDED: the call's deadline, or the server's default
+    deadline, passed.
     """
 
 @_typing.type_check_only
 class UsageServiceAsyncStub(UsageServiceStub):
-    """UsageService says what calls consumed and cost. A tenant sees its own; the role admin sees everybody's.
+    """UsageService reports what calls of language models consumed and cost. A tenant sees its own calls; the role admin
+    sees the calls of all tenants.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetUsageRequest, _usage_pb2.GetUsageResponse]  # type: ignore[assignment]
     """GetUsage returns sums by day, tenant, service and model.
 
-    INVALID_ARGUMENT: a limit is broken, or there are more than 10,000 sums. PERMISSION_DENIED: another tenant's usage needs the role admin.
-    UNAVAILABLE: the ledger cannot be read.
+    INVALID_ARGUMENT: a field violates its limits, or there are more than 10,000 sums. PERMISSION_DENIED: the filter
+    names another tenant, which needs the role admin. UNAVAILABLE: the ledger cannot be read.
     """
     ListUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListUsageRequest, _usage_pb2.ListUsageResponse]  # type: ignore[assignment]
     """ListUsage returns single calls, newest first.
@@ -77,18 +81,20 @@ class UsageServiceAsyncStub(UsageServiceStub):
     The status codes are those of GetUsage.
     """
     WatchUsage: _aio.UnaryStreamMultiCallable[_usage_pb2.WatchUsageRequest, _usage_pb2.WatchUsageResponse]  # type: ignore[assignment]
-    """WatchUsage sends every call that this server settles from now on, then done when it stops. It needs the role admin.
-    A reader that is too slow misses calls; the next event says how many.
+    """WatchUsage sends every call that this server settles from now on, then done when the server stops. It needs the
+    role admin. A client that reads too slowly misses calls; the next event has their number.
 
-    PERMISSION_DENIED: the role admin is missing. DEADLINE_EXCEEDED: the call's deadline, or the server's default one,
-    has passed.
+    PERMISSION_DENIED: the tenant lacks the role admin. DEADLINE_EXCEEDED: the call's deadline, or the server's default
+    deadline, passed.
     """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
-    """UsageService says what calls consumed and cost. A tenant sees its own; the role admin sees everybody's.
+    """UsageService reports what calls of language models consumed and cost. A tenant sees its own calls; the role admin
+    sees the calls of all tenants.
 
-    Where the server knows its callers, every method also returns UNAUTHENTICATED for one that it does not know,
-    PERMISSION_DENIED for what the tenant may not do, and RESOURCE_EXHAUSTED when a limit of the tenant is spent.
+    If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
+    certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
+    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
     """
 
     @_abc_1.abstractmethod
@@ -99,8 +105,8 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_usage_pb2.GetUsageResponse, _abc.Awaitable[_usage_pb2.GetUsageResponse]]:
         """GetUsage returns sums by day, tenant, service and model.
 
-        INVALID_ARGUMENT: a limit is broken, or there are more than 10,000 sums. PERMISSION_DENIED: another tenant's usage needs the role admin.
-        UNAVAILABLE: the ledger cannot be read.
+        INVALID_ARGUMENT: a field violates its limits, or there are more than 10,000 sums. PERMISSION_DENIED: the filter
+        names another tenant, which needs the role admin. UNAVAILABLE: the ledger cannot be read.
         """
 
     @_abc_1.abstractmethod
@@ -120,11 +126,11 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.WatchUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_usage_pb2.WatchUsageResponse], _abc.AsyncIterator[_usage_pb2.WatchUsageResponse]]:
-        """WatchUsage sends every call that this server settles from now on, then done when it stops. It needs the role admin.
-        A reader that is too slow misses calls; the next event says how many.
+        """WatchUsage sends every call that this server settles from now on, then done when the server stops. It needs the
+        role admin. A client that reads too slowly misses calls; the next event has their number.
 
-        PERMISSION_DENIED: the role admin is missing. DEADLINE_EXCEEDED: the call's deadline, or the server's default one,
-        has passed.
+        PERMISSION_DENIED: the tenant lacks the role admin. DEADLINE_EXCEEDED: the call's deadline, or the server's default
+        deadline, passed.
         """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

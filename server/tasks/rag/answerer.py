@@ -4,9 +4,10 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from server.domain.chat import ChatDone, ChatModel, ChatOptions, FinishReason, Message, TextDelta, Usage, UsageSource
+from server.domain.chat import ChatDone, ChatModel, ChatOptions, FinishReason, Message, TextDelta
 from server.domain.money import Cost
 from server.domain.rag import AskDone, AskSources, Passage, Query
+from server.domain.usage import Usage, UsageSource
 from server.tasks.rag.grounding import is_grounded
 from server.tasks.rag.retriever import Retriever
 from server.tasks.rag.splitter import MAX_CODE_POINTS

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from server.domain.chat import ChatModel, FinishReason, Message, TextDelta, Usage, UsageSource
+from server.domain.chat import ChatModel, FinishReason, Message, TextDelta
 from server.domain.errors import CollectionNotFound, UpstreamFailed
 from server.domain.rag import AskDone, AskSources, Document, Passage, Query
+from server.domain.usage import Usage, UsageSource
 from server.inference.scheduler import Scheduler
 from server.models.artefact import open_artefact
 from server.tasks.chat.embedded import EmbeddedProvider
