@@ -174,7 +174,7 @@ def _services(engines: Engines, models: ModelServicer, reader: SqlReader, ledger
         classification.spec(engines.classifiers),
         pricing.spec(engines.pricer),
         chat.spec(engines.chats, required=not engines.llm_is_off),
-        rag.spec(engines.retriever, engines.answerer, engines.chat.name, needs=(engines.retriever, *asking)),
+        rag.spec(engines.collections, engines.answerer, engines.chat.name, needs=(engines.collections, *asking)),
         analysis.spec(engines.analyzer(), needs=(engines.linguist, engines.languages), waits_for=classifiers),
         model.spec(models),
         usage.spec(reader, ledger),
