@@ -36,15 +36,15 @@ def artefact(tmp_path: Path) -> Artefact:
 
 
 @pytest.fixture
-async def retriever(tmp_path: Path, artefact: Artefact, lanes: Scheduler) -> AsyncIterator[RerankingRetriever]:
-    made = RerankingRetriever(tmp_path / "index", HashingEmbedder(), lanes, OnnxReranker(artefact, lanes))
+async def retriever(tmp_path: Path, artefact: Artefact, scheduler: Scheduler) -> AsyncIterator[RerankingRetriever]:
+    made = RerankingRetriever(tmp_path / "index", HashingEmbedder(), scheduler, OnnxReranker(artefact, scheduler))
     await made.open()
     yield made
     await made.close()
 
 
-async def test_scores_are_of_query_and_passage_together(artefact: Artefact, lanes: Scheduler) -> None:
-    reranker = OnnxReranker(artefact, lanes)
+async def test_scores_are_of_query_and_passage_together(artefact: Artefact, scheduler: Scheduler) -> None:
+    reranker = OnnxReranker(artefact, scheduler)
     passages = [("", "dog"), ("cat", "tree"), ("", "cat cat tree"), ("", "house")]
     assert await reranker.scores("cat tree", passages, deadline=soon()) == [0, 2, 3, 0]
     assert await reranker.scores("cat", [], deadline=soon()) == []
@@ -52,8 +52,8 @@ async def test_scores_are_of_query_and_passage_together(artefact: Artefact, lane
         await reranker.scores("cat", passages, deadline=time.monotonic())
 
 
-def test_a_dropped_engine_is_gone_at_once(artefact: Artefact, lanes: Scheduler) -> None:
-    assert is_gone_when_dropped(lambda: OnnxReranker(artefact, lanes))
+def test_a_dropped_engine_is_gone_at_once(artefact: Artefact, scheduler: Scheduler) -> None:
+    assert is_gone_when_dropped(lambda: OnnxReranker(artefact, scheduler))
 
 
 async def test_passages_come_in_the_rerankers_order(retriever: RerankingRetriever) -> None:
