@@ -20,11 +20,11 @@ from quintet_client.cli import tenants as cli_tenants
 from quintet_client.cli.failures import UsageError
 from quintet_client.cli.tenants_file import edit_file, remove
 
-from server.rpc.auth import ROLES
 from server.tenancy.api_keys import id_of
 from server.tenancy.tenants_file import Directory, parse
 from tests.clients.conftest import COMMAND, ENVIRONMENT, Quintet
 from tests.conftest import ROOT
+from tests.services import SERVICES
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def served(file: Path) -> Directory:
-    return parse(file.read_bytes(), ROLES)
+    return parse(file.read_bytes(), SERVICES)
 
 
 def fits(file: Path, key: str) -> bool:

@@ -1,4 +1,4 @@
-"""Answers questions from passages: retrieve, put them before the question, let the language model say it."""
+"""Answers questions from passages: retrieve, put the passages before the question, ask the chat model."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from server.domain.chat import ChatDone, ChatModel, ChatOptions, FinishReason, Message, TextDelta
 from server.domain.money import Cost
-from server.domain.rag import AskDone, AskSources, Passage, Query, Retriever
+from server.domain.rag import AskDone, AskSources, Passage, Query
 from server.domain.usage import Usage, UsageSource
 from server.tasks.rag.grounding import is_grounded
+from server.tasks.rag.retriever import Retriever
 from server.tasks.rag.splitter import MAX_CODE_POINTS
 
 # Below this cosine a passage is not about the question. Measured with MiniLM-L6 on the demonstration collection: the
@@ -28,8 +29,8 @@ _INSTRUCTIONS = (
 _LARGEST = Passage("", "", "猫" * MAX_CODE_POINTS, 1.0, "", {}, 0, MAX_CODE_POINTS)
 
 
-class RagAnswerer:
-    """Implements `Answerer`. Sources are the passages that the model reads: near enough, and as many as it can hold."""
+class Answerer:
+    """Answers with a chat model. Sources are the passages that it reads: near enough, and as many as it can hold."""
 
     def __init__(self, retriever: Retriever, chat: ChatModel) -> None:
         self._retriever = retriever

@@ -1,6 +1,6 @@
-"""Messages of quintet.v1.RagService to plain values and back."""
+"""Messages of quintet.v1.RagService to domain types and back."""
 
-from collections.abc import Sequence
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
@@ -9,13 +9,13 @@ from quintet.v1 import common_pb2, rag_pb2
 
 from server.domain.chat import TextDelta
 from server.domain.rag import (
+    DEFAULT_COLLECTION,
     AskDone,
     AskSources,
-    CollectionSummary,
+    CollectionInfo,
     Document,
     DocumentInfo,
-    GenerationDescription,
-    IndexDescription,
+    GenerationInfo,
     MetadataFilter,
     NumberRange,
     Passage,
@@ -25,8 +25,9 @@ from server.domain.rag import (
 )
 from server.rpc.convert import finish_reason, index_ref, model_ref, usage
 
-DEFAULT_COLLECTION = "wikipedia"
-Event = AskSources | TextDelta | AskDone
+AskLike = rag_pb2.AskRequest | rag_pb2.StreamAskRequest
+_ASK_TOP_K = 3
+_RETRIEVE_TOP_K = 5
 
 
 def collection(request: Any) -> str:
@@ -34,10 +35,12 @@ def collection(request: Any) -> str:
     return request.collection or DEFAULT_COLLECTION
 
 
-def query(
-    request: rag_pb2.AskRequest | rag_pb2.StreamAskRequest | rag_pb2.RetrieveRequest, text: str, top_k: int
-) -> Query:
-    """What a request asks for."""
+def query(request: AskLike | rag_pb2.RetrieveRequest) -> Query:
+    """A question, or a query for passages."""
+    if isinstance(request, rag_pb2.RetrieveRequest):
+        text, top_k = request.query, request.top_k or _RETRIEVE_TOP_K
+    else:
+        text, top_k = request.question, request.top_k or _ASK_TOP_K
     filters = tuple(_filter(each) for each in request.filters)
     return Query(text, collection(request), top_k, filters, request.min_generation)
 
@@ -63,11 +66,11 @@ def document(given: rag_pb2.Document) -> Document:
     return Document(given.id, given.text, given.title, given.uri, dict(given.metadata))
 
 
-def stream_response(event: Event) -> rag_pb2.StreamAskResponse:
+def stream_response(event: AskSources | TextDelta | AskDone) -> rag_pb2.StreamAskResponse:
     """An event of an answer."""
     match event:
-        case AskSources(retrieval):
-            sources = rag_pb2.AskSources(citations=citations(retrieval.passages), index=index_ref(retrieval.index))
+        case AskSources(found):
+            sources = rag_pb2.AskSources(citations=map(_citation, found.passages), index=index_ref(found.index))
             return rag_pb2.StreamAskResponse(sources=sources)
         case TextDelta(text):
             return rag_pb2.StreamAskResponse(delta=common_pb2.TextDelta(text=text))
@@ -82,48 +85,28 @@ def stream_response(event: Event) -> rag_pb2.StreamAskResponse:
             return rag_pb2.StreamAskResponse(done=done)
 
 
-def citations(passages: Sequence[Passage]) -> list[rag_pb2.Citation]:
-    """Sources of an answer."""
-    return [
-        rag_pb2.Citation(
-            document_id=p.document_id, title=p.title, snippet=p.text, score=p.score, uri=p.uri, start=p.start, end=p.end
-        )
-        for p in passages
-    ]
+def _citation(p: Passage) -> rag_pb2.Citation:
+    return rag_pb2.Citation(
+        document_id=p.document_id, title=p.title, snippet=p.text, score=p.score, uri=p.uri, start=p.start, end=p.end
+    )
 
 
 def passage(found: Passage) -> rag_pb2.Passage:
-    """A passage with the document that it is from."""
-    return rag_pb2.Passage(
-        document_id=found.document_id,
-        title=found.title,
-        text=found.text,
-        score=found.score,
-        uri=found.uri,
-        metadata=found.metadata,
-        start=found.start,
-        end=found.end,
-    )
+    """A passage with its document."""
+    return rag_pb2.Passage(**_by_name(found))
 
 
-def document_info(info: DocumentInfo) -> rag_pb2.DocumentInfo:
+def document_info(found: DocumentInfo) -> rag_pb2.DocumentInfo:
     """A document in a list."""
-    return rag_pb2.DocumentInfo(
-        id=info.id, title=info.title, uri=info.uri, metadata=info.metadata, text_length=info.text_length
-    )
+    return rag_pb2.DocumentInfo(**_by_name(found))
 
 
-def summary(found: CollectionSummary) -> rag_pb2.Collection:
-    """A collection in a list."""
-    return rag_pb2.Collection(
-        index=index_ref(found.identity),
-        state=rag_pb2.CollectionState.ValueType(found.state.value),
-        state_message=found.message,
-        document_count=found.document_count,
-    )
+def _by_name(value: Passage | DocumentInfo) -> dict[str, Any]:
+    """The fields of a value whose message has fields of the same names."""
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
-def generation(found: GenerationDescription) -> rag_pb2.Generation:
+def generation(found: GenerationInfo) -> rag_pb2.Generation:
     """A kept generation."""
     return rag_pb2.Generation(
         generation=found.number,
@@ -136,10 +119,20 @@ def generation(found: GenerationDescription) -> rag_pb2.Generation:
     )
 
 
-def index(found: IndexDescription) -> rag_pb2.GetIndexResponse:
+def list_entry(found: CollectionInfo) -> rag_pb2.Collection:
+    """A collection in a list."""
+    return rag_pb2.Collection(
+        index=index_ref(found.index),
+        state=rag_pb2.CollectionState.ValueType(found.state.value),
+        state_message=found.message,
+        document_count=found.document_count,
+    )
+
+
+def index(found: CollectionInfo) -> rag_pb2.GetIndexResponse:
     """A collection as it is served."""
     return rag_pb2.GetIndexResponse(
-        index=index_ref(found.identity),
+        index=index_ref(found.index),
         document_count=found.document_count,
         passage_count=found.passage_count,
         dimensions=found.dimensions,
