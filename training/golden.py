@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from server.domain.models import ModelTask
 from server.domain.pricing import House
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact, entry_of, read_manifest, save_manifest
@@ -94,10 +93,10 @@ def with_golden(folder: Path, near: Path) -> Iterator[Path]:
 
 async def _answers(artefact: Artefact, golden: Golden) -> dict[str, list[Answer]]:
     """Answers to all inputs by engine. torch answers like the graph that was made of it."""
-    scheduler = Scheduler(1, queue_limit=1)
+    lanes = Scheduler(1, queue_limit=1)
     engines: dict[str, Any] = {}
     try:
-        engines = _engines(artefact, scheduler)
+        engines = _engines(artefact, lanes)
         found = {
             kind: [
                 {key: round(number, 6) for key, number in (await ask(engine, asked)).items()} for asked in golden.inputs
@@ -108,30 +107,31 @@ async def _answers(artefact: Artefact, golden: Golden) -> dict[str, list[Answer]
         for engine in engines.values():
             if isinstance(engine, OutOfProcess):
                 engine.close()
-        scheduler.close()
+        lanes.close()
     return found | ({"torch": found["onnx"]} if "onnx" in found else {})
 
 
-def _engines(artefact: Artefact, scheduler: Scheduler) -> dict[str, Any]:
-    from server.inference.onnx_text import FILES, load
-    from server.inference.text import TextClassifier, TextEmbedder
-
+def _engines(artefact: Artefact, lanes: Scheduler) -> dict[str, Any]:
     match artefact.manifest.schema.get("task"):
         case "classification":
-            return {kind: TextClassifier(load(artefact, ModelTask.CLASSIFICATION, kind), scheduler) for kind in FILES}
+            from server.inference.onnx_text import FILES, OnnxClassifier
+
+            return {kind: OnnxClassifier(artefact, lanes, kind) for kind in FILES}
         case "embedding":
-            return {kind: TextEmbedder(load(artefact, ModelTask.EMBEDDING, kind), scheduler) for kind in FILES}
+            from server.inference.onnx_text import FILES, OnnxEmbedder
+
+            return {kind: OnnxEmbedder(artefact, lanes, kind) for kind in FILES}
         case "regression":
             from server.tasks.pricing.engine import HousePricer
 
-            return {"onnx": HousePricer(artefact, scheduler)}
+            return {"onnx": HousePricer(artefact, lanes)}
         case "language_id":
             from server.tasks.analysis.language import FastTextIdentifier
 
-            return {"fasttext": FastTextIdentifier(artefact, scheduler)}
+            return {"fasttext": FastTextIdentifier(artefact, lanes)}
         case "linguistics":
             from server.tasks.analysis.spacy_parser import SpacyParser
 
-            return {"spacy": SpacyParser(artefact, scheduler)}
+            return {"spacy": SpacyParser(artefact, lanes)}
         case other:
             raise ValueError(f"no engine for {other}")

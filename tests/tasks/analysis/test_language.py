@@ -15,8 +15,8 @@ from tests.small_artefacts import soon
 
 
 @pytest.fixture
-def identifier(models: Path, scheduler: Scheduler) -> FastTextIdentifier:
-    return FastTextIdentifier(open_artefact(models, "lid.176"), scheduler)
+def identifier(models: Path, lanes: Scheduler) -> FastTextIdentifier:
+    return FastTextIdentifier(open_artefact(models, "lid.176"), lanes)
 
 
 @pytest.mark.parametrize(
