@@ -21,9 +21,7 @@ from tests.tasks.chat.test_accounting import Script
 
 def test_chat() -> None:
     slot: Slot[ChatModel] = Slot("gpt", lambda: None)
-    estimates = ChatServicer({"gpt": slot}).estimates()
-    assert estimates.keys() == {"/quintet.v1.ChatService/Chat", "/quintet.v1.ChatService/StreamChat"}
-    estimate = estimates["/quintet.v1.ChatService/Chat"]
+    estimate = ChatServicer({"gpt": slot}).estimate
     with pytest.raises(ModelLoading):
         estimate(chat_pb2.ChatRequest(messages=conversation("hi")))
     slot._engine = AccountedChatModel(Script(), MemoryLedger())
@@ -43,6 +41,5 @@ def test_ask() -> None:
     slot: Slot[Answerer] = Slot("answers", lambda: None)
     slot._engine = cast("Answerer", Guess())
     slot.move(State.READY)
-    estimates = RagServicer(Slot("collections", lambda: None), slot, "gpt").estimates()
-    assert estimates.keys() == {"/quintet.v1.RagService/Ask", "/quintet.v1.RagService/StreamAsk"}
-    assert estimates["/quintet.v1.RagService/Ask"](rag_pb2.AskRequest(question="why?")) == Cost(300, 7)
+    estimate = RagServicer(Slot("collections", lambda: None), slot, "gpt").estimate
+    assert estimate(rag_pb2.AskRequest(question="why?")) == Cost(300, 7)

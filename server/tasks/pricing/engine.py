@@ -154,7 +154,7 @@ class _OneHouse:
     """The trees' sum for one house at a time, between buffers that stay. For one thread.
 
     Between calls other code takes the processor's caches, and what onnxruntime does around a run costs 30 us instead of
-    4; with its inputs and outputs bound beforehand it is 13 (PERFORMANCE.md).
+    4; with its inputs and outputs bound beforehand it is 13 (docs/notes/pricing.md).
     """
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:

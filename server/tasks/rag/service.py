@@ -1,6 +1,6 @@
 """quintet.v1.RagService"""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,9 @@ from server.domain.rag import ReindexProgress
 from server.models.handle import Slot
 from server.rpc.convert import index_ref, model_ref
 from server.rpc.model_access import permitted
+from server.rpc.service_spec import FREE, Dependency, MethodSpec, ServiceSpec
 from server.tasks.rag import convert
+from server.tenancy.tenants import Role
 
 if TYPE_CHECKING:  # importing FAISS takes time that the start of the server has no need to wait for
     from server.tasks.rag.answerer import Answerer
@@ -32,11 +34,8 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
         self._answerer = answerer
         self._chat_model = chat_model
 
-    def estimates(self) -> dict[str, Callable[[convert.AskLike], Cost]]:
-        """What requests cost at most, by the paths of their methods. They raise what serving would raise."""
-        return dict.fromkeys(("/quintet.v1.RagService/Ask", "/quintet.v1.RagService/StreamAsk"), self._estimate)
-
-    def _estimate(self, request: convert.AskLike) -> Cost:
+    def estimate(self, request: convert.AskLike) -> Cost:
+        """What an answer costs at most. Raises what serving it would raise."""
         return self._answerer.get().estimate(convert.query(request))
 
     async def Ask(self, request: pb.AskRequest, context: Any) -> pb.AskResponse:
@@ -159,3 +158,23 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
                 else:
                     done = pb.ReindexDone(index=index_ref(event), model=model_ref(engine.embedder))
                     yield pb.ReindexResponse(done=done)
+
+
+def spec(
+    engine: "Slot[RagEngine]", answerer: "Slot[Answerer]", chat_model: str, *, needs: Sequence[Dependency]
+) -> ServiceSpec:
+    """The service."""
+    servicer = RagServicer(engine, answerer, chat_model)
+    read, write = MethodSpec(Role.CALL, FREE), MethodSpec(Role.INGEST, FREE)
+    return ServiceSpec(
+        pb.DESCRIPTOR.services_by_name["RagService"],
+        rag_pb2_grpc.add_RagServiceServicer_to_server,
+        servicer,
+        {
+            **dict.fromkeys(("Ask", "StreamAsk"), MethodSpec(Role.CALL, servicer.estimate)),
+            **dict.fromkeys(("Retrieve", "ListDocuments", "ListCollections", "GetIndex", "ListGenerations"), read),
+            **dict.fromkeys(("AddDocuments", "ImportDocuments", "DeleteDocuments"), write),
+            **dict.fromkeys(("CreateCollection", "DeleteCollection", "Rollback", "Compact", "Reindex"), write),
+        },
+        needs=tuple(needs),
+    )

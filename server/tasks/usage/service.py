@@ -11,6 +11,7 @@ from server.domain.context import current
 from server.domain.errors import InvalidRequest, PermissionDenied, Violation
 from server.domain.usage import Entry, LedgerReader, LedgerWatch, Selection, Sum
 from server.rpc.convert import usage
+from server.rpc.service_spec import ANY_ROLE, FREE, MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
 
 _DEFAULT_DAYS = 30
@@ -50,6 +51,19 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
             async for entry, missed in settled:
                 yield usage_pb2.WatchUsageResponse(settled=_record(entry), missed_count=missed)
         yield usage_pb2.WatchUsageResponse(done=usage_pb2.WatchUsageDone())
+
+
+def spec(reader: LedgerReader, settled: LedgerWatch) -> ServiceSpec:
+    """The service over the ledger; the servicer decides whose usage a caller may read."""
+    return ServiceSpec(
+        usage_pb2.DESCRIPTOR.services_by_name["UsageService"],
+        usage_pb2_grpc.add_UsageServiceServicer_to_server,
+        UsageServicer(reader, settled),
+        {
+            **dict.fromkeys(("GetUsage", "ListUsage"), MethodSpec(ANY_ROLE, FREE)),
+            "WatchUsage": MethodSpec(Role.ADMIN, FREE),
+        },
+    )
 
 
 def _is_admin() -> bool:
