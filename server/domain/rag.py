@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 
-from server.domain.chat import ChatDone
+from server.domain.chat import ChatDone, TextDelta
 from server.domain.models import ModelIdentity
 
 DEFAULT_COLLECTION = "wikipedia"  # the demonstration; requests that name no collection mean this one
@@ -101,19 +101,22 @@ class CollectionState(Enum):
     FAILED = 4
 
 
+# Descriptions have the names of the contract's fields: convert.py copies them by name.
+
+
 @dataclass(frozen=True, slots=True)
 class CollectionInfo:
-    """A description of a collection. If it has FAILED, only `index.collection`, `state` and `message` are known."""
+    """A collection as it is served. If it has FAILED, only the collection's name, the state and its message hold."""
 
     index: IndexIdentity
     state: CollectionState
-    message: str
+    state_message: str
     document_count: int = 0
     passage_count: int = 0
     dimensions: int = 0
-    embedder: ModelIdentity = _UNKNOWN
+    model: ModelIdentity = _UNKNOWN
     size_bytes: int = 0
-    updated: datetime = _NEVER
+    update_time: datetime = _NEVER
     fault_count: int = 0
     log_count: int = 0
     index_type: str = ""
@@ -122,14 +125,14 @@ class CollectionInfo:
 
 @dataclass(frozen=True, slots=True)
 class GenerationInfo:
-    """A description of a generation that has files of its own. `origin` is what made it, for instance "fold"."""
+    """A generation that has a segment. `origin` is what made it, for instance "fold"."""
 
-    number: int
-    created: datetime
+    generation: int
+    create_time: datetime
     document_count: int
     passage_count: int
     size_bytes: int
-    embedder: ModelIdentity
+    model: ModelIdentity
     origin: str
 
 
@@ -159,7 +162,7 @@ class Retrieval:
 
     passages: tuple[Passage, ...]
     index: IndexIdentity
-    embedder: ModelIdentity
+    model: ModelIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +170,10 @@ class WriteResult:
     """How many documents a write changed, and the generation that it made."""
 
     index: IndexIdentity
-    added: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    deleted: int = 0
+    added_count: int = 0
+    updated_count: int = 0
+    unchanged_count: int = 0
+    deleted_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,16 +185,12 @@ class ReindexProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class AskSources:
-    """First event of an answer: the passages that the language model reads."""
-
-    retrieval: Retrieval
-
-
-@dataclass(frozen=True, slots=True)
 class AskDone:
-    """Last event of an answer; `grounded` as in quintet.v1.AskResponse."""
+    """The end of an answer; `grounded` as in quintet.v1.AskResponse."""
 
     chat: ChatDone
     grounded: bool
     index: IndexIdentity
+
+
+AskEvent = Retrieval | TextDelta | AskDone  # the passages that the model reads, text, and the end

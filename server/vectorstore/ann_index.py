@@ -8,13 +8,11 @@ nprobe is tuned when the index is built, for a recall@10 of at least TARGET_RECA
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
-
-from server.vectorstore.files import HashedFile
 
 FLAT_LIMIT = 50_000
 TARGET_RECALL = 0.97
@@ -42,7 +40,7 @@ class AnnIndex:
         return faiss.read_index(str(self.path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
 
 
-def build_index(vectors: Vectors, file: HashedFile, before: AnnIndex | None) -> dict[str, Any]:
+def build_index(vectors: Vectors, file: BinaryIO, before: AnnIndex | None) -> dict[str, Any]:
     """Write an index to the file; return the fields of its `AnnIndex`.
 
     The centroids of `before` are used again until the collection has doubled since they were trained.

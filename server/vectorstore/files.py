@@ -1,6 +1,5 @@
-"""Files of arrays and texts: written once, hashed while they are written, and memory-mapped to read."""
+"""Files of arrays and texts: written once with their SHA-256, and memory-mapped to read."""
 
-import hashlib
 import os
 import time
 from array import array
@@ -8,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from heapq import merge
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, overload
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.models.artefact import file_sha256
+from server.models.artefact import FileEntry, entry_of
 
 T = TypeVar("T")
 
@@ -36,7 +35,7 @@ def sorted_positions(items: Sequence[str]) -> list[int]:
     return list(with_pauses(merge(*(sorted(run, key=items.__getitem__) for run in runs), key=items.__getitem__)))
 
 
-class Strings(Sequence[str]):
+class Strings:
     """Texts in one block of UTF-8, each decoded when it is read. `ends` are the bytes at which they end."""
 
     def __init__(self, utf8: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
@@ -48,39 +47,9 @@ class Strings(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        """One text, or a list of them."""
-        if isinstance(index, slice):
-            return [self[row] for row in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        start = int(self._ends[index - 1]) if index else 0
-        return self._utf8[start : int(self._ends[index])].tobytes().decode()
-
-
-class HashedFile:
-    """Counts and hashes what is written. Arrays are written through it, because np.save loses the errno."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-        self._bytes = 0
-
-    def write(self, data: Any) -> int:
-        """Write any object with a buffer."""
-        self._digest.update(data)
-        written = self._file.write(data)
-        self._bytes += written
-        return written
-
-    @property
-    def entry(self) -> dict[str, Any]:
-        """The file's entry in a manifest."""
-        return {"sha256": self._digest.hexdigest(), "bytes": self._bytes}
+    def __getitem__(self, row: int) -> str:
+        start = int(self._ends[row - 1]) if row else 0
+        return self._utf8[start : int(self._ends[row])].tobytes().decode()
 
 
 class Writer:
@@ -88,20 +57,19 @@ class Writer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.entries: dict[str, dict[str, Any]] = {}
+        self.entries: dict[str, FileEntry] = {}
 
     @contextmanager
-    def create(self, name: str) -> Iterator[HashedFile]:
+    def create(self, name: str) -> Iterator[BinaryIO]:
         """A new file."""
         with (self.folder / name).open("xb") as file:
-            hashed = HashedFile(file)
-            yield hashed
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        self.entries[name] = hashed.entry
+        self.entries[name] = entry_of(self.folder / name)
 
     def rows(self, name: str, shape: tuple[int, ...], dtype: type[np.generic], parts: Iterable[NDArray[Any]]) -> None:
-        """An .npy file of rows that come in parts, so that they need not be in memory together."""
+        """An .npy file of rows that come in parts. np.save would need them together, and loses the errno."""
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
         rows = 0
         with self.create(name) as file:
@@ -113,7 +81,7 @@ class Writer:
             raise ValueError(f"{name} got {rows} rows instead of {shape[0]}")
 
     def array(self, name: str, values: NDArray[Any]) -> None:
-        """An .npy file of an array."""
+        """An .npy file."""
         self.rows(name, values.shape, values.dtype.type, [values])
 
     def strings(self, name: str, texts: Iterable[str]) -> None:
@@ -127,14 +95,12 @@ class Writer:
 
 
 def check_files(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
-    """Raises ValueError or OSError if a file differs from its manifest's entry. Reads every byte."""
+    """Raises ValueError, TypeError or OSError if a file differs from its manifest's entry. Reads every byte."""
     for name, entry in entries.items():
         if "/" in name or name.startswith("."):
             raise ValueError(f"the manifest names a file outside its folder: {name}")
-        if (folder / name).stat().st_size != entry["bytes"]:
-            raise ValueError(f"{name} has another length than its manifest says")
-        if file_sha256(folder / name) != entry["sha256"]:
-            raise ValueError(f"{name} does not match its SHA-256")
+        if entry_of(folder / name) != FileEntry(**entry):
+            raise ValueError(f"{name} does not match its length and SHA-256 in the manifest")
 
 
 def read_array(path: Path) -> NDArray[Any]:

@@ -26,7 +26,7 @@ from server.domain.rag import DEFAULT_COLLECTION
 from server.vectorstore import layout
 from server.vectorstore.admin import create_collection
 from server.vectorstore.collection import Collection
-from server.vectorstore.segment_writer import empty_content
+from server.vectorstore.segment_writer import Content
 from server.vectorstore.snapshot import Snapshot
 from server.vectorstore.threads import run_on_daemon_thread, run_to_end
 
@@ -137,7 +137,7 @@ class CollectionManager:
         """Make an empty collection; call it in the writer's turn. Raises CollectionExists."""
         if name in self.open or name in self.failures:
             raise CollectionExists(name)
-        make = partial(create_collection, self.index, name, empty_content(self.embedder, dimensions))
+        make = partial(create_collection, self.index, name, Content(self.embedder, dimensions))
         collection = await self.write(make, deadline)
         self._opened(collection)
         return collection

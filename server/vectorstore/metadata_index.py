@@ -7,7 +7,7 @@ as one character, the key, the value. The documents of a range of values are the
 import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.domain.rag import MetadataFilter, NumberRange, TextRange, ValueIn
-from server.vectorstore.files import Writer, read_array, read_strings, sorted_positions, with_pauses
+from server.vectorstore.files import Strings, Writer, read_array, read_strings, sorted_positions, with_pauses
 
 Rows = NDArray[np.int32]
 _DECIMAL = re.compile(r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3})?", re.ASCII)
@@ -29,7 +29,7 @@ class MetadataIndex:
     a number, or NaN.
     """
 
-    terms: Sequence[str]
+    terms: Strings
     numbers: NDArray[np.float64]
     ends: NDArray[np.int64]
     rows: Rows
@@ -41,9 +41,7 @@ class MetadataIndex:
     def _matching(self, wanted: MetadataFilter) -> Rows:
         match wanted:
             case ValueIn(key, values):
-                terms = {_term(key, value) for value in values}
-                spots = [(bisect_left(self.terms, term), term) for term in terms]
-                found = (self._rows(at, at + 1) for at, term in spots if self.terms[at : at + 1] == [term])
+                found = (self._rows(*self._equal(_term(key, value))) for value in set(values))
                 return np.concatenate([_NONE, *found])
             case TextRange(key):
                 low, high = self._terms_of(key)
@@ -67,6 +65,9 @@ class MetadataIndex:
         shortened = prefix.rstrip("\U0010ffff")
         beyond = shortened[:-1] + chr(ord(shortened[-1]) + 1)
         return bisect_left(self.terms, prefix), bisect_left(self.terms, beyond)
+
+    def _equal(self, term: str) -> tuple[int, int]:
+        return bisect_left(self.terms, term), bisect_right(self.terms, term)
 
     def _rows(self, low: int, high: int) -> Rows:
         """Documents of the terms from `low` to before `high`."""
@@ -131,13 +132,11 @@ class MetadataIndexWriter:
         self._count = 0
 
     def add(self, metadata: Mapping[str, str]) -> None:
-        """The metadata of the next document."""
         for key, value in metadata.items():
             self._rows.setdefault(_term(key, value), array("i")).append(self._count)
         self._count += 1
 
     def write(self, writer: Writer) -> None:
-        """Write the index."""
         found = list(self._rows)
         terms = [found[at] for at in sorted_positions(found)]
         lengths = (len(self._rows[term]) for term in terms)

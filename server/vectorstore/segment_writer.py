@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,26 +22,17 @@ from server.vectorstore.segment import INDEX, PASSAGES, VECTORS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Parts:
-    """Vectors that come in parts, each float32 [n, dimensions], so that they need not be in memory together."""
-
-    shape: tuple[int, int]
-    parts: Iterable[NDArray[np.float32]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Content:
-    """What a segment is written from: documents in their order, and in the same order `passages` and `vectors`."""
+    """What a segment is written from: documents in their order, and in the same order `passages` and `vectors`.
+
+    Vectors come in parts, each float32 [n, dimensions], so that they need not be in memory together.
+    """
 
     embedder: ModelIdentity
-    documents: Iterable[Document]
-    passages: NDArray[np.int32]
-    vectors: NDArray[np.float32] | Parts
-
-
-def empty_content(embedder: ModelIdentity, dimensions: int) -> Content:
-    """No documents, for a new collection."""
-    return Content(embedder, (), np.empty((0, 3), np.int32), np.empty((0, dimensions), np.float32))
+    dimensions: int
+    documents: Iterable[Document] = ()
+    passages: NDArray[np.int32] = field(default_factory=lambda: np.empty((0, 3), np.int32))
+    vectors: Iterable[NDArray[np.float32]] = ()
 
 
 def write_segment(
@@ -52,9 +43,7 @@ def write_segment(
     `before` is the approximate index of the segment that the content was made from.
     """
     writer = Writer(folder)
-    vectors = content.vectors
-    parts = [vectors] if isinstance(vectors, np.ndarray) else vectors.parts
-    writer.rows(VECTORS, (len(content.passages), vectors.shape[1]), np.float32, parts)
+    writer.rows(VECTORS, (len(content.passages), content.dimensions), np.float32, content.vectors)
     writer.array(PASSAGES, content.passages)
     ids: list[str] = []
     metadata = MetadataIndexWriter()
@@ -81,11 +70,11 @@ def write_segment(
         "created": datetime.now(UTC).isoformat(),
         "origin": origin,
         "embedder": asdict(content.embedder),
-        "dimensions": vectors.shape[1],
+        "dimensions": content.dimensions,
         "documents": len(ids),
         "passages": len(content.passages),
         "index": index,
-        "files": writer.entries,
+        "files": {name: asdict(entry) for name, entry in writer.entries.items()},
     }
     write_manifest(folder, manifest)
 

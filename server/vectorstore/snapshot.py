@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from server.domain.rag import Document
 from server.vectorstore.log import Write
 from server.vectorstore.segment import Segment
-from server.vectorstore.segment_writer import Content, Parts
+from server.vectorstore.segment_writer import Content
 
 _LIVE = np.iinfo(np.int64).max
 _PART = 65_536  # rows of vectors that a fold has in memory
@@ -45,6 +45,11 @@ class Snapshot:
     deleted_passages: NDArray[np.int64]
     values: dict[str, dict[str, list[int]]]
 
+    @property
+    def dimensions(self) -> int:
+        """Length of a vector."""
+        return int(self.vectors.shape[1])
+
     def live(self) -> NDArray[np.bool_]:
         """Which documents of the memtable are in the collection."""
         return self.ended > self.generation
@@ -68,8 +73,7 @@ class Snapshot:
                 yield from (source[rows[start : start + _PART]] for start in range(0, len(rows), _PART))
 
         passages = np.concatenate([old_passages, new_passages])
-        shape = len(passages), self.segment.vectors.shape[1]
-        return Content(self.segment.embedder, documents(), passages, Parts(shape, vectors()))
+        return Content(self.segment.embedder, self.dimensions, documents(), passages, vectors())
 
 
 class GrowingArray:
@@ -80,7 +84,6 @@ class GrowingArray:
         self._count = 0
 
     def extend(self, rows: NDArray[Any]) -> None:
-        """Append."""
         count = self._count + len(rows)
         if count > len(self._array):
             larger = np.empty((max(count, 2 * len(self._array)), *self._array.shape[1:]), self._array.dtype)
@@ -91,7 +94,6 @@ class GrowingArray:
 
     @property
     def view(self) -> NDArray[Any]:
-        """The rows so far."""
         return self._array[: self._count]
 
 

@@ -26,7 +26,7 @@ from server.vectorstore.admin import create_collection
 from server.vectorstore.ann_index import exact
 from server.vectorstore.search import search
 from server.vectorstore.segment import read_segment
-from server.vectorstore.segment_writer import Content, Parts
+from server.vectorstore.segment_writer import Content
 from server.vectorstore.snapshot import Memtable
 
 DIMENSIONS = 384
@@ -67,7 +67,7 @@ def make(index: Path, size: int) -> dict[str, float]:
 
     documents = (Document(f"{row:08}", TEXT, f"Title {row}", "", {"kind": str(row % 100)}) for row in range(size))
     passages = np.stack([np.arange(size), np.zeros(size), np.full(size, len(TEXT))], axis=1).astype(np.int32)
-    content = Content(ModelIdentity("synthetic", "1", ""), documents, passages, Parts((size, DIMENSIONS), parts()))
+    content = Content(ModelIdentity("synthetic", "1", ""), DIMENSIONS, documents, passages, parts())
     start = time.perf_counter()
     create_collection(index, "bench", content)
     took = time.perf_counter() - start - inventing

@@ -57,7 +57,7 @@ async def work(index: Path, seed: int) -> None:
             operation["ids"] = ids
         elif kind == "rollback":
             _, kept = await engine.list_generations(NAME)
-            operation["generation"] = chance.choice(kept).number
+            operation["generation"] = chance.choice(kept).generation
         print(json.dumps(operation), flush=True)
         if kind == "add":
             documents = [Document(*each) for each in operation["documents"].items()]
@@ -138,8 +138,7 @@ class Expected:
 def content_of(content: Content) -> State:
     """Texts by id; none may be there twice, and every vector must be that of its passage."""
     documents = list(content.documents)
-    assert not isinstance(content.vectors, np.ndarray)
-    vectors = np.concatenate([np.empty((0, content.vectors.shape[1]), np.float32), *content.vectors.parts])
+    vectors = np.concatenate([np.empty((0, content.dimensions), np.float32), *content.vectors])
     texts = [documents[owner].text[start:end] for owner, start, end in content.passages.tolist()]
     if documents:
         assert np.allclose(vectors, hashed(texts))

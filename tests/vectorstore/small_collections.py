@@ -25,9 +25,14 @@ def parts(*texts: str) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     return passages, np.array([(len(text), 1, 0) for text in texts], np.float32).reshape(-1, 3)
 
 
+def content(*texts: str) -> Content:
+    passages, vectors = parts(*texts)
+    return Content(EMBEDDER, 3, documents(*texts), passages, [vectors])
+
+
 def made(index: Path, *texts: str) -> Collection:
     """A new collection."""
-    return create_collection(index, "notes", Content(EMBEDDER, documents(*texts), *parts(*texts)))
+    return create_collection(index, "notes", content(*texts))
 
 
 def add(collection: Collection, *texts: str) -> int:
@@ -40,11 +45,10 @@ def opened(index: Path) -> Collection:
 
 def texts_of(collection: Collection) -> list[str]:
     """Texts in their order, after checking that passages and vectors are theirs."""
-    content = collection.snapshot.content()
-    texts = [document.text for document in content.documents]
-    assert not isinstance(content.vectors, np.ndarray)
+    everything = collection.snapshot.content()
+    texts = [document.text for document in everything.documents]
     expected = parts(*texts)
-    assert np.array_equal(content.passages, expected[0])
-    assert np.array_equal(np.concatenate([expected[1][:0], *content.vectors.parts]), expected[1])
+    assert np.array_equal(everything.passages, expected[0])
+    assert np.array_equal(np.concatenate([expected[1][:0], *everything.vectors]), expected[1])
     assert (collection.snapshot.document_count, collection.snapshot.passage_count) == (len(texts), len(texts))
     return texts

@@ -11,8 +11,8 @@ from server.domain.errors import CollectionExists, ServerOverloaded
 from server.vectorstore.admin import drop_collection, publish_collection
 from server.vectorstore.layout import collection_names, generations_on_disk, remove_abandoned, staging_folder
 from server.vectorstore.log import LogPart, read_log
-from server.vectorstore.segment_writer import Content, write_segment
-from tests.vectorstore.small_collections import EMBEDDER, add, documents, made, opened, parts, texts_of
+from server.vectorstore.segment_writer import write_segment
+from tests.vectorstore.small_collections import add, content, documents, made, opened, parts, texts_of
 
 STEPS = st.lists(
     st.one_of(
@@ -142,14 +142,14 @@ def test_coming_and_going(tmp_path: Path) -> None:
 
 def test_publishing_again_goes_on_counting(tmp_path: Path) -> None:
     for text in ("one", "two"):
-        publish_collection(tmp_path, "notes", Content(EMBEDDER, documents(text), *parts(text)))
+        publish_collection(tmp_path, "notes", content(text))
     assert (texts_of(opened(tmp_path)), opened(tmp_path).snapshot.generation) == (["two"], 2)
 
 
 @pytest.mark.parametrize("name", ["", "../x", ".hidden", "Notes", "a/b", "a" * 64])
 def test_names_cannot_leave_the_index(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="not the name"):
-        publish_collection(tmp_path, name, Content(EMBEDDER, (), *parts()))
+        publish_collection(tmp_path, name, content())
 
 
 def test_replacing_what_was_written_meanwhile_is_refused(tmp_path: Path) -> None:
@@ -157,9 +157,9 @@ def test_replacing_what_was_written_meanwhile_is_refused(tmp_path: Path) -> None
     add(collection, "two")
     before = collection.snapshot
     collection.fold()  # changes nothing
-    assert collection.replace(Content(EMBEDDER, documents("new"), *parts("new")), before, "reindex").generation == 2
+    assert collection.replace(content("new"), before, "reindex").generation == 2
     add(collection, "three")
     with pytest.raises(ServerOverloaded, match="written to meanwhile"):
-        collection.replace(Content(EMBEDDER, documents("newer"), *parts("newer")), before, "reindex")
+        collection.replace(content("newer"), before, "reindex")
     assert texts_of(opened(tmp_path)) == ["new", "three"]
     assert list((tmp_path / "notes").glob(".*")) == []

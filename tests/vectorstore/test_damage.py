@@ -16,8 +16,7 @@ from server.vectorstore.admin import create_collection, publish_collection
 from server.vectorstore.layout import collection_names
 from server.vectorstore.log import Write, append, read_log
 from server.vectorstore.segment import kept_segments
-from server.vectorstore.segment_writer import Content
-from tests.vectorstore.small_collections import EMBEDDER, add, documents, made, opened, parts, texts_of
+from tests.vectorstore.small_collections import add, content, documents, made, opened, parts, texts_of
 
 FILES = sorted(
     f"{name}"
@@ -100,7 +99,7 @@ def test_nothing_whole(tmp_path: Path) -> None:
     (tmp_path / "notes" / "00000000" / "vectors.npy").write_bytes(b"")
     with pytest.raises(CollectionBroken, match=r"no generation that is whole: generation 0 is broken: vectors\.npy"):
         opened(tmp_path)
-    publish_collection(tmp_path, "notes", Content(EMBEDDER, documents("new"), *parts("new")))
+    publish_collection(tmp_path, "notes", content("new"))
     assert texts_of(opened(tmp_path)) == ["new"]
 
 
@@ -182,7 +181,7 @@ def full_disk(index: Path) -> None:
     with pytest.raises(StorageFull):
         collection.fold()
     with pytest.raises(StorageFull):
-        create_collection(index, "others", Content(EMBEDDER, documents("y" * 400_000), *parts("y")))
+        create_collection(index, "others", content("y" * 400_000))
     assert collection_names(index) == ["notes"]
     for each in (collection, opened(index)):
         assert (texts_of(each), each.faults) == (expected, [])

@@ -42,7 +42,7 @@ def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Collection, 
     """A collection that has an inverted file, and vectors of all its documents."""
     monkeypatch.setattr(ann_index, "FLAT_LIMIT", 2_000)
     vectors = clustered(4_000, 1)
-    content = Content(EMBEDDER, [document(number) for number in range(4_000)], one_each(4_000), vectors)
+    content = Content(EMBEDDER, 32, [document(number) for number in range(4_000)], one_each(4_000), [vectors])
     return create_collection(tmp_path, "large", content), vectors
 
 
@@ -137,7 +137,7 @@ def test_filters_mean_what_they_say(
     every = [Document(str(number), "text", metadata=each) for number, each in enumerate(base + log)]
     vectors = clustered(len(every), 0)
     old, new = every[: len(base)], every[len(base) :]
-    content = Content(EMBEDDER, old, one_each(len(old)), vectors[: len(old)])
+    content = Content(EMBEDDER, 32, old, one_each(len(old)), [vectors[: len(old)]])
     collection = create_collection(tmp_path_factory.mktemp("index"), "notes", content)
     collection.commit((), tuple(new), one_each(len(new)), vectors[len(old) :])
     collection.commit(tuple(map(str, removed)))

@@ -77,10 +77,12 @@ def read_documents(folder: Path) -> tuple[Document, ...]:
 def install(folder: Path, index: Path, models: Path) -> None:
     """Write what `build` made as the next generation of the collection."""
     embedder = open_artefact(models, "embedder")
+    vectors = np.load(folder / "vectors.npy")
     content = Content(
         embedder=ModelIdentity("embedder", embedder.manifest.version, embedder.digest),
         documents=read_documents(folder),
         passages=np.load(folder / "passages.npy"),
-        vectors=np.load(folder / "vectors.npy"),
+        vectors=[vectors],
+        dimensions=vectors.shape[1],
     )
     publish_collection(index, DEFAULT_COLLECTION, content)

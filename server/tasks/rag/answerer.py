@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from server.domain.chat import ChatDone, ChatModel, ChatOptions, FinishReason, Message, TextDelta
 from server.domain.money import Cost
-from server.domain.rag import AskDone, AskSources, Passage, Query
+from server.domain.rag import AskDone, AskEvent, Passage, Query
 from server.domain.usage import Usage, UsageSource
 from server.tasks.rag.grounding import is_grounded
 from server.tasks.rag.retriever import Retriever
@@ -36,13 +36,11 @@ class Answerer:
         self._retriever = retriever
         self._chat = chat
 
-    async def stream(
-        self, question: Query, *, deadline: float
-    ) -> AsyncGenerator[AskSources | TextDelta | AskDone, None]:
-        """Sources, text, done. Without a passage that is near enough no model is asked."""
+    async def stream(self, question: Query, *, deadline: float) -> AsyncGenerator[AskEvent, None]:
+        """The passages that the model reads, text, done. Without a passage that is near enough no model is asked."""
         found = await self._retriever.retrieve(question, deadline=deadline)
         passages = await self._readable(question.text, found.passages)
-        yield AskSources(replace(found, passages=passages))
+        yield replace(found, passages=passages)
         if not passages:
             yield TextDelta(NOTHING_FOUND)
             usage = Usage(0, 0, UsageSource.ESTIMATED)

@@ -1,30 +1,31 @@
 """Messages of quintet.v1.RagService to domain types and back."""
 
 from dataclasses import fields
-from datetime import datetime
-from typing import Any
+from enum import Enum
+from typing import Any, TypeVar
 
-from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.message import Message
 from quintet.v1 import common_pb2, rag_pb2
 
 from server.domain.chat import TextDelta
+from server.domain.models import ModelIdentity
 from server.domain.rag import (
     DEFAULT_COLLECTION,
     AskDone,
-    AskSources,
-    CollectionInfo,
+    AskEvent,
     Document,
-    DocumentInfo,
-    GenerationInfo,
+    IndexIdentity,
     MetadataFilter,
     NumberRange,
     Passage,
     Query,
+    Retrieval,
     TextRange,
     ValueIn,
 )
 from server.rpc.convert import finish_reason, index_ref, model_ref, usage
 
+M = TypeVar("M", bound=Message)
 AskLike = rag_pb2.AskRequest | rag_pb2.StreamAskRequest
 _ASK_TOP_K = 3
 _RETRIEVE_TOP_K = 5
@@ -66,11 +67,11 @@ def document(given: rag_pb2.Document) -> Document:
     return Document(given.id, given.text, given.title, given.uri, dict(given.metadata))
 
 
-def stream_response(event: AskSources | TextDelta | AskDone) -> rag_pb2.StreamAskResponse:
+def stream_response(event: AskEvent) -> rag_pb2.StreamAskResponse:
     """An event of an answer."""
     match event:
-        case AskSources(found):
-            sources = rag_pb2.AskSources(citations=map(_citation, found.passages), index=index_ref(found.index))
+        case Retrieval(passages, index):
+            sources = rag_pb2.AskSources(citations=map(_citation, passages), index=index_ref(index))
             return rag_pb2.StreamAskResponse(sources=sources)
         case TextDelta(text):
             return rag_pb2.StreamAskResponse(delta=common_pb2.TextDelta(text=text))
@@ -91,64 +92,19 @@ def _citation(p: Passage) -> rag_pb2.Citation:
     )
 
 
-def passage(found: Passage) -> rag_pb2.Passage:
-    """A passage with its document."""
-    return rag_pb2.Passage(**_by_name(found))
+def by_name(kind: type[M], value: Any) -> M:
+    """A message of the fields that `kind` and a dataclass have in common: domain and contract use the same names."""
+    known = kind.DESCRIPTOR.fields_by_name
+    return kind(**{each.name: _converted(getattr(value, each.name)) for each in fields(value) if each.name in known})
 
 
-def document_info(found: DocumentInfo) -> rag_pb2.DocumentInfo:
-    """A document in a list."""
-    return rag_pb2.DocumentInfo(**_by_name(found))
-
-
-def _by_name(value: Passage | DocumentInfo) -> dict[str, Any]:
-    """The fields of a value whose message has fields of the same names."""
-    return {field.name: getattr(value, field.name) for field in fields(value)}
-
-
-def generation(found: GenerationInfo) -> rag_pb2.Generation:
-    """A kept generation."""
-    return rag_pb2.Generation(
-        generation=found.number,
-        create_time=_timestamp(found.created),
-        document_count=found.document_count,
-        passage_count=found.passage_count,
-        size_bytes=found.size_bytes,
-        model=model_ref(found.embedder),
-        origin=found.origin,
-    )
-
-
-def list_entry(found: CollectionInfo) -> rag_pb2.Collection:
-    """A collection in a list."""
-    return rag_pb2.Collection(
-        index=index_ref(found.index),
-        state=rag_pb2.CollectionState.ValueType(found.state.value),
-        state_message=found.message,
-        document_count=found.document_count,
-    )
-
-
-def index(found: CollectionInfo) -> rag_pb2.GetIndexResponse:
-    """A collection as it is served."""
-    return rag_pb2.GetIndexResponse(
-        index=index_ref(found.index),
-        document_count=found.document_count,
-        passage_count=found.passage_count,
-        dimensions=found.dimensions,
-        model=model_ref(found.embedder),
-        size_bytes=found.size_bytes,
-        update_time=_timestamp(found.updated),
-        state=rag_pb2.CollectionState.ValueType(found.state.value),
-        state_message=found.message,
-        fault_count=found.fault_count,
-        log_count=found.log_count,
-        index_type=found.index_type,
-        recall_at_10=found.recall_at_10,
-    )
-
-
-def _timestamp(moment: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp
+def _converted(value: Any) -> Any:
+    match value:
+        case IndexIdentity():
+            return index_ref(value)
+        case ModelIdentity():
+            return model_ref(value)
+        case Enum():
+            return value.value
+        case _:
+            return value

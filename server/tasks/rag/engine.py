@@ -94,12 +94,12 @@ class RagEngine:
         segments = await asyncio.to_thread(kept_segments, collection.folder)
         return _identity(name, collection.snapshot), [
             GenerationInfo(
-                number=segment.generation,
-                created=segment.created,
+                generation=segment.generation,
+                create_time=segment.created,
                 document_count=len(segment.documents),
                 passage_count=len(segment.vectors),
                 size_bytes=segment.size_bytes,
-                embedder=segment.embedder,
+                model=segment.embedder,
                 origin=segment.origin,
             )
             for segment in segments
@@ -119,10 +119,10 @@ class RagEngine:
             message,
             document_count=snapshot.document_count,
             passage_count=snapshot.passage_count,
-            dimensions=segment.vectors.shape[1],
-            embedder=segment.embedder,
+            dimensions=snapshot.dimensions,
+            model=segment.embedder,
             size_bytes=segment.size_bytes + collection.log_bytes,
-            updated=snapshot.updated,
+            update_time=snapshot.updated,
             fault_count=len(collection.faults),
             log_count=snapshot.log_count,
             index_type=segment.ann.type if segment.ann else "flat",

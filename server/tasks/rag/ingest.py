@@ -50,9 +50,9 @@ class Ingester:
                 snapshot = await self._collections.write(commit, deadline)
         return WriteResult(
             IndexIdentity(name, snapshot.generation),
-            added=len(changes.documents) - changes.updated,
-            updated=changes.updated,
-            unchanged=len(documents) - len(changes.documents),
+            added_count=len(changes.documents) - changes.updated,
+            updated_count=changes.updated,
+            unchanged_count=len(documents) - len(changes.documents),
         )
 
     async def delete(self, name: str, document_ids: Sequence[str], *, deadline: float) -> WriteResult:
@@ -66,7 +66,7 @@ class Ingester:
             snapshot = collection.snapshot
             if found:
                 snapshot = await self._collections.write(partial(collection.commit, tuple(found)), deadline)
-        return WriteResult(IndexIdentity(name, snapshot.generation), deleted=len(found))
+        return WriteResult(IndexIdentity(name, snapshot.generation), deleted_count=len(found))
 
     async def create(self, name: str, *, deadline: float) -> IndexIdentity:
         """Make an empty collection. Raises CollectionExists."""

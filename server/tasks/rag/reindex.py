@@ -15,7 +15,7 @@ from server.domain.texts import Embedder
 from server.tasks.rag.changes import compare
 from server.vectorstore.collection import Collection
 from server.vectorstore.layout import full_disk_as_error
-from server.vectorstore.segment_writer import Content, Parts
+from server.vectorstore.segment_writer import Content
 from server.vectorstore.threads import run_to_end
 
 _BATCH = 64  # documents whose passages are embedded between two reports of progress
@@ -43,12 +43,9 @@ async def reindexed(
             passages.append(changes.passages + np.array([count, 0, 0], np.int32))
             count, done = count + len(batch), done + len(vectors)
             yield ReindexProgress(done, max(done, before.passage_count))
-        content = Content(
-            embedder.description.identity,
-            before.content().documents,
-            np.concatenate(passages),
-            Parts((done, sample.shape[1]), _rows(spool, sample.shape[1])),
-        )
+        identity, dimensions = embedder.description.identity, sample.shape[1]
+        rows = _rows(spool, dimensions)
+        content = Content(identity, dimensions, before.content().documents, np.concatenate(passages), rows)
         # It runs to its end even if the caller is cancelled: `spool` must stay open for it.
         snapshot = await run_to_end(partial(collection.replace, content, before, "reindex"))
         yield IndexIdentity(collection.name, snapshot.generation)

@@ -58,7 +58,6 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
         return response
 
     async def StreamAsk(self, request: convert.AskLike, context: Any) -> AsyncGenerator[pb.StreamAskResponse, None]:
-        """Sources, text, done."""
         permitted(self._chat_model)
         answer = self._answerer.get().stream(convert.query(request), deadline=current().deadline)
         async with aclosing(answer) as events:
@@ -66,22 +65,14 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
                 yield convert.stream_response(event)
 
     async def Retrieve(self, request: pb.RetrieveRequest, context: Any) -> pb.RetrieveResponse:
-        """Passages alone."""
         found = await self._engine.get().retriever.retrieve(convert.query(request), deadline=current().deadline)
-        return pb.RetrieveResponse(
-            passages=map(convert.passage, found.passages), index=index_ref(found.index), model=model_ref(found.embedder)
-        )
+        passages = [convert.by_name(pb.Passage, passage) for passage in found.passages]
+        return pb.RetrieveResponse(passages=passages, index=index_ref(found.index), model=model_ref(found.model))
 
     async def AddDocuments(self, request: pb.AddDocumentsRequest, context: Any) -> pb.AddDocumentsResponse:
-        """Add or replace."""
         documents = [convert.document(each) for each in request.documents]
         written = await self._engine.get().ingester.add(request.collection, documents, deadline=current().deadline)
-        return pb.AddDocumentsResponse(
-            index=index_ref(written.index),
-            added_count=written.added,
-            updated_count=written.updated,
-            unchanged_count=written.unchanged,
-        )
+        return convert.by_name(pb.AddDocumentsResponse, written)
 
     async def ImportDocuments(
         self, requests: AsyncIterator[pb.ImportDocumentsRequest], context: Any
@@ -99,18 +90,17 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
             documents = [convert.document(each) for each in request.documents]
             written = await ingester.add(collection, documents, deadline=current().deadline)
             response.index.CopyFrom(index_ref(written.index))
-            response.added_count += written.added
-            response.updated_count += written.updated
-            response.unchanged_count += written.unchanged
+            response.added_count += written.added_count
+            response.updated_count += written.updated_count
+            response.unchanged_count += written.unchanged_count
         if not collection:
             raise InvalidRequest([Violation("", "must have a message")])
         return response
 
     async def DeleteDocuments(self, request: pb.DeleteDocumentsRequest, context: Any) -> pb.DeleteDocumentsResponse:
-        """Remove."""
         ingester = self._engine.get().ingester
         written = await ingester.delete(request.collection, request.document_ids, deadline=current().deadline)
-        return pb.DeleteDocumentsResponse(index=index_ref(written.index), deleted_count=written.deleted)
+        return convert.by_name(pb.DeleteDocumentsResponse, written)
 
     async def ListDocuments(self, request: pb.ListDocumentsRequest, context: Any) -> pb.ListDocumentsResponse:
         """A page; its token is the last id, so that writes in between do no harm."""
@@ -118,18 +108,16 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
             convert.collection(request), request.page_token, request.page_size or _DOCUMENTS_A_PAGE
         )
         return pb.ListDocumentsResponse(
-            documents=map(convert.document_info, page.documents),
+            documents=[convert.by_name(pb.DocumentInfo, each) for each in page.documents],
             next_page_token="" if page.complete else page.documents[-1].id,
             index=index_ref(page.index),
         )
 
     async def CreateCollection(self, request: pb.CreateCollectionRequest, context: Any) -> pb.CreateCollectionResponse:
-        """Make an empty one."""
         made = await self._engine.get().ingester.create(request.collection, deadline=current().deadline)
         return pb.CreateCollectionResponse(index=index_ref(made), model=model_ref(self._engine.get().embedder))
 
     async def DeleteCollection(self, request: pb.DeleteCollectionRequest, context: Any) -> pb.DeleteCollectionResponse:
-        """Remove all of it."""
         last = await self._engine.get().drop(request.collection, deadline=current().deadline)
         return pb.DeleteCollectionResponse(index=index_ref(last))
 
@@ -138,39 +126,35 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
         size = request.page_size or _COLLECTIONS_A_PAGE
         found = [each for each in self._engine.get().list_collections() if each.index.collection > request.page_token]
         return pb.ListCollectionsResponse(
-            collections=map(convert.list_entry, found[:size]),
+            collections=[convert.by_name(pb.Collection, each) for each in found[:size]],
             next_page_token=found[size - 1].index.collection if len(found) > size else "",
         )
 
     async def GetIndex(self, request: pb.GetIndexRequest, context: Any) -> pb.GetIndexResponse:
-        """Describe."""
         name, deadline = convert.collection(request), current().deadline
-        return convert.index(await self._engine.get().describe(name, request.min_generation, deadline=deadline))
+        found = await self._engine.get().describe(name, request.min_generation, deadline=deadline)
+        return convert.by_name(pb.GetIndexResponse, found)
 
     async def ListGenerations(self, request: pb.ListGenerationsRequest, context: Any) -> pb.ListGenerationsResponse:
-        """What can be rolled back to."""
         served, kept = await self._engine.get().list_generations(convert.collection(request))
-        return pb.ListGenerationsResponse(generations=map(convert.generation, kept), index=index_ref(served))
+        generations = [convert.by_name(pb.Generation, each) for each in kept]
+        return pb.ListGenerationsResponse(generations=generations, index=index_ref(served))
 
     async def Rollback(self, request: pb.RollbackRequest, context: Any) -> pb.RollbackResponse:
-        """Serve the content of an old generation again."""
         engine = self._engine.get()
         served = await engine.rollback(request.collection, request.generation, deadline=current().deadline)
         return pb.RollbackResponse(index=index_ref(served))
 
     async def Compact(self, request: pb.CompactRequest, context: Any) -> pb.CompactResponse:
-        """Fold now."""
         found = await self._engine.get().compact(request.collection, deadline=current().deadline)
-        return pb.CompactResponse(index=index_ref(found.index), size_bytes=found.size_bytes)
+        return convert.by_name(pb.CompactResponse, found)
 
     async def Reindex(self, request: pb.ReindexRequest, context: Any) -> AsyncIterator[pb.ReindexResponse]:
-        """Progress, done."""
         engine = self._engine.get()
         async with aclosing(engine.ingester.reindex(request.collection, deadline=current().deadline)) as events:
             async for event in events:
                 if isinstance(event, ReindexProgress):
-                    progress = pb.ReindexProgress(done=event.done, total=event.total)
-                    yield pb.ReindexResponse(progress=progress)
+                    yield pb.ReindexResponse(progress=convert.by_name(pb.ReindexProgress, event))
                 else:
                     done = pb.ReindexDone(index=index_ref(event), model=model_ref(engine.embedder))
                     yield pb.ReindexResponse(done=done)

@@ -10,7 +10,7 @@ import pytest
 
 from server.domain.chat import ChatModel, FinishReason, Message, TextDelta
 from server.domain.errors import CollectionNotFound, UpstreamFailed
-from server.domain.rag import AskDone, AskSources, Document, Passage, Query
+from server.domain.rag import AskDone, Document, Passage, Query, Retrieval
 from server.domain.usage import Usage, UsageSource
 from server.inference.scheduler import Scheduler
 from server.models.artefact import open_artefact
@@ -53,11 +53,11 @@ def soon() -> float:
 
 async def ask(
     answerer: Answerer, question: str, collection: str = "notes", top_k: int = 3
-) -> tuple[AskSources, str, AskDone]:
+) -> tuple[Retrieval, str, AskDone]:
     """All events, in the only order that is allowed."""
     events = [event async for event in answerer.stream(Query(question, collection, top_k), deadline=soon())]
     sources, *deltas, done = events
-    assert isinstance(sources, AskSources)
+    assert isinstance(sources, Retrieval)
     assert isinstance(done, AskDone)
     return sources, "".join(delta.text for delta in deltas if isinstance(delta, TextDelta)), done
 
@@ -69,12 +69,12 @@ async def test_the_model_reads_the_passages_and_then_the_question(
     sources, answer, done = await ask(Answerer(engine.retriever, chat), QUESTION)
     assert answer == "The cat sleeps on the warm mat."
     assert done.grounded
-    assert done.index == sources.retrieval.index
+    assert done.index == sources.index
     assert (done.chat.finish_reason, done.chat.usage.prompt_tokens) == (FinishReason.STOP, 11)
-    assert sources.retrieval.passages[0].document_id == "cat"
+    assert sources.passages[0].document_id == "cat"
     system, user = upstream.requests[0].body["messages"]
     assert system["role"] == "system"
-    read = [passage.text for passage in sources.retrieval.passages]
+    read = [passage.text for passage in sources.passages]
     assert all(text in user["content"] for text in read)
     assert user["content"].startswith("Passage 1 (Cat):\nThe cat sleeps")
     assert user["content"].endswith(f"\n\nQuestion: {QUESTION}")
@@ -85,7 +85,7 @@ async def test_no_model_is_asked_without_a_passage_that_is_near(
 ) -> None:
     sources, answer, done = await ask(Answerer(engine.retriever, chat), "What costs quantum insurance?")
     assert upstream.requests == []
-    assert (sources.retrieval.passages, answer) == ((), NOTHING_FOUND)
+    assert (sources.passages, answer) == ((), NOTHING_FOUND)
     assert (done.chat.finish_reason, done.grounded) == (FinishReason.NO_PASSAGES, False)
     assert done.chat.usage == Usage(0, 0, UsageSource.ESTIMATED)
     assert done.chat.model == chat.description.identity
@@ -93,15 +93,15 @@ async def test_no_model_is_asked_without_a_passage_that_is_near(
 
 async def test_far_passages_are_not_read(engine: RagEngine, chat: ChatModel) -> None:
     sources, _, _ = await ask(Answerer(engine.retriever, chat), "plasma star sun hot")
-    assert [passage.document_id for passage in sources.retrieval.passages] == ["sun"]
-    assert all(passage.score >= MIN_SCORE for passage in sources.retrieval.passages)
+    assert [passage.document_id for passage in sources.passages] == ["sun"]
+    assert all(passage.score >= MIN_SCORE for passage in sources.passages)
 
 
 async def test_passages_fit_the_context(engine: RagEngine, chat: ChatModel, upstream: OpenAIServer) -> None:
     long = [Document(f"long {i}", "cat sleeps where " * 50) for i in range(20)]
     await engine.ingester.add("notes", long, deadline=soon())
     sources, _, _ = await ask(Answerer(engine.retriever, chat), QUESTION, top_k=20)
-    assert 1 < (count := len(sources.retrieval.passages)) < 20
+    assert 1 < (count := len(sources.passages)) < 20
     messages = [Message(each["role"], each["content"]) for each in upstream.requests[0].body["messages"]]
     tokens = await chat.prompt_tokens(messages)
     assert tokens + 256 <= 2048 < tokens * (count + 1) / count + 256  # and one more would not

@@ -54,17 +54,17 @@ async def test_another_embedder(engine: RagEngine, scheduler: Scheduler, tmp_pat
         with pytest.raises(EmbedderMismatch, match=r"hashing 1, the server runs hashing 2.*quintet reindex notes"):
             await call
     found = await described(other)
-    assert (found.embedder.version, found.state) == ("1", CollectionState.NEEDS_REINDEX)
-    assert (await other.ingester.add("others", [DOG], deadline=soon())).added == 1
+    assert (found.model.version, found.state) == ("1", CollectionState.NEEDS_REINDEX)
+    assert (await other.ingester.add("others", [DOG], deadline=soon())).added_count == 1
 
     events = [event async for event in other.ingester.reindex("notes", deadline=soon())]
     assert events == [ReindexProgress(0, 1), ReindexProgress(1, 1), IndexIdentity("notes", 3)]
     [best] = (await other.retriever.retrieve(Query("? cat sleeps", "notes", 5), deadline=soon())).passages
     assert (best.document_id, best.metadata) == ("cat", CAT.metadata)
     found = await described(other)
-    assert (found.embedder.version, found.state, found.document_count) == ("2", CollectionState.READY, 1)
+    assert (found.model.version, found.state, found.document_count) == ("2", CollectionState.READY, 1)
     _, kept = await other.list_generations("notes")
-    assert [(each.number, each.origin) for each in kept] == [(3, "reindex"), (0, "create")]
+    assert [(each.generation, each.origin) for each in kept] == [(3, "reindex"), (0, "create")]
     await other.close()
 
 
@@ -103,7 +103,7 @@ async def test_broken_collection_fails_alone(
     assert [each.state for each in again.list_collections()] == [CollectionState.FAILED, CollectionState.READY]
     assert (await again.retriever.retrieve(Query("? sun", "others", 1), deadline=soon())).passages
     await again.drop("notes", deadline=soon())
-    assert (await again.ingester.add("notes", [CAT], deadline=soon())).added == 1
+    assert (await again.ingester.add("notes", [CAT], deadline=soon())).added_count == 1
     await again.close()
 
 
@@ -119,8 +119,8 @@ async def test_damage_is_told(
     await again.open()
     found = await described(again)
     assert (found.state, found.fault_count, found.document_count) == (CollectionState.DEGRADED, 2, 2)
-    assert "writes 2 to 2 are lost" in found.message
-    assert again.list_collections()[0].message == found.message
+    assert "writes 2 to 2 are lost" in found.state_message
+    assert again.list_collections()[0].state_message == found.state_message
     await again.close()
 
 
@@ -148,7 +148,7 @@ async def test_rollback_can_be_rolled_back(engine: RagEngine, tmp_path: Path) ->
     assert ids_of(tmp_path) == ["cat"]
     served, kept = await engine.list_generations("notes")
     assert served == IndexIdentity("notes", 3)
-    assert [(each.number, each.origin) for each in kept] == [(3, "rollback to 1"), (2, "fold"), (1, "fold")]
+    assert [(each.generation, each.origin) for each in kept] == [(3, "rollback to 1"), (2, "fold"), (1, "fold")]
     assert (tmp_path / "notes" / "00000003" / "vectors.npy").stat().st_nlink == 2
     await engine.ingester.add("notes", [SUN], deadline=soon())
     assert await engine.rollback("notes", 2, deadline=soon()) == IndexIdentity("notes", 5)
@@ -167,7 +167,7 @@ async def test_two_processes(
     assert len((await other.retriever.retrieve(query, deadline=soon())).passages) == 2
     await engine.compact("notes", deadline=soon())
     assert (await other.ingester.add("notes", [SUN], deadline=soon())).index.generation == 3
-    assert (await engine.ingester.add("notes", [replace(SUN, title="Sun")], deadline=soon())).updated == 1
+    assert (await engine.ingester.add("notes", [replace(SUN, title="Sun")], deadline=soon())).updated_count == 1
     await engine.rollback("notes", 2, deadline=soon())
     await until(lambda: other.list_collections()[0].index.generation == 5, seconds=3)
     assert other.list_collections()[0].document_count == 2

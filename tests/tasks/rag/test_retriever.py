@@ -23,7 +23,7 @@ async def test_what_was_added_is_found(engine: RagEngine, embedder: HashingEmbed
     await engine.ingester.add("notes", [CAT, DOG, SUN], deadline=soon())
     found = await engine.retriever.retrieve(Query("? cat sleeps on the mat", "notes", 2), deadline=soon())
     assert found.index == IndexIdentity("notes", 1)
-    assert found.embedder == embedder.description.identity
+    assert found.model == embedder.description.identity
     assert len(found.passages) == 2
     best = found.passages[0]
     assert (best.document_id, best.title, best.uri, best.metadata) == ("cat", "Cat", "file:cat", {"kind": "animal"})
@@ -45,19 +45,21 @@ async def test_long_documents_are_cut_and_embedded_under_their_title(
 
 async def test_only_what_changed_is_written(engine: RagEngine, embedder: HashingEmbedder, tmp_path: Path) -> None:
     first = await engine.ingester.add("notes", [CAT, DOG], deadline=soon())
-    assert first == WriteResult(IndexIdentity("notes", 1), added=2)
+    assert first == WriteResult(IndexIdentity("notes", 1), added_count=2)
     embedder.embedded.clear()
-    assert await engine.ingester.add("notes", [CAT, DOG], deadline=soon()) == WriteResult(first.index, unchanged=2)
+    assert await engine.ingester.add("notes", [CAT, DOG], deadline=soon()) == WriteResult(
+        first.index, unchanged_count=2
+    )
     assert embedder.embedded == []
     new_dog = Document("dog", "A dog sleeps, too.")
     assert await engine.ingester.add("notes", [CAT, new_dog, SUN], deadline=soon()) == WriteResult(
-        IndexIdentity("notes", 2), added=1, updated=1, unchanged=1
+        IndexIdentity("notes", 2), added_count=1, updated_count=1, unchanged_count=1
     )
     assert embedder.embedded == [new_dog.text, SUN.text]
     [best] = (await engine.retriever.retrieve(Query("? dog sleeps", "notes", 1), deadline=soon())).passages
     assert best.text == new_dog.text
     deleted = await engine.ingester.delete("notes", ["dog", "nobody"], deadline=soon())
-    assert deleted == WriteResult(IndexIdentity("notes", 3), deleted=1)
+    assert deleted == WriteResult(IndexIdentity("notes", 3), deleted_count=1)
     assert await engine.ingester.delete("notes", ["dog"], deadline=soon()) == WriteResult(IndexIdentity("notes", 3))
     assert ids_of(tmp_path) == ["cat", "sun"]
 
@@ -133,7 +135,7 @@ async def test_cancelled_write_is_complete_or_absent(
         call.cancel()
         await asyncio.wait({call})
         assert (await described(engine)).index.generation == reopened(tmp_path).snapshot.generation
-    assert (await engine.ingester.add("notes", [DOG], deadline=soon())).added == 1
+    assert (await engine.ingester.add("notes", [DOG], deadline=soon())).added_count == 1
 
 
 async def test_only_the_metadata_changed(engine: RagEngine, embedder: HashingEmbedder) -> None:
@@ -142,7 +144,7 @@ async def test_only_the_metadata_changed(engine: RagEngine, embedder: HashingEmb
     embedder.embedded.clear()
     for kind in ("pet", "friend"):  # from the generation, then from the log
         changed = replace(CAT, metadata={"kind": kind})
-        assert (await engine.ingester.add("notes", [changed], deadline=soon())).updated == 1
+        assert (await engine.ingester.add("notes", [changed], deadline=soon())).updated_count == 1
         [best] = (await engine.retriever.retrieve(Query("? cat sleeps", "notes", 5), deadline=soon())).passages
         assert (best.text, best.metadata) == (CAT.text, {"kind": kind})
     assert embedder.embedded == ["? cat sleeps"] * 2
