@@ -6,6 +6,7 @@ it reserves, the second how many it spends.
 """
 
 import asyncio
+import contextlib
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -20,9 +21,10 @@ from server.domain.money import Cost
 from server.rpc.admission import Admission
 from server.rpc.pipeline import Registrar
 from server.rpc.tenant_limits import TenantLimits
-from server.settings import Settings
 from server.tenancy.limits.budget_baseline import nothing_spent
-from server.tenancy.limits.factory import limiting
+from server.tenancy.limits.limiter import Limiter
+from server.tenancy.limits.memory import MemoryLimiter
+from server.tenancy.limits.redis import RedisLimiter
 from server.tenancy.tenants import Limits, Tenant
 
 CHAT = "/quintet.v1.ChatService/Chat"
@@ -58,8 +60,12 @@ def estimate(request: Any) -> Cost:
 
 async def serve(redis_url: str, replicas: str, limits: str) -> None:
     tenant = Tenant("acme", frozenset(), limits=Limits(**json.loads(limits)))
-    settings = Settings(redis_url=redis_url or None, replicas=int(replicas))
-    async with limiting(settings, nothing_spent) as limiter:
+    limiter: Limiter = MemoryLimiter(nothing_spent)
+    if redis_url:
+        limiter = redis = RedisLimiter(redis_url, nothing_spent, replicas=int(replicas))
+        await redis.start()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(limiter.close)
         around = TenantLimits(limiter, {"acme": tenant}.get, {CHAT: estimate})
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         admission = Admission(5000, 10.0, max_wait_seconds=100.0, lanes=1)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from server.domain.models import ModelTask
 from server.domain.pricing import House
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact, entry_of, read_manifest, save_manifest
@@ -112,15 +113,14 @@ async def _answers(artefact: Artefact, golden: Golden) -> dict[str, list[Answer]
 
 
 def _engines(artefact: Artefact, scheduler: Scheduler) -> dict[str, Any]:
+    from server.inference.onnx_text import FILES, load
+    from server.inference.text import TextClassifier, TextEmbedder
+
     match artefact.manifest.schema.get("task"):
         case "classification":
-            from server.inference.onnx_text import FILES, OnnxClassifier
-
-            return {kind: OnnxClassifier(artefact, scheduler, kind) for kind in FILES}
+            return {kind: TextClassifier(load(artefact, ModelTask.CLASSIFICATION, kind), scheduler) for kind in FILES}
         case "embedding":
-            from server.inference.onnx_text import FILES, OnnxEmbedder
-
-            return {kind: OnnxEmbedder(artefact, scheduler, kind) for kind in FILES}
+            return {kind: TextEmbedder(load(artefact, ModelTask.EMBEDDING, kind), scheduler) for kind in FILES}
         case "regression":
             from server.tasks.pricing.engine import HousePricer
 

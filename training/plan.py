@@ -9,7 +9,7 @@ from pathlib import Path
 from server.domain.errors import ModelUnavailable
 from server.models.artefact import MANIFEST, POINTER, file_sha256, open_artefact
 from server.models.registry import Registry, open_registry
-from server.vectorstore.layout import FORMAT, generation_folder
+from server.vectorstore.layout import FORMAT, segment_folder
 from training.fetch.cache import Cache
 from training.fetch.lock import Input, PackageSource
 from training.golden import lacks_golden
@@ -123,7 +123,7 @@ def _is_published(name: str, version: str, models: Path, check: bool) -> bool:
 def _is_installed(collection: Path, versions: Mapping[str, str], models: Path, check: bool) -> bool:
     """Whether there is a collection that fits the published embedder, whatever its documents are."""
     try:
-        folder = generation_folder(collection, int((collection / POINTER).read_text()))
+        folder = segment_folder(collection, int((collection / POINTER).read_text()))
         manifest = json.loads((folder / MANIFEST).read_bytes())
         embedder = manifest["embedder"]
         published = models / embedder["name"] / versions[embedder["name"]]

@@ -1,7 +1,7 @@
-"""The call that is being served: its deadline, its id, and where its time went. Set by the interceptors."""
+"""Context: the call that is being served, with its caller, its deadline and where its time went."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -10,9 +10,7 @@ from typing import Protocol, Self
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: a tenant, by one of its keys or by its client certificate. `models` are those it may ask for by name
-    or by default; None is all.
-    """
+    """A tenant, with the API key or client certificate of this call. `models` are those it may use; None means all."""
 
     tenant: str
     key_id: str = ""
@@ -20,72 +18,85 @@ class Caller:
     models: frozenset[str] | None = None
 
 
-LOCAL = Caller("local", roles=frozenset({"call", "ingest", "admin"}))  # everybody, where there is no tenants file
+LOCAL = Caller("local", roles=frozenset({"call", "ingest", "admin"}))  # every caller, if there is no tenants file
+Metadata = Sequence[tuple[str, str | bytes]]
 
 
 class UpstreamTrace(Protocol):
-    """One request to a language model as it is traced: a context that begins before it and ends with it."""
+    """The span of one request to a language model: a context manager around the request."""
 
-    headers: Mapping[str, str]  # for the endpoint, which may trace its part, too
+    headers: Mapping[str, str]  # to send with the request, so that the endpoint can continue the trace
 
     def __enter__(self) -> Self:
         """The request is about to be sent."""
         ...
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        """It ended, maybe by `error`."""
+        """The request ended."""
         ...
 
     def first_token(self) -> None:
-        """The first text came."""
+        """The first text arrived."""
         ...
 
     def answered(self, model: str, finish_reason: str | None, usage: tuple[int, int, int] | None) -> None:
-        """What the endpoint said of its answer; usage is tokens of prompt and answer, and cached ones."""
+        """What the endpoint reported; usage is tokens of prompt and answer, and cached ones."""
         ...
 
 
 class Trace(Protocol):
-    """Who writes down the parts of one call. It hears no texts and no keys."""
+    """The trace of one call. It gets no texts and no keys."""
 
     id: str
 
     def part(self, name: str, arrived: float, queue: float, compute: float) -> None:
-        """A part that ends now: it came at `arrived`, a time.monotonic() instant, waited and computed for seconds."""
+        """A part ends now: it arrived at a time.monotonic() instant, then waited and computed for so many seconds."""
         ...
 
     def upstream(self, provider: str, model: str, url: str) -> UpstreamTrace:
-        """A request to the language model at `url`, which is about to be sent."""
+        """A request to the language model at `url` is about to be sent."""
+        ...
+
+    def end(self, call: "Context", code: str, reason: str) -> None:
+        """The call ended with a gRPC status ("OK"); `reason` is empty if it succeeded or was cancelled."""
+        ...
+
+
+class Traces(Protocol):
+    """Makes a trace for each call."""
+
+    def begin(self, call: "Context", metadata: Metadata) -> Trace:
+        """`metadata` may name the client's own trace."""
         ...
 
 
 @dataclass(slots=True)
 class Context:
-    """One RPC. `deadline` is a time.monotonic() instant; every call has one, brought or given.
+    """One RPC. `deadline` is a time.monotonic() instant: the client's, or the server's default.
 
-    The seconds are those that its parts waited for a lane, computed, and waited for another server. Parts on several
-    lanes at once are added up, so their sum may be more than the call took.
+    The seconds are sums over the call's parts: waiting for a lane, computing, and waiting for another server. Parts may
+    run at the same time, so the sums may be more than the call took.
     """
 
     method: str
     request_id: str
     deadline: float
-    brought_deadline: bool = True
+    client_deadline: bool = True  # whether the client set the deadline
     started: float = field(default_factory=time.monotonic)
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
     upstream_seconds: float = 0.0
     expected_seconds: float = 0.0  # of compute; admission's estimate
     caller: Caller = LOCAL
-    brought_id: bool = False  # whether the caller chose the request id
-    trace: Trace | None = None  # where calls are traced
-    # What the call consumed of a language model, by who did the accounting; its limits are settled with it.
+    brought_id: bool = False  # whether the client chose the request id
+    trace: Trace | None = None  # None if calls are not traced
+    # Use of language models, added by the accounting; the tenant's limits are settled with it.
     spent_tokens: int = 0
     spent_micros: int = 0
-    degraded: bool = False  # whether its limits were decided without the other servers
+    degraded: bool = False  # whether its limits were decided without Redis, on this server alone
 
     def trailers(self) -> tuple[tuple[str, str], ...]:
-        """What every call ends with. `server-timing` has the syntax of W3C Server Timing, in milliseconds."""
+        """Every call's trailers. `server-timing` has the syntax of W3C Server Timing, in milliseconds."""
         timing = (
             f"queue;dur={self.queue_seconds * 1000:.3f}, compute;dur={self.compute_seconds * 1000:.3f}, "
             f"upstream;dur={self.upstream_seconds * 1000:.3f}"
@@ -98,7 +109,7 @@ _current: ContextVar[Context | None] = ContextVar("call", default=None)
 
 
 def set_current(call: Context) -> None:
-    """Make `call` the current one of this task. Each RPC has a task of its own, so nothing needs to be reset."""
+    """Make `call` the current one of this task. Each RPC has its own task, so nothing is reset."""
     _current.set(call)
 
 
@@ -117,9 +128,9 @@ def current_or_none() -> Context | None:
 def charge(
     *, queue: float = 0.0, compute: float = 0.0, upstream: float = 0.0, part: str = "", arrived: float = 0.0
 ) -> None:
-    """Add seconds to the current call, if there is one: work at the start and in the background has none.
+    """Add seconds to the current call, if there is one: startup and background work have none.
 
-    What has a name is a part of its own in the call's trace, from `arrived`, a time.monotonic() instant, to now.
+    A named part gets its own span in the call's trace, from `arrived`, a time.monotonic() instant, to now.
     """
     if (call := _current.get()) is not None:
         call.queue_seconds += queue
@@ -130,7 +141,7 @@ def charge(
 
 
 class _Untraced:
-    """A UpstreamTrace of which nobody takes note."""
+    """An UpstreamTrace that does nothing."""
 
     headers: Mapping[str, str] = MappingProxyType({})
 
@@ -151,6 +162,6 @@ _UNTRACED = _Untraced()
 
 
 def trace_upstream(provider: str, model: str, url: str) -> UpstreamTrace:
-    """To be entered around a request to a language model."""
+    """The context manager to use around a request to a language model."""
     call = _current.get()
     return _UNTRACED if call is None or call.trace is None else call.trace.upstream(provider, model, url)

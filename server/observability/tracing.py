@@ -1,11 +1,11 @@
-"""Traces of calls for an OpenTelemetry collector, with the names of its semantic conventions (`rpc.*`, `gen_ai.*`).
+"""OpenTelemetry traces of calls, with the names of its semantic conventions (`rpc.*`, `gen_ai.*`).
 
-A server span a call, below the caller's own if it sent a W3C `traceparent`; below it a span for each part that waited
-for a lane and computed, and for each request to a language model, which gets a `traceparent` in turn. No texts and no
-keys. Spans wait in a bounded queue for a thread that sends them; what does not fit is dropped. OTEL_* variables say
-which calls are sampled (OTEL_TRACES_SAMPLER), what is sent along (OTEL_EXPORTER_OTLP_HEADERS), and so on.
+Each call has a server span, whose parent is the client's span if the client sent a W3C `traceparent`. Its children are
+the parts that waited for a lane and computed, and the requests to language models, which get a `traceparent` in turn.
+Spans contain no texts and no keys. A thread sends them from a bounded queue; spans that do not fit are dropped. The
+OTEL_* variables configure the rest, for instance OTEL_TRACES_SAMPLER and OTEL_EXPORTER_OTLP_HEADERS.
 
-Imported only where calls are traced: it needs the `traces` extra.
+Imported only if tracing is on: it needs the `traces` extra.
 """
 
 import asyncio
@@ -13,13 +13,12 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-import grpc
 from opentelemetry.context import Context as OtelContext
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -28,27 +27,20 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from server.domain.context import Context
-from server.rpc.admission import Metadata
-
-Identify = Callable[[str, Metadata, Any], Context]
-End = Callable[[Context, grpc.StatusCode, str], None]
+from server.domain.context import Context, Metadata
 
 _EXPORT_SECONDS = 2.0  # for a batch, with all attempts
-_FLUSH_SECONDS = 3.0  # for all that is left when the server stops
-_LONGEST_VALUE = 256  # of attributes; a request id and an endpoint's answer may have any length
+_FLUSH_SECONDS = 3.0  # for the remaining spans when the server stops
+_LONGEST_VALUE = 256  # characters of an attribute; request ids and answers of endpoints have no limit
 _CONTEXT_KEYS = frozenset({"traceparent", "tracestate"})
-_NOTHING = OtelContext()  # the spans of others in this process are not ours
+_NO_CONTEXT = OtelContext()  # other libraries' spans in this process must not become parents of ours
 _W3C = TraceContextTextMapPropagator()
-Code = grpc.StatusCode
-# The statuses that are the server's fault. The others are the caller's business and no errors of the span.
-_FAULTS = {
-    Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.UNIMPLEMENTED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS,
-}  # fmt: skip
+# The statuses that are the server's fault. The others are no errors of the span.
+_FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 
 
 class _OnceAMinute(logging.Filter):
-    """Errors alone, and one a minute: a collector that is gone would fill the log."""
+    """Passes one error a minute: without a collector, the exporter would fill the log."""
 
     next_one = 0.0
 
@@ -65,7 +57,7 @@ _ONCE_A_MINUTE = _OnceAMinute()
 
 
 class Traces:
-    """Begins a trace with each call and ends it with the call."""
+    """Implements `context.Traces`."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
@@ -73,7 +65,7 @@ class Traces:
     @classmethod
     @asynccontextmanager
     async def running(cls, endpoint: str) -> AsyncIterator[Self]:
-        """Send spans to an OTLP/gRPC endpoint while the body runs, and what is left within 3 s after it."""
+        """Send spans to an OTLP/gRPC endpoint while the body runs, and the remaining ones within 3 s after it."""
         resource = Resource(
             {"service.name": "quintet", "service.version": version("quintet"), "host.name": socket.gethostname()}
         )
@@ -87,29 +79,18 @@ class Traces:
         try:
             yield cls(provider.get_tracer("server", version("quintet")))
         finally:
-            # The library would wait for half a minute for a collector that is gone.
+            # Without a collector the library would wait for half a minute.
             flushing = threading.Thread(target=provider.shutdown, daemon=True)
             flushing.start()
             await asyncio.to_thread(flushing.join, _FLUSH_SECONDS)
 
-    def around(self, identify: Identify, end: End) -> tuple[Identify, End]:
-        """What begins and ends every call of a method, with its trace."""
-
-        def begin(method: str, metadata: Metadata, context: Any) -> Context:
-            call = identify(method, metadata, context)
-            call.trace = CallTrace(self._tracer, call, metadata)
-            return call
-
-        def finish(call: Context, code: grpc.StatusCode, reason: str) -> None:
-            end(call, code, reason)
-            if isinstance(call.trace, CallTrace):
-                call.trace.end(call, code, reason)
-
-        return begin, finish
+    def begin(self, call: Context, metadata: Metadata) -> "CallTrace":
+        """As `context.Traces`."""
+        return CallTrace(self._tracer, call, metadata)
 
 
 class CallTrace:
-    """Implements `Trace`."""
+    """Implements `context.Trace`."""
 
     def __init__(self, tracer: Tracer, call: Context, metadata: Metadata) -> None:
         self._tracer = tracer
@@ -117,7 +98,7 @@ class CallTrace:
         carrier = {key: value for key, value in metadata if key in _CONTEXT_KEYS}
         self._span = tracer.start_span(
             call.method[1:],
-            _W3C.extract(carrier, _NOTHING) if carrier else _NOTHING,
+            _W3C.extract(carrier, _NO_CONTEXT) if carrier else _NO_CONTEXT,
             SpanKind.SERVER,
             {"rpc.system.name": "grpc", "rpc.method": call.method[1:], "quintet.request_id": call.request_id},
             start_time=self._instant(call.started),
@@ -130,33 +111,34 @@ class CallTrace:
 
     def part(self, name: str, arrived: float, queue: float, compute: float) -> None:
         """As `Trace.part`."""
-        if not self._span.is_recording():  # it is not sampled
-            return
-        span = self._tracer.start_span(
-            name,
-            set_span_in_context(self._span, _NOTHING),
-            attributes={"quintet.queue_seconds": queue, "quintet.compute_seconds": compute},
-            start_time=self._instant(arrived),
-        )
-        span.end()
+        if self._span.is_recording():  # else it is not sampled
+            self._tracer.start_span(
+                name,
+                set_span_in_context(self._span, _NO_CONTEXT),
+                attributes={"quintet.queue_seconds": queue, "quintet.compute_seconds": compute},
+                start_time=self._instant(arrived),
+            ).end()
 
     def upstream(self, provider: str, model: str, url: str) -> "OtelUpstreamTrace":
         """As `Trace.upstream`."""
         return OtelUpstreamTrace(self._tracer, self._span, provider, model, url)
 
-    def end(self, call: Context, code: grpc.StatusCode, reason: str) -> None:
-        """The call ended; `reason` is empty if it succeeded or was cancelled."""
-        _end(self._span, "" if code is Code.OK else reason or code.name, is_fault=code in _FAULTS, attributes={
-            "rpc.response.status_code": code.name,
-            "quintet.tenant": call.caller.tenant,
-            "quintet.queue_seconds": call.queue_seconds,
-            "quintet.compute_seconds": call.compute_seconds,
-            "quintet.upstream_seconds": call.upstream_seconds,
-        })  # fmt: skip
+    def end(self, call: Context, code: str, reason: str) -> None:
+        """As `Trace.end`."""
+        self._span.set_attributes(
+            {
+                "rpc.response.status_code": code,
+                "quintet.tenant": call.caller.tenant,
+                "quintet.queue_seconds": call.queue_seconds,
+                "quintet.compute_seconds": call.compute_seconds,
+                "quintet.upstream_seconds": call.upstream_seconds,
+            }
+        )
+        _end(self._span, "" if code == "OK" else reason or code, is_fault=code in _FAULTS)
 
 
 class OtelUpstreamTrace:
-    """Implements `UpstreamTrace`."""
+    """Implements `context.UpstreamTrace`."""
 
     def __init__(self, tracer: Tracer, parent: Span, provider: str, model: str, url: str) -> None:
         address = urlsplit(url)
@@ -168,11 +150,11 @@ class OtelUpstreamTrace:
         }
         if address.port:
             attributes["server.port"] = address.port
-        context = set_span_in_context(parent, _NOTHING)
+        context = set_span_in_context(parent, _NO_CONTEXT)
         self._span = tracer.start_span(f"chat {model}", context, SpanKind.CLIENT, attributes)
         self._began = time.monotonic()
         carrier: dict[str, str] = {}
-        _W3C.inject(carrier, set_span_in_context(self._span, _NOTHING))
+        _W3C.inject(carrier, set_span_in_context(self._span, _NO_CONTEXT))
         self.headers: Mapping[str, str] = carrier
 
     def __enter__(self) -> Self:
@@ -192,15 +174,13 @@ class OtelUpstreamTrace:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
-            problem = Code.CANCELLED.name  # whoever asked went away, which is nobody's fault
+            problem = "CANCELLED"  # by the client, so no fault
         else:
             problem = "" if error is None else getattr(error, "reason", type(error).__name__)
         _end(self._span, problem, is_fault=isinstance(error, Exception))
 
 
-def _end(span: Span, problem: str, *, is_fault: bool, attributes: Mapping[str, Any] | None = None) -> None:
-    if attributes:
-        span.set_attributes(attributes)
+def _end(span: Span, problem: str, *, is_fault: bool) -> None:
     if problem:
         span.set_attribute("error.type", problem)
     if is_fault:

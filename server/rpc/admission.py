@@ -1,8 +1,8 @@
-"""Refuse early: what is over the limit, what would wait too long, what comes too late, and all while the server stops.
+"""Admission refuses calls early: over the limit of running calls, too long a wait, too late, or while the server stops.
 
-How long a call would wait is estimated: each method knows how much compute a byte of its requests took, a moving
-average, so the calls of it that run add up to a backlog in seconds of one lane. A refusal costs a tenth of a
-millisecond; a call that is let in and then given up costs its compute, and the patience of everybody behind it.
+The wait is estimated. Each method has a moving average of the compute that a byte of its requests took, so the running
+calls of a method add up to a backlog in seconds of one lane. A refusal costs a tenth of a millisecond; a call that is
+admitted and then misses its deadline costs its compute, and delays all calls behind it.
 """
 
 import logging
@@ -10,30 +10,29 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import count
 from types import MappingProxyType
 from typing import Any
 
-from server.domain.context import Context
+from server.domain.context import Context, Metadata
 from server.domain.errors import DeadlineExceeded, ServerOverloaded, ServerStopping
 from server.rpc.method_stats import Method
 
 log = logging.getLogger(__name__)
-Metadata = Sequence[tuple[str, str | bytes]]
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 _RETRY_AFTER_SECONDS = 0.5
-# A caller whose own work is long may wait for as many times that long, even if it is more than the limit.
+# A call may wait for as many times its own compute, even if that is more than the limit.
 _PATIENCE = 4.0
 _WEIGHT = 0.05  # of the latest call in the moving averages
 _WARN_EVERY_SECONDS = 10.0
 
 
 class Admission:
-    """Knows the calls that run. Used on the event loop alone, so plain numbers are enough.
+    """Counts the running calls. Use it on the event loop only.
 
-    A limit of gRPC's own also refuses health checks, so calls are counted here, where health never passes. `lanes`
-    serve each method, except those of the services in `lanes_of`.
+    gRPC's own limit would also refuse health checks; those do not pass here. `lanes` serve each method, except those of
+    the services in `lanes_of`.
     """
 
     def __init__(
@@ -50,46 +49,41 @@ class Admission:
         self._max_wait = max_wait_seconds
         self._lanes = lanes
         self._lanes_of = lanes_of
-        prefix = secrets.token_hex(12)  # once: it is a system call
+        prefix = secrets.token_hex(12)  # once, because it is a system call
         self._ids = (f"{prefix}{number:08x}" for number in count()).__next__
         self._next_warning = 0.0
-        self._unsaid = 0  # refusals since the last warning
-        self._methods: dict[str, Method] = {}
+        self._unlogged = 0  # refusals since the last warning
+        self.methods: dict[str, Method] = {}  # by path
         self.running = 0
         self.refused = {"stopping": 0, "late": 0, "calls": 0, "wait": 0}
         self.stopping = False
 
-    @property
-    def methods(self) -> Mapping[str, Method]:
-        """What is known of every method, by its path."""
-        return self._methods
-
     def method(self, name: str) -> Method:
-        """The numbers of one method; made when it is registered."""
+        """The numbers of one method, "/quintet.v1.ChatService/Chat"."""
         lanes = self._lanes_of.get(name.split("/")[1], self._lanes)
-        return self._methods.setdefault(name, Method(name, lanes))
+        return self.methods.setdefault(name, Method(name, lanes))
 
     def identify(self, method: str, metadata: Metadata, context: Any) -> Context:
-        """The call with the caller's request id, or a new one, and its deadline, or the default one."""
+        """The call, with the client's request id and deadline or with generated ones."""
         request_id = ""
         for key, value in metadata:
             if key == "x-request-id":
                 request_id = value if isinstance(value, str) and _REQUEST_ID.fullmatch(value) else ""
                 break
         remaining = context.time_remaining()
-        # Without a deadline gRPC says None, or infinity on some paths.
-        brought = remaining is not None and math.isfinite(remaining)
+        # Without a deadline gRPC returns None, or infinity on some paths.
+        has_deadline = remaining is not None and math.isfinite(remaining)
         now = time.monotonic()
-        deadline = now + (remaining if brought else self._default_deadline)
-        return Context(method, request_id or self._ids(), deadline, brought, now, brought_id=bool(request_id))
+        deadline = now + (remaining if has_deadline else self._default_deadline)
+        return Context(method, request_id or self._ids(), deadline, has_deadline, now, brought_id=bool(request_id))
 
     def enter(self, call: Context, method: Method, request_bytes: int) -> None:
-        """Let the call in, or refuse it at once. Whoever was let in must leave()."""
+        """Admit the call or raise a refusal. Every admitted call must leave()."""
         if self.stopping:
             self.refused["stopping"] += 1
             raise ServerStopping("the server is stopping", retry_after=1.0)
         left = call.deadline - call.started
-        if left <= 0:  # gRPC still delivers calls that have expired
+        if left <= 0:  # gRPC delivers expired calls, too
             self.refused["late"] += 1
             raise DeadlineExceeded("the deadline had passed when the call arrived")
         if self.running >= self._limit:
@@ -105,21 +99,21 @@ class Admission:
         self.running += 1
 
     def leave(self, call: Context, method: Method, request_bytes: int, *, succeeded: bool) -> None:
-        """Give the place back, and learn what the call took if it came to its end."""
+        """The call ended. If it succeeded, its compute goes into the moving average."""
         self.running -= 1
         method.running -= 1
-        # The last one takes what is left of rounding errors with it.
+        # 0.0 also clears accumulated rounding errors.
         method.backlog_seconds = method.backlog_seconds - call.expected_seconds if method.running else 0.0
         if succeeded and request_bytes:
             seconds = call.compute_seconds / request_bytes
-            known = method.seconds_per_byte or seconds
-            method.seconds_per_byte = known + _WEIGHT * (seconds - known)
+            average = method.seconds_per_byte or seconds
+            method.seconds_per_byte = average + _WEIGHT * (seconds - average)
 
     def _refuse(self, why: str, method: Method, message: str, retry_after: float) -> None:
         self.refused[why] += 1
-        self._unsaid += 1
+        self._unlogged += 1
         if (now := time.monotonic()) >= self._next_warning:
             self._next_warning = now + _WARN_EVERY_SECONDS
-            log.warning("overloaded: %s: %s; refused since the last warning: %d", method.name, message, self._unsaid)
-            self._unsaid = 0
+            log.warning("overloaded: %s: %s; refused since the last warning: %d", method.name, message, self._unlogged)
+            self._unlogged = 0
         raise ServerOverloaded(message, retry_after=retry_after)

@@ -1,7 +1,7 @@
-"""What is known of every method: how its calls ended and how long they took, in plain numbers, and a line of log each.
+"""How the calls of each method ended and how long they took, as plain numbers for metrics and as lines of the log.
 
-What succeeds is logged at DEBUG, the rest at INFO; refusals under load, by limits and of strangers are DEBUG, too,
-because logging them would cost more than refusing them. `server/metrics` publishes the numbers.
+Calls that succeed are logged at DEBUG, the others at INFO. Refusals that can come in floods (overload, limits, no valid
+key) are logged at DEBUG, because logging them would cost more than refusing them.
 """
 
 import logging
@@ -19,14 +19,14 @@ _QUIET = frozenset({ServerOverloaded.reason, Unauthenticated.reason, QuotaExceed
 
 
 class Method:
-    """One RPC method. Used on the event loop alone; others may read. `lanes` are those that compute for it."""
+    """One RPC method. Written on the event loop only; other threads may read. `lanes` are those that compute for it."""
 
     def __init__(self, name: str, lanes: int) -> None:
         self.name = name
         self.lanes = lanes
         self.running = 0
         self.ended: dict[tuple[grpc.StatusCode, str], Histogram] = {}  # durations in seconds by code and reason
-        # Kept by admission: seconds of compute expected of the calls that run, and what a byte of a request costs.
+        # Kept by Admission: compute expected of the running calls, and the average for a byte of a request.
         self.backlog_seconds = 0.0
         self.seconds_per_byte = 0.0
 

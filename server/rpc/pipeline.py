@@ -1,39 +1,39 @@
 """What happens around every call, in this order, outermost first:
 
-    observe     time it, count and log how it ended; trace it, if calls are traced
+    observe     time the call, count and log how it ended; trace it, if tracing is on
     errors      translate exceptions into statuses
-    auth        find out who calls, and whether they may
-    admission   refuse what cannot be served
-    deadline    end what takes too long
+    auth        find the caller, check its roles
+    admission   refuse what cannot be served in time
     validation  parse and check the request
-    limits      refuse what is over the tenant's limits; settle what it cost
+    limits      refuse what is over the tenant's limits; settle them with the actual cost
+    deadline    end what takes too long
     servicer
 
-Handlers are wrapped once, when they are registered; `Registrar` stands in for the server in the generated
-`add_XServicer_to_server` functions. Health and reflection are registered on the server itself and pass nothing here.
-The two wrappers are written out rather than built from layers: a context manager or a generator a layer would cost
-more than what the layers do (PERFORMANCE.md).
+Handlers are wrapped once, when they are registered: `Registrar` takes the place of the server in the generated
+`add_XServicer_to_server` functions. Health and reflection are registered on the server itself and bypass all this.
+The two wrappers are written out: a context manager or a generator for each layer would cost more than the layers do
+(docs/notes/call-overhead.md).
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from contextlib import aclosing
+from functools import partial
+from typing import Any
 
 import grpc
-from google.protobuf.message import Message
 
-from server.domain.context import Context, set_current
+from server.domain.context import Context, Traces, set_current
+from server.domain.money import Cost
 from server.rpc import status, validation
 from server.rpc.admission import Admission
 from server.rpc.auth import Auth
 from server.rpc.method_stats import OK, Method
-from server.rpc.tenant_limits import TenantLimits
+from server.rpc.tenant_limits import EnterLimits, TenantLimits
 
-if TYPE_CHECKING:  # it needs packages that are not always there
-    from server.observability.tracing import End, Identify, Traces
-
-Checked = Callable[[Any], Any]
+Parse = Callable[[Any], Any]  # a payload, or the iterator of payloads, to requests
+SizeOf = Callable[[Any], int]
 # By whether requests and responses are streamed.
 _KINDS = {
     (False, False): grpc.unary_unary_rpc_method_handler,
@@ -44,7 +44,7 @@ _KINDS = {
 
 
 class Registrar:
-    """Wraps the handlers that the generated functions register, and passes them on to the server."""
+    """Wraps the handlers that the generated functions register, and registers them on the server."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Registrar:
         *,
         auth: Auth | None = None,
         limits: TenantLimits | None = None,
-        traces: "Traces | None" = None,
+        traces: Traces | None = None,
     ) -> None:
         self._server = server
         self._admission = admission
@@ -64,7 +64,7 @@ class Registrar:
         self._traces = traces
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """Ignored: the same handlers come by add_registered_method_handlers, with their names."""
+        """Ignored: the generated functions also pass the same handlers to add_registered_method_handlers."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Register every method of a service with everything around it."""
@@ -72,95 +72,90 @@ class Registrar:
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
 
     def _wrap(self, name: str, handler: Any) -> Any:
-        # The generated deserializer is the message class's FromString; bytes pass, and are parsed inside.
-        message_type, max_bytes = handler.request_deserializer.__self__, self._max_bytes
+        # The generated deserializer is the message class's FromString. gRPC gets none, so that bytes arrive here.
+        parse = validation.parser(handler.request_deserializer.__self__, self._max_bytes)
         serve = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-
-        def checked(payload: Any) -> Any:
-            """The request; where requests are streamed, the iterator that checks each when it is asked for."""
-            if handler.request_streaming:
-                return _each_checked(message_type, payload, max_bytes)
-            return validation.parse(message_type, payload, max_bytes)
-
-        if self._limits is not None:
-            around = self._limits.around_stream if handler.response_streaming else self._limits.around_unary
-            serve = around(name, serve)
         wrap = self._stream if handler.response_streaming else self._unary
+        wrapped = wrap(
+            self._admission.method(name),
+            serve,
+            partial(_parse_each, parse) if handler.request_streaming else parse,
+            _no_size if handler.request_streaming else len,
+            self._limits.of(name) if self._limits is not None else None,
+        )
         return _KINDS[handler.request_streaming, handler.response_streaming](
-            wrap(name, serve, checked, _no_size if handler.request_streaming else len),
-            request_deserializer=None,
-            response_serializer=handler.response_serializer,
+            wrapped, request_deserializer=None, response_serializer=handler.response_serializer
         )
 
-    def _observed(self, name: str) -> "tuple[Method, Identify, End]":
-        """A method, what every call of it begins with, and what it ends with."""
-        method = self._admission.method(name)
-        if self._traces is None:
-            return method, self._admission.identify, method.end
-        return method, *self._traces.around(self._admission.identify, method.end)
-
-    def _unary(self, name: str, serve: Any, checked: Checked, size_of: Callable[[Any], int]) -> Any:
-        auth, admission = self._auth, self._admission
-        method, identify, end = self._observed(name)
+    def _unary(self, method: Method, serve: Any, parse: Parse, size_of: SizeOf, enter: EnterLimits | None) -> Any:
+        auth, admission, traces = self._auth, self._admission, self._traces
 
         async def unary(payload: Any, context: Any) -> Any:
             metadata = context.invocation_metadata() or ()
-            call, size = identify(name, metadata, context), size_of(payload)
-            code, reason, response = grpc.StatusCode.CANCELLED, "", None
+            call, size = admission.identify(method.name, metadata, context), size_of(payload)
+            code, reason, response, permit = grpc.StatusCode.CANCELLED, "", None, None
             set_current(call)  # first, so that refusals are logged with its id
+            if traces is not None:
+                call.trace = traces.begin(call, metadata)
             try:
                 if auth is not None:
-                    call.caller = auth.identify(name, metadata, context)
+                    call.caller = auth.identify(method.name, metadata, context)
                 admission.enter(call, method, size)
                 try:
-                    if call.brought_deadline:  # gRPC cancels the task when it passes
-                        response = await serve(checked(payload), context)
+                    request = parse(payload)
+                    if enter is not None:
+                        permit = await enter(call, request)
+                    if call.client_deadline:  # gRPC cancels the task when it passes
+                        response = await serve(request, context)
                     else:
                         async with asyncio.timeout_at(call.deadline):
-                            response = await serve(checked(payload), context)
+                            response = await serve(request, context)
                     code = OK
                 finally:
+                    if permit is not None:
+                        permit.settle(Cost(call.spent_tokens, call.spent_micros))
                     admission.leave(call, method, size, succeeded=code is OK)
                 context.set_trailing_metadata(call.trailers())
             except Exception as error:
-                told = status.translate(error, call.request_id)
-                code, reason = status.code_of(told), told.reason
-                status.tell(context, told, call)
-                del told  # it knows this frame, which would know it: garbage that waits for a collection
+                code, reason = status.tell(context, error, call)
             finally:
-                end(call, *_ended(code, reason, call))
+                _end(call, method, code, reason)
             return response
 
         return unary
 
-    def _stream(self, name: str, serve: Any, checked: Checked, size_of: Callable[[Any], int]) -> Any:
-        auth, admission = self._auth, self._admission
-        method, identify, end = self._observed(name)
+    def _stream(self, method: Method, serve: Any, parse: Parse, size_of: SizeOf, enter: EnterLimits | None) -> Any:
+        auth, admission, traces = self._auth, self._admission, self._traces
 
         async def stream(payload: Any, context: Any) -> AsyncIterator[Any]:
             metadata = context.invocation_metadata() or ()
-            call, size = identify(name, metadata, context), size_of(payload)
-            code, reason = grpc.StatusCode.CANCELLED, ""
+            call, size = admission.identify(method.name, metadata, context), size_of(payload)
+            code, reason, permit = grpc.StatusCode.CANCELLED, "", None
             set_current(call)  # first, so that refusals are logged with its id
+            if traces is not None:
+                call.trace = traces.begin(call, metadata)
             try:
                 if auth is not None:
-                    call.caller = auth.identify(name, metadata, context)
+                    call.caller = auth.identify(method.name, metadata, context)
                 admission.enter(call, method, size)
                 try:
-                    async with asyncio.timeout_at(call.deadline):
-                        async for response in serve(checked(payload), context):
+                    request = parse(payload)
+                    if enter is not None:
+                        permit = await enter(call, request)
+                    # aclosing: what the servicer does last, such as accounting, comes before the limits are settled
+                    async with asyncio.timeout_at(call.deadline), aclosing(serve(request, context)) as responses:
+                        async for response in responses:
                             yield response
                     code = OK
                 finally:
+                    if permit is not None:
+                        permit.settle(Cost(call.spent_tokens, call.spent_micros))
                     admission.leave(call, method, size, succeeded=code is OK)
                 context.set_trailing_metadata(call.trailers())
             except Exception as error:
-                told = status.translate(error, call.request_id)
-                code, reason = status.code_of(told), told.reason
-                status.tell(context, told, call)
-                del told  # it knows this frame, which would know it: garbage that waits for a collection
+                code, reason = status.tell(context, error, call)
             finally:
-                end(call, *_ended(code, reason, call))
+                _end(call, method, code, reason)
 
         return stream
 
@@ -169,13 +164,15 @@ def _no_size(payloads: object) -> int:
     return 0
 
 
-async def _each_checked(message_type: type[Message], payloads: AsyncIterator[bytes], max_bytes: int) -> Any:
+async def _parse_each(parse: Parse, payloads: AsyncIterator[bytes]) -> AsyncIterator[Any]:
     async for payload in payloads:
-        yield validation.parse(message_type, payload, max_bytes)
+        yield parse(payload)
 
 
-def _ended(code: grpc.StatusCode, reason: str, call: Context) -> tuple[grpc.StatusCode, str]:
-    """How the caller sees the end: gRPC cancels what is past its deadline, and tells the caller so."""
+def _end(call: Context, method: Method, code: grpc.StatusCode, reason: str) -> None:
+    """Count, log and trace a call that ended."""
     if code is grpc.StatusCode.CANCELLED and time.monotonic() >= call.deadline:
-        return grpc.StatusCode.DEADLINE_EXCEEDED, reason
-    return code, reason
+        code = grpc.StatusCode.DEADLINE_EXCEEDED  # gRPC cancels the task and tells the client this status
+    method.end(call, code, reason)
+    if call.trace is not None:
+        call.trace.end(call, code.name, reason)

@@ -1,7 +1,8 @@
-"""The one table from what went wrong to what is said on the wire (AIP-193)."""
+"""From exceptions to `google.rpc.Status` on the wire (AIP-193)."""
 
 import logging
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 Code = grpc.StatusCode
 DOMAIN = "quintet.v1"
 
-# The first class that fits decides, so subclasses stand before their bases.
+# The first class that matches decides, so subclasses come before their bases.
 CODES: tuple[tuple[type[errors.QuintetError], grpc.StatusCode], ...] = (
     (errors.InvalidRequest, Code.INVALID_ARGUMENT),
     (errors.MessageTooLarge, Code.RESOURCE_EXHAUSTED),
@@ -39,20 +40,31 @@ CODES: tuple[tuple[type[errors.QuintetError], grpc.StatusCode], ...] = (
     (errors.UpstreamTimeout, Code.DEADLINE_EXCEEDED),
     (errors.DeadlineExceeded, Code.DEADLINE_EXCEEDED),
 )
-# Trailers over about 8 KiB turn any status into RESOURCE_EXHAUSTED, so details are bounded.
+# gRPC turns a status with more than about 8 KiB of trailers into RESOURCE_EXHAUSTED, so details are bounded.
 _MAX_VIOLATIONS = 20
 _MAX_TEXT = 300
-_SOME_ID = b"\x7f" * 32  # as long as the ids that admission gives; callers' ids are without this character
+_SOME_ID = b"\x7f" * 32  # as long as the ids that admission makes; clients' ids cannot contain this character
 
 
-def translate(error: Exception, request_id: str) -> errors.QuintetError:
-    """The exception that is told to the caller. Foreign ones go to the log and become a bare INTERNAL."""
-    if isinstance(error, errors.QuintetError):
-        return error
-    if isinstance(error, TimeoutError):
-        return errors.DeadlineExceeded("the call took longer than its deadline")
-    log.error("unexpected %s", type(error).__name__, exc_info=error)
-    return errors.QuintetError(f"internal error; the server's log has it under request id {request_id}")
+def tell(context: Any, error: Exception, call: Context) -> tuple[grpc.StatusCode, str]:
+    """Give the call the status of `error`, with its details; returns code and reason.
+
+    `context.abort` would raise an exception in a reference cycle with the call's state: 50 objects of garbage for each
+    refusal, and under a flood garbage collections that hold the GIL for tens of milliseconds.
+    """
+    told = _translate(error, call.request_id)
+    code = code_of(told)
+    if isinstance(told, errors.ServerOverloaded) and not told.metadata and len(call.request_id) == len(_SOME_ID):
+        status = _refusal(told.message, told.retry_after).replace(_SOME_ID, call.request_id.encode())
+    else:
+        status = _status(told, call.request_id)
+    trailers: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status), *call.trailers()]
+    if isinstance(told, errors.Unavailable | errors.BudgetExhausted):
+        trailers.append(("grpc-retry-pushback-ms", str(_milliseconds(told.retry_after))))
+    context.set_code(code)
+    context.set_details(_cut(told.message))
+    context.set_trailing_metadata(tuple(trailers))
+    return code, told.reason
 
 
 def code_of(error: errors.QuintetError) -> grpc.StatusCode:
@@ -60,28 +72,19 @@ def code_of(error: errors.QuintetError) -> grpc.StatusCode:
     return next((code for kind, code in CODES if isinstance(error, kind)), Code.INTERNAL)
 
 
-def tell(context: Any, error: errors.QuintetError, call: Context) -> None:
-    """Give the call the status of `error` and its details. gRPC sends no response with it, whatever is returned.
-
-    `context.abort` would raise an exception that the call's state holds, and whose traceback holds the call's state: 50
-    objects of garbage a refusal, and a flood of them means collections that hold the GIL for tens of milliseconds.
-    """
-    code = code_of(error)
-    if isinstance(error, errors.ServerOverloaded) and not error.metadata and len(call.request_id) == len(_SOME_ID):
-        status = _refusal(error.message, error.retry_after).replace(_SOME_ID, call.request_id.encode())
-    else:
-        status = _status(error, call.request_id)
-    trailers: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status), *call.trailers()]
-    if isinstance(error, errors.Unavailable | errors.BudgetExhausted):
-        trailers.append(("grpc-retry-pushback-ms", str(_milliseconds(error.retry_after))))
-    context.set_code(code)
-    context.set_details(_cut(error.message))
-    context.set_trailing_metadata(tuple(trailers))
+def _translate(error: Exception, request_id: str) -> errors.QuintetError:
+    """What the caller is told. Unexpected exceptions go to the log and become a bare INTERNAL."""
+    if isinstance(error, errors.QuintetError):
+        return error
+    if isinstance(error, TimeoutError):
+        return errors.DeadlineExceeded("the call took longer than its deadline")
+    log.error("unexpected %s", type(error).__name__, exc_info=error)
+    return errors.QuintetError(f"internal error; the server's log has details under request id {request_id}")
 
 
 @lru_cache(maxsize=256)
 def _refusal(message: str, retry_after: float) -> bytes:
-    """The status of a ServerOverloaded with _SOME_ID in it: under a flood only the ids differ."""
+    """The status of a ServerOverloaded with _SOME_ID in it: under a flood only the request ids differ."""
     return _status(errors.ServerOverloaded(message, retry_after=retry_after), _SOME_ID.decode())
 
 
@@ -101,14 +104,9 @@ def _details(error: errors.QuintetError, request_id: str) -> list[Message]:
     if isinstance(error, errors.InvalidRequest):
         details.append(_bad_request(error.violations))
     if isinstance(error, errors.QuotaExceeded | errors.BudgetExhausted):
-        details.append(
-            error_details_pb2.QuotaFailure(
-                violations=[
-                    error_details_pb2.QuotaFailure.Violation(subject=_cut(subject), description=_cut(description))
-                    for subject, description in error.excesses
-                ]
-            )
-        )
+        quota = error_details_pb2.QuotaFailure.Violation
+        violations = [quota(subject=_cut(each.subject), description=_cut(each.description)) for each in error.excesses]
+        details.append(error_details_pb2.QuotaFailure(violations=violations))
     if isinstance(error, errors.Unavailable | errors.BudgetExhausted) and math.isfinite(error.retry_after):
         delay = Duration()
         delay.FromMilliseconds(_milliseconds(error.retry_after))
@@ -117,17 +115,15 @@ def _details(error: errors.QuintetError, request_id: str) -> list[Message]:
 
 
 def _milliseconds(seconds: float) -> int:
-    """Rounded up, or the caller would be early. -1 asks gRPC's clients not to retry."""
+    """Rounded up, so that no client retries too early. -1 tells gRPC's clients not to retry."""
     return math.ceil(seconds * 1000) if math.isfinite(seconds) else -1
 
 
-def _bad_request(violations: tuple[errors.Violation, ...]) -> error_details_pb2.BadRequest:
-    shown = [
-        error_details_pb2.BadRequest.FieldViolation(field=_cut(field), description=_cut(description))
-        for field, description in violations[:_MAX_VIOLATIONS]
-    ]
+def _bad_request(violations: Sequence[errors.Violation]) -> error_details_pb2.BadRequest:
+    kind = error_details_pb2.BadRequest.FieldViolation
+    shown = [kind(field=_cut(each.field), description=_cut(each.description)) for each in violations[:_MAX_VIOLATIONS]]
     if (more := len(violations) - len(shown)) > 0:
-        shown.append(error_details_pb2.BadRequest.FieldViolation(description=f"and {more} more"))
+        shown.append(kind(description=f"and {more} more"))
     return error_details_pb2.BadRequest(field_violations=shown)
 
 

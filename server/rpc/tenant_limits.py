@@ -1,27 +1,27 @@
-"""Limits of tenants around every servicer: admitted before it, settled after it with what it cost."""
+"""The tenants' limits as the pipeline applies them, with the counters for metrics."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from server.domain.context import Context, current
+from server.domain.context import Context
 from server.domain.errors import BudgetExhausted, QuotaExceeded
 from server.domain.histogram import Histogram
 from server.domain.money import Cost
+from server.rpc.service_spec import Estimate
 from server.tenancy.limits.limiter import Limiter, Permit
 from server.tenancy.tenants import Limits, Tenant
 
-Estimate = Callable[[Any], Cost]  # what a request costs at most
+EnterLimits = Callable[[Context, Any], Awaitable[Permit | None]]
 _DECISIONS = (0.00001, 0.000025, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 0.5)  # seconds
-_NOTHING = Cost()
+_NO_COST = Cost()
 _NO_LIMITS = Limits()
 
 
 class TenantLimits:
-    """`tenant` finds a tenant by its name; `estimates` are those of the methods that cost, by their paths.
+    """`tenant` finds a tenant by its name; `estimates` maps the paths of the methods that cost to their estimates.
 
-    Counts for metrics: `refused` calls by tenant and limit, and `decisions` in seconds. Used on the event loop alone.
+    `refused` counts calls by tenant and limit, `decisions` are seconds. Use it on the event loop only.
     """
 
     def __init__(
@@ -35,67 +35,37 @@ class TenantLimits:
 
     @property
     def degraded(self) -> bool:
-        """Whether this server decides alone, though others are there."""
+        """As Limiter.degraded."""
         return self._limiter.degraded
 
-    def around_unary(self, name: str, serve: Any) -> Any:
-        """The method with its limits."""
-        service, estimate = _service(name), self._estimates.get(name)
+    def of(self, path: str) -> EnterLimits:
+        """What admits the calls of "/quintet.v1.ChatService/Chat" to the limits, or raises a refusal.
 
-        async def limited(request: Any, context: Any) -> Any:
-            call = current()
-            permit = await self._enter(call, service, request, estimate)
-            if permit is None:
-                return await serve(request, context)
-            try:
-                return await serve(request, context)
-            finally:
-                permit.settle(Cost(call.spent_tokens, call.spent_micros))
-
-        return limited
-
-    def around_stream(self, name: str, serve: Any) -> Any:
-        """The same for streamed responses. A watch lasts as long as its caller likes and does nothing most of the time:
-        it counts as a request, and not among the calls at once.
+        The permit it returns is to be settled when the call ends; None if there is nothing to settle.
         """
-        service, estimate = _service(name), self._estimates.get(name)
-        is_watch = name.rpartition("/")[2].startswith("Watch")
+        _, full_name, method = path.split("/")
+        service, estimate = full_name.rpartition(".")[2], self._estimates.get(path)
 
-        async def limited(request: Any, context: Any) -> AsyncIterator[Any]:
-            call = current()
-            permit = await self._enter(call, service, request, estimate)
-            if permit is not None and is_watch:
-                permit.settle(_NOTHING)
-                permit = None
+        async def enter(call: Context, request: Any) -> Permit | None:
+            tenant = self._tenant(call.caller.tenant)
+            if tenant is None or (tenant.limits == _NO_LIMITS and not tenant.service_limits):
+                return None  # before the estimate, because counting tokens takes time
+            cost = estimate(request) if estimate else _NO_COST
+            begun = time.monotonic()
             try:
-                async with aclosing(serve(request, context)) as responses:
-                    async for response in responses:
-                        yield response
+                permit = await self._limiter.enter(tenant, service, cost, seconds=call.deadline - begun)
+            except (QuotaExceeded, BudgetExhausted) as error:
+                call.degraded = self._limiter.degraded
+                for limit in error.metadata["limits"].split(","):
+                    self.refused[tenant.name, limit] = self.refused.get((tenant.name, limit), 0) + 1
+                raise
             finally:
-                if permit is not None:
-                    permit.settle(Cost(call.spent_tokens, call.spent_micros))
+                self.decisions.add(time.monotonic() - begun)
+            call.degraded = permit is not None and self._limiter.degraded
+            if permit is not None and method.startswith("Watch"):
+                # A watch is idle most of the time and has no end: it counts as a request, but not as a running call.
+                permit.settle(_NO_COST)
+                return None
+            return permit
 
-        return limited
-
-    async def _enter(self, call: Context, service: str, request: Any, estimate: Estimate | None) -> Permit | None:
-        tenant = self._tenant(call.caller.tenant)
-        if tenant is None or (tenant.limits == _NO_LIMITS and not tenant.service_limits):
-            return None  # before the request is looked at: counting its tokens takes time
-        cost = estimate(request) if estimate else _NOTHING
-        begun = time.monotonic()
-        try:
-            permit = await self._limiter.enter(tenant, service, cost, seconds=call.deadline - begun)
-        except (QuotaExceeded, BudgetExhausted) as error:
-            call.degraded = self._limiter.degraded
-            for limit in error.metadata["limits"].split(","):
-                self.refused[tenant.name, limit] = self.refused.get((tenant.name, limit), 0) + 1
-            raise
-        finally:
-            self.decisions.add(time.monotonic() - begun)
-        call.degraded = permit is not None and self._limiter.degraded
-        return permit
-
-
-def _service(method: str) -> str:
-    """The short name, ChatService, of /quintet.v1.ChatService/Chat."""
-    return method.split("/")[1].rpartition(".")[2]
+        return enter

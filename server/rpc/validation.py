@@ -1,20 +1,20 @@
-"""Requests are parsed and checked against the limits that stand beside the fields, before anything else sees them."""
+"""Parses requests and checks them against the limits in the contract, the `buf.validate` options of the fields."""
 
-from functools import cache
+from collections.abc import Callable
 from typing import Any
 
 import protovalidate
 from google.protobuf.message import DecodeError, Message
 
 from server.domain.errors import InvalidRequest, MessageTooLarge, Violation
-from server.rpc.validation_fastpath import Check, plainly_valid
+from server.rpc.validation_fastpath import compile_check
 
-# What a pattern asks for, for people. The contract uses these two.
+# In words, the patterns that the contract uses.
 _PATTERNS = {
     r"[^\s\p{Z}\p{C}]": "must contain something visible",
     "^[a-z0-9][a-z0-9_-]{0,62}$": 'must be lower-case letters, digits, "_" or "-", and begin with a letter or digit',
 }
-# What protovalidate says of the commonest mistakes, and what people say.
+# protovalidate's words for the most common violations, and plainer ones.
 _WORDS = {
     "must be at least 1 characters": "must not be empty",
     "must contain at least 1 item(s)": "must not be empty",
@@ -23,34 +23,34 @@ _WORDS = {
 _validator = protovalidate.Validator()
 
 
-def parse(message_type: type[Message], payload: bytes, max_bytes: int) -> Message:
-    """Decode and validate one request.
+def parser(message_type: type[Message], max_bytes: int) -> Callable[[bytes], Message]:
+    """What decodes and validates one request of this type.
 
-    The transport hands over bytes because its own decoder answers INTERNAL to a malformed message. Raises
+    gRPC passes bytes, because its own decoder answers INTERNAL to a malformed message. The parser raises
     MessageTooLarge, or InvalidRequest with the path of every field that breaks a limit.
     """
-    if len(payload) > max_bytes:
-        raise MessageTooLarge(f"the request has {len(payload)} bytes; at most {max_bytes} are read")
-    try:
-        request = message_type.FromString(payload)
-    except DecodeError as error:
-        what = "is not valid UTF-8" if "UTF-8" in str(error) else "cannot be decoded"
-        raise InvalidRequest([Violation("", f"the {message_type.DESCRIPTOR.name} {what}")]) from None
-    check = _check(message_type.DESCRIPTOR)
-    if check is not None and check(request):
+    name = message_type.DESCRIPTOR.name
+    is_valid = compile_check(message_type.DESCRIPTOR)
+
+    def parse(payload: bytes) -> Message:
+        if len(payload) > max_bytes:
+            raise MessageTooLarge(f"the request has {len(payload)} bytes; the limit is {max_bytes}")
+        try:
+            request = message_type.FromString(payload)
+        except DecodeError as error:
+            what = "is not valid UTF-8" if "UTF-8" in str(error) else "cannot be decoded"
+            raise InvalidRequest([Violation("", f"the {name} {what}")]) from None
+        if is_valid is not None and is_valid(request):
+            return request
+        if found := _validator.collect_violations(request):
+            raise InvalidRequest(_first_of_each_field(found))
         return request
-    if found := _validator.collect_violations(request):
-        raise InvalidRequest(_one_a_field(found))
-    return request
+
+    return parse
 
 
-@cache
-def _check(kind: Any) -> Check | None:
-    return plainly_valid(kind)
-
-
-def _one_a_field(found: list[Any]) -> list[Violation]:
-    """The first violation of every field: an empty text need not also be told that it is blank."""
+def _first_of_each_field(found: list[Any]) -> list[Violation]:
+    """The first violation of every field: an empty text is not reported as blank, too."""
     violations: dict[str, str] = {}
     for violation in found:
         path, message = _path(violation.proto.field), violation.proto.message

@@ -1,89 +1,62 @@
-"""The files of one generation of a collection, all immutable and mapped, so that opening it reads none of them whole.
+"""A segment: the immutable files of one generation, memory-mapped, so that opening them reads few bytes.
 
 manifest.json                  what it is, and the files with their SHA-256
 vectors.npy                    float32 [passages, dimensions], rows of length 1
 passages.npy                   int32 [passages, 3]: row of the document, first code point, the one after the last
-documents.utf8, .ends.npy      a DocumentRecord each as JSON
+documents.utf8, .ends.npy      a Document each as JSON
 ids.utf8, .ends.npy, .rows.npy the sorted ids, with the rows of their documents
-terms.*, postings.*            the metadata: `terms.py`
-vectors.index                  what finds vectors faster than comparing them all, in collections that are large enough
+terms.*, postings.*            the metadata (metadata_index.py)
+vectors.index                  of large collections: the approximate index (ann_index.py)
 """
 
 import json
+import logging
+import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.models.artefact import MANIFEST, write_durably
-from server.vectorstore.files import (
-    HashedFile,
-    Strings,
-    Writer,
-    check_files,
-    in_turns,
-    read_array,
-    read_strings,
-    sorted_in_turns,
-)
-from server.vectorstore.layout import FORMAT
-from server.vectorstore.metadata_index import MetadataIndex, MetadataIndexWriter, read_metadata_index
+from server.domain.models import ModelIdentity
+from server.domain.rag import Document
+from server.models.artefact import MANIFEST
+from server.vectorstore.ann_index import AnnIndex
+from server.vectorstore.files import Strings, check_files, read_array, read_strings
+from server.vectorstore.layout import FORMAT, generations_on_disk, read_pointer, segment_folder
+from server.vectorstore.metadata_index import MetadataIndex, read_metadata_index
 
-VECTORS, INDEX = "vectors.npy", "vectors.index"
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentRecord:
-    """A document as it was added."""
-
-    id: str
-    text: str
-    title: str = ""
-    uri: str = ""
-    metadata: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedderRecord:
-    """Which embedder made the vectors. Vectors of two embedders cannot be compared."""
-
-    name: str
-    version: str
-    digest: str
-
-
-# Builds the index of the vectors into the file, from that of an older generation if it likes, and returns what it needs
-# to know when it opens it; or writes nothing and returns None if comparing all is fast enough.
-Indexer = Callable[[NDArray[np.float32], HashedFile, "Generation | None"], dict[str, Any] | None]
+log = logging.getLogger(__name__)
+VECTORS, PASSAGES, INDEX = "vectors.npy", "passages.npy", "vectors.index"
+BROKEN = (OSError, ValueError, KeyError, TypeError)  # raised when a damaged segment is read
 
 
 @dataclass(frozen=True, eq=False)
-class Generation:
-    """An opened generation. `first` int64 [documents + 1]: rows of the passages at which documents begin."""
+class Segment:
+    """An opened segment. `passage_starts` int64 [documents + 1]: rows of passages at which documents begin."""
 
     folder: Path
-    number: int
+    generation: int
     created: datetime
     origin: str
-    embedder: EmbedderRecord
+    embedder: ModelIdentity
     size_bytes: int
     vectors: NDArray[np.float32]
     passages: NDArray[np.int32]
-    first: NDArray[np.int64]
+    passage_starts: NDArray[np.int64]
     documents: Strings
     ids: Strings
     id_rows: NDArray[np.int32]
-    terms: MetadataIndex
-    index: dict[str, Any] | None
+    metadata: MetadataIndex
+    ann: AnnIndex | None
 
-    def document(self, row: int) -> DocumentRecord:
+    def document(self, row: int) -> Document:
         """The document of a row."""
-        return DocumentRecord(**json.loads(self.documents[row]))
+        return Document(**json.loads(self.documents[row]))
 
     def row_of(self, document_id: str) -> int | None:
         """The row of a document, None if it is not here."""
@@ -91,130 +64,75 @@ class Generation:
         return int(self.id_rows[at]) if at < len(self.ids) and self.ids[at] == document_id else None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Parts:
-    """Vectors that come in parts, each float32 [n, dimensions], so that they need not be in memory together."""
-
-    shape: tuple[int, int]
-    parts: Iterable[NDArray[np.float32]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Content:
-    """What a generation is made of: documents in their order, and in the same order `passages` and `vectors`."""
-
-    embedder: EmbedderRecord
-    documents: Iterable[DocumentRecord]
-    passages: NDArray[np.int32]
-    vectors: NDArray[np.float32] | Parts
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What a generation is to be called, and what makes it."""
-
-    collection: str
-    number: int
-    reason: str
-    created: datetime = field(default_factory=lambda: datetime.now(UTC))
-
-
-def write_generation(
-    folder: Path, origin: Origin, content: Content, indexer: Indexer, before: Generation | None = None
-) -> None:
-    """Fill the empty `folder`; return when everything is on disk. `before` is what the content was made from."""
-    writer = Writer(folder)
-    vectors = content.vectors
-    parts = [vectors] if isinstance(vectors, np.ndarray) else vectors.parts
-    writer.array(VECTORS, (len(content.passages), vectors.shape[1]), np.float32, parts)
-    writer.vector("passages.npy", content.passages)
-    ids: list[str] = []
-    terms = MetadataIndexWriter()
-
-    def lines() -> Iterable[str]:
-        for document in in_turns(content.documents):
-            ids.append(document.id)
-            terms.add(document.metadata)
-            yield json.dumps(asdict(document), ensure_ascii=False, separators=(",", ":"))
-
-    writer.strings("documents", lines())
-    order = sorted_in_turns(ids)
-    writer.strings("ids", in_turns(ids[row] for row in order))
-    writer.vector("ids.rows.npy", np.array(order, np.int32))
-    terms.write(writer)
-    with writer.create(INDEX) as file:
-        index = indexer(read_array(folder / VECTORS), file, before)
-    if index is None:
-        (folder / INDEX).unlink()
-        del writer.entries[INDEX]
-    manifest = {
-        "format": FORMAT,
-        "collection": origin.collection,
-        "generation": origin.number,
-        "created": origin.created.isoformat(),
-        "origin": origin.reason,
-        "embedder": asdict(content.embedder),
-        "dimensions": vectors.shape[1],
-        "documents": len(ids),
-        "passages": len(content.passages),
-        "index": index,
-        "files": writer.entries,
-    }
-    write_manifest(folder, manifest)
-
-
-def no_index(vectors: NDArray[np.float32], file: HashedFile, before: Generation | None) -> None:
-    """An `Indexer` for collections that are small."""
-    return
-
-
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """The last file of a generation."""
-    write_durably(folder / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
-
-
-def read_manifest(folder: Path, name: str) -> dict[str, Any]:
-    """The manifest of a generation. Raises OSError, ValueError, KeyError or TypeError if it is not one."""
+def read_manifest(folder: Path, collection: str) -> dict[str, Any]:
+    """The manifest of a segment. Raises what is in BROKEN if it is damaged or of another segment."""
     manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
     if manifest.get("format") != FORMAT:
         raise ValueError("it was written in another format")
-    if (manifest["collection"], manifest["generation"]) != (name, int(folder.name)):
+    if (manifest["collection"], manifest["generation"]) != (collection, int(folder.name)):
         raise ValueError("the manifest is that of another generation")
     return manifest
 
 
-def read_generation(folder: Path, name: str, *, check: bool = True) -> Generation:
-    """Open a generation; `check` compares every file with the manifest.
-
-    Raises OSError, ValueError, KeyError or TypeError if it is not whole.
-    """
-    manifest = read_manifest(folder, name)
+def read_segment(folder: Path, collection: str, *, check: bool = True) -> Segment:
+    """Open a segment; `check` compares every file with the manifest. Raises what is in BROKEN if it is damaged."""
+    manifest = read_manifest(folder, collection)
     if check:
         check_files(folder, manifest["files"])
-    vectors, passages = read_array(folder / VECTORS), read_array(folder / "passages.npy")
-    documents, ids, id_rows = (
-        read_strings(folder, "documents"),
-        read_strings(folder, "ids"),
-        read_array(folder / "ids.rows.npy"),
-    )
+    vectors, passages = read_array(folder / VECTORS), read_array(folder / PASSAGES)
+    documents, ids = read_strings(folder, "documents"), read_strings(folder, "ids")
+    id_rows = read_array(folder / "ids.rows.npy")
     if vectors.shape != (manifest["passages"], manifest["dimensions"]) or passages.shape != (len(vectors), 3):
         raise ValueError("vectors and passages do not fit the manifest")
     if not len(documents) == len(ids) == len(id_rows) == manifest["documents"]:
         raise ValueError("documents and ids do not fit the manifest")
     counts = np.bincount(passages[:, 0], minlength=len(documents))
-    return Generation(
+    return Segment(
         folder=folder,
-        number=manifest["generation"],
+        generation=manifest["generation"],
         created=datetime.fromisoformat(manifest["created"]),
         origin=manifest["origin"],
-        embedder=EmbedderRecord(**manifest["embedder"]),
+        embedder=ModelIdentity(**manifest["embedder"]),
         size_bytes=sum(entry["bytes"] for entry in manifest["files"].values()),
         vectors=vectors,
         passages=passages,
-        first=np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
+        passage_starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
         documents=documents,
         ids=ids,
         id_rows=id_rows,
-        terms=read_metadata_index(folder),
-        index=manifest["index"],
+        metadata=read_metadata_index(folder),
+        ann=AnnIndex(folder / INDEX, **manifest["index"]) if manifest["index"] else None,
     )
+
+
+def newest_whole(folder: Path, current: int | None, report: Callable[[str], None]) -> Segment | None:
+    """The newest segment of a collection up to `current` that is whole; reports those that are not."""
+    for generation in _kept(folder, current):
+        try:
+            return read_segment(segment_folder(folder, generation), folder.name)
+        except BROKEN as error:
+            report(f"generation {generation} is broken: {error}")
+    return None
+
+
+def kept_segments(folder: Path) -> list[Segment]:
+    """The kept segments of a collection, newest first, without those whose manifest cannot be read."""
+    found: list[Segment] = []
+    for generation in _kept(folder, read_pointer(folder)):
+        try:
+            found.append(read_segment(segment_folder(folder, generation), folder.name, check=False))
+        except BROKEN as error:
+            if segment_folder(folder, generation).exists():  # else a fold has just removed it
+                log.warning('collection "%s": generation %d is broken: %s', folder.name, generation, error)
+    return found
+
+
+def _kept(folder: Path, current: int | None) -> list[int]:
+    return [each for each in reversed(generations_on_disk(folder)) if current is None or each <= current]
+
+
+def link_files(source: Path, target: Path) -> None:
+    """Hard links to all files of a segment but its manifest."""
+    for path in source.iterdir():
+        if path.name != MANIFEST:
+            os.link(path, target / path.name)

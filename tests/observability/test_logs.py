@@ -24,6 +24,9 @@ class Traced:
     def upstream(self, provider: str, model: str, url: str) -> UpstreamTrace:
         raise NotImplementedError
 
+    def end(self, call: Context, code: str, reason: str) -> None:
+        raise NotImplementedError
+
 
 class Kept(logging.Handler):
     """Keeps the lines of the server's log, in one form."""

@@ -13,11 +13,12 @@ from urllib.parse import quote
 
 import numpy as np
 
-from server.domain.rag import embedded_text
+from server.domain.models import ModelIdentity
+from server.domain.rag import DEFAULT_COLLECTION, Document, embedded_text
 from server.models.artefact import open_artefact, read_manifest
 from server.tasks.rag.splitter import split
-from server.vectorstore.admin import DEMO, write_collection
-from server.vectorstore.segment import Content, DocumentRecord, EmbedderRecord
+from server.vectorstore.admin import publish_collection
+from server.vectorstore.segment_writer import Content
 from training.datasets.wikipedia import ENGLISH, Article, read_articles
 from training.graphs.evaluate import run_graph
 from training.recipe import Outcome, Workspace
@@ -34,7 +35,7 @@ documents that it receives.
 def build(workspace: Workspace) -> Outcome:
     """Split and embed all documents."""
     documents = [
-        DocumentRecord(
+        Document(
             id=article.title,
             title=article.title,
             text=article.text,
@@ -54,7 +55,7 @@ def build(workspace: Workspace) -> Outcome:
     lines = [json.dumps(asdict(document), ensure_ascii=False) for document in documents]
     (workspace.folder / "documents.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     metrics = {"documents": float(len(documents)), "passages": float(len(passages))}
-    write_report(workspace.folder, DEMO, TEXT, metrics)
+    write_report(workspace.folder, DEFAULT_COLLECTION, TEXT, metrics)
     return Outcome(metrics=metrics)
 
 
@@ -65,19 +66,21 @@ def choose(articles: Sequence[Article]) -> list[Article]:
     return [article for article in articles if article.title in chosen]
 
 
-def read_documents(folder: Path) -> tuple[DocumentRecord, ...]:
+def read_documents(folder: Path) -> tuple[Document, ...]:
     """The documents that `build` wrote."""
     with (folder / "documents.jsonl").open(encoding="utf-8", newline="\n") as lines:
-        return tuple(DocumentRecord(**json.loads(line)) for line in lines)
+        return tuple(Document(**json.loads(line)) for line in lines)
 
 
 def install(folder: Path, index: Path, models: Path) -> None:
     """Write what `build` made as the next generation of the collection."""
     embedder = open_artefact(models, "embedder")
+    vectors = np.load(folder / "vectors.npy")
     content = Content(
-        embedder=EmbedderRecord("embedder", embedder.manifest.version, embedder.digest),
+        embedder=ModelIdentity("embedder", embedder.manifest.version, embedder.digest),
         documents=read_documents(folder),
         passages=np.load(folder / "passages.npy"),
-        vectors=np.load(folder / "vectors.npy"),
+        vectors=[vectors],
+        dimensions=vectors.shape[1],
     )
-    write_collection(index, DEMO, content)
+    publish_collection(index, DEFAULT_COLLECTION, content)
