@@ -1,16 +1,16 @@
 """Writes the ledger: opening an entry waits for the disk, settling need not.
 
-One task writes. It takes what waits together into one transaction, so one sync of the disk serves many calls. The
-transactions run on a thread, which also imports the database library: that takes half a second.
+One thread writes. It takes what waits together into one transaction, so one sync of the disk serves many calls. It also
+imports the database library, which takes half a second: the port need not wait for that.
 """
 
 import asyncio
 import logging
+import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -56,6 +56,9 @@ class _Change:
     future: "asyncio.Future[Any] | None" = None
 
 
+_Answer = Opened | RequestIdReused | LedgerUnavailable | Literal[True]
+
+
 class SqlLedger:
     """Implements `Ledger` and `LedgerWatch` on a SQLite file or the URL of a PostgreSQL database.
 
@@ -66,22 +69,24 @@ class SqlLedger:
         self.away = False
         self._target = target
         self._pulse = pulse
-        self._instance = uuid4().hex
-        self._database: Database | None = None
-        self._thread = ThreadPoolExecutor(1, "ledger")
         self._loop = asyncio.get_running_loop()
-        self._changes: deque[_Change] = deque()
-        self._wake = asyncio.Event()
         # Entries that are on disk and not settled there, by id, with the future of their settlement if it waits.
         self._open: dict[str, asyncio.Future[bool] | None] = {}
         self._none_open = asyncio.Event()
         self._watchers = Watchers()
-        self._was_tried = False  # whether a transaction has succeeded or failed
-        self._next_beat = 0.0  # as the others, a time.monotonic() instant
-        self._failed_at = float("-inf")
         self._is_closed = False
-        self._give_up_at: float | None = None  # once closing
-        self._task = asyncio.create_task(self._run())
+        # Shared with the thread, and guarded by the condition.
+        self._changes: deque[_Change] = deque()
+        self._changed = threading.Condition()
+        self._give_up_at: float | None = None  # once closing; as the others, a time.monotonic() instant
+        # The thread's own.
+        self._instance = uuid4().hex
+        self._database: Database | None = None
+        self._was_tried = False  # whether a transaction has succeeded or failed
+        self._next_beat = 0.0
+        self._failed_at = float("-inf")
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._thread.start()
 
     @classmethod
     @asynccontextmanager
@@ -132,8 +137,9 @@ class SqlLedger:
         self._watchers.end()
 
     def _put(self, change: _Change) -> None:
-        self._changes.append(change)
-        self._wake.set()
+        with self._changed:
+            self._changes.append(change)
+            self._changed.notify()
 
     def _void(self, entry: Entry) -> None:
         self._forget(entry)
@@ -154,65 +160,69 @@ class SqlLedger:
             except TimeoutError:
                 log.warning("%d calls were not settled in time", len(self._open))
         self._watchers.end()
-        self._give_up_at = time.monotonic() + _CLOSE_SECONDS
-        self._wake.set()
-        await self._task
+        self._stop(_CLOSE_SECONDS)
+        await asyncio.to_thread(self._thread.join)
 
-    async def _run(self) -> None:
+    def _stop(self, seconds: float) -> None:
+        """Let the thread write what waits, for so many seconds at most, and end."""
+        with self._changed:
+            self._give_up_at = time.monotonic() + seconds
+            self._changed.notify()
+
+    def _answer(self, answers: Sequence[tuple[_Change, _Answer]]) -> None:
+        for change, answer in answers:
+            if change.kind == "settle" and change.future:
+                self._forget(change.entry)
+                change.future.set_result(answer is True)
+                if answer is True:
+                    self._watchers.tell(change.entry)
+            elif change.kind == "open" and change.future:
+                if isinstance(answer, Opened):
+                    self._open[change.entry.id] = None
+                    if change.future.done():  # the call has gone
+                        self._void(change.entry)
+                    else:
+                        change.future.set_result(answer)
+                elif isinstance(answer, Exception) and not change.future.done():
+                    change.future.set_exception(answer)
+
+    # ------------------------------------------------------------ on the thread
+
+    def _run(self) -> None:
         """Write what waits until closing has written all of it or has given up."""
         is_over = False
         while not is_over:
-            batch = await self._next_batch()
+            batch = self._next_batch()
             is_leaving = self._give_up_at is not None and not self._changes
             try:
-                await self._write(batch, is_leaving=is_leaving)
+                self._write(batch, is_leaving=is_leaving)
                 is_over = is_leaving
                 if self.away:
                     self.away = False
                     log.warning("the ledger can be written to again")
             except Exception as error:
-                await self._failed(batch, error)
+                self._failed(batch, error)
                 if self._give_up_at is not None:
                     is_over = not self._changes or time.monotonic() >= self._give_up_at
             self._was_tried = True
         if self._changes:
             log.error("%d calls could not be settled in the ledger; they will be marked as lost", self.waiting)
-            for change in self._changes:
-                self._answer(change, LedgerUnavailable(_REFUSAL))
+            self._refuse(self._changes)
         if self._database:
-            await self._loop.run_in_executor(self._thread, self._database.close)
-        self._thread.shutdown()
+            self._database.close()
 
-    async def _next_batch(self) -> list[_Change]:
+    def _next_batch(self) -> list[_Change]:
         """What waits, once something does, a heartbeat is due, or the ledger is being closed."""
-        if self.away:
-            await asyncio.sleep(_RETRY_SECONDS)
-        elif not self._changes and self._give_up_at is None:
-            self._wake.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, self._next_beat - time.monotonic())):
-                    await self._wake.wait()
-        return [self._changes.popleft() for _ in range(min(_BATCH, len(self._changes)))]
+        with self._changed:
+            if self.away:
+                self._changed.wait_for(lambda: False, _RETRY_SECONDS)
+            else:
+                due = max(0.0, self._next_beat - time.monotonic())
+                self._changed.wait_for(lambda: self._changes or self._give_up_at is not None, due)
+            return [self._changes.popleft() for _ in range(min(_BATCH, len(self._changes)))]
 
-    async def _write(self, batch: Sequence[_Change], *, is_leaving: bool = False) -> None:
+    def _write(self, batch: Sequence[_Change], *, is_leaving: bool = False) -> None:
         """One transaction."""
-        opens = [each for each in batch if each.kind == "open" and each.future and not each.future.done()]
-        settles = [each for each in batch if each.kind == "settle"]
-        entries = (
-            [each.entry for each in opens],
-            [each.entry for each in settles],
-            [each.entry.id for each in batch if each.kind == "void"],
-        )
-        answers = await self._loop.run_in_executor(self._thread, self._transact, *entries, is_leaving)
-        for change, answer in zip(opens, answers, strict=True):
-            self._answer(change, answer)
-        for change in settles:
-            self._answer(change, True)
-
-    def _transact(
-        self, opens: Sequence[Entry], settles: Sequence[Entry], voids: Sequence[str], is_leaving: bool
-    ) -> list[Opened | RequestIdReused]:
-        """On the thread."""
         from server.usage import entries
         from server.usage.database import Database
 
@@ -220,6 +230,9 @@ class SqlLedger:
             self._database = Database(self._target)
         now, lost = time.monotonic(), 0
         is_due = now >= self._next_beat
+        opens = [each for each in batch if each.kind == "open" and each.future and not each.future.done()]
+        settles = [each for each in batch if each.kind == "settle"]
+        voids = [each.entry.id for each in batch if each.kind == "void"]
         with self._database.writing() as connection:
             if is_due:
                 entries.beat(connection, self._instance)
@@ -227,24 +240,24 @@ class SqlLedger:
                 if now - self._failed_at > self._pulse.lost_seconds:
                     lost = entries.reap(connection, self._pulse.lost_seconds)
             if settles:
-                entries.settle_rows(connection, self._instance, settles)
+                entries.settle_rows(connection, self._instance, [each.entry for each in settles])
             if voids:
                 entries.void_rows(connection, voids)
-            opened = entries.open_rows(connection, self._instance, opens)
+            opened = entries.open_rows(connection, self._instance, [each.entry for each in opens])
             if is_leaving:
                 lost += entries.leave(connection, self._instance)
         if is_due:
             self._next_beat = now + self._pulse.beat_seconds
         if lost:
             log.warning("%d calls had not ended when their server did; they were marked as lost", lost)
-        return opened
+        self._hand_over([*zip(opens, opened, strict=True), *((each, True) for each in settles)])
 
-    async def _failed(self, batch: Sequence[_Change], error: Exception) -> None:
+    def _failed(self, batch: Sequence[_Change], error: Exception) -> None:
         """Refuse what was to be opened, and keep the rest for later."""
         from server.usage.database import AWAY, CommitUncertain, explain
 
         if not (isinstance(error, (*AWAY, CommitUncertain)) or self._database is None or not batch):
-            await self._write_each(batch, error)
+            self._write_each(batch, error)
             return
         self._failed_at = time.monotonic()
         if not self.away:
@@ -254,34 +267,24 @@ class SqlLedger:
         kept = [change for change in batch if change.kind != "open"]
         if isinstance(error, CommitUncertain):
             kept += [_Change("void", change.entry) for change in opens]
-        self._changes.extendleft(reversed(kept))
-        for change in opens:
-            self._answer(change, LedgerUnavailable(_REFUSAL))
+        with self._changed:
+            self._changes.extendleft(reversed(kept))
+        self._refuse(opens)
 
-    async def _write_each(self, batch: Sequence[_Change], error: Exception) -> None:
-        """The database rejects an entry: it must not hold up the others."""
+    def _write_each(self, batch: Sequence[_Change], error: Exception) -> None:
+        """The database rejects an entry, which must not hold up the others."""
         log.error("the ledger's database rejects %d entries", len(batch), exc_info=error)
         if len(batch) == 1:
-            self._answer(batch[0], LedgerUnavailable(_REFUSAL))
+            self._refuse(batch)
             return
         for change in batch:
             try:
-                await self._write([change])
+                self._write([change])
             except Exception as own:
-                await self._failed([change], own)
+                self._failed([change], own)
 
-    def _answer(self, change: _Change, answer: Opened | Exception | Literal[True]) -> None:
-        if change.kind == "settle" and change.future:
-            self._forget(change.entry)
-            change.future.set_result(answer is True)
-            if answer is True:
-                self._watchers.tell(change.entry)
-        elif change.kind == "open" and change.future:
-            if isinstance(answer, Opened):
-                self._open[change.entry.id] = None
-                if change.future.done():  # the call has gone
-                    self._void(change.entry)
-                else:
-                    change.future.set_result(answer)
-            elif isinstance(answer, Exception) and not change.future.done():
-                change.future.set_exception(answer)
+    def _refuse(self, changes: Iterable[_Change]) -> None:
+        self._hand_over([(change, LedgerUnavailable(_REFUSAL)) for change in changes])
+
+    def _hand_over(self, answers: Sequence[tuple[_Change, _Answer]]) -> None:
+        self._loop.call_soon_threadsafe(self._answer, answers)

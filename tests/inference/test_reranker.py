@@ -37,15 +37,15 @@ def artefact(tmp_path: Path) -> Artefact:
 
 
 @pytest.fixture
-async def engine(tmp_path: Path, artefact: Artefact, lanes: Scheduler) -> AsyncIterator[RagEngine]:
-    made = RagEngine(tmp_path / "index", HashingEmbedder(), lanes, OnnxReranker(artefact, lanes))
+async def engine(tmp_path: Path, artefact: Artefact, scheduler: Scheduler) -> AsyncIterator[RagEngine]:
+    made = RagEngine(tmp_path / "index", HashingEmbedder(), scheduler, OnnxReranker(artefact, scheduler))
     await made.open()
     yield made
     await made.close()
 
 
-async def test_scores_are_of_query_and_passage_together(artefact: Artefact, lanes: Scheduler) -> None:
-    reranker = OnnxReranker(artefact, lanes)
+async def test_scores_are_of_query_and_passage_together(artefact: Artefact, scheduler: Scheduler) -> None:
+    reranker = OnnxReranker(artefact, scheduler)
     passages = [("", "dog"), ("cat", "tree"), ("", "cat cat tree"), ("", "house")]
     assert await reranker.scores("cat tree", passages, deadline=soon()) == [0, 2, 3, 0]
     assert await reranker.scores("cat", [], deadline=soon()) == []
@@ -53,15 +53,15 @@ async def test_scores_are_of_query_and_passage_together(artefact: Artefact, lane
         await reranker.scores("cat", passages, deadline=time.monotonic())
 
 
-def test_a_dropped_engine_is_gone_at_once(artefact: Artefact, lanes: Scheduler) -> None:
-    assert is_gone_when_dropped(lambda: OnnxReranker(artefact, lanes))
+def test_a_dropped_engine_is_gone_at_once(artefact: Artefact, scheduler: Scheduler) -> None:
+    assert is_gone_when_dropped(lambda: OnnxReranker(artefact, scheduler))
 
 
-async def test_passages_come_in_the_rerankers_order(engine: RagEngine, tmp_path: Path, lanes: Scheduler) -> None:
+async def test_passages_come_in_the_rerankers_order(engine: RagEngine, tmp_path: Path, scheduler: Scheduler) -> None:
     documents = [Document(str(number), "cat " * number + "dog house tree") for number in range(1, RERANKED + 5)]
     await engine.ingester.add("notes", documents, deadline=soon())
     found = await engine.retriever.retrieve(Query("cat", "notes", 3), deadline=soon())
-    without = RagEngine(tmp_path / "index", HashingEmbedder(), lanes)
+    without = RagEngine(tmp_path / "index", HashingEmbedder(), scheduler)
     await without.open()
     plain = await without.retriever.retrieve(Query("cat", "notes", RERANKED), deadline=soon())
     await without.close()

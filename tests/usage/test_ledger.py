@@ -1,7 +1,6 @@
 """The ledger on SQLite and PostgreSQL: rows, repeated requests, sums, and servers that end."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -47,10 +46,9 @@ async def killed(target: Path | str) -> AsyncIterator[SqlLedger]:
     def die(*_: object, **__: object) -> None:
         raise OSError
 
-    ledger._transact = die  # type: ignore[method-assign, assignment]
-    ledger._give_up_at = time.monotonic()
-    ledger._wake.set()
-    await ledger._task
+    ledger._write = die  # type: ignore[method-assign]
+    ledger._stop(0.0)
+    await asyncio.to_thread(ledger._thread.join)
 
 
 async def rows(reader: SqlReader, **wanted: str) -> list[Entry]:
