@@ -8,21 +8,22 @@ the same however large the collection is, and later writes cannot be seen throug
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from server.domain.rag import Document
 from server.vectorstore.log import Write
-from server.vectorstore.segment import Segment
-from server.vectorstore.segment_writer import Content
+from server.vectorstore.segment import Content, Segment
 
 _LIVE = np.iinfo(np.int64).max
 _PART = 65_536  # rows of vectors that a fold has in memory
 
 
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+@dataclass(frozen=True, eq=False)
 class Snapshot:
     """A state of a collection. Of `documents` and the lists in `values` only the first rows belong to it.
 
@@ -50,6 +51,11 @@ class Snapshot:
         """Length of a vector."""
         return int(self.vectors.shape[1])
 
+    @cached_property
+    def not_deleted(self) -> Any:
+        """A faiss.IDSelector of the segment's passages in the collection. To make it takes longer than a search."""
+        return faiss.IDSelectorNot(faiss.IDSelectorBatch(self.deleted_passages))
+
     def live(self) -> NDArray[np.bool_]:
         """Which documents of the memtable are in the collection."""
         return self.ended > self.generation
@@ -73,7 +79,7 @@ class Snapshot:
                 yield from (source[rows[start : start + _PART]] for start in range(0, len(rows), _PART))
 
         passages = np.concatenate([old_passages, new_passages])
-        return Content(self.segment.embedder, self.dimensions, documents(), passages, vectors())
+        return Content(self.segment.info.model, self.dimensions, documents(), passages, vectors())
 
 
 class GrowingArray:
@@ -102,8 +108,8 @@ class Memtable:
 
     def __init__(self, segment: Segment) -> None:
         self._segment = segment
-        self.generation = segment.generation
-        self._updated = segment.created
+        self.generation = segment.info.generation
+        self._updated = segment.info.create_time
         self._writes = 0
         self._rows: dict[str, int] = {}
         self._deleted_rows: set[int] = set()

@@ -25,8 +25,7 @@ from server.domain.rag import Document, ValueIn
 from server.vectorstore.admin import create_collection
 from server.vectorstore.ann_index import exact
 from server.vectorstore.search import search
-from server.vectorstore.segment import read_segment
-from server.vectorstore.segment_writer import Content
+from server.vectorstore.segment import Content, read_segment
 from server.vectorstore.snapshot import Memtable
 
 DIMENSIONS = 384

@@ -15,7 +15,7 @@ from server.domain.errors import CollectionBroken, StorageFull
 from server.vectorstore.admin import create_collection, publish_collection
 from server.vectorstore.layout import collection_names
 from server.vectorstore.log import Write, append, read_log
-from server.vectorstore.segment import kept_segments
+from server.vectorstore.segment import kept_generations
 from tests.vectorstore.small_collections import add, content, documents, made, opened, parts, texts_of
 
 FILES = sorted(
@@ -63,7 +63,7 @@ def test_what_a_killed_rollback_left_never_counts(tmp_path: Path) -> None:
     assert add(again, "third") == left.generation
     add(again, "fourth")
     again.fold()
-    assert [segment.generation for segment in kept_segments(again.folder)] == [3, 1, 0]
+    assert [each.generation for each in kept_generations(again.folder)] == [3, 1, 0]
     hurt(tmp_path / "notes" / "00000003" / "manifest.json", "remove")
     assert texts_of(opened(tmp_path)) == ["first", "second", "third", "fourth"]
 

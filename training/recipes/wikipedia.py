@@ -18,7 +18,7 @@ from server.domain.rag import DEFAULT_COLLECTION, Document, embedded_text
 from server.models.artefact import MANIFEST, open_artefact
 from server.tasks.rag.splitter import split
 from server.vectorstore.admin import publish_collection
-from server.vectorstore.segment_writer import Content
+from server.vectorstore.segment import Content
 from training.datasets.wikipedia import Lead, read_leads
 from training.graphs.evaluate import run_graph
 from training.recipe import Outcome, Workshop
