@@ -39,7 +39,7 @@ class Hub:
             return self._reachable
 
     def url_of(self, source: HubSource, path: str) -> str:
-        """Where a file of a repository lies."""
+        """The URL of a file of a repository."""
         from huggingface_hub import hf_hub_url
 
         name = source.names.get(path, path)

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, 
 from training.errors import LockError
 
 LOCK_FILE = Path(__file__).parents[1] / "artefacts.lock.json"
-NESTED = "!/"  # in a member's name: "model.zip!/config.json" lies in an archive within the archive
+NESTED = "!/"  # in a member's name: "model.zip!/config.json" is in an archive within the archive
 WHOLE = "."  # in place of a member's name: the file is the distribution itself
 
 

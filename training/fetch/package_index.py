@@ -56,7 +56,7 @@ class PackageIndex:
         self._urls = tuple(downloader.without_password(url).rstrip("/") for url in index_urls)
 
     def url_of(self, distribution: Distribution) -> str:
-        """Where the distribution lies. Raises DownloadFailed if no index lists it."""
+        """The URL of the distribution. Raises DownloadFailed if no index lists it."""
         project = re.sub(r"[-_.]+", "-", distribution.package).lower()
         failures = []
         for index in self._urls:
