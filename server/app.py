@@ -42,7 +42,7 @@ from server.tasks.models.service import ModelServicer, Row
 from server.tasks.pricing.service import PricingServicer
 from server.tasks.rag.service import RagServicer
 from server.tasks.usage.service import UsageServicer
-from server.tenancy.limits.factory import limiting
+from server.tenancy.limits.limiter import open_limiter
 from server.usage.reader import SqlReader
 from server.usage.sql import SqlLedger
 
@@ -99,7 +99,10 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         reader = SqlReader(settings.ledger_target)
         stack.push_async_callback(reader.close)
         # Limits and ledger are closed after the server has stopped and the engines with it: every call settles.
-        limiter = await stack.enter_async_context(limiting(settings, reader.spent)) if door.tenants else None
+        limiter = None
+        if door.tenants:
+            redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+            limiter = await stack.enter_async_context(open_limiter(redis_url, settings.replicas, reader.spent))
         ledger = await stack.enter_async_context(SqlLedger.running(settings.ledger_target))
         engines = await stack.enter_async_context(Engines.create(settings, ledger))
         services = _service_table(engines)

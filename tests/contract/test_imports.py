@@ -14,7 +14,6 @@ ABSORBED_LATER = {"banner.py", "builders.py", "model_plans.py"}
 # Imports that the moves left; each goes when its room is tidied.
 LEFT_BY_THE_MOVES = {
     "server/rpc/access_control.py": "server.settings",
-    "server/tenancy/limits/factory.py": "server.settings",
     "server/tasks/chat/configuration.py": "server.settings",
     "server/tasks/chat/registry.py": "server.settings",
     "server/tasks/chat/upstreams.py": "server.settings",
