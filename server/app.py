@@ -7,7 +7,7 @@ grace, then everything is closed in the reverse order of its making.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,38 +15,34 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from quintet.v1 import (
-    analysis_pb2_grpc,
-    chat_pb2_grpc,
-    classification_pb2_grpc,
-    model_pb2_grpc,
-    pricing_pb2_grpc,
-    rag_pb2_grpc,
-    usage_pb2_grpc,
-)
 
 from server.builders import Engines
-from server.models.handle import Slot, State
-from server.rpc.access_control import AccessControl
+from server.domain.reloading_file import ReloadingFile
+from server.models.handle import Slot
 from server.rpc.admission import Admission
+from server.rpc.auth import TenantAuth
 from server.rpc.health import Health
-from server.rpc.listener import CannotStart, PortInUse
+from server.rpc.listener import CannotStart, Certificates, PortInUse, listen
 from server.rpc.pipeline import Registrar
 from server.rpc.reflection import add_reflection
+from server.rpc.service_spec import ServiceSpec, methods_by_path
 from server.rpc.tenant_limits import TenantLimits
 from server.settings import Settings
-from server.tasks.analysis.service import AnalysisServicer
-from server.tasks.chat.service import ChatServicer
-from server.tasks.classification.service import ClassificationServicer
+from server.tasks.analysis import service as analysis
+from server.tasks.chat import service as chat
+from server.tasks.classification import service as classification
+from server.tasks.models import service as model
 from server.tasks.models.service import ModelServicer, Row
-from server.tasks.pricing.service import PricingServicer
-from server.tasks.rag.service import RagServicer
-from server.tasks.usage.service import UsageServicer
+from server.tasks.pricing import service as pricing
+from server.tasks.rag import service as rag
+from server.tasks.usage import service as usage
 from server.tenancy.limits.limiter import open_limiter
+from server.tenancy.tenants_file import TenantsFile
+from server.usage.ledger import SqlLedger
 from server.usage.reader import SqlReader
-from server.usage.sql import SqlLedger
 
-if TYPE_CHECKING:  # it needs packages that are not always there
+if TYPE_CHECKING:  # they need packages that are not always there
+    from server.observability.metrics import Collector
     from server.observability.tracing import Traces
 
 log = logging.getLogger(__name__)
@@ -64,28 +60,15 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 
 
 @dataclass(frozen=True)
-class Service:
-    """A row of the service table: it serves while all of `needs` are ready and none of `awaits` is loading."""
-
-    name: str
-    needs: tuple[Slot[Any], ...] = ()
-    awaits: tuple[Slot[Any], ...] = ()
-
-    def trouble(self) -> str:
-        """Why it does not serve, what an operator must mend before what passes by itself; empty if it serves."""
-        may_fail = [slot for slot in self.awaits if slot.state is not State.FAILED]
-        troubled = [slot for slot in (*self.needs, *may_fail) if slot.trouble()]
-        troubled.sort(key=lambda slot: slot.state is not State.FAILED)
-        return troubled[0].trouble() if troubled else ""
-
-
-@dataclass(frozen=True)
 class App:
-    """A running server."""
+    """A running server. `access` says who may call, for people."""
 
     address: str
-    door: AccessControl
+    access: str
+    is_encrypted: bool
+    requires_keys: bool
     health: Health
+    services: tuple[ServiceSpec, ...]
     loaded: Callable[[], Awaitable[None]]
     slots: tuple[Slot[Any], ...]
 
@@ -95,46 +78,71 @@ async def running(settings: Settings) -> AsyncIterator[App]:
     """Serve while the body runs. Raises CannotStart, BadFile for tenants and certificates, and BadProviders."""
     async with AsyncExitStack() as stack:
         traces = await stack.enter_async_context(_traces(str(settings.traces))) if settings.traces else None
-        door = await stack.enter_async_context(AccessControl.create(settings))
+        certificates = await _certificates(stack, settings)
         reader = SqlReader(settings.ledger_target)
         stack.push_async_callback(reader.close)
         # Limits and ledger are closed after the server has stopped and the engines with it: every call settles.
         limiter = None
-        if door.tenants:
+        if settings.tenants:
             redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
             limiter = await stack.enter_async_context(open_limiter(redis_url, settings.replicas, reader.spent))
         ledger = await stack.enter_async_context(SqlLedger.running(settings.ledger_target))
         engines = await stack.enter_async_context(Engines.create(settings, ledger))
-        services = _service_table(engines)
-        required = {service.name for service in services if engines.chat not in service.needs or not engines.llm_is_off}
-        health = Health([service.name for service in services], required)
+        files: list[ReloadingFile[Any]] = [certificates] if certificates else []
+        models = _model_servicer(
+            settings,
+            engines,
+            services=lambda: health.messages,
+            warnings=lambda: [file.problem for file in files if file.problem],
+        )
+        services = _services(engines, models, reader, ledger)
+        tenants, auth, limits = None, None, None
+        if settings.tenants and limiter:
+            tenants = TenantsFile(settings.tenants, [service.name for service in services])
+            await stack.enter_async_context(tenants.following())
+            files.append(tenants)
+            auth = TenantAuth(tenants, services)
+            costs = {path: method.cost for path, (_, _, method) in methods_by_path(services).items() if method.cost}
+            limits = TenantLimits(limiter, tenants.tenant, costs)
+        health = Health(
+            [service.full_name for service in services],
+            {service.full_name for service in services if service.required},
+        )
         admission = Admission(
             settings.max_concurrent_calls,
             settings.default_deadline_seconds,
             max_wait_seconds=settings.max_wait_seconds,
             lanes=settings.lanes,
-            lanes_of={"quintet.v1.AnalysisService": 1},  # nearly all of its compute is spaCy's, which has one lane
+            lanes_of={service.full_name: service.lanes for service in services if service.lanes},
         )
         server = grpc.aio.server(
             # Twice the limit, so that what is a little too large gets an answer with details.
             options=(*_OPTIONS, ("grpc.max_receive_message_length", 2 * settings.max_request_bytes)),
         )
-        models = _model_servicer(settings, engines, health, door)
-        chat = ChatServicer(engines.chats)
-        rag = RagServicer(engines.retriever, engines.answerer, engines.chat.name)
-        limits = None
-        if door.tenants and limiter:
-            limits = TenantLimits(limiter, door.tenants.tenant, {**chat.estimates(), **rag.estimates()})
-        registrar = Registrar(
-            server, admission, settings.max_request_bytes, auth=door.auth, limits=limits, traces=traces
-        )
-        _register(registrar, engines, chat=chat, rag=rag, models=models, usage=UsageServicer(reader, ledger))
+        registrar = Registrar(server, admission, settings.max_request_bytes, auth=auth, limits=limits, traces=traces)
+        for service in services:
+            service.register(service.servicer, registrar)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         if settings.reflection:
             add_reflection(server, [*health.messages, HEALTH_SERVICE])
-        address = door.open(server)
+        address = listen(server, settings.host, settings.port, certificates)
+        if tenants and not certificates and not settings.is_local:
+            log.warning("API keys cross the network unencrypted: set QUINTET_TLS_CERT and QUINTET_TLS_KEY")
         if settings.metrics_port is not None:
-            _publish(stack, settings.metrics_port, admission, engines, door=door, limits=limits, ledger=ledger)
+            from server.observability.metrics import Collector  # its libraries take a while to import
+
+            collector = Collector(
+                admission,
+                engines.lanes,
+                [slot for slot, _ in engines.models],
+                engines.pool.residency.budget,
+                legs=engines.legs,
+                auth_refused=auth.refused if auth else {},
+                followed=files,
+                limits=limits,
+                ledger=ledger,
+            )
+            _publish(stack, settings, settings.metrics_port, collector)
         await server.start()
         log.info("listening on %s", address)
         stack.push_async_callback(_stop, server, health, models, admission, settings)
@@ -142,38 +150,53 @@ async def running(settings: Settings) -> AsyncIterator[App]:
 
         def update() -> None:
             for service in services:
-                health.set(service.name, service.trouble())
+                health.set(service.full_name, service.trouble())
             models.wake()
 
         engines.on_change = update
         update()
         engines.load()
-        yield App(address, door, health, engines.loaded, tuple(slot for slot, _ in engines.models))
+        yield App(
+            address,
+            _access(settings),
+            certificates is not None,
+            tenants is not None,
+            health,
+            services,
+            engines.loaded,
+            tuple(slot for slot, _ in engines.models),
+        )
 
 
-def _service_table(engines: Engines) -> list[Service]:
-    """One row a service. What it needs must be ready; what it awaits may have failed without taking it down."""
+def _services(engines: Engines, models: ModelServicer, reader: SqlReader, ledger: SqlLedger) -> tuple[ServiceSpec, ...]:
+    """The services of quintet.v1, a row each."""
     classifiers = tuple(engines.classifiers.values())
     asking = () if engines.llm_is_off else (engines.answerer, engines.chat)
-    return [
-        Service("quintet.v1.ClassificationService", needs=classifiers),
-        Service("quintet.v1.PricingService", needs=(engines.pricer,)),
-        Service("quintet.v1.ChatService", needs=(engines.chat,)),
-        Service("quintet.v1.RagService", needs=(engines.retriever, *asking)),
-        Service("quintet.v1.AnalysisService", needs=(engines.linguist, engines.languages), awaits=classifiers),
-        Service("quintet.v1.ModelService"),
-        Service("quintet.v1.UsageService"),
-    ]
+    return (
+        classification.spec(engines.classifiers),
+        pricing.spec(engines.pricer),
+        chat.spec(engines.chats, required=not engines.llm_is_off),
+        rag.spec(engines.collections, engines.answerer, engines.chat.name, needs=(engines.collections, *asking)),
+        analysis.spec(engines.analyzer(), needs=(engines.linguist, engines.languages), waits_for=classifiers),
+        model.spec(models),
+        usage.spec(reader, ledger),
+    )
 
 
-def _model_servicer(settings: Settings, engines: Engines, health: Health, door: AccessControl) -> ModelServicer:
+def _model_servicer(
+    settings: Settings,
+    engines: Engines,
+    *,
+    services: Callable[[], Mapping[str, str]],
+    warnings: Callable[[], Sequence[str]],
+) -> ModelServicer:
     return ModelServicer(
         [Row(slot, task) for slot, task in engines.models],
         engines.pool,
-        health,
+        services,
         version=version("quintet"),
         git_commit=settings.git_commit,
-        warnings=door.problems,
+        warnings=warnings,
         limits={
             "max_request_bytes": settings.max_request_bytes,
             "max_concurrent_calls": settings.max_concurrent_calls,
@@ -182,28 +205,21 @@ def _model_servicer(settings: Settings, engines: Engines, health: Health, door: 
     )
 
 
-def _register(
-    registrar: Any,
-    engines: Engines,
-    *,
-    chat: ChatServicer,
-    rag: RagServicer,
-    models: ModelServicer,
-    usage: UsageServicer,
-) -> None:
-    servicers: Mapping[Callable[[Any, Any], None], object] = {
-        classification_pb2_grpc.add_ClassificationServiceServicer_to_server: ClassificationServicer(
-            engines.classifiers
-        ),
-        pricing_pb2_grpc.add_PricingServiceServicer_to_server: PricingServicer(engines.pricer),
-        chat_pb2_grpc.add_ChatServiceServicer_to_server: chat,
-        rag_pb2_grpc.add_RagServiceServicer_to_server: rag,
-        analysis_pb2_grpc.add_AnalysisServiceServicer_to_server: AnalysisServicer(engines.analyzer()),
-        model_pb2_grpc.add_ModelServiceServicer_to_server: models,
-        usage_pb2_grpc.add_UsageServiceServicer_to_server: usage,
-    }
-    for add, servicer in servicers.items():
-        add(servicer, registrar)
+async def _certificates(stack: AsyncExitStack, settings: Settings) -> Certificates | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    certificates = Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    await stack.enter_async_context(certificates.following())
+    return certificates
+
+
+def _access(settings: Settings) -> str:
+    """Who may call, for people."""
+    if settings.tenants:
+        return f"Callers need an API key or a certificate of a tenant in {settings.tenants}."
+    if settings.is_local:
+        return "Authentication is off (QUINTET_TENANTS is not set); only this machine can call."
+    return "Authentication is off (QUINTET_ALLOW_ANONYMOUS); every client that reaches the port can call."
 
 
 def _traces(endpoint: str) -> "AbstractAsyncContextManager[Traces]":
@@ -214,36 +230,16 @@ def _traces(endpoint: str) -> "AbstractAsyncContextManager[Traces]":
     return Traces.running(endpoint)
 
 
-def _publish(
-    stack: AsyncExitStack,
-    port: int,
-    admission: Admission,
-    engines: Engines,
-    *,
-    door: AccessControl,
-    limits: TenantLimits | None,
-    ledger: SqlLedger,
-) -> None:
-    from server.observability import metrics  # whoever publishes nothing need not wait for its libraries
+def _publish(stack: AsyncExitStack, settings: Settings, port: int, collector: "Collector") -> None:
+    from server.observability.metrics import serving
 
-    collector = metrics.Collector(
-        admission,
-        engines.lanes,
-        [slot for slot, _ in engines.models],
-        engines.pool.residency.budget,
-        legs=engines.legs,
-        auth_refused=door.refused,
-        followed=door.followed,
-        limits=limits,
-        ledger=ledger,
-    )
     try:
-        found = stack.enter_context(metrics.serving(door.settings.host, port, collector))
+        found = stack.enter_context(serving(settings.host, port, collector))
     except OSError:
         raise PortInUse(
-            f"cannot publish metrics on {door.settings.host}:{port}: in use? Set QUINTET_METRICS_PORT to another port"
+            f"cannot publish metrics on {settings.host}:{port}: in use? Set QUINTET_METRICS_PORT to another port"
         ) from None
-    log.info("metrics on http://%s:%d/metrics", door.settings.host, found)
+    log.info("metrics on http://%s:%d/metrics", settings.host, found)
 
 
 async def _stop(

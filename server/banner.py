@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 async def announce(app: "App") -> None:
     """Print the address now, and the table once nothing is loading any more."""
     started = time.monotonic()
-    print(f"Quintet listens on {app.address}; loading models ...\n{app.door.access}", flush=True)
+    print(f"Quintet listens on {app.address}; loading models ...\n{app.access}", flush=True)
     await app.loaded()
     print(f"\n{_table(app)}\n\n{_next_steps(app)}\n", flush=True)
     print(f"Ready after {time.monotonic() - started:.1f} s. Ctrl-C stops.", flush=True)
@@ -33,10 +33,10 @@ def _next_steps(app: "App") -> str:
     address = app.address
     option = "" if address == "127.0.0.1:50051" else f" --address {address}"
     argument = "" if address == "127.0.0.1:50051" else f'"{address}"'
-    grpcurl = "grpcurl" if app.door.certificates else "grpcurl -plaintext"
-    if app.door.tenants:
+    grpcurl = "grpcurl" if app.is_encrypted else "grpcurl -plaintext"
+    if app.requires_keys:
         grpcurl += ' -H "authorization: Bearer $QUINTET_API_KEY"'
-    if app.door.certificates:
+    if app.is_encrypted:
         option += " --tls"
         argument += ", tls=True" if argument else "tls=True"
     return "\n".join(

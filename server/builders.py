@@ -14,8 +14,8 @@ from server.domain.analysis import Analyzer, LanguageIdentifier, TextParser
 from server.domain.chat import ChatModel
 from server.domain.models import ModelIdentity, ModelTask
 from server.domain.pricing import Pricer
-from server.domain.rag import Answerer, Retriever
 from server.domain.texts import Classifier, Embedder
+from server.domain.usage import Ledger
 from server.inference.scheduler import Scheduler
 from server.model_plans import EMBEDDER, LANGUAGE, LINGUIST, PRICES, RERANKER, plans
 from server.models import process_memory
@@ -25,10 +25,11 @@ from server.models.registry import open_registry
 from server.models.watch import follow, sync
 from server.settings import Settings
 from server.tasks.chat.registry import Chats
-from server.usage.ledger import Ledger
 
 if TYPE_CHECKING:
     from server.tasks.chat.router import Upstream
+    from server.tasks.rag.answerer import Answerer
+    from server.tasks.rag.engine import RagEngine
 
 _START_SECONDS = 600.0
 
@@ -57,7 +58,7 @@ class Engines:
         self.embedder: Handle[Embedder] = self._models[EMBEDDER][0]
         self.linguist: Handle[TextParser] = self._models[LINGUIST][0]
         self.languages: Handle[LanguageIdentifier] = self._models[LANGUAGE][0]
-        self.retriever: Slot[Retriever] = Slot("collections", self._changed)
+        self.collections: Slot[RagEngine] = Slot("collections", self._changed)
         self._chats = Chats(settings, pool, ledger, self._changed)
         self.chat: Slot[ChatModel] = self._chats.default
         self.answerer: Slot[Answerer] = Slot("answers", self._changed)
@@ -112,7 +113,7 @@ class Engines:
                 for task in engines._tasks:
                     task.cancel()
                 await asyncio.gather(*engines._tasks, return_exceptions=True)
-                if collections := engines.retriever.loaded:
+                if collections := engines.collections.loaded:
                     await collections.close()
                 await engines._chats.close()
                 engines._lanes.close()
@@ -122,7 +123,7 @@ class Engines:
         """Begin to fill all slots, and to follow what others change."""
         synced = self._start(sync(self.pool))
         models = self._start(self._after(synced, self.pool.preload()))
-        retriever = self._start(self._after(synced, self.retriever.load(self._retriever)))
+        retriever = self._start(self._after(synced, self.collections.load(self._collections)))
         self._loading += [models, retriever]
         versioned = [name for name, plan in self.pool.plans.items() if plan.has_artefact]
         self._start(self._after(synced, follow(self.pool, self.pool.store.marks(versioned))))
@@ -153,37 +154,31 @@ class Engines:
 
     # ------------------------------------------------------------ what is made of models
 
-    async def _retriever(self) -> Retriever:
+    async def _collections(self) -> "RagEngine":
         from server.models.handle_engines import HandleEmbedder, HandleReranker
-        from server.tasks.rag.retriever import FaissRetriever
+        from server.tasks.rag.engine import RagEngine
 
-        async with self.embedder.use(_whenever()) as engine:
-            embedder = HandleEmbedder(self.embedder, engine.description)
-        index = self._settings.data / "index"
-        if self._settings.rerank:
-            from server.tasks.rag.reranking import RerankingRetriever
-
-            reranker = HandleReranker(self._models[RERANKER][0])
-            retriever: FaissRetriever = RerankingRetriever(index, embedder, self._lanes, reranker)
-        else:
-            retriever = FaissRetriever(index, embedder, self._lanes)
-        await retriever.open()
-        self._searched_with = embedder.description.identity
-        return retriever
+        async with self.embedder.use(_whenever()) as loaded:
+            embedder = HandleEmbedder(self.embedder, loaded.description)
+        reranker = HandleReranker(self._models[RERANKER][0]) if self._settings.rerank else None
+        engine = RagEngine(self._settings.data / "index", embedder, self._lanes, reranker)
+        await engine.open()
+        self._searched_with = engine.embedder
+        return engine
 
     async def _reopen(self) -> None:
         """Another embedder is served: the collections that fit it are found anew."""
-        self.retriever.pause("the embedder was replaced; the collections are being opened again")
-        if old := self.retriever.loaded:
+        self.collections.pause("the embedder was replaced; the collections are being opened again")
+        if old := self.collections.loaded:
             await old.close()
-        await self.retriever.load(self._retriever)
+        await self.collections.load(self._collections)
         if self.answerer.loaded:
             await self.answerer.load(self._answerer)
 
-    async def _answerer(self) -> Answerer:
-        from server.tasks.rag.answerer import RagAnswerer
+    async def _answerer(self) -> "Answerer":
+        from server.tasks.rag.answerer import Answerer
 
-        return RagAnswerer(self.retriever.get(), self.chat.get())
+        return Answerer(self.collections.get().retriever, self.chat.get())
 
     def analyzer(self) -> Analyzer:
         """It looks its models up on every call, so it is there from the start."""

@@ -21,21 +21,23 @@ RERANKER = "reranker"
 Build = Callable[[Artefact], Any]
 
 
-def plans(settings: Settings, lanes: Scheduler, spacy_lane: Scheduler) -> Iterator[tuple[ModelTask, ModelSpec[Any]]]:
+def plans(
+    settings: Settings, scheduler: Scheduler, spacy_lane: Scheduler
+) -> Iterator[tuple[ModelTask, ModelSpec[Any]]]:
     """The plans of all models with what they do. A name that only the settings have is a classifier's."""
     others: dict[str, tuple[ModelTask, Callable[[], Build]]] = {
-        PRICES: (ModelTask.REGRESSION, partial(_house_pricer, lanes)),
+        PRICES: (ModelTask.REGRESSION, partial(_house_pricer, scheduler)),
         LINGUIST: (ModelTask.LINGUISTICS, partial(_linguist, spacy_lane, settings.result_cache)),
-        LANGUAGE: (ModelTask.LANGUAGE_ID, partial(_language_identifier, lanes)),
+        LANGUAGE: (ModelTask.LANGUAGE_ID, partial(_language_identifier, scheduler)),
     }
     if settings.rerank:
-        others[RERANKER] = (ModelTask.RERANKING, partial(_reranker, lanes))
+        others[RERANKER] = (ModelTask.RERANKING, partial(_reranker, scheduler))
     texts = dict.fromkeys((*CLASSIFIERS, *settings.models), ModelTask.CLASSIFICATION)
     texts[EMBEDDER] = ModelTask.EMBEDDING
     for name, task in texts.items():
         if name not in others:
             wanted = settings.models.get(name, ModelSettings())
-            yield task, _plan(name, wanted, partial(_text_model, name, task, wanted, lanes, settings.result_cache))
+            yield task, _plan(name, wanted, partial(_text_model, name, task, wanted, scheduler, settings.result_cache))
     for name, (task, prepare) in others.items():
         yield task, _plan(name, settings.models.get(name, ModelSettings()), prepare)
 
@@ -53,32 +55,34 @@ def _plan(name: str, wanted: ModelSettings, prepare: Callable[[], Build]) -> Mod
     )
 
 
-def _text_model(name: str, task: ModelTask, wanted: ModelSettings, lanes: Scheduler, cache_bytes: int) -> Build:
-    embeds = task is ModelTask.EMBEDDING
+def _text_model(name: str, task: ModelTask, wanted: ModelSettings, scheduler: Scheduler, cache_bytes: int) -> Build:
+    from server.inference.text import TextClassifier, TextEmbedder
+
+    kind = TextEmbedder if task is ModelTask.EMBEDDING else TextClassifier
     if wanted.engine == "torch" or wanted.source:
         from server.inference import torch_text
 
-        kind = torch_text.TorchEmbedder if embeds else torch_text.TorchClassifier
         if wanted.source:
-            source, revision = str(wanted.source), wanted.revision
-            return lambda _: kind.from_hub(name, source, revision, lanes, wanted.device, cache_bytes=cache_bytes)
-        return lambda artefact: kind.from_artefact(artefact, lanes, wanted.device, cache_bytes=cache_bytes)
-    from server.inference import onnx_text
+            hub = partial(torch_text.load_from_hub, name, str(wanted.source), wanted.revision, task, wanted.device)
+            return lambda _: kind(hub(), scheduler, cache_bytes=cache_bytes)
+        load = partial(torch_text.load, task=task, device=wanted.device)
+    else:
+        from server.inference import onnx_text
 
-    onnx = onnx_text.OnnxEmbedder if embeds else onnx_text.OnnxClassifier
-    return lambda artefact: onnx(artefact, lanes, wanted.engine, cache_bytes=cache_bytes)
+        load = partial(onnx_text.load, task=task, engine=wanted.engine)
+    return lambda artefact: kind(load(artefact), scheduler, cache_bytes=cache_bytes)
 
 
-def _house_pricer(lanes: Scheduler) -> Build:
+def _house_pricer(scheduler: Scheduler) -> Build:
     from server.tasks.pricing.engine import HousePricer
 
-    return lambda artefact: HousePricer(artefact, lanes)
+    return lambda artefact: HousePricer(artefact, scheduler)
 
 
-def _reranker(lanes: Scheduler) -> Build:
+def _reranker(scheduler: Scheduler) -> Build:
     from server.inference.reranker import OnnxReranker
 
-    return lambda artefact: OnnxReranker(artefact, lanes)
+    return lambda artefact: OnnxReranker(artefact, scheduler)
 
 
 def _linguist(lane: Scheduler, cache_bytes: int) -> Build:
@@ -87,7 +91,7 @@ def _linguist(lane: Scheduler, cache_bytes: int) -> Build:
     return lambda artefact: SpacyParser(artefact, lane, cache_bytes=cache_bytes)
 
 
-def _language_identifier(lanes: Scheduler) -> Build:
+def _language_identifier(scheduler: Scheduler) -> Build:
     from server.tasks.analysis.language import FastTextIdentifier
 
-    return lambda artefact: FastTextIdentifier(artefact, lanes)
+    return lambda artefact: FastTextIdentifier(artefact, scheduler)

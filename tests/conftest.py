@@ -15,6 +15,7 @@ import pytest
 
 from tests.redis_server import RedisServer
 
+pytest_plugins = ["tests.small_artefacts"]  # its fixtures
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 60.0
 # Whoever starts the tests in the background of a shell has Ctrl-C ignored, which the processes under test inherit.

@@ -16,8 +16,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 from server.domain.chat import ChatAnswer, ChatDone, ChatOptions, ChatProvider, ChatStarted, Message, TextDelta
 from server.domain.errors import LedgerUnavailable
 from server.domain.money import Cost
-from server.usage.ledger import Accounting, Opened, Opening, Settlement
-from server.usage.rows import new_id
+from server.domain.usage import Entry, Opened, Usage
 
 
 @dataclass
@@ -157,26 +156,23 @@ class MemoryLedger:
     """Implements `Ledger` in lists. Request ids are not looked up; a test sets `earlier` instead."""
 
     def __init__(self) -> None:
-        self.openings: dict[str, Opening] = {}
-        self.settlements: dict[str, Settlement] = {}
+        self.opened: dict[str, Entry] = {}
+        self.settled: dict[str, Entry] = {}
         self.settled_twice = 0
-        self.earlier: Accounting | None = None
+        self.earlier: Usage | None = None
         self.away = False
-        self.slow = False  # nothing that is settled comes to the disk
+        self.slow = False  # no settlement reaches the disk
 
-    async def open(self, opening: Opening) -> Opened:
-        """A row."""
+    async def open(self, entry: Entry) -> Opened:
         await asyncio.sleep(0)
         if self.away:
             raise LedgerUnavailable("it is away")
-        opened = Opened(new_id(opening.started), self.earlier)
-        self.openings[opened.id] = opening
-        return opened
+        self.opened[entry.id] = entry
+        return Opened(entry, self.earlier)
 
-    def settle(self, opened: Opened, settlement: Settlement) -> asyncio.Future[bool]:
-        """Its end."""
-        self.settled_twice += opened.id in self.settlements
-        self.settlements.setdefault(opened.id, settlement)
+    def settle(self, entry: Entry) -> asyncio.Future[bool]:
+        self.settled_twice += entry.id in self.settled
+        self.settled.setdefault(entry.id, entry)
         future = asyncio.get_running_loop().create_future()
         if not self.slow:
             future.set_result(True)

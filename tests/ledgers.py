@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from server.usage.ledger import Accounting, Opening, Outcome, Settlement, Source
+from server.domain.models import ModelIdentity
+from server.domain.usage import Entry, Opened, Outcome, Usage, UsageSource, new_id
 from tests import postgres as programs
 from tests.postgres import Postgres
 
@@ -27,8 +28,11 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
     return server.new_database()
 
 
-def opening(request_id: str = "r-1", **changes: Any) -> Opening:
+def entry(request_id: str = "r-1", **changes: Any) -> Entry:
+    """A call that begins now."""
+    started = changes.setdefault("started", datetime.now(UTC))
     values: dict[str, Any] = {
+        "id": new_id(started),
         "tenant": "acme",
         "key_id": "k1",
         "request_id": request_id,
@@ -39,24 +43,31 @@ def opening(request_id: str = "r-1", **changes: Any) -> Opening:
         "model": "gpt",
         "model_digest": "",
         "provider": "cloud",
-        "prompt_tokens": 10,
-        "prompt_micros": 5,
+        "own_prompt_tokens": 10,
+        "own_prompt_micros": 5,
         "reserved_tokens": 500,
         "reserved_micros": 600,
         "price_version": "2026-11",
-        "currency": "USD",
-        "started": datetime.now(UTC),
+        "usage": Usage(0, 0, UsageSource.UNAVAILABLE),
     }
-    return Opening(**{**values, **changes})
+    return Entry(**{**values, **changes})
 
 
-def settlement(
+def used(prompt: int = 11, completion: int = 3, cost: int = 7, source: UsageSource = UsageSource.PROVIDER) -> Usage:
+    return Usage(prompt, completion, source, cost)
+
+
+def settled(
+    opened: Opened | Entry,
     prompt: int = 11,
     completion: int = 3,
     cost: int = 7,
     *,
     outcome: Outcome = Outcome.OK,
-    source: Source = Source.PROVIDER,
-) -> Settlement:
-    accounting = Accounting(prompt, 0, completion, source, cost, "USD")
-    return Settlement(accounting, outcome, "cloud", "gpt", "gpt-2026", "", "2026-11", datetime.now(UTC))
+    source: UsageSource = UsageSource.PROVIDER,
+) -> Entry:
+    """The call after its end."""
+    model = ModelIdentity("gpt", "gpt-2026", "")
+    usage = used(prompt, completion, cost, source)
+    begun = opened.entry if isinstance(opened, Opened) else opened
+    return begun.settled(usage, outcome, provider="cloud", model=model, price_version="2026-11")

@@ -1,4 +1,4 @@
-"""Small artefacts with real files, and lanes to run them on."""
+"""Small artefacts with real files, and engines and a scheduler to run them."""
 
 import gc
 import time
@@ -13,7 +13,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from server.domain.models import ModelTask
+from server.inference.onnx_text import load
 from server.inference.scheduler import Scheduler
+from server.inference.text import TextClassifier, TextEmbedder
 from server.models.artefact import Artefact, open_artefact, write_manifest
 from server.models.publish import publish
 
@@ -32,10 +35,22 @@ def soon() -> float:
 
 
 @pytest.fixture
-async def lanes() -> AsyncIterator[Scheduler]:
+async def scheduler() -> AsyncIterator[Scheduler]:
     made = Scheduler(2, queue_limit=64)
     yield made
     made.close()
+
+
+def onnx_classifier(
+    artefact: Artefact, scheduler: Scheduler, engine: str | None = None, *, cache_bytes: int = 0
+) -> TextClassifier:
+    return TextClassifier(load(artefact, ModelTask.CLASSIFICATION, engine), scheduler, cache_bytes=cache_bytes)
+
+
+def onnx_embedder(
+    artefact: Artefact, scheduler: Scheduler, engine: str | None = None, *, cache_bytes: int = 0
+) -> TextEmbedder:
+    return TextEmbedder(load(artefact, ModelTask.EMBEDDING, engine), scheduler, cache_bytes=cache_bytes)
 
 
 def is_gone_when_dropped(make: Callable[[], object]) -> bool:

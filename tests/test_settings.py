@@ -1,11 +1,13 @@
-"""Settings that must not be taken."""
+"""Settings: which are refused, and that all are documented."""
 
+import re
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from server.settings import Settings
+from server.settings import ModelSettings, Settings
+from tests.conftest import ROOT
 
 FILE = Path("some.pem")
 
@@ -27,3 +29,11 @@ def test_other_addresses_need_tenants_or_a_word(host: str) -> None:
 def test_certificates_are_complete(given: dict[str, Path]) -> None:
     with pytest.raises(ValidationError, match=r"QUINTET_TLS_CERT and QUINTET_TLS_KEY"):
         Settings(**given)  # type: ignore[arg-type]
+
+
+def test_every_setting_is_documented_and_has_a_description() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    documented = set(re.findall(r"QUINTET_([A-Z_]+)", page)) - {"CACHE", "HUB"}  # of `make train`
+    assert documented == {name.upper() for name in Settings.model_fields}
+    assert all(f"`{name}`" in page for name in ModelSettings.model_fields)
+    assert all(field.description for field in (Settings.model_fields | ModelSettings.model_fields).values())

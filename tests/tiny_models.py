@@ -7,12 +7,11 @@ from pathlib import Path
 
 import onnx
 
-from server.inference.onnx_text import OnnxClassifier
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact, read_manifest, write_manifest
 from server.models.golden import GOLDEN, Answer, ask
 from server.models.publish import publish
-from tests.small_artefacts import LABELS, MAX_TOKENS, WIDTH, tiny_graph, tiny_tokenizer
+from tests.small_artefacts import LABELS, MAX_TOKENS, WIDTH, onnx_classifier, tiny_graph, tiny_tokenizer
 
 TEXTS = ["the house is good", "a very bad garden"]
 
@@ -52,9 +51,9 @@ def add_embedder(models: Path, version: str) -> Path:
 
 
 async def _answers(artefact: Artefact) -> list[Answer]:
-    lanes = Scheduler(1, queue_limit=1)
+    scheduler = Scheduler(1, queue_limit=1)
     try:
-        engine = OnnxClassifier(artefact, lanes)
+        engine = onnx_classifier(artefact, scheduler)
         return [await ask(engine, text) for text in TEXTS]
     finally:
-        lanes.close()
+        scheduler.close()

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from server.domain.models import ModelTask
 from server.domain.pricing import House
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact, entry_of, read_manifest, save_manifest
@@ -93,10 +94,10 @@ def with_golden(folder: Path, near: Path) -> Iterator[Path]:
 
 async def _answers(artefact: Artefact, golden: Golden) -> dict[str, list[Answer]]:
     """Answers to all inputs by engine. torch answers like the graph that was made of it."""
-    lanes = Scheduler(1, queue_limit=1)
+    scheduler = Scheduler(1, queue_limit=1)
     engines: dict[str, Any] = {}
     try:
-        engines = _engines(artefact, lanes)
+        engines = _engines(artefact, scheduler)
         found = {
             kind: [
                 {key: round(number, 6) for key, number in (await ask(engine, asked)).items()} for asked in golden.inputs
@@ -107,31 +108,30 @@ async def _answers(artefact: Artefact, golden: Golden) -> dict[str, list[Answer]
         for engine in engines.values():
             if isinstance(engine, OutOfProcess):
                 engine.close()
-        lanes.close()
+        scheduler.close()
     return found | ({"torch": found["onnx"]} if "onnx" in found else {})
 
 
-def _engines(artefact: Artefact, lanes: Scheduler) -> dict[str, Any]:
+def _engines(artefact: Artefact, scheduler: Scheduler) -> dict[str, Any]:
+    from server.inference.onnx_text import FILES, load
+    from server.inference.text import TextClassifier, TextEmbedder
+
     match artefact.manifest.schema.get("task"):
         case "classification":
-            from server.inference.onnx_text import FILES, OnnxClassifier
-
-            return {kind: OnnxClassifier(artefact, lanes, kind) for kind in FILES}
+            return {kind: TextClassifier(load(artefact, ModelTask.CLASSIFICATION, kind), scheduler) for kind in FILES}
         case "embedding":
-            from server.inference.onnx_text import FILES, OnnxEmbedder
-
-            return {kind: OnnxEmbedder(artefact, lanes, kind) for kind in FILES}
+            return {kind: TextEmbedder(load(artefact, ModelTask.EMBEDDING, kind), scheduler) for kind in FILES}
         case "regression":
             from server.tasks.pricing.engine import HousePricer
 
-            return {"onnx": HousePricer(artefact, lanes)}
+            return {"onnx": HousePricer(artefact, scheduler)}
         case "language_id":
             from server.tasks.analysis.language import FastTextIdentifier
 
-            return {"fasttext": FastTextIdentifier(artefact, lanes)}
+            return {"fasttext": FastTextIdentifier(artefact, scheduler)}
         case "linguistics":
             from server.tasks.analysis.spacy_parser import SpacyParser
 
-            return {"spacy": SpacyParser(artefact, lanes)}
+            return {"spacy": SpacyParser(artefact, scheduler)}
         case other:
             raise ValueError(f"no engine for {other}")

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 from server.domain.models import ModelDescription, ModelIdentity
 from server.domain.money import Cost
+from server.domain.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,28 +27,6 @@ class ChatOptions:
     top_p: float | None = None
     stop: tuple[str, ...] = ()
     seed: int | None = None
-
-
-class UsageSource(Enum):
-    """Who counted the tokens. Values are those of quintet.v1.UsageSource."""
-
-    PROVIDER = 1
-    ESTIMATED = 2
-    UNAVAILABLE = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens and cost in millionths of `currency` (ISO 4217). `cached_tokens` are those of the prompt's that the
-    provider had computed before.
-    """
-
-    prompt_tokens: int
-    completion_tokens: int
-    source: UsageSource
-    cost_micros: int = 0
-    currency: str = "USD"
-    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

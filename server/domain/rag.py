@@ -1,19 +1,20 @@
 """Collections of documents, and answers from them."""
 
-from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
-from typing import Protocol
 
 from server.domain.chat import ChatDone, TextDelta
 from server.domain.models import ModelIdentity
-from server.domain.money import Cost
+
+DEFAULT_COLLECTION = "wikipedia"  # the demonstration; requests that name no collection mean this one
+_UNKNOWN = ModelIdentity("", "", "")
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text to be found again."""
+    """A text to be found again. Segments and logs store it as JSON, fields in this order."""
 
     id: str
     text: str
@@ -23,7 +24,7 @@ class Document:
 
 
 def embedded_text(title: str, passage: str) -> str:
-    """What is embedded for a passage: under its document's title, which often names what the text calls "it"."""
+    """The text to embed for a passage. The title comes first: it often names what the passage calls "it"."""
     return f"{title}\n{passage}" if title else passage
 
 
@@ -37,7 +38,7 @@ class ValueIn:
 
 @dataclass(frozen=True, slots=True)
 class TextRange:
-    """The value of this key lies in a range by code points; bounds that are None do not bind."""
+    """The value of this key lies in a range, compared by code points. None means no bound."""
 
     key: str
     at_least: str | None = None
@@ -47,7 +48,7 @@ class TextRange:
 
 @dataclass(frozen=True, slots=True)
 class NumberRange:
-    """The value of this key is a decimal number in a range; bounds that are None do not bind."""
+    """The value of this key is a decimal number in a range. None means no bound."""
 
     key: str
     at_least: float | None = None
@@ -60,9 +61,7 @@ MetadataFilter = ValueIn | TextRange | NumberRange
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What to look for, and where: passages of documents that fulfil all `filters`, in a state of the collection that
-    is not older than `min_generation`.
-    """
+    """A search in a collection at `min_generation` or newer, among documents that fulfil all `filters`."""
 
     text: str
     collection: str
@@ -73,7 +72,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """Code points `start` to `end` of a document's text, with the cosine of its vector and the query's."""
+    """Code points `start` to `end` of a document's text. `score` is the cosine of its vector and the query's."""
 
     document_id: str
     title: str
@@ -87,7 +86,7 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class IndexIdentity:
-    """Which state of a collection answered. The number grows by one with every write."""
+    """Which state of a collection answered. The generation grows by one with every write."""
 
     collection: str
     generation: int
@@ -102,45 +101,38 @@ class CollectionState(Enum):
     FAILED = 4
 
 
-@dataclass(frozen=True, slots=True)
-class CollectionSummary:
-    """What ListCollections says of a collection. Generation and count are 0 if it has failed."""
+# Descriptions have the names of the contract's fields: convert.py copies them by name.
 
-    identity: IndexIdentity
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """A collection as it is served. If it has FAILED, only the collection's name, the state and its message hold."""
+
+    index: IndexIdentity
     state: CollectionState
-    message: str
-    document_count: int
+    state_message: str
+    document_count: int = 0
+    passage_count: int = 0
+    dimensions: int = 0
+    model: ModelIdentity = _UNKNOWN
+    size_bytes: int = 0
+    update_time: datetime = _NEVER
+    fault_count: int = 0
+    log_count: int = 0
+    index_type: str = ""
+    recall_at_10: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class IndexDescription:
-    """What GetIndex says of a collection."""
+class GenerationInfo:
+    """A generation that has a segment. `origin` is what made it, for instance "fold"."""
 
-    identity: IndexIdentity
-    state: CollectionState
-    message: str
-    document_count: int
-    passage_count: int
-    dimensions: int
-    embedder: ModelIdentity
-    size_bytes: int
-    updated: datetime
-    fault_count: int
-    log_count: int
-    index_type: str
-    recall_at_10: float
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationDescription:
-    """A state of a collection that has files of its own."""
-
-    number: int
-    created: datetime
+    generation: int
+    create_time: datetime
     document_count: int
     passage_count: int
     size_bytes: int
-    embedder: ModelIdentity
+    model: ModelIdentity
     origin: str
 
 
@@ -166,22 +158,22 @@ class DocumentPage:
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
-    """Passages, best first, with what found them."""
+    """Passages, best first, with the index and the embedder that found them."""
 
     passages: tuple[Passage, ...]
     index: IndexIdentity
-    embedder: ModelIdentity
+    model: ModelIdentity
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """What a write changed."""
+class WriteResult:
+    """How many documents a write changed, and the generation that it made."""
 
     index: IndexIdentity
-    added: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    deleted: int = 0
+    added_count: int = 0
+    updated_count: int = 0
+    unchanged_count: int = 0
+    deleted_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,69 +182,6 @@ class ReindexProgress:
 
     done: int
     total: int
-
-
-class Retriever(Protocol):
-    """Keeps collections and searches them. Unknown collections raise CollectionNotFound."""
-
-    async def close(self) -> None:
-        """Give up what goes on in the background; what was acknowledged is on disk."""
-        ...
-
-    async def retrieve(self, query: Query, *, deadline: float) -> Retrieval:
-        """The `top_k` passages that fit best, fewer if the collection has fewer. Raises GenerationNotReached."""
-        ...
-
-    async def add(self, collection: str, documents: Sequence[Document], *, deadline: float) -> Written:
-        """Add or replace by id; makes the collection. Returns when it is on disk and served."""
-        ...
-
-    async def delete(self, collection: str, document_ids: Sequence[str], *, deadline: float) -> Written:
-        """Remove by id; unknown ids are ignored."""
-        ...
-
-    async def create(self, collection: str, *, deadline: float) -> IndexIdentity:
-        """Make an empty collection. Raises CollectionExists."""
-        ...
-
-    async def drop(self, collection: str, *, deadline: float) -> IndexIdentity:
-        """Remove a collection with all its generations; return its last state."""
-        ...
-
-    def collections(self) -> list[CollectionSummary]:
-        """All collections, sorted by name."""
-        ...
-
-    async def describe(self, collection: str, min_generation: int = 0, *, deadline: float) -> IndexDescription:
-        """The state that is served now. Raises GenerationNotReached."""
-        ...
-
-    async def documents(self, collection: str, after: str, limit: int) -> DocumentPage:
-        """Up to `limit` documents with ids after `after`, sorted by id."""
-        ...
-
-    async def generations(self, collection: str) -> tuple[IndexIdentity, list[GenerationDescription]]:
-        """What is served now, and the kept generations, newest first."""
-        ...
-
-    async def rollback(self, collection: str, generation: int, *, deadline: float) -> IndexIdentity:
-        """Make a new generation with the content of a kept one. Raises GenerationNotFound."""
-        ...
-
-    async def compact(self, collection: str, *, deadline: float) -> IndexDescription:
-        """Fold the log into a generation of files now."""
-        ...
-
-    def reindex(self, collection: str, *, deadline: float) -> AsyncGenerator[ReindexProgress | IndexIdentity, None]:
-        """Embed everything again, with the present embedder: progress, then exactly one identity."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class AskSources:
-    """What the model is about to read."""
-
-    retrieval: Retrieval
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,13 +193,4 @@ class AskDone:
     index: IndexIdentity
 
 
-class Answerer(Protocol):
-    """Answers questions from passages."""
-
-    def estimate(self, question: Query) -> Cost:
-        """About what an answer costs at most."""
-        ...
-
-    def stream(self, question: Query, *, deadline: float) -> AsyncGenerator[AskSources | TextDelta | AskDone, None]:
-        """AskSources, TextDeltas, then exactly one AskDone. A unary answer is this stream, collected."""
-        ...
+AskEvent = Retrieval | TextDelta | AskDone  # the passages that the model reads, text, and the end

@@ -38,7 +38,7 @@ class Classifier(Protocol):
 
 
 class Embedder(Protocol):
-    """ConcurrencyLimiter texts into vectors whose cosine tells how near their meanings are."""
+    """Turns texts into vectors whose cosine tells how near their meanings are."""
 
     description: ModelDescription
 

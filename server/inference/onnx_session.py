@@ -1,4 +1,4 @@
-"""How graphs are run with onnxruntime: on the calling thread alone."""
+"""onnxruntime sessions that run on the calling thread alone."""
 
 from pathlib import Path
 
@@ -6,12 +6,9 @@ import onnxruntime
 
 
 def open_session(graph: Path) -> onnxruntime.InferenceSession:
-    """A session on one thread. It may be run from several threads at once, and releases the GIL meanwhile.
+    """A session on one thread. Several threads may run it at once; it releases the GIL meanwhile.
 
-    The other options stay as they are. Measured with MiniLM-L6 and 14 tokens (medians of twelve rounds of CPU time):
-    without prepacking fp32 takes 1.7 times as long and int8 1.1 times; without the arena, without memory patterns, with
-    approximate GELU, with denormals as zero, with dynamic blocks or with I/O binding it is the same within 12 %,
-    which is the noise.
+    Other options gain nothing: docs/notes/batching.md.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # lanes are the parallelism

@@ -1,4 +1,4 @@
-"""Puts passages into a better order: a cross-encoder reads the query and a passage together."""
+"""A cross-encoder, which reads a query and a passage together."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -20,24 +20,21 @@ def pairs(query: str, passages: Sequence[tuple[str, str]]) -> list[tuple[str, st
 
 
 class OnnxReranker:
-    """A cross-encoder from an artefact. Blocks while it loads: construct it on a thread."""
+    """A Reranker from an artefact. Constructing it blocks and runs an inference, as for TextClassifier."""
 
-    def __init__(self, artefact: Artefact, lanes: Scheduler) -> None:
+    def __init__(self, artefact: Artefact, scheduler: Scheduler) -> None:
         engine = str(from_schema(artefact, "engine"))
         self.description = describe(artefact, ModelTask.RERANKING, engine)
         forward = OnnxForward(artefact, engine, OUTPUT)
-        self._lanes = lanes
-        name = self.description.identity.name
-        # What lanes compute holds no engine: without a cycle of references an engine is gone at once.
-        self._work = lanes.work(name, partial(_score, forward), cost=_cost, gathering=forward.gathering)
+        self._scheduler = scheduler
+        self._computation = scheduler.computation(  # which refers to no engine: see text.py
+            self.description.identity.name, partial(_score, forward), cost=_cost, batch_policy=forward.batch_policy
+        )
         _score(forward, pairs("Is this model ready?", [("", "It is.")]))
 
     async def scores(self, query: str, passages: Sequence[tuple[str, str]], *, deadline: float) -> list[float]:
-        """How well each passage, a (title, text), answers the query; larger is better, and the scale is the model's.
-
-        Raises ServerOverloaded, DeadlineExceeded and ServerStopping.
-        """
-        return await self._lanes.map(self._work, pairs(query, passages), deadline=deadline)
+        """How well each passage, a (title, text), answers the query; larger is better, and the scale is the model's."""
+        return await self._scheduler.map(self._computation, pairs(query, passages), deadline=deadline)
 
 
 def _score(forward: OnnxForward, read: Sequence[tuple[str, str]]) -> list[float]:

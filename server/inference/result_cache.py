@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from server.inference.counters import WorkCounters
+from server.inference.computation import ComputationCounters
 
 V = TypeVar("V")
 _ENTRY_BYTES = 200  # of an entry besides its text and its value
@@ -18,7 +18,7 @@ class ResultCache(Generic[V]):
     for as long as it lives, so all results are of one digest. Belongs to the event loop.
     """
 
-    def __init__(self, limit: int, weigh: Callable[[V], int], counters: WorkCounters) -> None:
+    def __init__(self, limit: int, weigh: Callable[[V], int], counters: ComputationCounters) -> None:
         self._limit = limit
         self._weigh = weigh
         self._counters = counters

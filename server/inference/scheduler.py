@@ -1,8 +1,8 @@
-"""Scheduler: the threads on which models compute, one a core, with a bounded queue in front.
+"""Scheduler: lanes, the threads on which models compute, one a core, with a bounded queue in front.
 
-A lane runs one single-threaded computation at a time, so two cores serve two requests at full speed and no
-numeric library fights another for cores. numpy, onnxruntime, tokenizers and faiss release the GIL meanwhile. A lane
-that is free takes its next work itself, without a way through the event loop, which hears of whole calls alone.
+A lane runs one single-threaded computation at a time, so two cores serve two requests at full speed and numeric
+libraries do not compete for cores. numpy, onnxruntime, tokenizers and faiss release the GIL meanwhile. A free lane
+takes its next batch itself; the event loop is notified once a request.
 """
 
 import asyncio
@@ -10,231 +10,202 @@ import contextlib
 import logging
 import threading
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from queue import SimpleQueue
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from server.domain.context import charge
 from server.domain.errors import DeadlineExceeded, ServerOverloaded, ServerStopping
 from server.domain.histogram import Histogram
 from server.domain.priority import LANES, step_back
-from server.inference.counters import WorkCounters
-from server.inference.queue import UNBATCHED, BatchPolicy, Call, Item, RequestQueue, Work
+from server.inference.computation import UNBATCHED, BatchPolicy, Computation, ComputationCounters
+from server.inference.queue import Item, Request, RequestQueue
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 class Scheduler:
-    """`count` threads and at most `queue_limit` waiting computations. Belongs to one event loop.
-
-    The way to a lane and back costs 0.06 ms for a single caller, and 0.02 ms of CPU time a call for 64 at once (medians
-    of five rounds of calls that do nothing, on two cores that others used, too): no more than a ThreadPoolExecutor.
-    """
+    """`count` lanes and at most `queue_limit` waiting computations. Belongs to one event loop."""
 
     def __init__(self, count: int, queue_limit: int) -> None:
         self.count = count
-        self.counters: defaultdict[str, WorkCounters] = defaultdict(WorkCounters)  # by the name of the work
-        self._singles: dict[str, Work] = {}
-        self._limit = count + queue_limit
+        self.counters: defaultdict[str, ComputationCounters] = defaultdict(ComputationCounters)  # by computation
         self.admitted = 0  # computations that run or wait
         self.waits, self.computes = Histogram(), Histogram()  # seconds, of items and of batches
+        self._limit = count + queue_limit
         self._closed = False
         self._queue = RequestQueue(count)
-        self._lock = threading.Lock()  # guards the queue, all calls, all counters, and what follows
-        self._idle = 0  # lanes that wait for a token and will find one
-        self._tokens: SimpleQueue[None] = SimpleQueue()  # one wakes one lane; cheaper than a Condition
-        self._finished: deque[Call] = deque()
-        self._told = False  # that _deliver() is to come
-        self._loop: asyncio.AbstractEventLoop | None = None
-        # Threads that nobody closed must not keep the process from ending.
+        self._ready = threading.Condition()  # guards all but `admitted`, and wakes idle lanes
+        # Daemons: a scheduler that was not closed must not keep the process from ending.
         self._threads = [threading.Thread(target=self._serve, name=f"lane_{n}", daemon=True) for n in range(count)]
         for thread in self._threads:
             thread.start()
 
-    def work(
+    def computation(
         self,
         name: str,
         compute: Callable[[Sequence[Any]], Sequence[Any]],
         *,
         cost: Callable[[Any], float] = lambda _: 0.0,
-        gathering: BatchPolicy = UNBATCHED,
-    ) -> Work:
-        """A kind of work for map(), counted under `name`."""
-        return Work(compute, self.counters[name], name=name, cost=cost, gathering=gathering)
+        batch_policy: BatchPolicy = UNBATCHED,
+    ) -> Computation:
+        """A computation for map(), counted under `name`."""
+        return Computation(compute, self.counters[name], name=name, cost=cost, batch_policy=batch_policy)
 
-    async def run(self, work: Callable[[], T], *, deadline: float, name: str = "other") -> T:
-        """Run `work` on a lane, counted under `name`, and return its result. Errors are those of map."""
-        if (single := self._singles.get(name)) is None:
-            single = self._singles[name] = self.work(name, lambda works: [work() for work in works])
-        result: list[T] = await self.map(single, [work], deadline=deadline)
+    async def run(self, function: Callable[[], T], *, deadline: float, name: str = "other") -> T:
+        """Run `function` on a lane, counted under `name`, and return its result. Errors are those of map."""
+        result: list[T] = await self.map(self.computation(name, _call_each), [function], deadline=deadline)
         return result[0]
 
-    async def map(self, work: Work, items: Sequence[Any], *, deadline: float) -> list[Any]:
-        """One result an item, in order, computed on all lanes in turns with the other calls.
+    async def map(self, computation: Computation, items: Sequence[Any], *, deadline: float) -> list[Any]:
+        """One result an item, in order, computed on all lanes and interleaved with other requests.
 
         Raises ServerOverloaded at once if the queue is full, DeadlineExceeded if `deadline`, a time.monotonic()
-        instant, passes before the last item is begun or leaves less time than it usually takes, and ServerStopping
-        once the lanes are closed. A call is admitted as a whole; the first item that fails ends it. If the caller is
-        cancelled, what waits is dropped; what has begun runs to its end and its result is thrown away.
+        instant, passes before the last item is started or leaves less time than it usually takes, and ServerStopping
+        once the scheduler is closed. A request is admitted as a whole; the first item that fails ends it. If the
+        caller is cancelled, waiting items are dropped; running ones finish and their results are discarded.
         """
         if not items:
             return []
-        self._loop = loop = asyncio.get_running_loop()
-        with self._admit(work, min(self.count, len(items))):
-            future = loop.create_future()
-            with self._lock:
-                if self._closed:
-                    raise _stopping()
-                call = Call(work, items, time.monotonic(), deadline, future)
-                self._queue.push(call)
-                self._wake(len(items))
-            try:
-                await future
-            except asyncio.CancelledError:
-                with self._lock:
-                    work.counters.abandoned += call.end(None)
-                raise
-            finally:
-                charge(queue=call.wait_seconds, compute=call.compute_seconds, part=work.name, arrived=call.arrived)
-        if call.error:
-            raise call.error
-        return call.results
-
-    def close(self) -> None:
-        """Refuse what waits, and wait for what runs."""
-        with self._lock:
-            self._closed = True
-            for call in self._queue.drain():
-                self._end(call, _stopping())
-            self._wake(self.count)
-        for thread in self._threads:
-            thread.join()
-
-    @contextmanager
-    def _admit(self, work: Work, width: int) -> Iterator[None]:
-        if self._closed:
-            raise _stopping()
-        if self.admitted + width > self._limit:
-            work.counters.refused += 1
+        width = min(self.count, len(items))
+        if not self._closed and self.admitted + width > self._limit:
+            computation.counters.refused += 1
             raise ServerOverloaded("all lanes are busy and their queue is full", retry_after=0.5)
         self.admitted += width
         try:
-            yield
+            with self._ready:
+                if self._closed:
+                    raise _stopping()
+                future = asyncio.get_running_loop().create_future()
+                request = Request(computation, items, time.monotonic(), deadline, future)
+                self._queue.push(request)
+                self._ready.notify(width)
+            try:
+                await future
+            except asyncio.CancelledError:
+                with self._ready:
+                    computation.counters.abandoned += request.end(None)
+                raise
+            finally:
+                charge(
+                    queue=request.wait_seconds,
+                    compute=request.compute_seconds,
+                    part=computation.name,
+                    arrived=request.arrived,
+                )
         finally:
             self.admitted -= width
+        if request.error:
+            raise request.error
+        return request.results
 
-    def _wake(self, wanted: int) -> None:
-        """Let as many lanes look for work, if so many are idle."""
-        for _ in range(min(wanted, self._idle)):
-            self._idle -= 1
-            self._tokens.put(None)
+    def close(self) -> None:
+        """Refuse what waits, and wait for what runs."""
+        with self._ready:
+            self._closed = True
+            for request in self._queue.drain():
+                self._fail(request, _stopping())
+            self._ready.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     # ------------------------------------------------------------ on the lanes' threads
 
     def _serve(self) -> None:
         step_back(LANES)
         while True:
-            with self._lock:
-                batch = self._next_batch()
-                if not batch:
+            with self._ready:
+                while not (batch := self._next_batch()):
                     if self._closed:
                         return
-                    self._idle += 1
-            if batch:
-                self._compute(batch)
-            else:
-                self._tokens.get()
+                    self._ready.wait()
+            self._compute(batch)
 
     def _next_batch(self) -> list[Item]:
-        """Take what is to be computed next, if anything is; drop what cannot be done in time."""
-        while call := self._queue.pop():
+        """Take what is to be computed next, if anything is; fail requests that cannot finish in time."""
+        while request := self._queue.first():
             now = time.monotonic()
-            counters = call.work.counters
-            if call.work.cannot_finish(call.items[0].cost, call.deadline - now):
-                counters.expired += self._end(call, _late())
+            counters = request.computation.counters
+            if request.computation.cannot_finish(request.items[0].cost, request.deadline - now):
+                counters.expired += self._fail(request, _late())
                 continue
-            batch = self._queue.gather(call, now)
-            if call.items:
-                self._queue.put_back(call)
+            batch = self._queue.take_batch(request, now)
             counters.batches[len(batch)] += 1
             for item in batch:
-                wait = now - item.call.arrived
+                wait = now - item.request.arrived
                 counters.wait_seconds += wait
                 self.waits.add(wait)
-                item.call.wait_seconds = item.call.wait_seconds or wait
+                item.request.wait_seconds = item.request.wait_seconds or wait
             return batch
         return []
 
     def _compute(self, batch: list[Item]) -> None:
-        """Compute and store. If a batch fails, its items are run alone, once: one of them may be to blame."""
-        work, begun = batch[0].call.work, time.monotonic()
+        """Compute and store. If a batch fails, its items are run alone, once: one of them may be the cause."""
+        computation, begun = batch[0].request.computation, time.monotonic()
         results: Sequence[Any] = ()
         error: BaseException | None = None
         try:
-            results = work.compute([item.value for item in batch])
+            results = computation.compute([item.value for item in batch])
             if len(results) != len(batch):
                 error = RuntimeError(f"{len(results)} results for {len(batch)} items")
         except BaseException as failure:  # whatever it is, the lane lives on and the caller is told
             error = failure
         seconds = time.monotonic() - begun
-        with self._lock:
-            work.counters.compute_seconds += seconds
+        counters = computation.counters
+        with self._ready:
+            counters.compute_seconds += seconds
             self.computes.add(seconds)
+            gone = sum(item.request.ended for item in batch)
+            counters.wasted_seconds += seconds * gone / len(batch)
             for item in batch:
-                item.call.compute_seconds += seconds / len(batch)
-            gone = sum(item.call.ended for item in batch)
-            work.counters.wasted_seconds += seconds * gone / len(batch)
+                item.request.compute_seconds += seconds / len(batch)
             if error is None:
-                work.observe(seconds, sum(item.cost for item in batch))
+                computation.observe(seconds, sum(item.cost for item in batch))
                 for item, result in zip(batch, results, strict=True):
                     self._store(item, result)
                 return
             if len(batch) == 1:
-                work.counters.abandoned += self._end(batch[0].call, error)
+                counters.abandoned += self._fail(batch[0].request, error)
                 return
-            work.counters.retried += len(batch) - gone
+            counters.retried += len(batch) - gone
         log.warning("a batch of %d failed and is run item by item", len(batch), exc_info=error)
         for item in batch:
-            if not item.call.ended:
+            if not item.request.ended:
                 self._compute([item])
 
     def _store(self, item: Item, result: Any) -> None:
-        if not item.call.ended:
-            item.call.store(item.index, result)
-            if item.call.ended:
-                self._tell(item.call)
+        if not item.request.ended:
+            item.request.store(item.index, result)
+            if item.request.ended:
+                _notify(item.request)
 
-    def _end(self, call: Call, error: BaseException) -> int:
-        """Fail a call. Returns how many of its items still waited."""
-        if call.ended:
+    def _fail(self, request: Request, error: BaseException) -> int:
+        """Returns how many items still waited."""
+        if request.ended:
             return 0
-        dropped = call.end(error)
-        self._tell(call)
+        dropped = request.end(error)
+        _notify(request)
         return dropped
 
-    def _tell(self, call: Call) -> None:
-        """Let the loop know that a call has ended, with one wake-up for all that end until it looks."""
-        self._finished.append(call)
-        if not self._told and self._loop is not None:
-            self._told = True
-            with contextlib.suppress(RuntimeError):  # the loop is closed, nobody waits any more
-                self._loop.call_soon_threadsafe(self._deliver)
 
-    # ------------------------------------------------------------ on the loop
+def _notify(request: Request) -> None:
+    """Wake the caller of a request that has ended."""
+    with contextlib.suppress(RuntimeError):  # the loop is closed: the caller has gone
+        request.future.get_loop().call_soon_threadsafe(_resolve, request.future)
 
-    def _deliver(self) -> None:
-        self._told = False  # first: what is finished from now on is either seen below or told again
-        while self._finished:
-            call = self._finished.popleft()
-            if not call.waiter.done():
-                call.waiter.set_result(None)
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _call_each(functions: Sequence[Callable[[], Any]]) -> list[Any]:
+    return [function() for function in functions]
 
 
 def _late() -> DeadlineExceeded:
-    return DeadlineExceeded("the deadline passed, or is too near, while the call waited for a lane")
+    return DeadlineExceeded("the deadline passed, or is too near, while the request waited for a lane")
 
 
 def _stopping() -> ServerStopping:

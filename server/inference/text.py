@@ -1,88 +1,93 @@
-"""What classifiers and embedders of text share, whatever computes them: work spread over lanes, softmax, checks.
+"""Classifiers and embedders of text, on any model: computing on the scheduler's lanes, softmax, caching, checks.
 
-Constructing an engine reads its weights and runs one inference, so an engine that exists is warm. That blocks for
-seconds: construct it on a thread. It holds for every engine in this package that runs a model from an artefact.
+Constructing one runs an inference, so that it is warm when it exists. Reading a model and constructing an engine block
+for seconds: do both on a thread.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.domain.errors import ModelUnavailable
-from server.domain.models import ModelDescription
+from server.domain.models import ModelDescription, ModelTask
 from server.domain.texts import Classification, Label
-from server.inference.queue import BatchPolicy, Work
+from server.inference.computation import BatchPolicy, Computation
 from server.inference.result_cache import ResultCache
 from server.inference.scheduler import Scheduler
+from server.models.artefact import Artefact
+from server.models.describe import describe, from_schema
 
-_LABEL_BYTES = 160  # of a label with its score and their places
+_LABEL_BYTES = 160  # of a label with its score in memory
 _CHARACTERS_A_TOKEN = 5
 _SPECIAL = 2 * _CHARACTERS_A_TOKEN  # the tokens that mark the ends of a text
 _PROBE = ("Is this model ready to answer?",)
 
 
 class Outputs(NamedTuple):
-    """What a model makes of some texts: float32 [texts, width], and whether each text's end was left unread."""
+    """What a model makes of some texts: float32 [texts, width], and whether each text's end was not read."""
 
     values: NDArray[np.float32]
     truncated: list[bool]
 
 
-class Forward(Protocol):
-    """Runs a model on the calling thread. `gathering` is how far running texts together helps; see text_cost()."""
+@dataclass(frozen=True)
+class TextModel:
+    """A model in memory. `forward` runs on the calling thread and gives `width` logits or vector elements a text.
 
-    gathering: BatchPolicy
+    Costs of `batch_policy` are those of text_cost().
+    """
 
-    def __call__(self, texts: Sequence[str]) -> Outputs:
-        """Logits or vectors of one text at least."""
-        ...
+    description: ModelDescription
+    forward: Callable[[Sequence[str]], Outputs]
+    width: int
+    batch_policy: BatchPolicy
+
+
+def describe_text_model(
+    artefact: Artefact, task: ModelTask, engine: str, max_tokens: int
+) -> tuple[ModelDescription, int]:
+    """The description and the width of a classifier's or an embedder's model."""
+    labels = from_schema(artefact, "labels") if task is ModelTask.CLASSIFICATION else ()
+    width = len(labels) if task is ModelTask.CLASSIFICATION else from_schema(artefact, "dimensions")
+    return describe(artefact, task, engine, labels=labels, max_input_tokens=max_tokens), width
 
 
 class TextClassifier:
-    """A Classifier: softmax over the logits of any model. `cache_bytes` of results are kept for texts that recur."""
+    """A Classifier: softmax over logits. Up to `cache_bytes` of results are kept for texts that recur."""
 
-    def __init__(
-        self, forward: Forward, description: ModelDescription, lanes: Scheduler, *, cache_bytes: int = 0
-    ) -> None:
-        self.description = description
-        self._lanes = lanes
-        self._work = _work(partial(_classify, forward, description.labels), forward, description, lanes)
-        size = _LABEL_BYTES * len(description.labels)
-        self._cache: ResultCache[Classification] = ResultCache(cache_bytes, lambda _: size, self._work.counters)
-        _check_shape(forward, len(description.labels), description)
+    def __init__(self, model: TextModel, scheduler: Scheduler, *, cache_bytes: int = 0) -> None:
+        self.description = model.description
+        self._scheduler = scheduler
+        self._computation = _computation(model, partial(_classify, model), scheduler)
+        size = _LABEL_BYTES * model.width
+        self._cache: ResultCache[Classification] = ResultCache(cache_bytes, lambda _: size, self._computation.counters)
 
     async def classify(self, texts: Sequence[str], *, deadline: float) -> list[Classification]:
         """One result a text, in order. Scores of a text add up to 1."""
-        return [*await self._cache.through(texts, partial(self._lanes.map, self._work, deadline=deadline))]
+        compute = partial(self._scheduler.map, self._computation, deadline=deadline)
+        return [*await self._cache.through(texts, compute)]
 
 
 class TextEmbedder:
-    """An Embedder: any model whose vectors have length 1. `cache_bytes` of vectors are kept for texts that recur."""
+    """An Embedder, of a model whose vectors have length 1. `cache_bytes` as above."""
 
-    def __init__(
-        self,
-        forward: Forward,
-        description: ModelDescription,
-        dimensions: int,
-        lanes: Scheduler,
-        *,
-        cache_bytes: int = 0,
-    ) -> None:
-        self.description = description
-        self._dimensions = dimensions
-        self._lanes = lanes
-        self._work = _work(partial(_embed, forward), forward, description, lanes)
+    def __init__(self, model: TextModel, scheduler: Scheduler, *, cache_bytes: int = 0) -> None:
+        self.description = model.description
+        self._dimensions = model.width
+        self._scheduler = scheduler
+        self._computation = _computation(model, partial(_embed, model), scheduler)
         self._cache: ResultCache[NDArray[np.float32]] = ResultCache(
-            cache_bytes, lambda vector: vector.nbytes, self._work.counters
+            cache_bytes, lambda vector: vector.nbytes, self._computation.counters
         )
-        _check_shape(forward, dimensions, description)
 
     async def embed(self, texts: Sequence[str], *, deadline: float) -> NDArray[np.float32]:
         """float32 [texts, dimensions] in their order; every row has length 1."""
-        rows = await self._cache.through(texts, partial(self._lanes.map, self._work, deadline=deadline))
+        compute = partial(self._scheduler.map, self._computation, deadline=deadline)
+        rows = await self._cache.through(texts, compute)
         return np.array(rows, np.float32).reshape(len(texts), self._dimensions)
 
 
@@ -92,19 +97,40 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-# What lanes compute holds the model and not its engine: an engine without a cycle of references is gone at once.
+def text_cost(characters: int, max_tokens: int = 0) -> int:
+    """The cost of a text for a model that reads `max_tokens`, in characters: the rest of it is not read."""
+    return _SPECIAL + (min(characters, _CHARACTERS_A_TOKEN * max_tokens) if max_tokens else characters)
 
 
-def _classify(forward: Forward, labels: Sequence[str], texts: Sequence[str]) -> list[Classification]:
-    logits, truncated = forward(texts)
+def _computation(
+    model: TextModel, compute: Callable[[Sequence[str]], Sequence[object]], scheduler: Scheduler
+) -> Computation:
+    """Check the model and make its computation.
+
+    `compute` must not refer to the engine: a cycle of references would keep a dropped engine in memory.
+    """
+    description, values = model.description, model.forward(_PROBE).values
+    if values.shape != (1, model.width) or not np.isfinite(values).all():
+        raise ModelUnavailable(
+            f'model "{description.identity.name}" gives {values.shape[-1]} numbers for a text instead of '
+            f"{model.width}, or some that are not finite",
+            metadata={"model": description.identity.name},
+        )
+    max_tokens = description.max_input_tokens
+    return scheduler.computation(
+        description.identity.name,
+        compute,
+        cost=lambda text: text_cost(len(text), max_tokens),
+        batch_policy=model.batch_policy,
+    )
+
+
+def _classify(model: TextModel, texts: Sequence[str]) -> list[Classification]:
+    logits, truncated = model.forward(texts)
     return [
-        Classification(_ranked(labels, scores), cut)
+        Classification(_ranked(model.description.labels, scores), cut)
         for scores, cut in zip(softmax(logits).tolist(), truncated, strict=True)
     ]
-
-
-def _embed(forward: Forward, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-    return [row.copy() for row in forward(texts).values]  # a view would keep its whole batch
 
 
 def _ranked(names: Sequence[str], scores: Sequence[float]) -> tuple[Label, ...]:
@@ -112,28 +138,5 @@ def _ranked(names: Sequence[str], scores: Sequence[float]) -> tuple[Label, ...]:
     return tuple(sorted(labels, key=lambda label: label.score, reverse=True))
 
 
-def _check_shape(forward: Forward, width: int, description: ModelDescription) -> None:
-    values = forward(_PROBE).values
-    if values.shape != (len(_PROBE), width) or not np.isfinite(values).all():
-        raise ModelUnavailable(
-            f'model "{description.identity.name}" gives {values.shape[-1]} numbers for a text instead of {width}, '
-            "or some that are not finite",
-            metadata={"model": description.identity.name},
-        )
-
-
-def text_cost(characters: int, max_tokens: int = 0) -> int:
-    """What a text costs a model that reads `max_tokens`, in characters: the rest of it is not read."""
-    return _SPECIAL + (min(characters, _CHARACTERS_A_TOKEN * max_tokens) if max_tokens else characters)
-
-
-def _work(
-    compute: Callable[[Sequence[str]], Sequence[object]],
-    forward: Forward,
-    description: ModelDescription,
-    lanes: Scheduler,
-) -> Work:
-    def cost(text: str) -> int:
-        return text_cost(len(text), description.max_input_tokens)
-
-    return lanes.work(description.identity.name, compute, cost=cost, gathering=forward.gathering)
+def _embed(model: TextModel, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+    return [row.copy() for row in model.forward(texts).values]  # a view would keep its whole batch

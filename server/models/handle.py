@@ -72,6 +72,11 @@ class Slot(Generic[T]):
         self.revision = next(_revisions)
         self._on_change()
 
+    @property
+    def failed(self) -> bool:
+        """Whether an operator must act before it can be used."""
+        return self.state is State.FAILED
+
     def trouble(self) -> str:
         """Why a call that needs it would not be answered; empty if it would."""
         return "" if self.state is State.READY else self.message or f'"{self.name}" is loading'

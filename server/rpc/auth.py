@@ -5,40 +5,18 @@ Which models a tenant may ask for is known once the request is read: `rpc/model_
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from server.domain.context import Caller, Metadata
 from server.domain.errors import PermissionDenied, Unauthenticated
+from server.rpc.service_spec import ServiceSpec, methods_by_path
 from server.tenancy.api_keys import NOBODYS, id_of
-from server.tenancy.tenants import Role, Tenant
+from server.tenancy.tenants import Tenant
 from server.tenancy.tenants_file import TenantsFile
 
 log = logging.getLogger(__name__)
 
-# What every method asks for; None is any role.
-ROLES: Mapping[str, Mapping[str, Role | None]] = {
-    "ClassificationService": {"Classify": Role.CALL},
-    "PricingService": {"PredictPrice": Role.CALL},
-    "ChatService": {"Chat": Role.CALL, "StreamChat": Role.CALL},
-    "RagService": {
-        **dict.fromkeys(("Ask", "StreamAsk", "Retrieve"), Role.CALL),
-        **dict.fromkeys(("ListDocuments", "ListCollections", "GetIndex", "ListGenerations"), Role.CALL),
-        **dict.fromkeys(("AddDocuments", "ImportDocuments", "DeleteDocuments"), Role.INGEST),
-        **dict.fromkeys(("CreateCollection", "DeleteCollection", "Rollback", "Compact", "Reindex"), Role.INGEST),
-    },
-    "AnalysisService": {"Analyze": Role.CALL, "StreamAnalyze": Role.CALL},
-    "ModelService": {
-        **dict.fromkeys(("GetServerInfo", "ListModels", "GetModel"), None),
-        **dict.fromkeys(("LoadModel", "UnloadModel", "ReloadModel", "SetAlias", "WatchModels"), Role.ADMIN),
-    },
-    "UsageService": {"GetUsage": None, "ListUsage": None, "WatchUsage": Role.ADMIN},
-}
-_NEEDS: Mapping[str, tuple[str, str, Role | None]] = {
-    f"/quintet.v1.{service}/{method}": (service, method, role)
-    for service, methods in ROLES.items()
-    for method, role in methods.items()
-}
 # One text for all: it must not tell which keys exist.
 _UNKNOWN = "this server asks for an API key that it knows (authorization: Bearer KEY) or a client certificate"
 _WARN_EVERY_SECONDS = 10.0
@@ -60,8 +38,12 @@ class TenantAuth:
     A key decides if there is one, else the client certificate. Used on the event loop alone.
     """
 
-    def __init__(self, tenants: TenantsFile) -> None:
+    def __init__(self, tenants: TenantsFile, services: Iterable[ServiceSpec]) -> None:
         self._tenants = tenants
+        self._methods = {
+            path: (service.name, name, method.role)
+            for path, (service, name, method) in methods_by_path(services).items()
+        }
         self._next_warning = 0.0
         self.refused = {Unauthenticated.reason: 0, PermissionDenied.reason: 0}
 
@@ -73,7 +55,7 @@ class TenantAuth:
             self._refuse(Unauthenticated.reason, context)
             raise Unauthenticated(_UNKNOWN)
         tenant, key_id = found
-        service, name, role = _NEEDS[method]
+        service, name, role = self._methods[method]
         if tenant.services is not None and service not in tenant.services:
             allowed = ", ".join(sorted(tenant.services)) or "none"
             self._deny(context, f'tenant "{tenant.name}" may not use {service}; services allowed: {allowed}')

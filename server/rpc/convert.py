@@ -4,10 +4,11 @@ from collections.abc import Iterable
 
 from quintet.v1 import common_pb2
 
-from server.domain.chat import ChatDone, Usage
+from server.domain.chat import ChatDone
 from server.domain.models import ModelIdentity
 from server.domain.rag import IndexIdentity
 from server.domain.texts import Label
+from server.domain.usage import Usage
 
 
 def model_ref(identity: ModelIdentity) -> common_pb2.ModelRef:
@@ -30,7 +31,7 @@ def usage(value: Usage) -> common_pb2.Usage:
     return common_pb2.Usage(
         prompt_tokens=value.prompt_tokens,
         completion_tokens=value.completion_tokens,
-        total_tokens=value.prompt_tokens + value.completion_tokens,
+        total_tokens=value.total_tokens,
         source=common_pb2.UsageSource.ValueType(value.source.value),
         cost_micros=value.cost_micros,
         currency=value.currency,

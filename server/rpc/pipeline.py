@@ -12,7 +12,7 @@
 Handlers are wrapped once, when they are registered: `Registrar` takes the place of the server in the generated
 `add_XServicer_to_server` functions. Health and reflection are registered on the server itself and bypass all this.
 The two wrappers are written out: a context manager or a generator for each layer would cost more than the layers do
-(PERFORMANCE.md).
+(docs/notes/call-overhead.md).
 """
 
 import asyncio

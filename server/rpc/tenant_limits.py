@@ -8,10 +8,10 @@ from server.domain.context import Context
 from server.domain.errors import BudgetExhausted, QuotaExceeded
 from server.domain.histogram import Histogram
 from server.domain.money import Cost
+from server.rpc.service_spec import Estimate
 from server.tenancy.limits.limiter import Limiter, Permit
 from server.tenancy.tenants import Limits, Tenant
 
-Estimate = Callable[[Any], Cost]  # what a request costs at most
 EnterLimits = Callable[[Context, Any], Awaitable[Permit | None]]
 _DECISIONS = (0.00001, 0.000025, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 0.5)  # seconds
 _NO_COST = Cost()

@@ -11,10 +11,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from server.usage.tables import OtherSchema, create
 
-Target = Path | str  # a SQLite file, or a URL of PostgreSQL
-# What a database does that is away, full or busy. The rest is a fault of ours.
+# Errors of a database that is away, full or busy. Others are faults of this server.
 AWAY: tuple[type[Exception], ...] = (OperationalError, InterfaceError, PoolTimeout, OSError, OtherSchema)
-READING: tuple[type[Exception], ...] = (*AWAY, SQLAlchemyError)  # nothing that is read is worth more than a refusal
+READING: tuple[type[Exception], ...] = (*AWAY, SQLAlchemyError)
 
 _STATEMENT_SECONDS = 5
 _BUSY_SECONDS = 1  # how long SQLite waits for another process that writes
@@ -27,21 +26,21 @@ _POSTGRES: dict[str, Any] = {
 
 
 class CommitUncertain(Exception):
-    """The connection failed while it committed, so the rows may be there or not."""
+    """The connection failed during the commit: the rows may be there or not."""
 
 
 class Database:
-    """One of a writer's or of readers' connections. For writing there is one, and the tables are made if missing."""
+    """For `readers` threads that read, or for one that writes, which also makes missing tables."""
 
-    def __init__(self, target: Target, *, readers: int = 0) -> None:
+    def __init__(self, target: Path | str, *, readers: int = 0) -> None:
         self._path = target if isinstance(target, Path) else None
         self._engine = _sqlite(target, writes=not readers) if isinstance(target, Path) else _postgres(target, readers)
-        self._file: tuple[int, int] | None = None  # the file that the connection is open on
+        self._file: tuple[int, int] | None = None  # the file that the connection has open
         self._has_tables = False
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A transaction that is on the disk when the block is left. Raises CommitUncertain and what is in AWAY."""
+        """A transaction, which is on disk when the block has ended. Raises CommitUncertain and those in AWAY."""
         self._follow_file()
         with self._engine.connect() as connection:
             if self._path and self._file is None:
@@ -58,7 +57,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that sees one state. Raises what is in AWAY."""
+        """A transaction on one snapshot. Raises those in READING."""
         with self._engine.connect() as connection, connection.begin():
             yield connection
 
@@ -67,7 +66,7 @@ class Database:
         self._engine.dispose()
 
     def _follow_file(self) -> None:
-        """SQLite would go on writing to a file that somebody removed, where nobody would ever read it."""
+        """Open the file anew if it was removed or replaced: SQLite would go on writing to the removed one."""
         if self._path and (self._file is None or self._file != _identity(self._path)):
             self._engine.dispose()
             self._file, self._has_tables = None, False
@@ -87,16 +86,16 @@ def _sqlite(path: Path, *, writes: bool) -> Engine:
         URL.create("sqlite", database=str(path)),
         hide_parameters=True,
         connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False},
-        # Readers open the file anew each time: it takes a fraction of a millisecond, and the file may be another.
+        # Readers open the file each time: it takes a fraction of a millisecond, and the file may have been replaced.
         **({"pool_size": 1, "max_overflow": 0} if writes else {"poolclass": NullPool}),
     )
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: object) -> None:
-        connection.isolation_level = None  # the driver would begin transactions when it thinks best
+        connection.isolation_level = None  # transactions begin below, not when the driver decides
         if writes:
             connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")  # in WAL, NORMAL may lose the last commits with the power
+            connection.execute("PRAGMA synchronous=FULL")  # in WAL, NORMAL may lose the last commits at a power failure
         else:
             connection.execute("PRAGMA query_only=ON")
 
@@ -115,7 +114,7 @@ def _postgres(url: str, readers: int) -> Engine:
         pool_size=readers or 1,
         max_overflow=0,
         pool_timeout=_BUSY_SECONDS,
-        pool_pre_ping=True,  # one round trip, so that a restarted server is not first noticed by a caller
+        pool_pre_ping=True,  # one round trip, so that callers do not see the connections of a restarted server fail
     )
 
 

@@ -1,109 +1,62 @@
-"""What is read of the ledger, as SQL inside a transaction of whoever calls."""
+"""What is read of the ledger, as SQL inside the caller's transaction. The functions are those of `LedgerReader`."""
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, Integer, case, func, literal_column, select
 
 from server.domain.money import Cost
-from server.usage.ledger import Outcome, Record, Selection, Source, Sum
-from server.usage.rows import accounting_of, micros, moment
-from server.usage.tables import CALLS
+from server.domain.usage import Entry, Outcome, Selection, Sum, UsageSource, micros, moment
+from server.usage.tables import CALLS, entry_of
 
 _DAY_MICROS = 86_400_000_000
+_columns = CALLS.c
 
 
-def _chosen(selection: Selection) -> list[ColumnElement[bool]]:
-    columns = CALLS.c
-    equal = {
-        columns.tenant: selection.tenant,
-        columns.service: selection.service,
-        columns.model: selection.model,
-        columns.request_id: selection.request_id,
-    }
-    conditions = [column == value for column, value in equal.items() if value is not None]
+def _matches(selection: Selection) -> list[ColumnElement[bool]]:
+    wanted = {name: getattr(selection, name) for name in ("tenant", "service", "model", "request_id")}
+    conditions = [_columns[name] == value for name, value in wanted.items() if value is not None]
     if selection.since:
-        conditions.append(columns.started >= micros(selection.since))
+        conditions.append(_columns.started >= micros(selection.since))
     if selection.until:
-        conditions.append(columns.started < micros(selection.until))
+        conditions.append(_columns.started < micros(selection.until))
     return conditions
 
 
 def sums(connection: Connection, selection: Selection, limit: int) -> list[Sum]:
-    """As `LedgerReader.sums`."""
-    columns = CALLS.c
-    day = (columns.started // literal_column(str(_DAY_MICROS), Integer)).label("day")
-    keys = (day, columns.tenant, columns.service, columns.model, columns.currency)
-    estimated = func.sum(case((columns.source == Source.ESTIMATED.value, 1), else_=0)).label("estimated")
-    numbers = (columns.prompt_tokens, columns.cached_tokens, columns.completion_tokens, columns.cost_micros)
+    day = (_columns.started // literal_column(str(_DAY_MICROS), Integer)).label("day")
+    keys = (day, _columns.tenant, _columns.service, _columns.model, _columns.currency)
+    estimated = case((_columns.source == UsageSource.ESTIMATED.value, 1), else_=0)
+    numbers = (_columns.prompt_tokens, _columns.cached_tokens, _columns.completion_tokens, _columns.cost_micros)
     query = (
-        select(
-            *keys, func.count().label("calls"), estimated, *(func.sum(column).label(column.name) for column in numbers)
-        )
-        .where(columns.outcome != Outcome.OPEN.value, *_chosen(selection))
+        select(*keys, func.count(), func.sum(estimated), *map(func.sum, numbers))
+        .where(_columns.outcome != Outcome.OPEN.value, *_matches(selection))
         .group_by(*keys)
         .order_by(day.desc(), *keys[1:])
         .limit(limit)
     )
     return [
-        Sum(
-            day=moment(row.day * _DAY_MICROS).date(),
-            tenant=row.tenant,
-            service=row.service,
-            model=row.model,
-            calls=row.calls,
-            estimated=int(row.estimated),
-            prompt_tokens=int(row.prompt_tokens),
-            cached_tokens=int(row.cached_tokens),
-            completion_tokens=int(row.completion_tokens),
-            cost_micros=int(row.cost_micros),
-            currency=row.currency,
-        )
-        for row in connection.execute(query)
+        Sum(moment(days * _DAY_MICROS).date(), *names, *map(int, totals))  # PostgreSQL adds up to decimals
+        for days, *names, totals in ((row[0], *row[1:5], row[5:]) for row in connection.execute(query))
     ]
 
 
-def records(connection: Connection, selection: Selection, before: str, limit: int) -> list[Record]:
-    """As `LedgerReader.records`."""
-    conditions = _chosen(selection)
+def entries(connection: Connection, selection: Selection, before: str, limit: int) -> list[Entry]:
+    conditions = _matches(selection)
     if before:
-        conditions.append(CALLS.c.id < before)
-    query = select(CALLS).where(*conditions).order_by(CALLS.c.id.desc()).limit(limit)
-    return [_record(row) for row in connection.execute(query)]
-
-
-def _record(row: Any) -> Record:
-    return Record(
-        id=row.id,
-        tenant=row.tenant,
-        key_id=row.key_id,
-        request_id=row.request_id,
-        service=row.service,
-        method=row.method,
-        model=row.model,
-        model_version=row.model_version,
-        model_digest=row.model_digest,
-        provider=row.provider,
-        accounting=accounting_of(row),
-        price_version=row.price_version,
-        started=moment(row.started),
-        ended=None if row.ended is None else moment(row.ended),
-        outcome=Outcome(row.outcome),
-        repeated=bool(row.repeat_of),
-    )
+        conditions.append(_columns.id < before)
+    query = select(CALLS).where(*conditions).order_by(_columns.id.desc()).limit(limit)
+    return [entry_of(row) for row in connection.execute(query)]
 
 
 def spent(connection: Connection, tenant: str, service: str | None, since: datetime) -> Cost:
-    """As `LedgerReader.spent`."""
-    columns = CALLS.c
-    of_tenant = [columns.tenant == tenant, columns.started >= micros(since), columns.repeat_of == ""]
+    of_tenant = [_columns.tenant == tenant, _columns.started >= micros(since), _columns.repeat_of == ""]
     if service is not None:
-        of_tenant.append(columns.service == service)
+        of_tenant.append(_columns.service == service)
 
     def total(tokens: Column[int], money: Column[int], *conditions: ColumnElement[bool]) -> Cost:
         sums = select(func.coalesce(func.sum(tokens), 0), func.coalesce(func.sum(money), 0))
         return Cost(*map(int, connection.execute(sums.where(*of_tenant, *conditions)).one()))
 
-    charged = total(columns.total_tokens, columns.cost_micros)  # of open ones both are 0
-    reserved = total(columns.reserved_tokens, columns.reserved_micros, columns.outcome == Outcome.OPEN.value)
+    charged = total(_columns.total_tokens, _columns.cost_micros)  # both are 0 in open entries
+    reserved = total(_columns.reserved_tokens, _columns.reserved_micros, _columns.outcome == Outcome.OPEN.value)
     return Cost(charged.tokens + reserved.tokens, charged.micros + reserved.micros)

@@ -1,81 +1,61 @@
-"""Reads the ledger, in threads: sums, pages, and what a tenant was charged."""
+"""Reads the ledger in threads: sums, pages, and what a tenant was charged."""
 
 import asyncio
 import logging
-from collections.abc import Callable
 from datetime import datetime
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from server.domain.errors import LedgerUnavailable
 from server.domain.money import Cost
-from server.usage.ledger import Record, Selection, Sum
+from server.domain.usage import Entry, Selection, Sum
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from server.usage.database import Database
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 _READERS = 4
 
 
 class SqlReader:
-    """Implements `LedgerReader` on the database that `SqlLedger` writes to. The library is imported when it is used."""
+    """Implements `LedgerReader` on the database that `SqlLedger` writes to. The first query imports the library."""
 
     def __init__(self, target: Path | str) -> None:
         self._target = target
         self._database: Database | None = None
-        self._turns = asyncio.Semaphore(_READERS)
+        self._free = asyncio.Semaphore(_READERS)
 
     async def sums(self, selection: Selection, limit: int) -> list[Sum]:
-        """As `LedgerReader.sums`."""
+        found: list[Sum] = await self._read("sums", selection, limit)
+        return found
 
-        def query(connection: "Connection") -> list[Sum]:
-            from server.usage import queries
-
-            return queries.sums(connection, selection, limit)
-
-        return await self._read(query)
-
-    async def records(self, selection: Selection, *, before: str, limit: int) -> list[Record]:
-        """As `LedgerReader.records`."""
-
-        def query(connection: "Connection") -> list[Record]:
-            from server.usage import queries
-
-            return queries.records(connection, selection, before, limit)
-
-        return await self._read(query)
+    async def entries(self, selection: Selection, *, before: str, limit: int) -> list[Entry]:
+        found: list[Entry] = await self._read("entries", selection, before, limit)
+        return found
 
     async def spent(self, tenant: str, service: str | None, since: datetime) -> Cost:
-        """As `LedgerReader.spent`."""
-
-        def query(connection: "Connection") -> Cost:
-            from server.usage import queries
-
-            return queries.spent(connection, tenant, service, since)
-
-        return await self._read(query)
+        found: Cost = await self._read("spent", tenant, service, since)
+        return found
 
     async def close(self) -> None:
         """Close all connections."""
         if self._database:
             await asyncio.to_thread(self._database.close)
 
-    async def _read(self, query: "Callable[[Connection], T]") -> T:
-        async with self._turns:  # the caller's deadline bounds the wait
-            return await asyncio.to_thread(self._run, query)
+    async def _read(self, query: str, *arguments: object) -> Any:
+        async with self._free:  # the caller's deadline bounds the wait
+            return await asyncio.to_thread(self._run, query, *arguments)
 
-    def _run(self, query: "Callable[[Connection], T]") -> T:
+    def _run(self, query: str, *arguments: object) -> Any:
+        """Run the function of this name of `queries`."""
         from server.usage.database import READING, Database, explain
 
         try:
             if self._database is None:
                 self._database = Database(self._target, readers=_READERS)
             with self._database.reading() as connection:
-                return query(connection)
+                return getattr(import_module("server.usage.queries"), query)(connection, *arguments)
         except READING as error:
             log.warning("the ledger cannot be read: %s", explain(error))
             raise LedgerUnavailable("the ledger of usage cannot be read") from None

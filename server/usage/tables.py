@@ -1,14 +1,17 @@
-"""The tables of the ledger, in the SQL that SQLite and PostgreSQL share. Times are microseconds since 1970."""
+"""The ledger's tables in the SQL that SQLite and PostgreSQL share, and their rows. Times: microseconds since 1970."""
+
+from operator import attrgetter
+from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Column, Connection, Index, Integer, MetaData, String, Table, insert, select
 
-from server.usage.ledger import Outcome
+from server.domain.usage import Entry, Outcome, Usage, UsageSource, micros, moment
 
 VERSION = 1
 METADATA = MetaData()
 
 SCHEMA = Table("quintet_schema", METADATA, Column("version", Integer, primary_key=True, autoincrement=False))
-# Servers that write. `beat` is when they last said that they live, by the database's own clock, in milliseconds.
+# Servers that write. `beat` is the time of their last heartbeat, by the database's clock, in milliseconds.
 INSTANCES = Table(
     "quintet_instances", METADATA, Column("id", String, primary_key=True), Column("beat", BigInteger, nullable=False)
 )
@@ -38,7 +41,7 @@ CALLS = Table(
     _number("started"),
     Column("ended", BigInteger),
     _text("outcome"),
-    _text("repeat_of"),  # id of the row that was charged for the same request; else empty
+    _text("repeat_of"),
 )
 _columns = CALLS.c
 # Budgets add up what was charged: this index alone answers.
@@ -52,6 +55,48 @@ Index("quintet_calls_request", _columns.request_id, _columns.started)
 Index("quintet_calls_page", _columns.tenant, _columns.id)
 _is_open = _columns.outcome == Outcome.OPEN.value
 Index("quintet_calls_open", _columns.instance, sqlite_where=_is_open, postgresql_where=_is_open)
+
+_PLAIN = (
+    *("id", "tenant", "key_id", "request_id", "request_digest", "brought_id", "service", "method"),
+    *("model", "model_version", "model_digest", "provider", "price_version", "repeat_of"),
+    *("own_prompt_tokens", "own_prompt_micros", "reserved_tokens", "reserved_micros"),
+)
+_USAGE = ("prompt_tokens", "cached_tokens", "completion_tokens", "cost_micros", "currency")
+# The columns that settling changes.
+SETTLED = (
+    *("model", "model_version", "model_digest", "provider", "price_version", "ended", "outcome"),
+    *(*_USAGE, "total_tokens", "source"),
+)
+_plain, _usage = attrgetter(*_PLAIN), attrgetter(*_USAGE)
+
+
+def row_of(entry: Entry, instance: str) -> dict[str, Any]:
+    """The columns of an entry."""
+    return {
+        **dict(zip(_PLAIN, _plain(entry), strict=True)),
+        **dict(zip(_USAGE, _usage(entry.usage), strict=True)),
+        "instance": instance,
+        "total_tokens": entry.usage.total_tokens,
+        "source": entry.usage.source.value,
+        "started": micros(entry.started),
+        "ended": None if entry.ended is None else micros(entry.ended),
+        "outcome": entry.outcome.value,
+    }
+
+
+def entry_of(row: Any) -> Entry:
+    """The entry of a row of CALLS."""
+    return Entry(
+        **dict(zip(_PLAIN, _plain(row), strict=True)),
+        usage=usage_of(row),
+        started=moment(row.started),
+        ended=None if row.ended is None else moment(row.ended),
+        outcome=Outcome(row.outcome),
+    )
+
+
+def usage_of(row: Any) -> Usage:
+    return Usage(source=UsageSource(row.source), **dict(zip(_USAGE, _usage(row), strict=True)))
 
 
 class OtherSchema(Exception):

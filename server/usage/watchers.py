@@ -1,70 +1,50 @@
-"""Who wants to hear of every row that is settled. A slow one misses some, and is told how many."""
+"""Watches of settled entries. A slow watcher misses some and is told how many."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
-from server.usage.ledger import Record, Settled
+from server.domain.usage import Entry, Settled
 
-_QUEUE = 1000  # rows that wait for one reader
+_QUEUE = 1000  # entries that wait for one watcher
+_Queue = asyncio.Queue[Settled | None]  # None is the end
 
 
 class Watchers:
-    """All of them. Used on the event loop alone."""
+    """Used on the event loop only."""
 
     def __init__(self) -> None:
-        self._watchers: set[_Watcher] = set()
+        self._missed: dict[_Queue, int] = {}  # since the latest entry in the queue
         self._ended = False
 
     @contextmanager
     def watch(self) -> Iterator[AsyncIterator[Settled]]:
-        """Rows from now on, until the block or everything ends."""
-        watcher = _Watcher()
-        self._watchers.add(watcher)
+        """Entries from now on, until the block is left or end() is called."""
+        queue = _Queue()
+        self._missed[queue] = 0
         if self._ended:
-            watcher.end()
+            queue.put_nowait(None)
         try:
-            yield watcher.rows()
+            yield _until_end(queue)
         finally:
-            self._watchers.discard(watcher)
+            del self._missed[queue]
 
-    def tell(self, record: Record) -> None:
-        """A row was settled."""
-        for watcher in self._watchers:
-            watcher.tell(record)
-
-    def end(self) -> None:
-        """Nothing more will come."""
-        self._ended = True
-        for watcher in self._watchers:
-            watcher.end()
-
-
-class _Watcher:
-    def __init__(self) -> None:
-        self._queue: deque[Settled] = deque()
-        self._missed = 0
-        self._ended = False
-        self._changed = asyncio.Event()
-
-    def tell(self, record: Record) -> None:
-        if len(self._queue) >= _QUEUE:
-            self._missed += 1
-            return
-        self._queue.append(Settled(record, self._missed))
-        self._missed = 0
-        self._changed.set()
+    def tell(self, entry: Entry) -> None:
+        """An entry was settled."""
+        for queue, missed in self._missed.items():
+            if queue.qsize() >= _QUEUE:
+                self._missed[queue] += 1
+            else:
+                queue.put_nowait(Settled(entry, missed))
+                self._missed[queue] = 0
 
     def end(self) -> None:
+        """All watches end after the entries that wait."""
         self._ended = True
-        self._changed.set()
+        for queue in self._missed:
+            queue.put_nowait(None)
 
-    async def rows(self) -> AsyncIterator[Settled]:
-        while True:
-            while self._queue:
-                yield self._queue.popleft()
-            if self._ended:
-                return
-            self._changed.clear()
-            await self._changed.wait()
+
+async def _until_end(queue: _Queue) -> AsyncIterator[Settled]:
+    while (settled := await queue.get()) is not None:
+        yield settled

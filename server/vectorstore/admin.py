@@ -1,55 +1,52 @@
-"""Collections come and go: making, removing, and publishing one from outside the server. Everything here blocks."""
+"""Making and removing collections, also from outside the server. Everything here blocks."""
 
 from pathlib import Path
 
 from server.domain.errors import CollectionBroken, CollectionExists
 from server.models.artefact import POINTER, sync_folder, write_durably
-from server.vectorstore import layout as folders
+from server.vectorstore import layout
 from server.vectorstore.collection import Collection
-from server.vectorstore.segment import Content, Indexer, Origin, no_index, write_generation
-
-DEMO = "wikipedia"
+from server.vectorstore.segment import Content, write_segment
 
 
-def create_collection(index: Path, name: str, content: Content, indexer: Indexer, *, number: int = 0) -> Collection:
+def create_collection(index: Path, name: str, content: Content, *, generation: int = 0) -> Collection:
     """Make a collection of `content`, complete or not at all. Raises CollectionExists and StorageFull."""
-    home = folders.collection_home(index, name)
-    if home.exists():
+    folder = layout.collection_folder(index, name)
+    if folder.exists():
         raise CollectionExists(name)
-    with folders.full_disk_told(name), folders.aside(index) as aside:
-        folder = folders.generation_folder(aside, number)
-        folder.mkdir()
-        write_generation(folder, Origin(name, number, "create"), content, indexer)
-        sync_folder(folder)
-        write_durably(aside / POINTER, f"{number}\n".encode())
+    with layout.full_disk_as_error(name), layout.staging_folder(index) as staged:
+        segment = layout.segment_folder(staged, generation)
+        segment.mkdir()
+        write_segment(segment, name, generation, content, origin="create")
+        sync_folder(segment)
+        write_durably(staged / POINTER, f"{generation}\n".encode())
         try:
-            aside.rename(home)
+            staged.rename(folder)
         except OSError as error:
-            if home.exists():
+            if folder.exists():
                 raise CollectionExists(name) from error
             raise
         sync_folder(index)
-    return Collection(home, indexer)
+    return Collection(folder)
 
 
 def drop_collection(index: Path, name: str) -> None:
     """Remove a collection. Raises CollectionNotFound, and ServerOverloaded if another process is writing."""
-    home = folders.collection_home(index, name)
-    with folders.locked(home):
-        folders.remove(home)
+    folder = layout.collection_folder(index, name)
+    with layout.locked(folder):
+        layout.remove(folder)
     sync_folder(index)
 
 
-def write_collection(index: Path, name: str, content: Content, indexer: Indexer = no_index) -> None:
-    """Make `content` the next generation of a collection, which is made if it is new. Servers notice by themselves."""
-    home = folders.collection_home(index, name)
-    if not home.exists():
-        create_collection(index, name, content, indexer, number=1)
-        return
-    try:
-        collection = Collection(home, indexer)
-    except CollectionBroken:  # or written in an older format: nothing of it is kept
-        drop_collection(index, name)
-        create_collection(index, name, content, indexer, number=1)
-    else:
-        collection.replace(content, collection.snapshot, "publish")
+def publish_collection(index: Path, name: str, content: Content) -> None:
+    """Make `content` the next generation of a collection, new or not. Running servers notice it."""
+    folder = layout.collection_folder(index, name)
+    if folder.exists():
+        try:
+            collection = Collection(folder)
+        except CollectionBroken:  # or written in an older format: nothing of it is kept
+            drop_collection(index, name)
+        else:
+            collection.replace(content, collection.snapshot, "publish")
+            return
+    create_collection(index, name, content, generation=1)

@@ -1,113 +1,115 @@
-"""Finding the nearest of many vectors: comparing all of them while that is fast, above that an inverted file.
+"""Finding the nearest of many vectors: comparing all of them while that is fast, beyond that an inverted file.
 
-The inverted file is FAISS's IVF with 8-bit codes: vectors are sorted into lists by their nearest centroid, a search
-compares the codes of a few lists, and the best are compared again by their own vectors, so scores are exact. How many
-lists are searched is chosen when it is built, so that at least TARGET_RECALL of the true ten best are found.
+The inverted file is FAISS's IVF with 8-bit codes. Vectors lie in lists by their nearest centroid, a search compares
+the codes of a few lists (nprobe), and the best are compared again by their own vectors, so that scores are exact.
+nprobe is tuned when the index is built, for a recall@10 of at least TARGET_RECALL.
 """
 
-from typing import Any
-from weakref import WeakKeyDictionary
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from server.vectorstore.files import HashedFile
-from server.vectorstore.segment import INDEX, Generation
-
 FLAT_LIMIT = 50_000
 TARGET_RECALL = 0.97
-_PROBED_QUERIES = 200
-_TRAINED_PER_LIST = 50  # FAISS asks for 39 at least
+_TUNING_QUERIES = 200
+_TRAINING_VECTORS = 50  # a list; FAISS requires 39 at least
 _PART = 65_536
-_READ_ONLY = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY
-_opened: WeakKeyDictionary[Generation, Any] = WeakKeyDictionary()
+
+Vectors = NDArray[np.float32]
+Found = tuple[NDArray[np.float32], NDArray[np.int64]]  # scores and rows, best first
 
 
-def build_index(vectors: NDArray[np.float32], file: HashedFile, before: Generation | None) -> dict[str, Any] | None:
-    """Implements `Indexer`. Centroids are used again until the collection has doubled since they were trained."""
-    if len(vectors) < FLAT_LIMIT:
-        return None
+@dataclass(frozen=True)
+class AnnIndex:
+    """An inverted file on disk, with what its segment's manifest says of it."""
+
+    path: Path
+    probes: int
+    recall_at_10: float
+    trained_on: int
+    type: str = "ivf"
+
+    @cached_property
+    def lists(self) -> Any:
+        """The FAISS index, memory-mapped when a search first needs it."""
+        return faiss.read_index(str(self.path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+
+
+def build_index(vectors: Vectors, file: BinaryIO, before: AnnIndex | None) -> dict[str, Any]:
+    """Write an index to the file; return the fields of its `AnnIndex`.
+
+    The centroids of `before` are used again until the collection has doubled since they were trained.
+    """
     faiss.omp_set_num_threads(1)  # of this thread: the other cores serve
-    if before and before.index and 2 * before.index["trained_on"] >= len(vectors):
-        index, trained_on = _without_vectors(before), before.index["trained_on"]
+    if before and 2 * before.trained_on >= len(vectors):
+        index, trained_on = _emptied(before), before.trained_on
     else:
         index, trained_on = _trained(vectors), len(vectors)
     for start in range(0, len(vectors), _PART):
         index.add(np.ascontiguousarray(vectors[start : start + _PART]))
-    probes, recall = _calibrated(index, vectors)
+    probes, recall = _tuned(index, vectors)
     faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
     return {"type": "ivf", "probes": probes, "recall_at_10": recall, "trained_on": trained_on}
 
 
 def nearest(
-    generation: Generation, vector: NDArray[np.float32], count: int, selector: Any, selected: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Cosines and rows of the `count` vectors nearest to `vector`, float32 [1, dimensions], best first.
+    vectors: Vectors, index: AnnIndex | None, query: Vectors, count: int, *, among: Any, selected: int
+) -> Found:
+    """The `count` rows of `vectors` with the highest cosine with `query`, float32 [1, dimensions].
 
-    `selector` is a faiss.IDSelector of the rows that count, or None; `selected` is how many these are.
+    `among` is a faiss.IDSelector of the rows that may be found, or None for all; `selected` is how many these are.
     """
-    if generation.index is None or selected <= FLAT_LIMIT:
-        return exact(generation.vectors, vector, count, selector)
-    index = _open(generation)
-    # The fewer rows count, the fewer of a list do, so more lists are searched.
-    spread = min(8, -(-len(generation.vectors) // selected))
-    probes = min(generation.index["probes"] * spread, index.nlist)
-    settings = faiss.SearchParametersIVF(sel=selector, nprobe=probes)
-    return _approximate(index, generation.vectors, vector, count, settings)
+    if index is None or selected <= FLAT_LIMIT:
+        return exact(vectors, query, count, among)
+    # The fewer rows may be found, the fewer of them each list has, so more lists are searched.
+    spread = min(8, -(-len(vectors) // selected))
+    settings = faiss.SearchParametersIVF(sel=among, nprobe=min(index.probes * spread, index.lists.nlist))
+    return _approximate(index.lists, vectors, query, count, settings)
 
 
-def exact(
-    vectors: NDArray[np.float32], vector: NDArray[np.float32], count: int, selector: Any = None
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The same by comparing all vectors, where they lie."""
+def exact(vectors: Vectors, query: Vectors, count: int, among: Any = None) -> Found:
+    """The same by comparing all vectors."""
     count = min(count, len(vectors))
-    if selector is None and count:
-        return _best(vectors @ vector[0], count)  # BLAS takes half of FAISS's time for a single vector
-    faiss.omp_set_num_threads(1)  # of this thread: lanes are one a core already
+    if among is None and count:
+        scores = vectors @ query[0]  # BLAS takes half of FAISS's time for a single query
+        rows = np.sort(np.argpartition(scores, -count)[-count:])
+        rows = rows[np.argsort(-scores[rows], kind="stable")]
+        return scores[rows], rows
+    faiss.omp_set_num_threads(1)  # of this thread: the scheduler has one for every core already
     scores, rows = np.empty(count, np.float32), np.empty(count, np.int64)
     if count:
-        pointers = [faiss.swig_ptr(array) for array in (vector, vectors, scores, rows)]
-        query, rest, *out = pointers
-        faiss.knn_inner_product(query, rest, vectors.shape[1], 1, len(vectors), count, *out, selector)
+        asked, data, *out = (faiss.swig_ptr(array) for array in (query, vectors, scores, rows))
+        faiss.knn_inner_product(asked, data, vectors.shape[1], 1, len(vectors), count, *out, among)
     found = rows >= 0
     return scores[found], rows[found]
 
 
-def _best(scores: NDArray[np.float32], count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The `count` highest scores, at least one, and where they are."""
-    rows = np.sort(np.argpartition(scores, -count)[-count:])
-    rows = rows[np.argsort(-scores[rows], kind="stable")]
-    return scores[rows], rows
-
-
-def _approximate(
-    index: Any, vectors: NDArray[np.float32], vector: NDArray[np.float32], count: int, settings: Any
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _approximate(index: Any, vectors: Vectors, query: Vectors, count: int, settings: Any) -> Found:
     faiss.omp_set_num_threads(1)
-    _, found = index.search(vector, max(32, 2 * count), params=settings)
+    _, found = index.search(query, max(32, 2 * count), params=settings)
     rows = np.sort(found[0][found[0] >= 0])
-    scores = vectors[rows] @ vector[0]
+    scores = vectors[rows] @ query[0]
     best = np.argsort(-scores, kind="stable")[:count]
     return scores[best], rows[best]
 
 
-def _open(generation: Generation) -> Any:
-    if (index := _opened.get(generation)) is None:
-        index = _opened[generation] = faiss.read_index(str(generation.folder / INDEX), _READ_ONLY)
-    return index
-
-
-def _trained(vectors: NDArray[np.float32]) -> Any:
+def _trained(vectors: Vectors) -> Any:
     lists = 2 * round(len(vectors) ** 0.5)
     index = faiss.index_factory(vectors.shape[1], f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
-    chosen = np.random.default_rng(0).choice(len(vectors), min(len(vectors), _TRAINED_PER_LIST * lists), replace=False)
+    count = min(len(vectors), _TRAINING_VECTORS * lists)
+    chosen = np.random.default_rng(0).choice(len(vectors), count, replace=False)
     index.train(vectors[np.sort(chosen)])
     return index
 
 
-def _without_vectors(generation: Generation) -> Any:
-    index = faiss.read_index(str(generation.folder / INDEX), _READ_ONLY)  # mapped: its lists are not read
+def _emptied(before: AnnIndex) -> Any:
+    """The trained index without its vectors. It is opened anew, because others search `before`."""
+    index = faiss.read_index(str(before.path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
     lists = faiss.ArrayInvertedLists(index.nlist, index.code_size)
     lists.this.disown()  # the index frees it
     index.replace_invlists(lists, True)
@@ -115,14 +117,14 @@ def _without_vectors(generation: Generation) -> Any:
     return index
 
 
-def _calibrated(index: Any, vectors: NDArray[np.float32]) -> tuple[int, float]:
-    """How many lists to search, and the recall at 10 that this has.
+def _tuned(index: Any, vectors: Vectors) -> tuple[int, float]:
+    """nprobe, and the recall@10 that it has.
 
     Queries are vectors of the collection, moved until their cosine with themselves is about 0.7: a question is that
     far from the passage that answers it.
     """
     chance = np.random.default_rng(1)
-    queries = vectors[np.sort(chance.choice(len(vectors), _PROBED_QUERIES, replace=False))]
+    queries = vectors[np.sort(chance.choice(len(vectors), _TUNING_QUERIES, replace=False))]
     queries = queries + chance.standard_normal(queries.shape, np.float32) / np.sqrt(queries.shape[1], dtype=np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     _, truth = faiss.knn(queries, vectors, 10, metric=faiss.METRIC_INNER_PRODUCT)

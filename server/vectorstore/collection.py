@@ -1,8 +1,8 @@
-"""One collection, and how it changes.
+"""One collection: what is served of it, and how it changes.
 
-Its state has a number that grows by one with every write. A write is a record at the end of a log, synced before it is
-served; a fold turns generation and logs into the next generation, while writes go on into a new log. Everything but
-reading `snapshot` blocks: call it on a thread. Methods may be called from several threads.
+A write is a record at the end of the log, synced before it is served. A fold makes segment and log into the next
+segment, while writes go on into a new log file. When files are damaged, the newest state that can be read is served.
+Everything but reading `snapshot` blocks: call it on a thread. Methods may be called from several threads.
 """
 
 import logging
@@ -17,43 +17,135 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.domain.errors import CollectionBroken, GenerationNotFound, ServerOverloaded
-from server.models.artefact import sync_folder
-from server.vectorstore import layout as folders
-from server.vectorstore.log import Write, append
-from server.vectorstore.reader import BROKEN, Reader
+from server.domain.rag import Document
+from server.models.artefact import MANIFEST, sync_folder
+from server.vectorstore import layout
+from server.vectorstore.log import Log, LogPart, Write
 from server.vectorstore.segment import (
+    BROKEN,
     Content,
-    DocumentRecord,
-    Generation,
-    Indexer,
-    Origin,
-    read_generation,
+    Segment,
+    kept_generations,
     read_manifest,
-    write_generation,
+    read_segment,
     write_manifest,
+    write_segment,
 )
-from server.vectorstore.snapshot import Snapshot
+from server.vectorstore.snapshot import Memtable, Snapshot
 
 log = logging.getLogger(__name__)
 
 
-class Collection(Reader):
-    """A collection that can be written to. `indexer` makes what finds vectors faster in each generation."""
+class Collection:
+    """The collection in `folder`. Raises CollectionBroken if no segment is whole.
 
-    def __init__(self, home: Path, indexer: Indexer) -> None:
-        super().__init__(home)
-        self._indexer = indexer
-        self._folding = threading.RLock()  # taken before _state
+    `faults`: what was found damaged. `intact`: the newest generation on disk is served, so that writes can follow it.
+    """
+
+    snapshot: Snapshot
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.name = folder.name
+        self.faults: list[str] = []
+        self._folding = threading.RLock()  # acquire it before _state
+        self._state = threading.RLock()  # of what is served; held briefly
         self._locked = False
+        with self._state:
+            self._open()
+
+    # ------------------------------------------------------------ reading
+
+    def _open(self) -> None:
+        """Serve the current segment, or the newest older one that is whole, and the logs after it."""
+        self._stamp = layout.pointer_stamp(self.folder)
+        current = layout.read_pointer(self.folder)
+        if current is None:
+            self._fault("the pointer is missing or broken")
+        elif not layout.segment_folder(self.folder, current).exists():
+            self._fault(f"generation {current} is missing")
+        segment = self._newest_whole(current)
+        self._cut_torn(self._serve(segment))
+        served = self.snapshot.generation
+        self._highest = max([served, current or 0, *layout.generations_on_disk(self.folder, logs=True)])
+        if self._highest > served:
+            self._fault(f"what was written after {served}, up to {self._highest} at least, is not served")
+        self.intact = segment.info.generation == current and self._highest == served
+
+    def _newest_whole(self, current: int | None) -> Segment:
+        for generation in layout.committed_generations(self.folder, current):
+            try:
+                return read_segment(layout.segment_folder(self.folder, generation), self.name)
+            except BROKEN as error:
+                self._fault(f"generation {generation} is broken: {error}")
+        raise CollectionBroken(f'collection "{self.name}" has no generation that is whole: {"; ".join(self.faults)}')
+
+    def _cut_torn(self, part: LogPart) -> None:
+        """Cut off what a killed process left at the end of the log, unless a process is writing it now."""
+        if not part.torn:
+            return
+        name = self._log.path.name
+        try:
+            with layout.locked(self.folder, wait=0):
+                if self._log.cut_torn(part):
+                    self._fault(
+                        f"{name} ended with {part.torn} bytes of an incomplete write, which were cut off: "
+                        "a write that was not acknowledged, unless the file was damaged"
+                    )
+        except Exception as error:  # read-only, or being written: the next write cuts it off
+            log.info('collection "%s": the end of %s stays: %s', self.name, name, error)
+
+    def _serve(self, segment: Segment) -> LogPart:
+        """Serve a segment with the logs from its generation on."""
+        self._memtable, self._log = Memtable(segment), Log(self.folder, segment.info.generation)
+        return self._catch_up()
+
+    def _catch_up(self) -> LogPart:
+        """Apply the new writes of the logs. They are served together, after all were read."""
+        new = self._log.read_new()
+        for fault in new.faults:
+            self._fault(fault)
+        for write in new.writes:
+            self._memtable.apply(write)
+        self.snapshot = self._memtable.snapshot()
+        return new
+
+    def _fault(self, what: str) -> None:
+        log.error('collection "%s": %s', self.name, what)
+        self.faults.append(what)
+
+    def refresh(self) -> bool:
+        """Take over what another process wrote; false if the collection was removed."""
+        with self._state:
+            stamp = layout.pointer_stamp(self.folder)
+            if stamp is None and not self.folder.is_dir():
+                return False
+            if stamp != self._stamp:
+                self._open()
+            else:
+                self._catch_up()
+            return True
+
+    @property
+    def log_bytes(self) -> int:
+        """Size of the log file that is being written."""
+        return self._log.end
+
+    def find(self, document_id: str) -> tuple[Document, NDArray[np.int32], NDArray[np.float32]] | None:
+        """A document with its passages and their vectors, as they are now; None if it is not in the collection."""
+        with self._state:
+            return self._memtable.find(document_id)
+
+    # ------------------------------------------------------------ writing
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Be the only writer, and know what the others wrote."""
-        with folders.full_disk_told(self.name), self._state:
+        """Hold the lock of the only writer, and know what other processes wrote before."""
+        with layout.full_disk_as_error(self.name), self._state:
             if self._locked:
                 yield
                 return
-            with folders.locked(self.home):
+            with layout.locked(self.folder):
                 self._locked = True
                 try:
                     self.refresh()
@@ -64,105 +156,94 @@ class Collection(Reader):
     def commit(
         self,
         removed: tuple[str, ...],
-        documents: tuple[DocumentRecord, ...],
-        passages: NDArray[np.int32],
-        vectors: NDArray[np.float32],
+        documents: tuple[Document, ...] = (),
+        passages: NDArray[np.int32] | None = None,
+        vectors: NDArray[np.float32] | None = None,
     ) -> Snapshot:
         """Write, and serve it. Raises StorageFull, ServerOverloaded and CollectionNotFound; nothing is written then."""
-        if not self.sound and self._highest > self.snapshot.number:
-            self.fold()  # what is on disk goes on from a state that cannot be restored: begin anew beyond it
+        if not self.intact and self._highest > self.snapshot.generation:
+            self.fold()  # the newest generation on disk cannot be read: continue beyond it
         with self._writing():
-            number = self.snapshot.number + 1
-            folders.remove_unfinished(self.home, number)
-            path = folders.log_path(self.home, self._log)
-            is_new = not path.exists()
-            write = Write(number, datetime.now(UTC), removed, documents, passages, vectors)
-            end = append(path, self._end, write)
-            if is_new:
-                sync_folder(self.home)
-            self._end = end
-            self._overlay.apply(write)
-            self.snapshot = self._overlay.snapshot()
+            generation = self.snapshot.generation + 1
+            unfinished = layout.segment_folder(self.folder, generation)
+            if unfinished.exists():  # of a process that was killed; it would count once the pointer is beyond it
+                layout.remove(unfinished)
+                sync_folder(self.folder)
+            if passages is None or vectors is None:
+                passages = np.empty((0, 3), np.int32)
+                vectors = self.snapshot.vectors[:0]
+            write = Write(generation, datetime.now(UTC), removed, documents, passages, vectors)
+            self._log.append(write)
+            self._memtable.apply(write)
+            self.snapshot = self._memtable.snapshot()
             return self.snapshot
 
     def fold(self) -> Snapshot:
-        """Make a generation of what is served. Writes go on meanwhile. Errors are those of commit."""
+        """Make a segment of what is served. Writes go on meanwhile. Errors are those of commit."""
         with self._folding:
             with self._writing():
                 before = self.snapshot
-                if self.sound and not before.log_count:
+                if self.intact and not before.log_count:
                     return before
-                number = before.number
-                if self._highest > number:
-                    number = self._highest + 1
-                else:  # from here on writes go into the log of the new generation
-                    with folders.log_path(self.home, number).open("ab") as file:
-                        os.fsync(file.fileno())
-                    sync_folder(self.home)
-                    self._follow()
-            with self._written(number, before.content(), "fold", before.base) as folder, self._writing():
-                if self.snapshot.base is not before.base:  # another process was faster
+                generation = before.generation
+                if self._highest > generation:
+                    generation = self._highest + 1
+                else:
+                    self._log.begin_new_file()
+                    self._catch_up()
+            with self._staged(generation, before.content(), "fold", before.segment) as folder, self._writing():
+                if self.snapshot.segment is not before.segment:  # another process folded first
                     return self.snapshot
-                return self._install(number, folder)
+                return self._install(generation, folder)
 
     def replace(self, content: Content, before: Snapshot, origin: str) -> Snapshot:
-        """Make the next generation of `content`, which was made from `before`.
+        """Make the next segment of `content`, which was made from `before`.
 
-        Raises ServerOverloaded if that is no longer what is served, and the errors of commit.
+        Raises ServerOverloaded if `before` is no longer what is served, and the errors of commit.
         """
         with self._folding:
-            number = max(self._highest, before.number) + 1
-            with self._written(number, content, origin, None) as folder, self._writing():
-                if self.snapshot.number != before.number:  # a fold meanwhile changed nothing
-                    raise ServerOverloaded(f'collection "{self.name}" was written meanwhile; try again')
-                return self._install(number, folder)
+            generation = max(self._highest, before.generation) + 1
+            with self._staged(generation, content, origin) as folder, self._writing():
+                if self.snapshot.generation != before.generation:  # a fold meanwhile changed nothing
+                    raise ServerOverloaded(f'collection "{self.name}" was written to meanwhile; try again')
+                return self._install(generation, folder)
 
-    def rollback(self, number: int) -> Snapshot:
-        """Make a new generation of the files of a kept one; what is served is folded before, so that it is kept.
+    def rollback(self, generation: int) -> Snapshot:
+        """Make a new generation of the files of a kept one. The state that is served is folded before, and kept.
 
         Raises GenerationNotFound, CollectionBroken, and the errors of commit.
         """
         with self._folding, self._writing():
-            kept = [generation.number for generation in self.generations()]
-            if number not in kept:
-                raise GenerationNotFound(self.name, number, kept)
-            source = folders.generation_folder(self.home, number)
+            kept = [each.generation for each in kept_generations(self.folder)]
+            if generation not in kept:
+                raise GenerationNotFound(self.name, generation, kept)
+            source = layout.segment_folder(self.folder, generation)
             try:
-                read_generation(source, self.name)
+                read_segment(source, self.name)
+                manifest = read_manifest(source, self.name)
             except BROKEN as error:
-                raise CollectionBroken(f"generation {number} is broken: {error}") from error
-            manifest = read_manifest(source, self.name)
-            with folders.aside(self.home) as folder:
-                folders.link_files(source, folder)  # before the fold, which may remove the oldest generation
-                new = self.fold().number + 1
+                raise CollectionBroken(f"generation {generation} is broken: {error}") from error
+            with layout.staging_folder(self.folder) as folder:
+                for path in source.iterdir():  # linked before the fold, which may remove the oldest segment
+                    if path.name != MANIFEST:
+                        os.link(path, folder / path.name)
+                new = self.fold().generation + 1
                 created = datetime.now(UTC).isoformat()
-                changes = {"generation": new, "created": created, "origin": f"rollback to {number}"}
+                changes = {"generation": new, "created": created, "origin": f"rollback to {generation}"}
                 write_manifest(folder, manifest | changes)
                 return self._install(new, folder)
 
     @contextmanager
-    def _written(self, number: int, content: Content, origin: str, base: Generation | None) -> Iterator[Path]:
-        with folders.full_disk_told(self.name), folders.aside(self.home) as folder:
-            write_generation(folder, Origin(self.name, number, origin), content, self._indexer, base)
+    def _staged(self, generation: int, content: Content, origin: str, before: Segment | None = None) -> Iterator[Path]:
+        with layout.full_disk_as_error(self.name), layout.staging_folder(self.folder) as folder:
+            index = before.ann if before else None
+            write_segment(folder, self.name, generation, content, origin=origin, before=index)
             yield folder
 
-    def _install(self, number: int, written: Path) -> Snapshot:
-        folder = folders.install(self.home, number, written)
-        self._stamp = folders.pointer_stamp(self.home)
-        self._serve(read_generation(folder, self.name, check=False))
-        self._highest, self.sound = self.snapshot.number, True
-        folders.tidy(self.home)
+    def _install(self, generation: int, staged: Path) -> Snapshot:
+        folder = layout.install(self.folder, generation, staged)
+        self._stamp = layout.pointer_stamp(self.folder)
+        self._serve(read_segment(folder, self.name, check=False))
+        self._highest, self.intact = self.snapshot.generation, True
+        layout.remove_obsolete(self.folder)
         return self.snapshot
-
-    def generations(self) -> list[Generation]:
-        """The kept generations, newest first, without those whose manifest cannot be read."""
-        current = folders.pointer(self.home)
-        found: list[Generation] = []
-        for number in reversed(folders.numbers(self.home)):
-            if current is None or number <= current:
-                try:
-                    found.append(read_generation(folders.generation_folder(self.home, number), self.name, check=False))
-                except BROKEN as error:
-                    if folders.generation_folder(self.home, number).exists():  # else a fold has just removed it
-                        log.warning('collection "%s": generation %d is broken: %s', self.name, number, error)
-        return found

@@ -1,6 +1,5 @@
-"""Files of arrays and texts that are written once, hashed on their way to the disk, and read where they lie."""
+"""Files of arrays and texts: written once with their SHA-256, and memory-mapped to read."""
 
-import hashlib
 import os
 import time
 from array import array
@@ -8,36 +7,36 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from heapq import merge
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, overload
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.models.artefact import file_sha256
+from server.models.artefact import FileEntry, entry_of
 
 T = TypeVar("T")
 
+# Folding runs Python code and holds the GIL, which every search needs for a moment: it pauses after so many items.
+_PAUSE_EVERY, _PAUSE_SECONDS = 128, 0.0005
+_RUN = 8192  # sorting a million texts at once would hold the GIL for a second
 
-# A fold is work of the interpreter, which searches need for moments: so it pauses after every so many items.
-_TURN, _PAUSE_SECONDS = 128, 0.0005
 
-
-def in_turns(items: Iterable[T]) -> Iterator[T]:
-    """The same items, letting other threads run now and then."""
+def with_pauses(items: Iterable[T]) -> Iterator[T]:
+    """The same items, with short pauses in which other threads run."""
     for count, item in enumerate(items):
-        if count % _TURN == _TURN - 1:
+        if count % _PAUSE_EVERY == _PAUSE_EVERY - 1:
             time.sleep(_PAUSE_SECONDS)
         yield item
 
 
-def sorted_in_turns(items: Sequence[str]) -> list[int]:
-    """Positions of the items in their order. Sorting a million at once would stop all other threads for a second."""
-    runs = (range(start, min(start + 8192, len(items))) for start in range(0, len(items), 8192))
-    return list(in_turns(merge(*(sorted(run, key=items.__getitem__) for run in runs), key=items.__getitem__)))
+def sorted_positions(items: Sequence[str]) -> list[int]:
+    """Positions of the items in ascending order of the items, sorted in runs with pauses."""
+    runs = (range(start, min(start + _RUN, len(items))) for start in range(0, len(items), _RUN))
+    return list(with_pauses(merge(*(sorted(run, key=items.__getitem__) for run in runs), key=items.__getitem__)))
 
 
-class Strings(Sequence[str]):
-    """Texts in one block of UTF-8, each decoded when it is asked for. `ends` are the bytes at which they end."""
+class Strings:
+    """Texts in one block of UTF-8, each decoded when it is read. `ends` are the bytes at which they end."""
 
     def __init__(self, utf8: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
         if len(utf8) != (int(ends[-1]) if len(ends) else 0):
@@ -48,60 +47,29 @@ class Strings(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        """One text, or a list of them."""
-        if isinstance(index, slice):
-            return [self[row] for row in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        start = int(self._ends[index - 1]) if index else 0
-        return self._utf8[start : int(self._ends[index])].tobytes().decode()
-
-
-class HashedFile:
-    """A file to write to; it counts and hashes what passes. Arrays go through here because np.save loses the errno."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-        self._bytes = 0
-
-    def write(self, data: Any) -> int:
-        """Write anything with a buffer."""
-        self._digest.update(data)
-        written = self._file.write(data)
-        self._bytes += written
-        return written
-
-    @property
-    def entry(self) -> dict[str, Any]:
-        """What a manifest says of the file."""
-        return {"sha256": self._digest.hexdigest(), "bytes": self._bytes}
+    def __getitem__(self, row: int) -> str:
+        start = int(self._ends[row - 1]) if row else 0
+        return self._utf8[start : int(self._ends[row])].tobytes().decode()
 
 
 class Writer:
-    """Fills a folder. `entries` are what its manifest says of the files; each is on disk when it is in there."""
+    """Writes the files of a folder. `entries` has the manifest's entry of every file that is synced to disk."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.entries: dict[str, dict[str, Any]] = {}
+        self.entries: dict[str, FileEntry] = {}
 
     @contextmanager
-    def create(self, name: str) -> Iterator[HashedFile]:
+    def create(self, name: str) -> Iterator[BinaryIO]:
         """A new file."""
         with (self.folder / name).open("xb") as file:
-            hashed = HashedFile(file)
-            yield hashed
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        self.entries[name] = hashed.entry
+        self.entries[name] = entry_of(self.folder / name)
 
-    def array(self, name: str, shape: tuple[int, ...], dtype: type[np.generic], parts: Iterable[NDArray[Any]]) -> None:
-        """An .npy file of rows that come in parts, so that they need not be in memory together."""
+    def rows(self, name: str, shape: tuple[int, ...], dtype: type[np.generic], parts: Iterable[NDArray[Any]]) -> None:
+        """An .npy file of rows that come in parts. np.save would need them together, and loses the errno."""
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
         rows = 0
         with self.create(name) as file:
@@ -112,9 +80,9 @@ class Writer:
         if rows != shape[0]:
             raise ValueError(f"{name} got {rows} rows instead of {shape[0]}")
 
-    def vector(self, name: str, values: NDArray[Any]) -> None:
-        """An .npy file of an array that is in memory."""
-        self.array(name, values.shape, values.dtype.type, [values])
+    def array(self, name: str, values: NDArray[Any]) -> None:
+        """An .npy file."""
+        self.rows(name, values.shape, values.dtype.type, [values])
 
     def strings(self, name: str, texts: Iterable[str]) -> None:
         """The two files of `Strings`."""
@@ -123,30 +91,28 @@ class Writer:
             for text in texts:
                 end += file.write(text.encode())
                 ends.append(end)
-        self.vector(f"{name}.ends.npy", np.frombuffer(ends, np.int64) if ends else np.empty(0, np.int64))
+        self.array(f"{name}.ends.npy", np.frombuffer(ends, np.int64) if ends else np.empty(0, np.int64))
 
 
 def check_files(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
-    """Raises ValueError or OSError if a file differs from what the manifest says. Reads every byte."""
+    """Raises ValueError, TypeError or OSError if a file differs from its manifest's entry. Reads every byte."""
     for name, entry in entries.items():
         if "/" in name or name.startswith("."):
-            raise ValueError(f"the manifest names a file outside: {name}")
-        if (folder / name).stat().st_size != entry["bytes"]:
-            raise ValueError(f"{name} has another length than its manifest says")
-        if file_sha256(folder / name) != entry["sha256"]:
-            raise ValueError(f"{name} does not match its SHA-256")
+            raise ValueError(f"the manifest names a file outside its folder: {name}")
+        if entry_of(folder / name) != FileEntry(**entry):
+            raise ValueError(f"{name} does not match its length and SHA-256 in the manifest")
 
 
 def read_array(path: Path) -> NDArray[Any]:
-    """An .npy file, mapped; an empty one cannot be and needs no mapping."""
+    """An .npy file, memory-mapped unless it is empty."""
     try:
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except ValueError:
+    except ValueError:  # an empty file cannot be mapped
         return np.asarray(np.load(path, allow_pickle=False))
 
 
 def read_strings(folder: Path, name: str) -> Strings:
-    """What Writer.strings wrote, mapped."""
+    """What Writer.strings wrote, memory-mapped."""
     path = folder / f"{name}.utf8"
     utf8 = np.asarray(np.memmap(path, np.uint8, "r")) if path.stat().st_size else np.empty(0, np.uint8)
     return Strings(utf8, read_array(folder / f"{name}.ends.npy"))

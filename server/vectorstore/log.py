@@ -1,10 +1,10 @@
-"""The log of a collection: writes that are not in a generation of files yet, each a record with checksums.
+"""The log of a collection: the writes since its segment, each a record with checksums.
 
-    magic  length  number  CRC-32 of the body  CRC-32 of the header before it  body
+    magic  length  generation  CRC-32 of the body  CRC-32 of the header before it  body
 
-A record is acknowledged after it was synced. What a killed process leaves at the end is no whole record, and is cut.
-A damaged record with a whole one after it was acknowledged: it is left out, and reported. A body is the length of its
-JSON part, that part, passages (int32 [n, 3]) and vectors (float32 [n, dimensions]): replaying embeds nothing again.
+A record is acknowledged after it was synced. An incomplete record at the end was never acknowledged, and is cut off.
+A damaged record before a whole one was acknowledged: it is left out, and reported. A body is the length of its JSON
+part, that part, passages (int32 [n, 3]) and vectors (float32 [n, dimensions]), so that replaying embeds nothing.
 """
 
 import json
@@ -18,7 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from server.vectorstore.segment import DocumentRecord
+from server.domain.rag import Document
+from server.models.artefact import sync_folder
+from server.vectorstore.layout import log_path
 
 _MAGIC = b"QLg1"
 _HEADER = struct.Struct("<4sIQI")
@@ -28,23 +30,23 @@ _HEAD = _HEADER.size + _CRC.size
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Write:
-    """What one write does: it removes documents by id, then adds documents, also replacing those of the same ids.
+    """Removes documents by id, then adds documents, which replace those with the same ids. Makes `generation`.
 
-    passages: int32 [n, 3], index into `documents`, first code point, the one after the last; ordered by document.
+    passages: int32 [n, 3], row in `documents`, first code point, the one after the last; ordered by document.
     vectors: float32 [n, dimensions], rows of length 1.
     """
 
-    number: int
+    generation: int
     time: datetime
     removed: tuple[str, ...]
-    documents: tuple[DocumentRecord, ...]
+    documents: tuple[Document, ...]
     passages: NDArray[np.int32]
     vectors: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class LogPart:
-    """Writes read from a log. `end` is the byte after the last whole one, `torn` what lies behind it."""
+    """Writes read from a log. `end` is the byte after the last whole record, `torn` the number of bytes behind it."""
 
     writes: tuple[Write, ...]
     end: int
@@ -52,10 +54,59 @@ class LogPart:
     faults: tuple[str, ...]
 
 
-def append(path: Path, end: int, write: Write) -> int:
-    """Put a record at `end`, cutting what lies behind; return the new end when it is on disk.
+class Log:
+    """Reads on, and appends, in the logs of a collection from `generation` on. A fold begins a new log file."""
 
-    After an error the file is cut to `end` again, so a full disk leaves no part of a record.
+    def __init__(self, folder: Path, generation: int) -> None:
+        self._folder = folder
+        self._last = generation  # of the writes that were read
+        self.path = log_path(folder, generation)
+        self.end = 0
+
+    def read_new(self) -> LogPart:
+        """The writes since the last call. `end` and `torn` are of the newest file."""
+        writes: list[Write] = []
+        faults: list[str] = []
+        while True:
+            part = read_log(self.path, self.end)
+            faults += part.faults
+            for write in part.writes:
+                if write.generation > self._last + 1:
+                    faults.append(f"writes {self._last + 1} to {write.generation - 1} are lost")
+                self._last = max(self._last, write.generation)
+            writes += part.writes
+            self.end = part.end
+            following = log_path(self._folder, self._last)
+            if following == self.path or not following.exists():
+                return LogPart(tuple(writes), part.end, part.torn, tuple(faults))
+            self.path, self.end = following, 0
+
+    def append(self, write: Write) -> None:
+        """Append the write; return when it is synced. Everything must have been read."""
+        is_new = not self.path.exists()
+        end = append(self.path, self.end, write)
+        if is_new:
+            sync_folder(self._folder)
+        self.end, self._last = end, write.generation
+
+    def begin_new_file(self) -> None:
+        """Make later writes go into a log file of their own, so that the present one belongs to a segment alone."""
+        with log_path(self._folder, self._last).open("ab") as file:
+            os.fsync(file.fileno())
+        sync_folder(self._folder)
+
+    def cut_torn(self, part: LogPart) -> bool:
+        """Cut off the incomplete record that `read_new` found; false if another process has changed it."""
+        if read_log(self.path, part.end).torn != part.torn:
+            return False
+        os.truncate(self.path, part.end)
+        return True
+
+
+def append(path: Path, end: int, write: Write) -> int:
+    """Write a record at byte `end`, replacing what lies behind; return the new end when it is synced.
+
+    After an error the file ends at `end` again: a full disk leaves no part of a record.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -76,7 +127,7 @@ def append(path: Path, end: int, write: Write) -> int:
 
 
 def read_log(path: Path, start: int = 0) -> LogPart:
-    """The writes of a log from byte `start` on. A log that is not there has none."""
+    """The writes of a log file from byte `start` on. A missing file has none."""
     try:
         with path.open("rb") as file:
             file.seek(start)
@@ -100,18 +151,15 @@ def read_log(path: Path, start: int = 0) -> LogPart:
 
 
 def _encode(write: Write) -> bytes:
-    head = json.dumps(
-        {
-            "time": write.time.isoformat(),
-            "removed": write.removed,
-            "documents": [asdict(document) for document in write.documents],
-            "shape": write.vectors.shape,
-        },
-        ensure_ascii=False,
-        separators=(",", ":"),
-    ).encode()
+    described = {
+        "time": write.time.isoformat(),
+        "removed": write.removed,
+        "documents": [asdict(document) for document in write.documents],
+        "shape": write.vectors.shape,
+    }
+    head = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode()
     body = b"".join((_CRC.pack(len(head)), head, write.passages.tobytes(), write.vectors.tobytes()))
-    header = _HEADER.pack(_MAGIC, len(body), write.number, zlib.crc32(body))
+    header = _HEADER.pack(_MAGIC, len(body), write.generation, zlib.crc32(body))
     return header + _CRC.pack(zlib.crc32(header)) + body
 
 
@@ -121,7 +169,7 @@ def _decode(raw: bytes, position: int) -> tuple[Write, int] | None:
     header = raw[position : position + _HEADER.size]
     if body_start > len(raw) or _CRC.pack(zlib.crc32(header)) != raw[position + _HEADER.size : body_start]:
         return None
-    magic, length, number, checksum = _HEADER.unpack(header)
+    magic, length, generation, checksum = _HEADER.unpack(header)
     body = raw[body_start : body_start + length]
     if magic != _MAGIC or len(body) < length or zlib.crc32(body) != checksum:
         return None
@@ -131,10 +179,10 @@ def _decode(raw: bytes, position: int) -> tuple[Write, int] | None:
     passages = np.frombuffer(body, np.int32, rows * 3, _CRC.size + split)
     vectors = np.frombuffer(body, np.float32, rows * dimensions, _CRC.size + split + passages.nbytes)
     write = Write(
-        number,
+        generation,
         datetime.fromisoformat(head["time"]).astimezone(UTC),
         tuple(head["removed"]),
-        tuple(DocumentRecord(**document) for document in head["documents"]),
+        tuple(Document(**document) for document in head["documents"]),
         passages.reshape(rows, 3),
         vectors.reshape(rows, dimensions),
     )

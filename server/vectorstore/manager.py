@@ -1,68 +1,182 @@
-"""The collections that are open: found at the start, followed when another process writes, folded when due."""
+"""The collections of a folder: opened at the start, kept up to date with other processes, folded when due."""
 
 import asyncio
 import logging
-import threading
+import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
-from server.domain.errors import CollectionBroken, CollectionNotFound, QuintetError
-from server.vectorstore.admin import DEMO
-from server.vectorstore.ann_index import build_index
+from server.domain.concurrency_limiter import ConcurrencyLimiter, remaining
+from server.domain.errors import (
+    CollectionBroken,
+    CollectionExists,
+    CollectionNotFound,
+    EmbedderMismatch,
+    GenerationNotReached,
+    InvalidRequest,
+    QuintetError,
+    Violation,
+)
+from server.domain.models import ModelIdentity
+from server.domain.rag import DEFAULT_COLLECTION
+from server.vectorstore import layout
+from server.vectorstore.admin import create_collection
 from server.vectorstore.collection import Collection
-from server.vectorstore.layout import collection_home, collection_names, pointer_stamp, remove_remains
+from server.vectorstore.segment import Content
 from server.vectorstore.snapshot import Snapshot
+from server.vectorstore.threads import run_on_daemon_thread, run_to_end
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+MAX_COLLECTIONS = 64
 WATCH_SECONDS = 1.0
-# The log is searched by comparing all its vectors and is read again at every start, so it is kept short: 8192 vectors
-# cost a search about a millisecond. Folding writes the whole collection, so a large one waits for a sixteenth of it.
+# The memtable is searched by comparing all its vectors, and the log is read at every start, so both are kept small:
+# 8192 vectors cost a search about a millisecond. A fold writes the whole collection, so a large one waits for 1/16.
 FOLD_PASSAGES = 8_192
 FOLD_SHARE = 16
 FOLD_WRITES = 2_048
+_WAITING_WRITES = 8  # to one collection
+_REACH_SECONDS = 2.0  # in which writes of other processes are noticed
 
 
 class CollectionManager:
-    """Collections below `index`, and why others could not be opened."""
+    """Collections below `index`, searched and written with `embedder`. `failures` says why others cannot be opened."""
 
-    def __init__(self, index: Path) -> None:
+    def __init__(self, index: Path, embedder: ModelIdentity) -> None:
         self.index = index
+        self.embedder = embedder
         self.open: dict[str, Collection] = {}
         self.failures: dict[str, str] = {}
         self._failed_at: dict[str, object] = {}
-        self._due = asyncio.Event()
+        self._limiters: WeakValueDictionary[str, ConcurrencyLimiter] = WeakValueDictionary()  # of running writes
+        self._fold_due = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Open all collections, and keep up from now on. One that is broken fails its own calls and no others."""
-        await asyncio.to_thread(remove_remains, self.index)
+        """Open all collections, then watch them. A broken one fails its own calls only."""
+        await asyncio.to_thread(layout.remove_abandoned, self.index)
         await self._look()
-        self._due.set()
+        self._fold_due.set()
         self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._fold_when_due())]
 
     async def close(self) -> None:
-        """Keep up no longer. A fold that runs is given up: what it has not finished leaves no trace."""
+        """Stop watching. An unfinished fold leaves nothing behind."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def known(self, name: str) -> Collection:
+    # ------------------------------------------------------------ finding
+
+    def get(self, name: str) -> Collection:
         """A collection. Raises CollectionNotFound and CollectionBroken."""
         if collection := self.open.get(name):
             return collection
         if failure := self.failures.get(name):
             raise CollectionBroken(failure)
-        raise self.not_found(name)
+        raise CollectionNotFound(name, [*self.open, *self.failures])
 
-    def not_found(self, name: str) -> CollectionNotFound:
-        """What to raise for a collection that is not there."""
-        return CollectionNotFound(name, [*self.open, *self.failures])
+    async def reached(self, name: str, generation: int, deadline: float) -> Collection:
+        """The collection, once it is at this generation. Raises GenerationNotReached if that takes too long."""
+        give_up = min(deadline, time.monotonic() + _REACH_SECONDS)
+        while (collection := self.get(name)).snapshot.generation < generation:
+            if time.monotonic() >= give_up:
+                at = collection.snapshot.generation
+                raise GenerationNotReached(f'collection "{name}" is at generation {at}, not yet at {generation}')
+            await self.refresh(name)
+            await asyncio.sleep(0.05)
+        return collection
 
-    def adopt(self, collection: Collection) -> None:
-        """A collection was made."""
+    async def writable(self, name: str) -> Collection | None:
+        """The collection as other processes left it; None if it has to be made, for which there is room."""
+        if name in self.open:
+            await self.refresh(name)
+        if name in self.open or name in self.failures:
+            collection = self.get(name)
+            self.check_embedder(name, collection.snapshot)
+            return collection
+        if len(self.open) + len(self.failures) >= MAX_COLLECTIONS:
+            raise InvalidRequest([Violation("collection", f"is new, and there are {MAX_COLLECTIONS} already")])
+        return None
+
+    def check_embedder(self, name: str, snapshot: Snapshot) -> None:
+        """Raises EmbedderMismatch if another embedder made the vectors."""
+        if reason := self.mismatch(name, snapshot):
+            raise EmbedderMismatch(reason)
+
+    def mismatch(self, name: str, snapshot: Snapshot) -> str:
+        """Why the collection cannot be searched, and how to mend it; empty if `embedder` made its vectors."""
+        theirs, ours = snapshot.segment.info.model, self.embedder
+        if theirs == ours:
+            return ""
+        return (
+            f'collection "{name}" was made with embedder {theirs.name} {theirs.version}, '
+            f"the server runs {ours.name} {ours.version}. Embed it again with: quintet reindex {name}"
+        )
+
+    # ------------------------------------------------------------ writing
+
+    def writer_turn(self, name: str, deadline: float) -> AbstractAsyncContextManager[None]:
+        """Hold the turn of the only writer to a collection. Raises ServerOverloaded and DeadlineExceeded."""
+        made = ConcurrencyLimiter(f'writing to collection "{name}"', 1, _WAITING_WRITES)
+        return self._limiters.setdefault(name, made).take(deadline)
+
+    async def write(self, work: Callable[[], T], deadline: float) -> T:
+        """Run a write to a collection, to its end even if the caller is cancelled."""
+        remaining(deadline)
+        try:
+            return await run_to_end(work)
+        finally:
+            self._fold_due.set()
+
+    async def create(self, name: str, dimensions: int, *, deadline: float) -> Collection:
+        """Make an empty collection; call it in the writer's turn. Raises CollectionExists."""
+        if name in self.open or name in self.failures:
+            raise CollectionExists(name)
+        make = partial(create_collection, self.index, name, Content(self.embedder, dimensions))
+        collection = await self.write(make, deadline)
+        self._opened(collection)
+        return collection
+
+    # ------------------------------------------------------------ in the background
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            try:
+                await self._look()
+            except OSError as error:
+                log.error("the folder of collections cannot be read: %s", error)
+
+    async def _look(self) -> None:
+        """Open what is new, take over what was written, forget what was removed."""
+        names = await asyncio.to_thread(layout.collection_names, self.index)
+        for name in {*self.open, *self.failures}.difference(names):
+            self.forget(name)
+        for name in names:
+            await self.refresh(name)
+
+    async def refresh(self, name: str) -> None:
+        """Take over what another process did to a collection."""
+        folder = layout.collection_folder(self.index, name)
+        try:
+            if collection := self.open.get(name):
+                if not await asyncio.to_thread(collection.refresh):
+                    self.forget(name)
+            elif self._failed_at.get(name, self) != (stamp := layout.pointer_stamp(folder)):
+                self._failed_at[name] = stamp
+                self._opened(await asyncio.to_thread(Collection, folder))
+        except CollectionBroken as error:
+            if name not in self.open:  # else what was read before is still served
+                self.failures[name] = f"{error.message}. {_remedy(name)}"
+        except OSError as error:
+            log.error('collection "%s" cannot be read: %s', name, error)
+
+    def _opened(self, collection: Collection) -> None:
         self.open[collection.name] = collection
         self.failures.pop(collection.name, None)
 
@@ -71,91 +185,29 @@ class CollectionManager:
         for known in (self.open, self.failures, self._failed_at):
             known.pop(name, None)
 
-    def written(self) -> None:
-        """A collection has grown: perhaps it is to be folded."""
-        self._due.set()
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            try:
-                await self._look()
-            except OSError as error:
-                log.error("the collections cannot be looked at: %s", error)
-
-    async def _look(self) -> None:
-        """Open what is new, follow what was written, forget what is gone."""
-        names = await asyncio.to_thread(collection_names, self.index)
-        for name in {*self.open, *self.failures}.difference(names):
-            self.forget(name)
-        for name in names:
-            await self.follow(name)
-
-    async def follow(self, name: str) -> None:
-        """Take over what another process did to a collection."""
-        try:
-            if collection := self.open.get(name):
-                if not await asyncio.to_thread(collection.refresh):
-                    self.forget(name)
-            elif self._failed_at.get(name, self) != (stamp := pointer_stamp(collection_home(self.index, name))):
-                self._failed_at[name] = stamp
-                self.adopt(await asyncio.to_thread(Collection, self.index / name, build_index))
-        except CollectionBroken as error:
-            if name not in self.open:  # else what was read before is still served
-                self.failures[name] = f"{error.message}. {remedy(name)}"
-        except OSError as error:
-            log.error('collection "%s" cannot be read: %s', name, error)
-
     async def _fold_when_due(self) -> None:
         """Fold one collection after another."""
         while True:
-            await self._due.wait()
-            self._due.clear()
+            await self._fold_due.wait()
+            self._fold_due.clear()
             for collection in list(self.open.values()):
-                if _is_due(collection):
+                if _is_fold_due(collection):
                     try:
-                        await on_a_thread_of_its_own(collection.fold)
+                        await run_on_daemon_thread(collection.fold)
                     except QuintetError as error:
                         log.error('collection "%s" could not be folded: %s', collection.name, error.message)
                     except Exception:
                         log.exception('collection "%s" could not be folded', collection.name)
 
 
-def _is_due(collection: Collection) -> bool:
-    snapshot: Snapshot = collection.snapshot
-    weight = len(snapshot.vectors) + len(snapshot.gone_passages)
-    allowed = max(FOLD_PASSAGES, len(snapshot.base.vectors) // FOLD_SHARE)
-    return not collection.sound or snapshot.log_count >= FOLD_WRITES or weight >= allowed
+def _is_fold_due(collection: Collection) -> bool:
+    snapshot = collection.snapshot
+    changed = len(snapshot.vectors) + len(snapshot.deleted_passages)
+    allowed = max(FOLD_PASSAGES, len(snapshot.segment.vectors) // FOLD_SHARE)
+    return not collection.intact or snapshot.log_count >= FOLD_WRITES or changed >= allowed
 
 
-def remedy(name: str) -> str:
-    """How an operator brings a collection back."""
-    if name == DEMO:
-        return f"Make it with: make train ONLY={DEMO}"
+def _remedy(name: str) -> str:
+    if name == DEFAULT_COLLECTION:
+        return f"Make it with: make train ONLY={name}"
     return "Delete it, and add its documents again"
-
-
-async def on_a_thread_of_its_own(work: Callable[[], T]) -> T:
-    """Run long work on a daemon thread, which the end of the process does not wait for."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def tell(result: T | None, error: BaseException | None) -> None:
-        if future.cancelled():
-            return
-        if error:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]  # None only if T has it
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = work()
-        except BaseException as caught:
-            error = caught
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(tell, result, error)
-
-    threading.Thread(target=run, daemon=True, name="fold").start()
-    return await future

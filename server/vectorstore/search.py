@@ -1,73 +1,68 @@
-"""Searching a snapshot: its generation and its log, with what is gone or filtered out left out, merged."""
+"""Searching and listing a snapshot: its segment and its memtable together, without what was deleted or filtered out."""
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from heapq import merge
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from server.domain.rag import MetadataFilter, Passage
-from server.vectorstore.ann_index import exact, nearest
-from server.vectorstore.filters import base_documents, log_documents
-from server.vectorstore.segment import DocumentRecord
+from server.domain.rag import Document, MetadataFilter, Passage
+from server.vectorstore.ann_index import Found, exact, nearest
+from server.vectorstore.metadata_index import matching_rows
 from server.vectorstore.snapshot import Snapshot
 
-Found = tuple[NDArray[np.float32], NDArray[np.int64]]
-_selectors: WeakKeyDictionary[Snapshot, Any] = WeakKeyDictionary()
 _NOTHING: Found = (np.empty(0, np.float32), np.empty(0, np.int64))
 
 
 def search(
-    snapshot: Snapshot, vector: NDArray[np.float32], top_k: int, filters: Sequence[MetadataFilter] = ()
+    snapshot: Snapshot, query: NDArray[np.float32], top_k: int, filters: Sequence[MetadataFilter] = ()
 ) -> tuple[Passage, ...]:
-    """The passages whose vectors have the highest cosine with `vector`, float32 [1, dimensions], best first.
+    """The passages whose vectors have the highest cosine with `query`, float32 [1, dimensions], best first.
 
     Only those of documents that fulfil all filters. Blocks.
     """
-    old_scores, old_rows = _in_base(snapshot, vector, top_k, filters)
-    new_scores, new_rows = _in_log(snapshot, vector, top_k, filters)
+    old_scores, old_rows = _in_segment(snapshot, query, top_k, filters)
+    new_scores, new_rows = _in_memtable(snapshot, query, top_k, filters)
     scores = np.concatenate([old_scores, new_scores])
-    rows = np.concatenate([old_rows, -1 - new_rows])  # negative ones are those of the log
+    rows = np.concatenate([old_rows, -1 - new_rows])  # negative ones are those of the memtable
     best = np.argsort(-scores, kind="stable")[:top_k]
     return tuple(
         _passage(snapshot, row, score) for row, score in zip(rows[best].tolist(), scores[best].tolist(), strict=True)
     )
 
 
-def _in_base(snapshot: Snapshot, vector: NDArray[np.float32], top_k: int, filters: Sequence[MetadataFilter]) -> Found:
-    base, gone = snapshot.base, snapshot.gone_passages
+def _in_segment(snapshot: Snapshot, query: NDArray[np.float32], top_k: int, filters: Sequence[MetadataFilter]) -> Found:
+    segment, deleted = snapshot.segment, snapshot.deleted_passages
     if not filters:
-        return nearest(base, vector, top_k, _all_but_gone(snapshot), len(base.vectors) - len(gone))
-    documents = base_documents(base.terms, filters)
-    documents = documents[np.isin(documents, snapshot.gone, invert=True)]
-    wanted = np.zeros(len(base.documents), np.bool_)
-    wanted[documents] = True
-    mask = np.repeat(wanted, np.diff(base.first))
-    selected = int(np.count_nonzero(mask))
-    return nearest(base, vector, top_k, _bitmap(mask), selected) if selected else _NOTHING
+        among = snapshot.not_deleted if len(deleted) else None
+        selected = len(segment.vectors) - len(deleted)
+    else:
+        wanted = np.zeros(len(segment.documents), np.bool_)
+        wanted[segment.metadata.matching(filters)] = True
+        wanted[snapshot.deleted] = False
+        mask = np.repeat(wanted, np.diff(segment.passage_starts))
+        among, selected = _bitmap(mask), int(np.count_nonzero(mask))
+        if not selected:
+            return _NOTHING
+    return nearest(segment.vectors, segment.ann, query, top_k, among=among, selected=selected)
 
 
-def _in_log(snapshot: Snapshot, vector: NDArray[np.float32], top_k: int, filters: Sequence[MetadataFilter]) -> Found:
+def _in_memtable(
+    snapshot: Snapshot, query: NDArray[np.float32], top_k: int, filters: Sequence[MetadataFilter]
+) -> Found:
     if not len(snapshot.vectors):
         return _NOTHING
-    wanted = snapshot.alive()
+    wanted = snapshot.live()
     if filters:
-        fulfilling = np.zeros_like(wanted)
-        fulfilling[log_documents(snapshot, filters)] = True
-        wanted &= fulfilling
+        rows = matching_rows(snapshot.values, filters)
+        matching = np.zeros_like(wanted)
+        matching[rows[rows < len(wanted)]] = True  # the writer may have added more
+        wanted &= matching
     mask = wanted[snapshot.passages[:, 0]]
-    return exact(snapshot.vectors, vector, top_k, None if mask.all() else _bitmap(mask))
-
-
-def _all_but_gone(snapshot: Snapshot) -> Any:
-    """The selector is made once for a snapshot; copying all rows into a set is slow beside a search."""
-    if not len(snapshot.gone_passages):
-        return None
-    if (selector := _selectors.get(snapshot)) is None:
-        selector = _selectors[snapshot] = faiss.IDSelectorNot(faiss.IDSelectorBatch(snapshot.gone_passages))
-    return selector
+    return exact(snapshot.vectors, query, top_k, None if mask.all() else _bitmap(mask))
 
 
 def _bitmap(mask: NDArray[np.bool_]) -> Any:
@@ -76,11 +71,11 @@ def _bitmap(mask: NDArray[np.bool_]) -> Any:
 
 def _passage(snapshot: Snapshot, row: int, score: float) -> Passage:
     if row >= 0:
-        owner, start, end = snapshot.base.passages[row].tolist()
-        document: DocumentRecord = snapshot.base.document(owner)
+        owner, start, end = snapshot.segment.passages[row].tolist()
+        document = snapshot.segment.document(owner)
     else:
         owner, start, end = snapshot.passages[-1 - row].tolist()
-        document = snapshot.overlay_documents[owner]
+        document = snapshot.documents[owner]
     return Passage(
         document_id=document.id,
         title=document.title,
@@ -91,3 +86,16 @@ def _passage(snapshot: Snapshot, row: int, score: float) -> Passage:
         start=start,
         end=end,
     )
+
+
+def documents_after(snapshot: Snapshot, after: str) -> Iterator[Document]:
+    """Documents with ids after `after`, sorted by id. Reading blocks."""
+    segment, deleted = snapshot.segment, set(snapshot.deleted.tolist())
+    rows = (int(segment.id_rows[at]) for at in range(bisect_right(segment.ids, after), len(segment.ids)))
+    old = (segment.document(row) for row in rows if row not in deleted)
+    new = (snapshot.documents[row] for row in np.flatnonzero(snapshot.live()).tolist())
+    return merge(old, sorted((d for d in new if d.id > after), key=_id), key=_id)
+
+
+def _id(document: Document) -> str:
+    return document.id

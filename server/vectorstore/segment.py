@@ -1,17 +1,18 @@
-"""The files of one generation of a collection, all immutable and mapped, so that opening it reads none of them whole.
+"""A segment: the immutable files of one generation, memory-mapped, so that opening them reads few bytes.
 
 manifest.json                  what it is, and the files with their SHA-256
 vectors.npy                    float32 [passages, dimensions], rows of length 1
 passages.npy                   int32 [passages, 3]: row of the document, first code point, the one after the last
-documents.utf8, .ends.npy      a DocumentRecord each as JSON
+documents.utf8, .ends.npy      a Document each as JSON
 ids.utf8, .ends.npy, .rows.npy the sorted ids, with the rows of their documents
-terms.*, postings.*            the metadata: `terms.py`
-vectors.index                  what finds vectors faster than comparing them all, in collections that are large enough
+terms.*, postings.*            the metadata (metadata_index.py)
+vectors.index                  of large collections: the approximate index (ann_index.py)
 """
 
 import json
+import logging
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,70 +21,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from server.domain.models import ModelIdentity
+from server.domain.rag import Document, GenerationInfo
 from server.models.artefact import MANIFEST, write_durably
+from server.vectorstore import ann_index
+from server.vectorstore.ann_index import AnnIndex
 from server.vectorstore.files import (
-    HashedFile,
     Strings,
     Writer,
     check_files,
-    in_turns,
     read_array,
     read_strings,
-    sorted_in_turns,
+    sorted_positions,
+    with_pauses,
 )
-from server.vectorstore.layout import FORMAT
+from server.vectorstore.layout import FORMAT, committed_generations, read_pointer, segment_folder
 from server.vectorstore.metadata_index import MetadataIndex, MetadataIndexWriter, read_metadata_index
 
-VECTORS, INDEX = "vectors.npy", "vectors.index"
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentRecord:
-    """A document as it was added."""
-
-    id: str
-    text: str
-    title: str = ""
-    uri: str = ""
-    metadata: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedderRecord:
-    """Which embedder made the vectors. Vectors of two embedders cannot be compared."""
-
-    name: str
-    version: str
-    digest: str
-
-
-# Builds the index of the vectors into the file, from that of an older generation if it likes, and returns what it needs
-# to know when it opens it; or writes nothing and returns None if comparing all is fast enough.
-Indexer = Callable[[NDArray[np.float32], HashedFile, "Generation | None"], dict[str, Any] | None]
+log = logging.getLogger(__name__)
+VECTORS, PASSAGES, INDEX = "vectors.npy", "passages.npy", "vectors.index"
+BROKEN = (OSError, ValueError, KeyError, TypeError)  # raised when a damaged segment is read
 
 
 @dataclass(frozen=True, eq=False)
-class Generation:
-    """An opened generation. `first` int64 [documents + 1]: rows of the passages at which documents begin."""
+class Segment:
+    """An opened segment. `passage_starts` int64 [documents + 1]: rows of passages at which documents begin."""
 
-    folder: Path
-    number: int
-    created: datetime
-    origin: str
-    embedder: EmbedderRecord
-    size_bytes: int
+    info: GenerationInfo
     vectors: NDArray[np.float32]
     passages: NDArray[np.int32]
-    first: NDArray[np.int64]
+    passage_starts: NDArray[np.int64]
     documents: Strings
     ids: Strings
     id_rows: NDArray[np.int32]
-    terms: MetadataIndex
-    index: dict[str, Any] | None
+    metadata: MetadataIndex
+    ann: AnnIndex | None
 
-    def document(self, row: int) -> DocumentRecord:
+    def document(self, row: int) -> Document:
         """The document of a row."""
-        return DocumentRecord(**json.loads(self.documents[row]))
+        return Document(**json.loads(self.documents[row]))
 
     def row_of(self, document_id: str) -> int | None:
         """The row of a document, None if it is not here."""
@@ -92,129 +68,124 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Parts:
-    """Vectors that come in parts, each float32 [n, dimensions], so that they need not be in memory together."""
-
-    shape: tuple[int, int]
-    parts: Iterable[NDArray[np.float32]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Content:
-    """What a generation is made of: documents in their order, and in the same order `passages` and `vectors`."""
+    """What a segment is written from: documents in their order, and in the same order `passages` and `vectors`.
 
-    embedder: EmbedderRecord
-    documents: Iterable[DocumentRecord]
-    passages: NDArray[np.int32]
-    vectors: NDArray[np.float32] | Parts
+    Vectors come in parts, each float32 [n, dimensions], so that they need not be in memory together.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What a generation is to be called, and what makes it."""
-
-    collection: str
-    number: int
-    reason: str
-    created: datetime = field(default_factory=lambda: datetime.now(UTC))
+    embedder: ModelIdentity
+    dimensions: int
+    documents: Iterable[Document] = ()
+    passages: NDArray[np.int32] = field(default_factory=lambda: np.empty((0, 3), np.int32))
+    vectors: Iterable[NDArray[np.float32]] = ()
 
 
-def write_generation(
-    folder: Path, origin: Origin, content: Content, indexer: Indexer, before: Generation | None = None
+def write_segment(
+    folder: Path, collection: str, generation: int, content: Content, *, origin: str, before: AnnIndex | None = None
 ) -> None:
-    """Fill the empty `folder`; return when everything is on disk. `before` is what the content was made from."""
-    writer = Writer(folder)
-    vectors = content.vectors
-    parts = [vectors] if isinstance(vectors, np.ndarray) else vectors.parts
-    writer.array(VECTORS, (len(content.passages), vectors.shape[1]), np.float32, parts)
-    writer.vector("passages.npy", content.passages)
-    ids: list[str] = []
-    terms = MetadataIndexWriter()
+    """Fill the empty `folder`; return when everything is synced. `origin` is what made it, for instance "fold".
 
-    def lines() -> Iterable[str]:
-        for document in in_turns(content.documents):
+    `before` is the approximate index of the segment that the content was made from.
+    """
+    writer = Writer(folder)
+    writer.rows(VECTORS, (len(content.passages), content.dimensions), np.float32, content.vectors)
+    writer.array(PASSAGES, content.passages)
+    ids: list[str] = []
+    metadata = MetadataIndexWriter()
+
+    def lines() -> Iterator[str]:
+        for document in with_pauses(content.documents):
             ids.append(document.id)
-            terms.add(document.metadata)
+            metadata.add(document.metadata)
             yield json.dumps(asdict(document), ensure_ascii=False, separators=(",", ":"))
 
     writer.strings("documents", lines())
-    order = sorted_in_turns(ids)
-    writer.strings("ids", in_turns(ids[row] for row in order))
-    writer.vector("ids.rows.npy", np.array(order, np.int32))
-    terms.write(writer)
-    with writer.create(INDEX) as file:
-        index = indexer(read_array(folder / VECTORS), file, before)
-    if index is None:
-        (folder / INDEX).unlink()
-        del writer.entries[INDEX]
+    order = sorted_positions(ids)
+    writer.strings("ids", with_pauses(ids[row] for row in order))
+    writer.array("ids.rows.npy", np.array(order, np.int32))
+    metadata.write(writer)
+    index = None
+    if len(content.passages) >= ann_index.FLAT_LIMIT:
+        with writer.create(INDEX) as file:
+            index = ann_index.build_index(read_array(folder / VECTORS), file, before)
     manifest = {
         "format": FORMAT,
-        "collection": origin.collection,
-        "generation": origin.number,
-        "created": origin.created.isoformat(),
-        "origin": origin.reason,
+        "collection": collection,
+        "generation": generation,
+        "created": datetime.now(UTC).isoformat(),
+        "origin": origin,
         "embedder": asdict(content.embedder),
-        "dimensions": vectors.shape[1],
+        "dimensions": content.dimensions,
         "documents": len(ids),
         "passages": len(content.passages),
         "index": index,
-        "files": writer.entries,
+        "files": {name: asdict(entry) for name, entry in writer.entries.items()},
     }
     write_manifest(folder, manifest)
 
 
-def no_index(vectors: NDArray[np.float32], file: HashedFile, before: Generation | None) -> None:
-    """An `Indexer` for collections that are small."""
-    return
-
-
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """The last file of a generation."""
+    """Write the last file of a segment."""
     write_durably(folder / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
 
 
-def read_manifest(folder: Path, name: str) -> dict[str, Any]:
-    """The manifest of a generation. Raises OSError, ValueError, KeyError or TypeError if it is not one."""
+def read_manifest(folder: Path, collection: str) -> dict[str, Any]:
+    """The manifest of a segment. Raises what is in BROKEN if it is damaged or of another segment."""
     manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
     if manifest.get("format") != FORMAT:
         raise ValueError("it was written in another format")
-    if (manifest["collection"], manifest["generation"]) != (name, int(folder.name)):
+    if (manifest["collection"], manifest["generation"]) != (collection, int(folder.name)):
         raise ValueError("the manifest is that of another generation")
     return manifest
 
 
-def read_generation(folder: Path, name: str, *, check: bool = True) -> Generation:
-    """Open a generation; `check` compares every file with the manifest.
-
-    Raises OSError, ValueError, KeyError or TypeError if it is not whole.
-    """
-    manifest = read_manifest(folder, name)
+def read_segment(folder: Path, collection: str, *, check: bool = True) -> Segment:
+    """Open a segment; `check` compares every file with the manifest. Raises what is in BROKEN if it is damaged."""
+    manifest = read_manifest(folder, collection)
     if check:
         check_files(folder, manifest["files"])
-    vectors, passages = read_array(folder / VECTORS), read_array(folder / "passages.npy")
-    documents, ids, id_rows = (
-        read_strings(folder, "documents"),
-        read_strings(folder, "ids"),
-        read_array(folder / "ids.rows.npy"),
-    )
+    vectors, passages = read_array(folder / VECTORS), read_array(folder / PASSAGES)
+    documents, ids = read_strings(folder, "documents"), read_strings(folder, "ids")
+    id_rows = read_array(folder / "ids.rows.npy")
     if vectors.shape != (manifest["passages"], manifest["dimensions"]) or passages.shape != (len(vectors), 3):
         raise ValueError("vectors and passages do not fit the manifest")
     if not len(documents) == len(ids) == len(id_rows) == manifest["documents"]:
         raise ValueError("documents and ids do not fit the manifest")
     counts = np.bincount(passages[:, 0], minlength=len(documents))
-    return Generation(
-        folder=folder,
-        number=manifest["generation"],
-        created=datetime.fromisoformat(manifest["created"]),
-        origin=manifest["origin"],
-        embedder=EmbedderRecord(**manifest["embedder"]),
-        size_bytes=sum(entry["bytes"] for entry in manifest["files"].values()),
+    return Segment(
+        info=_info(manifest),
         vectors=vectors,
         passages=passages,
-        first=np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
+        passage_starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
         documents=documents,
         ids=ids,
         id_rows=id_rows,
-        terms=read_metadata_index(folder),
-        index=manifest["index"],
+        metadata=read_metadata_index(folder),
+        ann=AnnIndex(folder / INDEX, **manifest["index"]) if manifest["index"] else None,
+    )
+
+
+def kept_generations(folder: Path) -> list[GenerationInfo]:
+    """The generations of a collection that have a segment, newest first, without those whose manifest is damaged."""
+    found: list[GenerationInfo] = []
+    for generation in committed_generations(folder, read_pointer(folder)):
+        path = segment_folder(folder, generation)
+        try:
+            found.append(_info(read_manifest(path, folder.name)))
+        except BROKEN as error:
+            if path.exists():  # else a fold has just removed it
+                log.warning('collection "%s": generation %d is broken: %s', folder.name, generation, error)
+    return found
+
+
+def _info(manifest: dict[str, Any]) -> GenerationInfo:
+    return GenerationInfo(
+        generation=manifest["generation"],
+        create_time=datetime.fromisoformat(manifest["created"]),
+        document_count=manifest["documents"],
+        passage_count=manifest["passages"],
+        size_bytes=sum(entry["bytes"] for entry in manifest["files"].values()),
+        model=ModelIdentity(**manifest["embedder"]),
+        origin=manifest["origin"],
     )

@@ -16,12 +16,13 @@ from functools import partial
 
 import uvloop
 
-from server.inference.onnx_text import OnnxClassifier
 from server.inference.scheduler import Scheduler
+from server.inference.text import TextClassifier
 from server.models.artefact import open_artefact
 from server.tasks.analysis.spacy_parser import SpacyParser
 from server.tasks.analysis.spacy_process import Parser
 from tests.inference.texts import LEADS, OPINIONS
+from tests.small_artefacts import onnx_classifier
 
 CALLERS = 2
 SECONDS = 3.0
@@ -36,7 +37,7 @@ async def forever(parse: Callable[[], Awaitable[object]], times: list[float]) ->
         times.append(time.perf_counter() - begun)
 
 
-async def p99(classifier: OnnxClassifier, parse: Callable[[], Awaitable[object]] | None) -> tuple[float, float]:
+async def p99(classifier: TextClassifier, parse: Callable[[], Awaitable[object]] | None) -> tuple[float, float]:
     """Of Classify, in seconds; and the median of a parse, if there are any."""
     times: list[float] = []
     parses: list[float] = []
@@ -60,11 +61,11 @@ async def p99(classifier: OnnxClassifier, parse: Callable[[], Awaitable[object]]
 
 async def main() -> None:
     """Measure and print."""
-    lanes, lane = Scheduler(2, queue_limit=64), Scheduler(1, queue_limit=64)
+    scheduler, lane = Scheduler(2, queue_limit=64), Scheduler(1, queue_limit=64)
     artefact = open_artefact(MODELS, "en_core_web_sm")
     linguist = SpacyParser(artefact, lane)
     inside = Parser(str(artefact.part("pipeline")))
-    classifier = OnnxClassifier(open_artefact(MODELS, "topics"), lanes)
+    classifier = onnx_classifier(open_artefact(MODELS, "topics"), scheduler)
 
     async def on_a_thread() -> None:
         await lane.run(partial(inside.parse, TEXT), deadline=soon())
@@ -84,7 +85,7 @@ async def main() -> None:
         print(f"{kind:20} {slow:20.1f} {ratio:16.2f} {parse_seconds:13.0f}")
     linguist.close()
     lane.close()
-    lanes.close()
+    scheduler.close()
 
 
 if __name__ == "__main__":

@@ -24,11 +24,12 @@ import uvloop
 from tokenizers import Tokenizer
 
 from server.inference.onnx_session import open_session
-from server.inference.onnx_text import FILES, OnnxClassifier
+from server.inference.onnx_text import FILES
 from server.inference.scheduler import Scheduler
-from server.inference.text import text_cost
+from server.inference.text import TextClassifier, text_cost
 from server.models.artefact import Artefact, open_artefact
 from tests.inference.texts import LEADS, OPINIONS
+from tests.small_artefacts import onnx_classifier
 
 CORES = 2
 CALLERS = 64
@@ -95,7 +96,7 @@ class Raw:
         return statistics.median(times)
 
 
-async def rate(engine: OnnxClassifier, texts: Sequence[str]) -> tuple[float, float, float]:
+async def rate(engine: TextClassifier, texts: Sequence[str]) -> tuple[float, float, float]:
     """Texts a second with 64 callers, texts a second of CPU time, and the 99th percentile of their seconds."""
     times: list[float] = []
     units: list[float] = []
@@ -119,7 +120,7 @@ async def rate(engine: OnnxClassifier, texts: Sequence[str]) -> tuple[float, flo
     return found
 
 
-async def median(engine: OnnxClassifier, texts: Sequence[str]) -> float:
+async def median(engine: TextClassifier, texts: Sequence[str]) -> float:
     """Seconds of one text, one at a time."""
     times = []
     for text in texts[:60]:
@@ -135,8 +136,8 @@ async def main(names: Sequence[str]) -> None:
     for name in names:
         artefact = open_artefact(MODELS, name)
         for kind, texts in KINDS.items():
-            lanes = Scheduler(CORES, queue_limit=256)
-            raw, engine = Raw(artefact), OnnxClassifier(artefact, lanes)
+            scheduler = Scheduler(CORES, queue_limit=256)
+            raw, engine = Raw(artefact), onnx_classifier(artefact, scheduler)
             rows = []
             for _ in range(ROUNDS):
                 raw_rate, raw_cpu = raw.rate(texts)
@@ -149,9 +150,9 @@ async def main(names: Sequence[str]) -> None:
             print(
                 f"{name:10} {kind:5} {raw_rate:7.0f}  {engine_rate:8.0f}  {ratio:5.2f}  {cpu:6.2f} {1e3 * p99:8.0f} "
                 f"{1e3 * raw_p50:12.2f}  {1e3 * engine_p50:13.2f}  {slower:5.2f}   "
-                f"{dict(sorted(lanes.counters[name].batches.items()))}"
+                f"{dict(sorted(scheduler.counters[name].batches.items()))}"
             )
-            lanes.close()
+            scheduler.close()
 
 
 if __name__ == "__main__":

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.domain.rag import ValueIn
+from server.domain.models import ModelIdentity
+from server.domain.rag import Document, ValueIn
 from server.vectorstore.admin import create_collection
-from server.vectorstore.ann_index import build_index, exact
+from server.vectorstore.ann_index import exact
 from server.vectorstore.search import search
-from server.vectorstore.segment import Content, DocumentRecord, EmbedderRecord, Parts, read_generation
-from server.vectorstore.snapshot import Overlay
+from server.vectorstore.segment import Content, read_segment
+from server.vectorstore.snapshot import Memtable
 
 DIMENSIONS = 384
 QUERIES = 300
@@ -63,11 +64,11 @@ def make(index: Path, size: int) -> dict[str, float]:
             inventing += time.perf_counter() - begin
             yield part
 
-    documents = (DocumentRecord(f"{row:08}", TEXT, f"Title {row}", "", {"kind": str(row % 100)}) for row in range(size))
+    documents = (Document(f"{row:08}", TEXT, f"Title {row}", "", {"kind": str(row % 100)}) for row in range(size))
     passages = np.stack([np.arange(size), np.zeros(size), np.full(size, len(TEXT))], axis=1).astype(np.int32)
-    content = Content(EmbedderRecord("synthetic", "1", ""), documents, passages, Parts((size, DIMENSIONS), parts()))
+    content = Content(ModelIdentity("synthetic", "1", ""), DIMENSIONS, documents, passages, parts())
     start = time.perf_counter()
-    create_collection(index, "bench", content, build_index)
+    create_collection(index, "bench", content)
     took = time.perf_counter() - start - inventing
     folder = index / "bench" / "00000000"
     found = folder / "vectors.index"
@@ -83,13 +84,13 @@ def measure(folder: Path) -> dict[str, Any]:
     """Open and search, in a process that has done nothing else."""
     before = memory()
     start = time.perf_counter()
-    generation = read_generation(folder, "bench", check=False)
+    segment = read_segment(folder, "bench", check=False)
     opened = time.perf_counter() - start
     start = time.perf_counter()
-    read_generation(folder, "bench")
+    read_segment(folder, "bench")
     checked = time.perf_counter() - start
-    snapshot = Overlay(generation).snapshot()
-    size = len(generation.vectors)
+    snapshot = Memtable(segment).snapshot()
+    size = len(segment.vectors)
     queries = vectors(QUERIES, 9, size)
 
     def found(*filters: ValueIn) -> Callable[[NDArray[np.float32]], list[int]]:
@@ -98,14 +99,14 @@ def measure(folder: Path) -> dict[str, Any]:
     tenth = np.arange(size) % 100 < 10
     times, rows = timed(found(), queries)
     after = memory()
-    flat, truth = timed(lambda query: exact(generation.vectors, query, 10)[1].tolist(), queries[:100])
+    flat, truth = timed(lambda query: exact(segment.vectors, query, 10)[1].tolist(), queries[:100])
     filter10, rows10 = timed(found(ValueIn("kind", tuple(map(str, range(10))))), queries[:100])
     filter1, _ = timed(found(ValueIn("kind", ("7",))), queries[:100])
     inside = np.flatnonzero(tenth)
-    allowed = generation.vectors[inside]
+    allowed = segment.vectors[inside]
     truth10 = [inside[exact(allowed, query[None], 10)[1]].tolist() for query in queries[:100]]
     return {
-        "index": generation.index,
+        "probes": segment.ann.probes if segment.ann else 0,
         "open_ms": opened * 1e3,
         "check_s": checked,
         "recall": recall(truth, rows),

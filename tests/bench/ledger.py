@@ -14,16 +14,16 @@ from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 
-from server.usage import writer
-from server.usage.sql import SqlLedger
+from server.usage import ledger as ledger_module
+from server.usage.ledger import SqlLedger
 from tests import postgres
-from tests.ledgers import opening, settlement
+from tests.ledgers import entry, settled
 
 
 async def measure(target: Path | str, callers: int, seconds: float) -> float:
     """Calls a second."""
     async with SqlLedger.running(target) as ledger:
-        await ledger.settle(await ledger.open(opening("warm")), settlement())
+        await ledger.settle(settled(await ledger.open(entry("warm"))))
         begun, done = time.monotonic(), 0
 
         async def call_on(number: int) -> None:
@@ -31,7 +31,7 @@ async def measure(target: Path | str, callers: int, seconds: float) -> float:
             turn = 0
             while time.monotonic() < begun + seconds:
                 turn += 1
-                await ledger.settle(await ledger.open(opening(f"{begun}-{number}-{turn}")), settlement())
+                await ledger.settle(settled(await ledger.open(entry(f"{begun}-{number}-{turn}"))))
                 done += 1
 
         await asyncio.gather(*(call_on(number) for number in range(callers)))
@@ -47,14 +47,14 @@ def main() -> None:
     parser.add_argument("--postgres", action="store_true", help="measure a PostgreSQL that does not sync, too")
     args = parser.parse_args()
     found: dict[tuple[str, int, str], list[float]] = defaultdict(list)
-    together = writer._BATCH
+    together = ledger_module._BATCH
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=args.folder)))
         server = stack.enter_context(postgres.running()) if args.postgres else None
         for number in range(args.rounds):
             for callers in (1, 64):
                 for name, batch in (("together", together), ("one a row", 1)):
-                    writer._BATCH = batch
+                    ledger_module._BATCH = batch
                     file = folder / f"{number}-{callers}-{batch}.sqlite"
                     found["SQLite", callers, name].append(asyncio.run(measure(file, callers, args.seconds)))
                     if server:

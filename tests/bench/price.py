@@ -31,8 +31,8 @@ HOUSE = House(1500, 9000, 6, 5, 1980, 1995, 900, 2, 2, 0, 3, 6, 1, "NAmes", "1Fa
 async def main() -> None:
     """Measure and print."""
     artefact = open_artefact(MODELS, "house-prices")
-    lanes = Scheduler(2, queue_limit=64)
-    pricer = HousePricer(artefact, lanes)
+    scheduler = Scheduler(2, queue_limit=64)
+    pricer = HousePricer(artefact, scheduler)
     pipeline: Any = joblib.load(artefact.part("model.joblib"))
     print("houses   engine, ms   scikit-learn, ms   ratio")
     for count in (1, ON_THE_LOOP, ON_THE_LOOP + 1, 64, 256):
@@ -41,7 +41,7 @@ async def main() -> None:
         table = np.array([astuple(house) for house in houses], dtype=object)
         reference = seconds_each(partial(pipeline.predict, table), 10)
         print(f"{count:6}   {1e3 * engine:10.3f}   {1e3 * reference:16.2f}   {reference / engine:5.0f}")
-    lanes.close()
+    scheduler.close()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Usage: python -m tests.campaigns.crash [--kills 500] [--seed 0]
 
-A child process adds, replaces, deletes, folds, rolls back and reindexes through the real retriever, saying what it
+A child process adds, replaces, deletes, folds, rolls back and reindexes through the real engine, saying what it
 begins and what was acknowledged. It is killed with SIGKILL. What is on the disk then must be exactly what was
 acknowledged, or that with the one operation that was under way, whole; every generation must open and have the content
 of its number.
@@ -26,12 +26,12 @@ import numpy as np
 from server.domain.errors import GenerationNotFound
 from server.domain.rag import Document, IndexIdentity
 from server.inference.scheduler import Scheduler
-from server.tasks.rag.retriever import FaissRetriever
-from server.vectorstore import manager as catalogue
-from server.vectorstore.ann_index import build_index
+from server.tasks.rag.engine import RagEngine
+from server.vectorstore import manager
 from server.vectorstore.collection import Collection
-from server.vectorstore.segment import Content, read_generation
-from server.vectorstore.snapshot import Overlay
+from server.vectorstore.layout import segment_folder
+from server.vectorstore.segment import Content, kept_generations, read_segment
+from server.vectorstore.snapshot import Memtable
 from tests.tasks.rag.hashing import HashingEmbedder, hashed
 
 NAME = "notes"
@@ -40,16 +40,15 @@ State = dict[str, str]
 
 async def work(index: Path, seed: int) -> None:
     """The child: operations without end."""
-    catalogue.FOLD_PASSAGES = 40  # folds now and then by itself
+    manager.FOLD_PASSAGES = 40  # folds now and then by itself
     chance = random.Random(seed)
-    lanes = Scheduler(1, 16)
-    retriever = FaissRetriever(index, HashingEmbedder(), lanes)
-    await retriever.open()
+    engine = RagEngine(index, HashingEmbedder(), Scheduler(1, 16))
+    await engine.open()
     while True:
         deadline = time.monotonic() + 30
         ids = [str(each) for each in chance.sample(range(60), chance.randint(1, 12))]
         kind = chance.choices(["add", "delete", "compact", "rollback", "reindex"], [20, 8, 2, 2, 1])[0]
-        if kind != "add" and not retriever.collections():
+        if kind != "add" and not engine.list_collections():
             continue
         operation: dict[str, Any] = {"kind": kind}
         if kind == "add":
@@ -57,23 +56,23 @@ async def work(index: Path, seed: int) -> None:
         elif kind == "delete":
             operation["ids"] = ids
         elif kind == "rollback":
-            _, kept = await retriever.generations(NAME)
-            operation["generation"] = chance.choice(kept).number
+            _, kept = await engine.list_generations(NAME)
+            operation["generation"] = chance.choice(kept).generation
         print(json.dumps(operation), flush=True)
         if kind == "add":
             documents = [Document(*each) for each in operation["documents"].items()]
-            number = (await retriever.add(NAME, documents, deadline=deadline)).index.generation
+            number = (await engine.ingester.add(NAME, documents, deadline=deadline)).index.generation
         elif kind == "delete":
-            number = (await retriever.delete(NAME, ids, deadline=deadline)).index.generation
+            number = (await engine.ingester.delete(NAME, ids, deadline=deadline)).index.generation
         elif kind == "compact":
-            number = (await retriever.compact(NAME, deadline=deadline)).identity.generation
+            number = (await engine.compact(NAME, deadline=deadline)).index.generation
         elif kind == "reindex":
-            *_, last = [event async for event in retriever.reindex(NAME, deadline=deadline)]
+            *_, last = [event async for event in engine.ingester.reindex(NAME, deadline=deadline)]
             assert isinstance(last, IndexIdentity)
             number = last.generation
         else:
             try:
-                number = (await retriever.rollback(NAME, operation["generation"], deadline=deadline)).generation
+                number = (await engine.rollback(NAME, operation["generation"], deadline=deadline)).generation
             except GenerationNotFound:  # a fold in the background has just removed it
                 print(json.dumps({"kind": "refused"}), flush=True)
                 continue
@@ -122,25 +121,24 @@ class Expected:
         if not (index / NAME).exists():
             assert self.number == 0
             return
-        collection = Collection(index / NAME, build_index)
-        faults = [fault for fault in collection.faults if "no whole write" not in fault]
+        collection = Collection(index / NAME)
+        faults = [fault for fault in collection.faults if "incomplete write" not in fault]
         assert faults == []
         found = content_of(collection.snapshot.content())
-        if self.under_way is not None and collection.snapshot.number == self.number + 1:
+        if self.under_way is not None and collection.snapshot.generation == self.number + 1:
             self.settle(self.number + 1)
-        assert collection.snapshot.number == self.number
+        assert collection.snapshot.generation == self.number
         assert found == self.states[self.number]
         self.under_way = None
-        for generation in collection.generations():
-            whole = read_generation(generation.folder, NAME)
-            assert content_of(Overlay(whole).snapshot().content()) == self.states[whole.number]
+        for kept in kept_generations(collection.folder):
+            whole = read_segment(segment_folder(collection.folder, kept.generation), NAME)
+            assert content_of(Memtable(whole).snapshot().content()) == self.states[kept.generation]
 
 
 def content_of(content: Content) -> State:
     """Texts by id; none may be there twice, and every vector must be that of its passage."""
     documents = list(content.documents)
-    assert not isinstance(content.vectors, np.ndarray)
-    vectors = np.concatenate([np.empty((0, content.vectors.shape[1]), np.float32), *content.vectors.parts])
+    vectors = np.concatenate([np.empty((0, content.dimensions), np.float32), *content.vectors])
     texts = [documents[owner].text[start:end] for owner, start, end in content.passages.tolist()]
     if documents:
         assert np.allclose(vectors, hashed(texts))

@@ -59,7 +59,7 @@ def quintet_command(server: SmallServer) -> Quintet:
 
 @pytest.fixture
 def in_process(server: SmallServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Quintet:
-    """The same without a process of its own, for the many cases that differ in a word."""
+    """The same without a process of its own, which is faster."""
 
     def run(
         *arguments: str, stdin: str | bytes = "", cwd: Path | None = None, **environment: str
@@ -81,7 +81,7 @@ def in_process(server: SmallServer, monkeypatch: pytest.MonkeyPatch, capfd: pyte
 
 
 class OpenTerminal(Protocol):
-    """Starts `quintet ARGUMENT...` on a terminal."""
+    """Starts `quintet ARGUMENT...` on a pseudo-terminal."""
 
     def __call__(self, *arguments: str, columns: int = 80, **environment: str) -> PseudoTerminal: ...
 

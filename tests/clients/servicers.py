@@ -14,7 +14,7 @@ from quintet.v1 import (
     pricing_pb2_grpc,
 )
 
-from tests.clients.desk import Desk
+from tests.clients.recorder import Recorder
 
 MODEL = common_pb2.ModelRef(name="rules", version="1-abc", digest="sha256:0")
 Context = Any  # the stubs' context is both kinds at once, which no real one is
@@ -23,13 +23,13 @@ Context = Any  # the stubs' context is both kinds at once, which no real one is
 class Classification(classification_pb2_grpc.ClassificationServiceServicer):
     """Counts good and bad words."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
 
     def Classify(
         self, request: classification_pb2.ClassifyRequest, context: Context
     ) -> classification_pb2.ClassifyResponse:
-        self.desk.enter("Classify", request, context)
+        self.recorder.record("Classify", request, context)
         results = []
         for text in request.texts:
             sign = len(re.findall("love|good", text)) - len(re.findall("hate|bad", text))
@@ -47,13 +47,13 @@ class Classification(classification_pb2_grpc.ClassificationServiceServicer):
 class Pricing(pricing_pb2_grpc.PricingServiceServicer):
     """A price by the square foot."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
 
     def PredictPrice(
         self, request: pricing_pb2.PredictPriceRequest, context: Context
     ) -> pricing_pb2.PredictPriceResponse:
-        self.desk.enter("PredictPrice", request, context)
+        self.recorder.record("PredictPrice", request, context)
         prices = [house.above_ground_area_sqft * 20 * house.overall_quality for house in request.houses]
         estimates = [pricing_pb2.PriceEstimate(price_usd=p, low_usd=p * 0.75, high_usd=p * 1.25) for p in prices]
         return pricing_pb2.PredictPriceResponse(estimates=estimates, model=MODEL)
@@ -62,11 +62,11 @@ class Pricing(pricing_pb2_grpc.PricingServiceServicer):
 class Chat(chat_pb2_grpc.ChatServiceServicer):
     """Says the last message again. "wait" in it: after the first word, it waits to be cancelled."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
 
     def Chat(self, request: chat_pb2.ChatRequest, context: Context) -> chat_pb2.ChatResponse:
-        self.desk.enter("Chat", request, context)
+        self.recorder.record("Chat", request, context)
         words, usage = self._answer(request)
         return chat_pb2.ChatResponse(
             message=chat_pb2.ChatMessage(role=chat_pb2.CHAT_ROLE_ASSISTANT, content="".join(words)),
@@ -78,15 +78,15 @@ class Chat(chat_pb2_grpc.ChatServiceServicer):
     def StreamChat(
         self, request: chat_pb2.StreamChatRequest, context: Context
     ) -> Iterator[chat_pb2.StreamChatResponse]:
-        self.desk.ended.clear()
-        context.add_callback(self.desk.ended.set)
-        self.desk.enter("StreamChat", request, context)
+        self.recorder.ended.clear()
+        context.add_callback(self.recorder.ended.set)
+        self.recorder.record("StreamChat", request, context)
         words, usage = self._answer(request)
         for index, word in enumerate(words):
             yield chat_pb2.StreamChatResponse(delta=common_pb2.TextDelta(text=word))
             if index == 0 and "wait" in request.messages[-1].content:
-                self.desk.ended.wait(30)
-            self.desk.enter("StreamChat:delta", request, context)
+                self.recorder.ended.wait(30)
+            self.recorder.record("StreamChat:delta", request, context)
         reason = common_pb2.FINISH_REASON_LENGTH if len(words) >= 20 else common_pb2.FINISH_REASON_STOP
         done = chat_pb2.ChatDone(finish_reason=reason, usage=usage, model=MODEL)
         yield chat_pb2.StreamChatResponse(done=done)

@@ -8,7 +8,7 @@ import grpc
 import pytest
 from quintet_client import AsyncQuintetClient, QuintetClient, errors
 
-from tests.clients.desk import Failure
+from tests.clients.recorder import Failure
 from tests.clients.small_server import SmallServer
 from tests.clients.test_client import CALLS, finish, finish_async
 
@@ -26,42 +26,42 @@ async def test_unavailable_is_tried_again(
     server: SmallServer, name: str, arguments: tuple[Any, ...], method: str, _: float
 ) -> None:
     server.rag.collections["notes"] = {}
-    server.desk.failures[method].extend([LOADING] * 3)
+    server.recorder.failures[method].extend([LOADING] * 3)
     with QuintetClient(server.address) as client:
         finish(getattr(client, name)(*arguments))
-    assert server.desk.methods().count(method) == 4
-    assert len({call.metadata["x-request-id"] for call in server.desk.seen}) == 1, "attempts of one request"
-    server.desk.failures[method].extend([LOADING] * 4)
+    assert server.recorder.methods().count(method) == 4
+    assert len({call.metadata["x-request-id"] for call in server.recorder.seen}) == 1, "attempts of one request"
+    server.recorder.failures[method].extend([LOADING] * 4)
     async with AsyncQuintetClient(server.address) as async_client:
         with pytest.raises(errors.ModelLoading) as raised:
             await finish_async(getattr(async_client, name)(*arguments))
     assert raised.value.retry_after == 0.02
-    assert server.desk.methods().count(method) == 8
+    assert server.recorder.methods().count(method) == 8
 
 
 @pytest.mark.parametrize(("name", "arguments", "method", "_"), ONCE, ids=[call[0] for call in ONCE])
 def test_what_costs_or_is_not_idempotent_is_tried_once(
     server: SmallServer, name: str, arguments: tuple[Any, ...], method: str, _: float
 ) -> None:
-    server.desk.failures[method].append(LOADING)
+    server.recorder.failures[method].append(LOADING)
     with QuintetClient(server.address) as client, pytest.raises(errors.ModelLoading):
         finish(getattr(client, name)(*arguments))
-    assert server.desk.methods() == [method]
+    assert server.recorder.methods() == [method]
 
 
 def test_other_failures_are_not_tried_again(server: SmallServer) -> None:
-    server.desk.failures["Classify"].append(Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER_OVERLOADED"))
+    server.recorder.failures["Classify"].append(Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER_OVERLOADED"))
     with QuintetClient(server.address) as client, pytest.raises(errors.ServerOverloaded):
         client.classify("hello")
-    assert server.desk.methods() == ["Classify"]
+    assert server.recorder.methods() == ["Classify"]
 
 
 def test_large_writes_are_tried_again_too(server: SmallServer) -> None:
     documents = [{"id": str(number), "text": "x" * 20_000} for number in range(128)]  # 2.5 MB
-    server.desk.failures["AddDocuments"].append(LOADING)
+    server.recorder.failures["AddDocuments"].append(LOADING)
     with QuintetClient(server.address) as client:
         assert client.add_documents("notes", documents).added_count == 128
-    assert server.desk.methods() == ["AddDocuments"] * 2
+    assert server.recorder.methods() == ["AddDocuments"] * 2
 
 
 def test_the_calls_timeout_goes_before_the_clients(server: SmallServer) -> None:
@@ -69,13 +69,13 @@ def test_the_calls_timeout_goes_before_the_clients(server: SmallServer) -> None:
         client.classify("hello")
         client.classify("hello", timeout=5)
         client.chat("hello")
-    assert [call.seconds for call in server.desk.seen] == pytest.approx([50, 5, 50], abs=2)
+    assert [call.seconds for call in server.recorder.seen] == pytest.approx([50, 5, 50], abs=2)
 
 
 async def test_a_deadline_that_passes(server: SmallServer) -> None:
     with QuintetClient(server.address) as client, pytest.raises(errors.DeadlineExceeded) as raised:
         list(client.stream_chat("wait", timeout=0.3))
-    assert raised.value.request_id == server.desk.seen[0].metadata["x-request-id"]
+    assert raised.value.request_id == server.recorder.seen[0].metadata["x-request-id"]
     async with AsyncQuintetClient(server.address) as async_client:
         with pytest.raises(errors.DeadlineExceeded):
             await finish_async(async_client.stream_chat("wait", timeout=0.3))
@@ -86,14 +86,14 @@ def test_leaving_a_stream_stops_the_server(server: SmallServer) -> None:
         for event in client.stream_chat("wait for me"):
             assert event.delta.text == "You "
             break
-        assert server.desk.ended.wait(5)
+        assert server.recorder.ended.wait(5)
 
 
 async def test_closing_an_async_stream_stops_the_server(server: SmallServer) -> None:
     async with AsyncQuintetClient(server.address) as client:
         async with aclosing(client.stream_chat("wait for me")) as events:
             assert (await anext(events)).delta.text == "You "
-        assert await asyncio.to_thread(server.desk.ended.wait, 5)
+        assert await asyncio.to_thread(server.recorder.ended.wait, 5)
 
 
 async def test_cancelling_a_task_stops_the_server(server: SmallServer) -> None:
@@ -109,11 +109,11 @@ async def test_cancelling_a_task_stops_the_server(server: SmallServer) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await asyncio.to_thread(server.desk.ended.wait, 5)
+        assert await asyncio.to_thread(server.recorder.ended.wait, 5)
 
 
 def test_an_error_in_the_middle_of_a_stream(server: SmallServer) -> None:
-    server.desk.failures["StreamChat:delta"].append(Failure(grpc.StatusCode.UNAVAILABLE, "UPSTREAM_FAILED"))
+    server.recorder.failures["StreamChat:delta"].append(Failure(grpc.StatusCode.UNAVAILABLE, "UPSTREAM_FAILED"))
     with QuintetClient(server.address) as client:
         events = client.stream_chat("hello there")
         assert next(events).delta.text == "You "

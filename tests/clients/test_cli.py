@@ -10,7 +10,7 @@ import grpc
 from quintet_client.cli.price import EXAMPLE
 
 from tests.clients.conftest import Quintet
-from tests.clients.desk import Failure
+from tests.clients.recorder import Failure
 from tests.clients.small_server import SmallServer
 
 
@@ -37,14 +37,14 @@ def test_classify_lines_in_batches(quintet_command: Quintet, server: SmallServer
     assert [each["text"] for each in results] == [f"good {number}" for number in range(130)]
     assert [label["label"] for label in results[0]["labels"]] == ["positive", "negative"]
     assert results[0]["model"]["name"] == "rules"
-    requests: list[Any] = [call.request for call in server.desk.seen]
+    requests: list[Any] = [call.request for call in server.recorder.seen]
     assert [len(request.texts) for request in requests] == [64, 64, 2]
     assert all((request.model, request.top_k) == ("m", 2) for request in requests)
 
 
 def test_a_bad_line_is_named_by_its_number(quintet_command: Quintet, server: SmallServer) -> None:
     violations = [("texts[1]", "must be at most 500 characters")]
-    server.desk.failures["Classify"].append(
+    server.recorder.failures["Classify"].append(
         Failure(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", violations=violations)
     )
     done = quintet_command("classify", stdin="one\n\nthree\n")
@@ -90,7 +90,7 @@ def test_price_of_a_table(quintet_command: Quintet, server: SmallServer) -> None
     houses = [{**house, "central_air": word} for word in ("Y", "no", "TRUE", "0")] * 75
     done = quintet_command("price", "--file", "-", "--json", stdin="\ufeff" + table_of(*houses))
     assert len(json_lines(done.stdout)) == 300
-    requests: list[Any] = [call.request for call in server.desk.seen]
+    requests: list[Any] = [call.request for call in server.recorder.seen]
     assert [len(request.houses) for request in requests] == [256, 44]
     assert [each.central_air for each in requests[0].houses[:4]] == [True, False, True, False]
     assert requests[0].houses[0].above_ground_area_sqft == 1450
@@ -99,7 +99,7 @@ def test_price_of_a_table(quintet_command: Quintet, server: SmallServer) -> None
 def test_price_by_options_alone(quintet_command: Quintet, in_process: Quintet, server: SmallServer) -> None:
     options = [f"--{name.replace('_', '-')}={value}" for name, value in EXAMPLE.items() if name != "central_air"]
     assert quintet_command("price", *options, "--no-central-air").returncode == 0
-    request: Any = server.desk.seen[0].request
+    request: Any = server.recorder.seen[0].request
     assert request.houses[0].kitchen_quality == "TA"
     assert request.houses[0].central_air is False
     done = in_process("price", *options)
@@ -110,7 +110,7 @@ def test_chat(quintet_command: Quintet, in_process: Quintet, server: SmallServer
     options = ("--system", "Be brief.", "--temperature", "0", "--max-tokens", "9", "--model", "m", "--seed", "4")
     done = quintet_command("chat", "hello", *options)
     assert (done.stdout, done.stderr) == ("You said: hello \n", "")
-    request: Any = server.desk.seen[0].request
+    request: Any = server.recorder.seen[0].request
     assert [(turn.role, turn.content) for turn in request.messages] == [(1, "Be brief."), (2, "hello")]
     assert (request.temperature, request.max_output_tokens, request.model, request.seed) == (0, 9, "m", 4)
     assert in_process("chat", stdin="from a pipe").stdout == "You said: from a pipe \n"
@@ -125,11 +125,11 @@ def test_chat_as_json_lines(quintet_command: Quintet) -> None:
 def test_an_answer_that_is_cut_off(quintet_command: Quintet) -> None:
     done = quintet_command("chat", "word " * 30)
     assert done.returncode == 0
-    assert "cut off at the limit of tokens" in done.stderr
+    assert "cut off at the token limit" in done.stderr
 
 
 def test_an_answer_that_breaks_off(quintet_command: Quintet, server: SmallServer) -> None:
-    server.desk.failures["StreamChat:delta"].append(
+    server.recorder.failures["StreamChat:delta"].append(
         Failure(grpc.StatusCode.UNAVAILABLE, "UPSTREAM_FAILED", "the endpoint broke off", retry_after=2)
     )
     done = quintet_command("chat", "hello")
@@ -198,7 +198,7 @@ def test_health(quintet_command: Quintet, in_process: Quintet, server: SmallServ
     assert bad.returncode == 1
     assert "RagService             NOT_SERVING" in bad.stdout
     assert bad.stdout.endswith("quintet.v1.RagService: the embedder is missing\n")
-    server.desk.failures["GetServerInfo"].append(Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER_OVERLOADED"))
+    server.recorder.failures["GetServerInfo"].append(Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER_OVERLOADED"))
     busy = json_lines(in_process("health", "--json").stdout)
     assert {each["service"]: each["status"] for each in busy}["quintet.v1.RagService"] == "NOT_SERVING"
 

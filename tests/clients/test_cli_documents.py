@@ -9,8 +9,8 @@ from google.protobuf.json_format import MessageToDict
 from quintet_client.cli.files import MAX_TEXT
 
 from tests.clients.conftest import OpenTerminal, Quintet
-from tests.clients.desk import Failure
-from tests.clients.papers import write_pdf
+from tests.clients.pdf_files import write_pdf
+from tests.clients.recorder import Failure
 from tests.clients.small_server import SmallServer
 from tests.clients.test_cli import json_lines
 
@@ -72,7 +72,7 @@ def test_nothing_to_add(quintet_command: Quintet, in_process: Quintet, server: S
     missing = in_process("add", "handbook", str(tmp_path), str(tmp_path / "missing"))
     assert (missing.returncode, missing.stdout) == (2, "")
     assert "no such file or folder" in missing.stderr
-    assert server.desk.seen == []
+    assert server.recorder.seen == []
 
 
 def test_files_of_all_kinds(in_process: Quintet, server: SmallServer, tmp_path: Path) -> None:
@@ -126,14 +126,14 @@ def test_a_run_that_breaks_off_goes_on(in_process: Quintet, server: SmallServer,
     for number in range(130):
         (tmp_path / f"{number:03}.txt").write_text("text")
     full = Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL", "the disk is full")
-    server.desk.failures["AddDocuments"].append(full)
+    server.recorder.failures["AddDocuments"].append(full)
     first = in_process("add", "notes", str(tmp_path))
     assert (first.returncode, first.stdout, first.stderr) == (1, "", "error: the disk is full\n")
     assert in_process("add", "notes", str(tmp_path / "000.txt")).returncode == 0
-    server.desk.failures["DeleteDocuments"].append(full)
+    server.recorder.failures["DeleteDocuments"].append(full)
     second = in_process("add", "notes", str(tmp_path))
     assert second.returncode == 1
-    said = "notes: 128 added before it broke off; the same command goes on from there"
+    said = "notes: 128 added before the failure; repeat the command to continue"
     assert second.stderr == f"{said}\nerror: the disk is full\n"
     assert in_process("add", "notes", str(tmp_path)).stdout == "notes: 2 added, 128 unchanged; generation 7\n"
 
@@ -141,13 +141,13 @@ def test_a_run_that_breaks_off_goes_on(in_process: Quintet, server: SmallServer,
 def test_the_bar(terminal: OpenTerminal, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     output = terminal("add", "notes", str(tmp_path), NO_COLOR="1").read_until("")
-    assert "\r\x1b[K░░░░░░░░░░░░░░░░░░░░░░░░   0%  1 files" in output
-    assert output.endswith("\r\x1b[Knotes: 1 added; generation 2\n")
+    assert "100% 1 of 1 files" in output
+    assert output.endswith("\r\x1b[1A\x1b[2Knotes: 1 added; generation 2\n")
 
 
 def test_collections(in_process: Quintet, server: SmallServer, tmp_path: Path) -> None:
     for name in ("alpha", "beta", "gamma"):
-        assert in_process("collections", "create", name).stdout == f"{name}: made, empty, for rules 1-abc\n"
+        assert in_process("collections", "create", name).stdout == f"{name}: created, empty, for rules 1-abc\n"
     twice = in_process("collections", "create", "beta")
     assert (twice.returncode, twice.stderr) == (1, "error: there is one already\n")
     for number in range(3):
@@ -183,7 +183,7 @@ def test_collections(in_process: Quintet, server: SmallServer, tmp_path: Path) -
     assert [*events[-1]] == ["done"]
     assert "3 in 0 passages" in in_process("collections", "show", "beta").stdout
     unsure = in_process("collections", "delete", "beta")
-    assert (unsure.returncode, unsure.stderr) == (2, "error: deleting beta cannot be undone; say so with --yes\n")
+    assert (unsure.returncode, unsure.stderr) == (2, "error: deleting beta cannot be undone; confirm with --yes\n")
     assert in_process("collections", "delete", "beta", "--yes").stdout == "beta: deleted\n"
     assert list(server.rag.collections) == ["alpha", "gamma"]
 
@@ -201,10 +201,10 @@ def test_deleting_asks(terminal: OpenTerminal, server: SmallServer, answer: str,
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("collections", "show"), "its name is missing"),
-        (("collections", "list", "notes"), "list takes no name"),
-        (("collections", "rollback", "notes"), "rollback needs a generation"),
-        (("collections", "compact", "notes", "3"), "rollback needs a generation"),
+        (("collections", "show"), "the following arguments are required: COLLECTION"),
+        (("collections", "list", "notes"), "unrecognized arguments: notes"),
+        (("collections", "rollback", "notes"), "the following arguments are required: GENERATION"),
+        (("collections", "compact", "notes", "3"), "unrecognized arguments: 3"),
         (("collections", "burn", "notes"), "invalid choice: 'burn'"),
         (("retrieve", "--where", "kind", "x"), "must be KEY=VALUE, not 'kind'"),
     ],
@@ -213,7 +213,7 @@ def test_commands_that_are_wrong(in_process: Quintet, server: SmallServer, argum
     done = in_process(*arguments)
     assert done.returncode == 2
     assert said in done.stderr
-    assert server.desk.seen == []
+    assert server.recorder.seen == []
 
 
 @pytest.mark.parametrize(
@@ -231,5 +231,5 @@ def test_commands_that_are_wrong(in_process: Quintet, server: SmallServer, argum
 )
 def test_conditions(in_process: Quintet, server: SmallServer, given: str, sent: dict[str, object]) -> None:
     in_process("retrieve", "--where", given, "x")
-    request = server.desk.seen[0].request
+    request = server.recorder.seen[0].request
     assert MessageToDict(request)["filters"] == [{"key": given.partition("=")[0], **sent}]

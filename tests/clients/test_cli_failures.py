@@ -10,7 +10,7 @@ import pytest
 from quintet_client.cli.price import EXAMPLE
 
 from tests.clients.conftest import COMMAND, ENVIRONMENT, Quintet
-from tests.clients.desk import Failure
+from tests.clients.recorder import Failure
 from tests.clients.small_server import SmallServer, running
 from tests.clients.test_cli import json_lines, table_of
 
@@ -50,7 +50,7 @@ CODE = grpc.StatusCode
 def test_failures_say_what_to_do(
     in_process: Quintet, server: SmallServer, failure: Failure, status: int, message: str
 ) -> None:
-    server.desk.failures["Classify"].append(failure)
+    server.recorder.failures["Classify"].append(failure)
     done = in_process("classify", "hello", "--model", "x")
     assert (done.returncode, done.stdout, done.stderr) == (status, "", message)
 
@@ -83,7 +83,7 @@ def test_wrong_command_lines(
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-    assert server.desk.seen == []
+    assert server.recorder.seen == []
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_files_that_are_no_houses(in_process: Quintet, server: SmallServer, cont
     done = in_process("price", "--file", "-", stdin=content)
     assert done.returncode == 2
     assert message in done.stderr
-    assert server.desk.seen == []
+    assert server.recorder.seen == []
 
 
 def test_global_options_stand_on_either_side(
@@ -113,16 +113,16 @@ def test_global_options_stand_on_either_side(
     before = quintet_command("--json", "--timeout", "5", "models")
     after = in_process("models", "--timeout", "5", "--json")
     assert json_lines(before.stdout) == json_lines(after.stdout) != []
-    assert [call.seconds for call in server.desk.seen] == pytest.approx([5, 5], abs=2)
+    assert [call.seconds for call in server.recorder.seen] == pytest.approx([5, 5], abs=2)
 
 
 def test_the_key_comes_from_a_file_and_is_told_to_nobody(
     quintet_command: Quintet, in_process: Quintet, server: SmallServer, tmp_path: Path
 ) -> None:
     (tmp_path / "key").write_text("sesame\n")
-    server.desk.failures["ListModels"].append(Failure(CODE.UNAUTHENTICATED, message="who are you?"))
+    server.recorder.failures["ListModels"].append(Failure(CODE.UNAUTHENTICATED, message="who are you?"))
     done = quintet_command("models", "--api-key-file", str(tmp_path / "key"))
-    assert server.desk.seen[0].metadata["authorization"] == "Bearer sesame"
+    assert server.recorder.seen[0].metadata["authorization"] == "Bearer sesame"
     assert done.stderr.startswith("error: who are you?\n  UNAUTHENTICATED, request id ")
     (tmp_path / "key").write_text("söme key")
     wrong = in_process("models", "--api-key-file", str(tmp_path / "key"))
@@ -202,7 +202,7 @@ def test_a_locale_without_the_characters(quintet_command: Quintet) -> None:
 def test_ctrl_c_is_not_lost_while_an_object_is_deleted() -> None:
     script = """
         import sys, time
-        from quintet_client.cli import interrupt_again
+        from quintet_client.cli.command import interrupt_again
 
         class Deleted:
             def __del__(self):

@@ -16,7 +16,7 @@ def test_states_are_told(in_process: Quintet) -> None:
 def test_an_alias_is_moved(in_process: Quintet, server: SmallServer) -> None:
     done = in_process("alias", "house-prices", "current", "previous", "--force")
     assert (done.returncode, done.stdout) == (0, "house-prices: ready  1-abc  current previous\n")
-    request = server.desk.seen[-1].request
+    request = server.recorder.seen[-1].request
     assert isinstance(request, model_pb2.SetAliasRequest)
     assert (request.name, request.alias, request.target, request.force) == ("house-prices", "current", "previous", True)
     assert in_process("alias", "house-prices", "stable", "1-abc").returncode == 2

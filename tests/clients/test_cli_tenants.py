@@ -20,11 +20,11 @@ from quintet_client.cli import tenants as cli_tenants
 from quintet_client.cli.failures import UsageError
 from quintet_client.cli.tenants_file import edit_file, remove
 
-from server.rpc.auth import ROLES
 from server.tenancy.api_keys import id_of
 from server.tenancy.tenants_file import Directory, parse
 from tests.clients.conftest import COMMAND, ENVIRONMENT, Quintet
 from tests.conftest import ROOT
+from tests.services import SERVICES
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def served(file: Path) -> Directory:
-    return parse(file.read_bytes(), ROLES)
+    return parse(file.read_bytes(), SERVICES)
 
 
 def fits(file: Path, key: str) -> bool:
@@ -49,7 +49,7 @@ def test_a_tenant_and_its_keys(in_process: Quintet, file: Path) -> None:
     assert made.returncode == 0
     first = made.stdout.removesuffix("\n")
     assert fits(file, first)
-    assert made.stderr == f"acme was added to {file}; key {id_of(first)} is shown this once\n"
+    assert made.stderr == f"acme was added to {file}; key {id_of(first)} is shown only this once\n"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     more = ("--model", "topics", "--certificate", "dns:b.example", "--expires", "90d", "--json")
     other = json.loads(tenants("add", "bob", *more).stdout)
@@ -119,10 +119,10 @@ def test_a_link_is_followed(in_process: Quintet, file: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("add",), "quintet tenants add: its name is missing"),
-        (("list", "acme"), "quintet tenants list: list takes no name"),
+        (("add",), "the following arguments are required: NAME"),
+        (("list", "acme"), "unrecognized arguments: acme"),
         (("add", "Acme"), "a tenant's name has lower-case letters"),
-        (("add", "acme", "k1"), "quintet tenants add takes no key ids"),
+        (("add", "acme", "k1"), "unrecognized arguments: k1"),
         (("add", "acme", "--role", "king"), "invalid choice: 'king'"),
         (("add", "acme", "--service", "Chat"), "invalid choice: 'Chat'"),
         (("add", "acme", "--expires", "soon"), "must be a time such as 90d, 12h or 30m, not 'soon'"),
@@ -143,10 +143,10 @@ def test_wrong_command_lines(in_process: Quintet, tmp_path: Path, arguments: tup
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[tenants", "is no TOML: "),
-        ("tenants = 1", "the file is not one of tenants: tenants is no table"),
+        ("[tenants", "is not TOML: "),
+        ("tenants = 1", "the file is not a tenants file: tenants is not a table"),
         ("[tenants.bob]", 'there is no tenant "acme"; there are: bob'),
-        ("[tenants.acme]\nkeys = 1", "keys is no table"),
+        ("[tenants.acme]\nkeys = 1", "keys is not a table"),
         ("[tenants.acme.keys.k1234]\nexpires = 2027-01-01", "expires = 2027-01-01: must be a time with an offset"),
     ],
 )

@@ -6,10 +6,10 @@ from typing import Any
 
 import grpc
 import pytest
-from quintet_client.cli.terminal import width
+from rich.cells import cell_len
 
 from tests.clients.conftest import OpenTerminal
-from tests.clients.desk import Failure
+from tests.clients.recorder import Failure
 from tests.clients.small_server import SmallServer
 
 COLOURS = re.compile(r"\x1b\[\d+m")
@@ -20,7 +20,7 @@ def test_tables_fit(terminal: OpenTerminal, columns: int) -> None:
     output = terminal("classify", "long " * 30, "日本語" * 20, "I love it", columns=columns).read_until("")
     lines = COLOURS.sub("", output).splitlines()
     assert len([line for line in lines if line.startswith("0.750")]) == 3
-    assert max(width(line) for line in lines if not line.startswith("warning")) == columns
+    assert max(cell_len(line) for line in lines if not line.startswith("warning")) == columns
     assert [line[-1] for line in lines[1:3]] == ["…", "…"]
 
 
@@ -45,13 +45,15 @@ def test_a_conversation(terminal: OpenTerminal, server: SmallServer) -> None:
     assert "You said: hello \nrules 1-abc · " in talk.read_until("> ")
     talk.type("more\r")
     talk.read_until("> ")
-    server.desk.failures["StreamChat"].append(Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER_OVERLOADED", "full"))
+    server.recorder.failures["StreamChat"].append(
+        Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER_OVERLOADED", "full")
+    )
     talk.type("lost\r")
     assert "error: full\n" in talk.read_until("> ")
     talk.type("wait for me\r")
     talk.read_until("You ")
     talk.interrupt()
-    assert "stopped; the question is forgotten" in talk.read_until("> ")
+    assert "stopped; the question is not part of the conversation" in talk.read_until("> ")
     talk.type("third\r")
     talk.read_until("> ")
     talk.type("/new\r")
@@ -60,7 +62,7 @@ def test_a_conversation(terminal: OpenTerminal, server: SmallServer) -> None:
     talk.read_until("> ")
     talk.type("\x04")
     assert talk.wait() == 0
-    requests: list[Any] = [call.request for call in server.desk.seen if call.method == "StreamChat"]
+    requests: list[Any] = [call.request for call in server.recorder.seen if call.method == "StreamChat"]
     turns = [[message.content for message in request.messages] for request in requests]
     past = ["Be brief.", "hello", "You said: hello ", "more", "You said: more "]
     assert turns == [
@@ -78,14 +80,14 @@ def test_ctrl_c_stops_the_server_too(terminal: OpenTerminal, server: SmallServer
     talk.read_until("You ")
     talk.interrupt()
     assert talk.wait() == 130
-    assert server.desk.ended.wait(5)
+    assert server.recorder.ended.wait(5)
     assert "Traceback" not in talk.read_until("")
 
 
 def test_ctrl_c_while_a_call_waits(terminal: OpenTerminal, server: SmallServer) -> None:
     server.set_health("ready", False)
     waiting = terminal("health", "--wait", "60")
-    while not server.desk.seen:
+    while not server.recorder.seen:
         time.sleep(0.05)
     waiting.interrupt()
     assert waiting.wait() == 130

@@ -20,7 +20,7 @@ def test_sums(in_process: Quintet) -> None:
         "2026-11-29  acme    ChatService  rules  1,204  1,234,567   1,000  89,012    12.3456 USD",
         "2026-11-28  zen     RagService   rules      1          0       0       0   0.000035 USD",
         "total                                   1,205  1,234,567   1,000  89,012  12.345635 USD",
-        "3 calls are estimated, for their providers did not say what they served",
+        "3 calls are estimated, because their providers did not report usage",
     ]
 
 
@@ -31,7 +31,7 @@ def test_sums_of_one_tenant(in_process: Quintet, server: SmallServer) -> None:
         "2026-11-28  RagService  rules      1       0       0       0  0.000035 USD",
         "total                              1       0       0       0  0.000035 USD",
     ]
-    request: Any = server.desk.seen[-1].request
+    request: Any = server.recorder.seen[-1].request
     assert (request.filter.tenant, request.filter.service, request.filter.model) == ("zen", "RagService", "rules")
     week = datetime.now(UTC) - timedelta(days=7)
     assert abs(request.filter.start_time.ToDatetime(UTC) - week) < timedelta(minutes=1)
@@ -70,7 +70,7 @@ def test_times_of_the_client(server: SmallServer) -> None:
     begin, end = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 2, 1)
     with QuintetClient(server.address) as client:
         client.list_usage(since=begin, until=end, request_id="r", page_size=7)
-    request: Any = server.desk.seen[0].request
+    request: Any = server.recorder.seen[0].request
     assert request.filter.start_time.ToDatetime(UTC) == begin
     assert request.filter.end_time.ToDatetime(UTC) == end.astimezone(UTC)
     assert (request.request_id, request.page_size) == ("r", 7)

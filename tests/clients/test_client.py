@@ -71,7 +71,7 @@ async def test_both_clients_say_the_same(
     begin()
     async with AsyncQuintetClient(server.address) as async_client:
         told_async = await finish_async(getattr(async_client, name)(*arguments))
-    first, second = (call for call in server.desk.seen if call.method == method)
+    first, second = (call for call in server.recorder.seen if call.method == method)
     assert told == told_async
     assert first.request == second.request
     for call in (first, second):
@@ -101,7 +101,7 @@ def test_conversations_and_options(server: SmallServer) -> None:
             stop="END",
             seed=-1,
         )
-    request: Any = server.desk.seen[0].request
+    request: Any = server.recorder.seen[0].request
     assert [(turn.role, turn.content) for turn in request.messages] == [(1, "Be brief."), (2, "Hello")]
     assert (request.model, request.max_output_tokens, request.temperature, request.seed) == ("m", 5, 0, -1)
     assert request.HasField("temperature")
@@ -134,7 +134,7 @@ def test_a_house_that_would_be_sent_wrong_is_not_sent(
     with QuintetClient(server.address) as client, pytest.raises(errors.InvalidRequest) as raised:
         client.predict_price([EXAMPLE, house])
     assert raised.value.violations == ((field, description),)
-    assert server.desk.seen == []
+    assert server.recorder.seen == []
 
 
 def test_houses_have_the_fields_of_the_contract() -> None:
@@ -150,7 +150,7 @@ def test_names_that_the_contract_does_not_have(server: SmallServer) -> None:
             client.chat([{"role": "bot", "content": "hello"}])  # type: ignore[typeddict-item]
         with pytest.raises(errors.InvalidRequest, match=r"documents\[0\]\.text: is missing"):
             client.add_documents("notes", [{"id": "1"}])
-    assert server.desk.seen == []
+    assert server.recorder.seen == []
 
 
 async def test_health(server: SmallServer) -> None:
@@ -170,7 +170,7 @@ async def test_waiting_until_the_server_is_ready(server: SmallServer) -> None:
     server.set_health("ready", False)
     async with AsyncQuintetClient(server.address) as client:
         waiting = asyncio.create_task(client.wait_ready(10))
-        await until(lambda: server.desk.seen)
+        await until(lambda: server.recorder.seen)
         assert not waiting.done()
         server.set_health("ready", True)
         await asyncio.wait_for(waiting, 5)
@@ -198,7 +198,7 @@ def test_the_environment_gives_defaults(server: SmallServer, monkeypatch: pytest
         client.list_models()
     monkeypatch.delenv("QUINTET_ADDRESS")
     assert QuintetClient().address == "127.0.0.1:50051"
-    assert [call.metadata["authorization"] for call in server.desk.seen] == ["Bearer sesame", "Bearer other"]
+    assert [call.metadata["authorization"] for call in server.recorder.seen] == ["Bearer sesame", "Bearer other"]
 
 
 async def test_the_key_is_shown_nowhere(server: SmallServer) -> None:
@@ -214,5 +214,5 @@ def test_a_text_alone_is_one_text(server: SmallServer) -> None:
     with QuintetClient(server.address) as client:
         assert len(client.classify("I love it").results) == 1
         client.delete_documents("notes", "an-id")
-    request: Any = server.desk.seen[1].request
+    request: Any = server.recorder.seen[1].request
     assert list(request.document_ids) == ["an-id"]

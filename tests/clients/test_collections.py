@@ -10,7 +10,7 @@ from quintet.v1 import rag_pb2
 from quintet_client import AsyncQuintetClient, Document, QuintetClient, errors
 from quintet_client.filters import Condition, filters
 
-from tests.clients.desk import Failure
+from tests.clients.recorder import Failure
 from tests.clients.small_server import SmallServer
 
 DOCUMENTS: list[Document] = [
@@ -48,7 +48,7 @@ async def test_conditions_and_generations_are_sent(server: SmallServer) -> None:
         list(client.stream_ask("word", collection="notes", where={"year": "1990"}, min_generation=7))
     async with AsyncQuintetClient(server.address) as async_client:
         await async_client.ask("word", collection="notes", where={"year": "1990"}, min_generation=7)
-    retrieve, stream, ask = (call.request for call in server.desk.seen[1:])
+    retrieve, stream, ask = (call.request for call in server.recorder.seen[1:])
     assert isinstance(retrieve, rag_pb2.RetrieveRequest)
     assert retrieve.min_generation == written.index.generation
     for request in (stream, ask):
@@ -66,7 +66,7 @@ async def test_bulk_is_sent_in_several_messages_as_it_comes(server: SmallServer)
     async with AsyncQuintetClient(server.address) as async_client:
         again = await async_client.import_documents("notes", told())
     assert (again.added_count, again.unchanged_count) == (0, 300)
-    assert len(server.desk.methods()) == 6, "128 documents a message"
+    assert len(server.recorder.methods()) == 6, "128 documents a message"
 
 
 async def test_bulk_that_is_wrong_or_is_refused(server: SmallServer) -> None:
@@ -89,10 +89,10 @@ async def test_bulk_that_is_wrong_or_is_refused(server: SmallServer) -> None:
 def test_a_generation_that_is_not_reached_is_waited_for(server: SmallServer) -> None:
 
     failure = Failure(grpc.StatusCode.UNAVAILABLE, "GENERATION_NOT_REACHED", "is at 3", retry_after=0.01)
-    server.desk.failures["GetIndex"].append(failure)
+    server.recorder.failures["GetIndex"].append(failure)
     with QuintetClient(server.address) as client:
         client.get_index("notes", min_generation=4)
-    assert server.desk.methods() == ["GetIndex", "GetIndex"]
-    server.desk.failures["GetIndex"].extend([failure] * 4)
+    assert server.recorder.methods() == ["GetIndex", "GetIndex"]
+    server.recorder.failures["GetIndex"].extend([failure] * 4)
     with QuintetClient(server.address) as client, pytest.raises(errors.GenerationNotReached):
         client.get_index("notes", min_generation=4)

@@ -8,7 +8,7 @@ from google.rpc import error_details_pb2, status_pb2
 from quintet.v1 import errors_pb2
 from quintet_client import QuintetClient, QuintetError, errors
 
-from tests.clients.desk import Failure
+from tests.clients.recorder import Failure
 from tests.clients.small_server import SmallServer
 
 REASONS = [
@@ -20,7 +20,7 @@ REASONS = [
 
 def fail(server: SmallServer, failure: Failure) -> QuintetError:
     """The exception that a client raises for the failure of one chat, which is never tried again."""
-    server.desk.failures["Chat"].append(failure)
+    server.recorder.failures["Chat"].append(failure)
     with QuintetClient(server.address) as client, pytest.raises(QuintetError) as raised:
         client.chat("hello")
     return raised.value
@@ -48,7 +48,7 @@ def test_details_arrive(server: SmallServer) -> None:
     assert error.message == "ungültig: 50 %"
     assert list(error.violations) == violations
     assert error.retry_after == 1.25
-    assert error.request_id == server.desk.seen[0].metadata["x-request-id"]
+    assert error.request_id == server.recorder.seen[0].metadata["x-request-id"]
 
 
 def test_the_servers_request_id_counts(server: SmallServer) -> None:

@@ -11,7 +11,7 @@ from quintet_client.cli import parsers
 from quintet_client.cli.parsers import Parsed, Unusable, parse
 from quintet_client.cli.parts import split
 
-from tests.clients.papers import write_pdf
+from tests.clients.pdf_files import write_pdf
 
 PAGE = """<!doctype html><html><head><title>Leave &amp;
  holidays</title><style>p { color: red }</style></head>
@@ -67,7 +67,7 @@ def test_html_in_the_encoding_that_it_names(tmp_path: Path) -> None:
     assert read(tmp_path, "a.html", page.encode("latin-1")).text == "café"
     path = tmp_path / "b.html"
     path.write_bytes(b'<meta charset="no-such"><p>caf\xe9')
-    assert reason(path) == "neither UTF-8 nor no-such, as it says"
+    assert reason(path) == "neither UTF-8 nor no-such, which it declares"
 
 
 def test_text_with_a_byte_order_mark(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_what_is_too_large_is_not_read(tmp_path: Path) -> None:
 def test_without_the_extra(tmp_path: Path, name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # importing it fails
     (tmp_path / name).write_text("text")
-    assert reason(tmp_path / name) == "needs pip install 'quintet-client[ingest]'"
+    assert reason(tmp_path / name) == "needs: pip install 'quintet-client[ingest]'"
 
 
 @settings(deadline=None, max_examples=25)

@@ -51,12 +51,23 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_has_the_contract_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        licence = archive.read("quintet_client-0.1.0.dist-info/licenses/LICENSE")
+        metadata = archive.read("quintet_client-0.1.0.dist-info/METADATA").decode()
+    assert licence == (ROOT / "LICENSE").read_bytes()
+    assert "License-Expression: Apache-2.0\n" in metadata
     protos = {str(path.relative_to(ROOT / "protos")) for path in (ROOT / "protos/quintet").rglob("*.proto")}
     stubs = {name.replace(".proto", suffix) for name in protos for suffix in ("_pb2.py", "_pb2.pyi")}
     markers = {"quintet/v1/py.typed", "buf/validate/py.typed", "quintet_client/py.typed"}
     assert protos | stubs | markers | {"buf/validate/validate_pb2.py", "quintet_client/cli/chat.py"} <= names
     assert {name.partition("/")[0] for name in names} == {"buf", "quintet", "quintet_client"}
     assert {Path(name).suffix or Path(name).name for name in names} == {".py", ".pyi", ".proto", ".typed"}
+
+
+def refused(*command: str | Path) -> str:
+    """What a command that cannot run writes to standard error."""
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    return done.stderr
 
 
 def imported(python: Path, cwd: Path) -> tuple[Sequence[str], set[str]]:
@@ -70,12 +81,9 @@ def test_installed_from_the_wheel(wheel: Path, python: Path, tmp_path: Path) -> 
     files, modules = imported(python, tmp_path)
     assert all("site-packages" in file for file in files)
     assert EXPECTED <= modules <= EXPECTED | TOLERATED
-    assert call(python.parent / "quintet", "--version", cwd=tmp_path) == "quintet 0.1.0\n"
-    assert "NAmes" in call(python, "-m", "quintet_client", "price", "--example", cwd=tmp_path)
-    edit: list[str | Path] = [python.parent / "quintet", "tenants", "add", "acme", "--file", tmp_path / "tenants.toml"]
-    done = subprocess.run(edit, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: needs pip install 'quintet-client[tenants]'\n"
+    assert refused(python.parent / "quintet", "--version") == (
+        "error: the quintet command needs: pip install 'quintet-client[cli]'\n"
+    )
     installed = pip("--python", python, "list", "--format=freeze", cwd=tmp_path)
     assert {line.partition("==")[0] for line in installed.splitlines()} == {
         "googleapis-common-protos",
@@ -86,6 +94,14 @@ def test_installed_from_the_wheel(wheel: Path, python: Path, tmp_path: Path) -> 
         "quintet-client",
         "typing_extensions",
     }
+
+
+def test_the_command_from_the_wheel(wheel: Path, python: Path, tmp_path: Path) -> None:
+    pip("--python", python, "install", "--quiet", f"{wheel}[cli]", cwd=tmp_path)
+    assert call(python.parent / "quintet", "--version", cwd=tmp_path) == "quintet 0.1.0\n"
+    assert "NAmes" in call(python, "-m", "quintet_client", "price", "--example", cwd=tmp_path)
+    edit = ("tenants", "add", "acme", "--file", tmp_path / "tenants.toml")
+    assert refused(python.parent / "quintet", *edit) == "error: needs: pip install 'quintet-client[tenants]'\n"
 
 
 def test_installed_in_place(python: Path, tmp_path: Path) -> None:

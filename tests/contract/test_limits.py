@@ -2,33 +2,18 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from buf.validate import validate_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
-from quintet.v1 import (
-    analysis_pb2,
-    chat_pb2,
-    classification_pb2,
-    errors_pb2,
-    model_pb2,
-    pricing_pb2,
-    rag_pb2,
-)
+from quintet.v1 import errors_pb2, rag_pb2
 
 from server.domain import errors
-
-FILES = (analysis_pb2, chat_pb2, classification_pb2, model_pb2, pricing_pb2, rag_pb2)
-PROTOS = Path(__file__).parents[2] / "protos" / "quintet" / "v1"
-
-
-def services() -> list[ServiceDescriptor]:
-    return [service for file in FILES for service in file.DESCRIPTOR.services_by_name.values()]
+from tests.services import PROTOS, SERVICES
 
 
 def methods() -> list[MethodDescriptor]:
-    return [method for service in services() for method in service.methods]
+    return [method for service in SERVICES.values() for method in service.methods]
 
 
 def request_fields(message: Descriptor, seen: set[str]) -> Iterator[FieldDescriptor]:
@@ -102,7 +87,7 @@ def test_every_method_names_its_statuses(method: MethodDescriptor) -> None:
     assert re.search(r"[A-Z]+_[A-Z_]+:|The status codes are those of|no failures of its own", match.group(1))
 
 
-@pytest.mark.parametrize("service", services(), ids=lambda service: service.full_name)
+@pytest.mark.parametrize("service", SERVICES.values(), ids=lambda service: service.full_name)
 def test_services_are_nouns_in_the_versioned_package(service: ServiceDescriptor) -> None:
     assert re.fullmatch(r"quintet\.v1\.[A-Z][A-Za-z]+Service", service.full_name)
 

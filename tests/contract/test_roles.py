@@ -1,22 +1,46 @@
-"""Every method of the contract has a role, so that none is open by oversight."""
+"""Every method of the contract has a role and a cost, so that none is open by oversight."""
 
-from quintet.v1 import usage_pb2
+from typing import Any
 
-from server.rpc.auth import ROLES
+import pytest
+from quintet.v1 import chat_pb2, chat_pb2_grpc
+
+from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
-from tests.contract.test_limits import FILES
+from tests.services import SERVICES, methods
 
 
 def test_every_method_has_a_row() -> None:
-    services = {s.name: s for file in {*FILES, usage_pb2} for s in file.DESCRIPTOR.services_by_name.values()}
-    assert {name: set(methods) for name, methods in ROLES.items()} == {
-        name: {method.name for method in service.methods} for name, service in services.items()
+    assert {name: set(rows) for name, rows in methods().items()} == {
+        name: {method.name for method in service.methods} for name, service in SERVICES.items()
     }
 
 
 def test_what_writes_is_for_those_who_may_write() -> None:
     writes = ("Add", "Import", "Delete", "Create", "Compact", "Rollback", "Reindex")
-    for methods in ROLES.values():
-        for method, role in methods.items():
-            assert (role is Role.INGEST) == method.startswith(writes), method
-            assert (role is Role.ADMIN) == method.startswith(("Load", "Unload", "Reload", "Set", "Watch")), method
+    for rows in methods().values():
+        for name, method in rows.items():
+            assert (method.role is Role.INGEST) == name.startswith(writes), name
+            assert (method.role is Role.ADMIN) == name.startswith(("Load", "Unload", "Reload", "Set", "Watch")), name
+
+
+def test_what_asks_a_language_model_has_a_cost() -> None:
+    asking = {name for rows in methods().values() for name, method in rows.items() if method.cost is not FREE}
+    assert asking == {"Chat", "StreamChat", "Ask", "StreamAsk"}
+
+
+def row(methods: dict[str, MethodSpec]) -> ServiceSpec:
+    servicer: Any = None
+    descriptor = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
+    return ServiceSpec(descriptor, chat_pb2_grpc.add_ChatServiceServicer_to_server, servicer, methods)
+
+
+def test_a_forgotten_method_or_one_that_does_not_exist_stops_the_start() -> None:
+    free: Any = MethodSpec(Role.CALL, FREE)
+    assert row({"Chat": free, "StreamChat": free})
+    with pytest.raises(ValueError, match=r"quintet\.v1\.ChatService: no role and cost for StreamChat"):
+        row({"Chat": free})
+    with pytest.raises(ValueError, match=r"quintet\.v1\.ChatService has no method Listen"):
+        row({"Chat": free, "StreamChat": free, "Listen": free})
+    with pytest.raises(TypeError, match="cost"):
+        MethodSpec(Role.CALL)  # type: ignore[call-arg]

@@ -21,27 +21,20 @@ from quintet.v1 import (
     model_pb2_grpc,
     rag_pb2,
     rag_pb2_grpc,
-    usage_pb2,
 )
 from quintet_client import QuintetClient, errors
 
-from server.rpc.auth import ROLES
 from tests.conftest import ROOT, ServerProcess, start_server, wait_ready
-from tests.contract.test_limits import FILES
 from tests.e2e.tasks import conversation
 from tests.e2e.test_bad_input import details
 from tests.fakes import OpenAIServer, Reply
+from tests.services import SERVICES, methods
 from tests.tenants import add_tenant, bearer, replace
 from tests.waiting import until
 
 Code = grpc.StatusCode
 KEY_OF_NOBODY = "qk_k00000000_" + "A" * 43
-METHODS = [
-    method
-    for file in {*FILES, usage_pb2}
-    for service in file.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
-]
+METHODS = [method for service in SERVICES.values() for method in service.methods]
 Start = Callable[..., ServerProcess]
 
 
@@ -95,9 +88,10 @@ def knows(channel: grpc.Channel, key: str) -> bool:
 def test_every_method_asks_for_its_role(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "tenants.toml"
     keys = {role: add_tenant(file, role, f'roles = ["{role}"]') for role in ("call", "ingest", "admin")}
+    table = methods()
     with grpc.insecure_channel(start(tenants=str(file)).address) as channel:
         for method in METHODS:
-            needed = ROLES[method.containing_service.name][method.name]
+            needed = table[method.containing_service.name][method.name].role
             for role, key in keys.items():
                 code = code_of(channel, method, key)
                 if code is Code.UNIMPLEMENTED:
@@ -288,7 +282,7 @@ def test_without_tenants_only_this_machine_is_served(start: Start, tmp_path: Pat
     broken = refused(tenants=str(tmp_path / "tenants.toml"))
     assert broken == f"error: {tmp_path}/tenants.toml: tenants.a.roles.0: must be one of call, ingest, admin\n"
     local, anybody = start(), start(host="0.0.0.0", allow_anonymous="true")
-    for server, said in ((local, "only this machine may call"), (anybody, "QUINTET_ALLOW_ANONYMOUS says so")):
+    for server, said in ((local, "only this machine can call"), (anybody, "QUINTET_ALLOW_ANONYMOUS")):
         assert server.process.stdout
         assert said in server.process.stdout.readline()
         with QuintetClient(server.address) as client:
@@ -298,6 +292,6 @@ def test_without_tenants_only_this_machine_is_served(start: Start, tmp_path: Pat
 def test_keys_in_the_clear_are_warned_of(start: Start, tmp_path: Path) -> None:
     add_tenant(tmp_path / "tenants.toml", "acme")
     start(tenants=str(tmp_path / "tenants.toml"))
-    assert "in the clear" not in (tmp_path / "log.txt").read_text()
+    assert "unencrypted" not in (tmp_path / "log.txt").read_text()
     start(tenants=str(tmp_path / "tenants.toml"), host="0.0.0.0")
-    assert (tmp_path / "log.txt").read_text().count("in the clear") == 1
+    assert (tmp_path / "log.txt").read_text().count("cross the network unencrypted") == 1

@@ -7,7 +7,7 @@ import pytest
 from quintet_client import AsyncQuintetClient, QuintetClient, errors
 from quintet_client.cli import main
 
-from tests.clients.papers import write_pdf
+from tests.clients.pdf_files import write_pdf
 from tests.conftest import ServerProcess
 
 

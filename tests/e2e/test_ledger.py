@@ -12,7 +12,7 @@ import grpc
 import pytest
 from quintet.v1 import chat_pb2, chat_pb2_grpc, usage_pb2, usage_pb2_grpc
 
-from server.usage.ledger import Outcome, Record, Selection, Source
+from server.domain.usage import Entry, Outcome, Selection, UsageSource
 from server.usage.reader import SqlReader
 from tests.conftest import ServerProcess, start_server, wait_ready
 from tests.e2e.tasks import conversation
@@ -50,8 +50,8 @@ class Desk:
         await asyncio.to_thread(wait_ready, server.address, "quintet.v1.ChatService")
         return server, grpc.aio.insecure_channel(server.address)
 
-    async def rows(self) -> list[Record]:
-        return await SqlReader(self._folder / "state" / "ledger.sqlite").records(Selection(), before="", limit=1000)
+    async def rows(self) -> list[Entry]:
+        return await SqlReader(self._folder / "state" / "ledger.sqlite").entries(Selection(), before="", limit=1000)
 
     async def outcomes(self) -> Counter[Outcome]:
         return Counter(row.outcome for row in await self.rows())
@@ -95,7 +95,11 @@ async def test_calls_and_what_usage_service_says_of_them(desk: Desk, upstream: O
         ("StreamChat", "USAGE_OUTCOME_OK"),
         ("Chat", "USAGE_OUTCOME_OK"),
     ]
-    assert [int(each.usage.source) for each in records] == [Source.ESTIMATED, Source.ESTIMATED, *[Source.PROVIDER] * 2]
+    assert [int(each.usage.source) for each in records] == [
+        UsageSource.ESTIMATED,
+        UsageSource.ESTIMATED,
+        *[UsageSource.PROVIDER] * 2,
+    ]
     assert [each.usage.total_tokens for each in records][1:] == [0, 14, 14]
     assert {(each.tenant, each.service, each.model.name) for each in records} == {("local", "ChatService", "gpt")}
     (added,) = (await usage.GetUsage(usage_pb2.GetUsageRequest())).sums
@@ -135,7 +139,7 @@ async def test_a_request_id_that_comes_again(desk: Desk, upstream: OpenAIServer)
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert details(caught.value)["ErrorInfo"].reason == "REQUEST_ID_REUSED"
     newest, oldest = await desk.rows()
-    assert (newest.repeated, newest.accounting.total_tokens, oldest.accounting.total_tokens) == (True, 198, 14)
+    assert (bool(newest.repeat_of), newest.usage.total_tokens, oldest.usage.total_tokens) == (True, 198, 14)
     assert len(upstream.requests) == 2
 
 
@@ -156,7 +160,7 @@ async def test_streams_that_are_cancelled_or_late(desk: Desk, upstream: OpenAISe
     await desk.until(Outcome.DEADLINE, 1)
     await desk.until(Outcome.CANCELLED, 20)
     rows = await desk.rows()
-    assert all(row.accounting.source is Source.ESTIMATED and row.accounting.completion_tokens for row in rows)
+    assert all(row.usage.source is UsageSource.ESTIMATED and row.usage.completion_tokens for row in rows)
 
 
 async def test_sigterm_under_load_settles_everything(desk: Desk, upstream: OpenAIServer) -> None:
@@ -200,6 +204,6 @@ async def test_sigkill_loses_no_row(desk: Desk, upstream: OpenAIServer) -> None:
     assert found[Outcome.LOST] >= 12
     assert sum(found.values()) <= len(upstream.requests) + 4, "none twice; of the last ones the provider did not hear"
     lost = [row for row in await desk.rows() if row.outcome is Outcome.LOST]
-    assert all((row.accounting.source, row.accounting.completion_tokens) == (Source.ESTIMATED, 0) for row in lost)
-    assert all(row.accounting.prompt_tokens > 0 for row in lost)
+    assert all((row.usage.source, row.usage.completion_tokens) == (UsageSource.ESTIMATED, 0) for row in lost)
+    assert all(row.usage.prompt_tokens > 0 for row in lost)
     await chat_pb2_grpc.ChatServiceStub(channel).Chat(unary, timeout=20)

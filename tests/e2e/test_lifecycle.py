@@ -26,12 +26,11 @@ from quintet.v1 import (
 from tests.conftest import ROOT, ServerProcess, start_server, wait_ready
 from tests.e2e.tasks import HOUSE, conversation
 from tests.e2e.test_bad_input import details
+from tests.services import SERVICES
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-SERVICES = [
-    f"quintet.v1.{name}Service" for name in ("Analysis", "Chat", "Classification", "Model", "Pricing", "Rag", "Usage")
-]
+NAMES = [service.full_name for service in SERVICES.values()]
 
 
 def check(channel: grpc.Channel, service: str) -> int:
@@ -45,18 +44,18 @@ def child_of(pid: int) -> int:
         ["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
     ).stdout.splitlines():
         child, parent, *command = line.split(maxsplit=2)
-        if parent == str(pid) and "llm_child" in command[0]:
+        if parent == str(pid) and "embedded_process" in command[0]:
             return int(child)
     raise AssertionError(f"{pid} has no language model")
 
 
 def test_health_knows_every_service(channel: grpc.Channel) -> None:
-    assert [check(channel, name) for name in ("", "ready", *SERVICES)] == [SERVING] * 9
+    assert [check(channel, name) for name in ("", "ready", *NAMES)] == [SERVING] * (2 + len(NAMES))
     with pytest.raises(grpc.RpcError) as caught:
         check(channel, "quintet.v1.NoService")
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     listed = health_pb2_grpc.HealthStub(channel).List(health_pb2.HealthListRequest(), timeout=5)
-    assert set(listed.statuses) == {"", "ready", *SERVICES}
+    assert set(listed.statuses) == {"", "ready", *NAMES}
 
 
 def test_serving_needs_no_torch(server: ServerProcess, channel: grpc.Channel) -> None:
@@ -79,7 +78,7 @@ def test_reflection_lists_and_describes(channel: grpc.Channel, version: str) -> 
         reflection_pb2.ServerReflectionRequest(file_by_filename="buf/validate/validate.proto"),
     ]
     names, rag, validate = invoke(iter(asked), timeout=10)
-    assert {service.name for service in names.list_services_response.service} >= {*SERVICES, "grpc.health.v1.Health"}
+    assert {service.name for service in names.list_services_response.service} >= {*NAMES, "grpc.health.v1.Health"}
     assert rag.file_descriptor_response.file_descriptor_proto
     assert validate.file_descriptor_response.file_descriptor_proto
 
@@ -132,7 +131,7 @@ def test_a_killed_language_model_comes_back(data: Path, tmp_path: Path) -> None:
             assert next(watch).status == SERVING
             os.kill(first, signal.SIGKILL)
             assert next(watch).status == NOT_SERVING
-            others = [name for name in SERVICES if name not in {"quintet.v1.ChatService", "quintet.v1.RagService"}]
+            others = [name for name in NAMES if name not in {"quintet.v1.ChatService", "quintet.v1.RagService"}]
             assert [check(channel, name) for name in others] == [SERVING] * len(others)
             assert next(watch).status == SERVING
             assert child_of(running.process.pid) != first

@@ -75,7 +75,7 @@ async def test_a_budget_outlives_the_server(desk: Desk, tmp_path: Path) -> None:
         await classify(classification_pb2.ClassifyRequest(texts=["a"]), metadata=metadata, timeout=10)
     assert caught.value.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED
     assert again.stop() == 0
-    assert sum(row.accounting.total_tokens for row in await desk.rows()) == spent
+    assert sum(row.usage.total_tokens for row in await desk.rows()) == spent
 
 
 async def test_servers_share_a_budget_and_a_rate_in_redis(desk: Desk, redis: RedisServer, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.domain.errors import DeadlineExceeded, ServerOverloaded
-from server.inference.counters import WorkCounters
-from server.inference.queue import BatchPolicy, Call, Item, RequestQueue, Work
+from server.inference.computation import BatchPolicy, Computation, ComputationCounters
+from server.inference.queue import Item, Request, RequestQueue
 from server.inference.scheduler import Scheduler
 from tests.waiting import until
 
@@ -51,22 +51,22 @@ async def model() -> Model:
 
 
 @pytest.fixture
-async def work(lane: Scheduler, model: Model) -> Work:
-    return lane.work("model", model, cost=float, gathering=IN_FOURS)
+async def work(lane: Scheduler, model: Model) -> Computation:
+    return lane.computation("model", model, cost=float, batch_policy=IN_FOURS)
 
 
-async def hold(lane: Scheduler, model: Model, work: Work) -> asyncio.Task[list[int]]:
+async def hold(lane: Scheduler, model: Model, work: Computation) -> asyncio.Task[list[int]]:
     """A call that occupies the lane."""
     task = asyncio.create_task(lane.map(work, [50], deadline=soon()))
     await until(lambda: model.batches)
     return task
 
 
-def call(lane: Scheduler, work: Work, *numbers: int) -> asyncio.Task[list[int]]:
+def call(lane: Scheduler, work: Computation, *numbers: int) -> asyncio.Task[list[int]]:
     return asyncio.create_task(lane.map(work, numbers, deadline=soon()))
 
 
-async def test_what_waits_is_gathered_across_calls(lane: Scheduler, model: Model, work: Work) -> None:
+async def test_what_waits_is_gathered_across_calls(lane: Scheduler, model: Model, work: Computation) -> None:
     first = await hold(lane, model, work)
     others = [call(lane, work, 50 + number) for number in range(6)]
     await until(lambda: work.counters.waiting == 6)
@@ -79,7 +79,7 @@ async def test_what_waits_is_gathered_across_calls(lane: Scheduler, model: Model
     assert work.counters.compute_seconds > 0
 
 
-async def test_only_what_is_alike_and_cheap_is_gathered(lane: Scheduler, model: Model, work: Work) -> None:
+async def test_only_what_is_alike_and_cheap_is_gathered(lane: Scheduler, model: Model, work: Computation) -> None:
     first = await hold(lane, model, work)
     others = [call(lane, work, number) for number in (10, 100, 11, 98, 500, 501, 12)]
     await until(lambda: work.counters.waiting == 7)
@@ -89,13 +89,13 @@ async def test_only_what_is_alike_and_cheap_is_gathered(lane: Scheduler, model: 
     assert {frozenset(batch) for batch in model.batches[1:]} == expected
 
 
-async def test_a_free_lane_does_not_wait_for_more(lane: Scheduler, model: Model, work: Work) -> None:
+async def test_a_free_lane_does_not_wait_for_more(lane: Scheduler, model: Model, work: Computation) -> None:
     model.gate.set()
     assert await lane.map(work, [1], deadline=soon()) == [2]
     assert model.batches == [[1]]
 
 
-async def test_a_bad_item_does_not_fail_its_neighbours(lane: Scheduler, model: Model, work: Work) -> None:
+async def test_a_bad_item_does_not_fail_its_neighbours(lane: Scheduler, model: Model, work: Computation) -> None:
     first = await hold(lane, model, work)
     others = [call(lane, work, number) for number in (12, 13, 14)]
     await until(lambda: work.counters.waiting == 3)
@@ -109,12 +109,12 @@ async def test_a_bad_item_does_not_fail_its_neighbours(lane: Scheduler, model: M
 
 
 async def test_too_few_results_fail_the_call_and_nobody_waits_for_ever(lane: Scheduler) -> None:
-    work = lane.work("short", lambda numbers: list(numbers)[1:])
+    work = lane.computation("short", lambda numbers: list(numbers)[1:])
     with pytest.raises(RuntimeError, match="0 results for 1 items"):
         await lane.map(work, [1], deadline=soon())
 
 
-async def test_an_expired_call_does_not_take_its_batch_along(lane: Scheduler, model: Model, work: Work) -> None:
+async def test_an_expired_call_does_not_take_its_batch_along(lane: Scheduler, model: Model, work: Computation) -> None:
     first = await hold(lane, model, work)
     late = asyncio.create_task(lane.map(work, [51], deadline=time.monotonic() + 0.01))
     others = [call(lane, work, 52), call(lane, work, 53)]
@@ -129,7 +129,7 @@ async def test_an_expired_call_does_not_take_its_batch_along(lane: Scheduler, mo
     assert work.counters.expired == 1
 
 
-async def test_cancelled_items_leave_the_queue_at_once(lane: Scheduler, model: Model, work: Work) -> None:
+async def test_cancelled_items_leave_the_queue_at_once(lane: Scheduler, model: Model, work: Computation) -> None:
     first = await hold(lane, model, work)
     gone, stays = call(lane, work, 51, 52, 53), call(lane, work, 54)
     await until(lambda: work.counters.waiting == 4)
@@ -142,7 +142,7 @@ async def test_cancelled_items_leave_the_queue_at_once(lane: Scheduler, model: M
     assert model.batches == [[50], [54]]
 
 
-async def test_compute_for_callers_that_have_gone_is_counted(lane: Scheduler, model: Model, work: Work) -> None:
+async def test_compute_for_callers_that_have_gone_is_counted(lane: Scheduler, model: Model, work: Computation) -> None:
     first = await hold(lane, model, work)
     first.cancel()
     await asyncio.sleep(0.02)
@@ -153,7 +153,7 @@ async def test_compute_for_callers_that_have_gone_is_counted(lane: Scheduler, mo
     assert work.counters.wasted_seconds < work.counters.compute_seconds
 
 
-async def test_refusals_are_counted(lane: Scheduler, model: Model, work: Work) -> None:
+async def test_refusals_are_counted(lane: Scheduler, model: Model, work: Computation) -> None:
     first = await hold(lane, model, work)
     waiting = [call(lane, work, number) for number in range(14, 78)]
     await until(lambda: work.counters.waiting == 64)
@@ -172,7 +172,7 @@ async def test_work_that_cannot_finish_in_time_is_not_begun(lane: Scheduler) -> 
         time.sleep(0.1)
         return texts
 
-    work = lane.work("slow", slowly, cost=len)
+    work = lane.computation("slow", slowly, cost=len)
     assert await lane.map(work, ["a"], deadline=soon()) == ["a"]
     with pytest.raises(DeadlineExceeded):
         await lane.map(work, ["b"], deadline=time.monotonic() + 0.05)
@@ -180,7 +180,7 @@ async def test_work_that_cannot_finish_in_time_is_not_begun(lane: Scheduler) -> 
 
 
 def test_what_was_slow_once_is_tried_again() -> None:
-    work = Work(list, WorkCounters())
+    work = Computation(list, ComputationCounters())
     work.observe(seconds=1.0, cost=1.0)
     refusals = [work.cannot_finish(1.0, 0.5) for _ in range(10)]
     assert refusals[0]
@@ -196,7 +196,7 @@ async def test_a_call_of_many_long_texts_does_not_starve_short_ones(lane: Schedu
         time.sleep(sum(numbers) / 200_000)
         return numbers
 
-    work = lane.work("text", compute, cost=float, gathering=IN_FOURS)
+    work = lane.computation("text", compute, cost=float, batch_policy=IN_FOURS)
     await lane.map(work, [100], deadline=soon())  # it knows now how fast it is
     long = asyncio.create_task(lane.map(work, [1000] * 64, deadline=soon()))
     await until(lambda: len(order) > 3)
@@ -215,22 +215,20 @@ costs = st.lists(st.floats(1, 20), min_size=1, max_size=4)
 @settings(max_examples=30)
 def test_every_call_has_its_turn_however_many_short_ones_come(calls: list[list[float]]) -> None:
     """The queue alone, with one short item more at every turn: all that waits comes out, once."""
-    work = Work(list, WorkCounters(), cost=float)
+    work = Computation(list, ComputationCounters(), cost=float)
     work.observe(seconds=1.0, cost=1.0)
     queue = RequestQueue(lanes=1)
-    pending = [Call(work, call, 0.0, 10.0) for call in calls]
+    pending = [Request(work, costs, 0.0, 10.0) for costs in calls]
     for call in pending:
         queue.push(call)
     count, total = sum(map(len, calls)), sum(map(sum, calls))
     ours: list[Item] = []
     turns = 0
     while any(call.items for call in pending):
-        queue.push(Call(work, [1.0], 0.0, 10.0))
-        next_call = queue.pop()
-        assert next_call is not None
-        ours += [item for item in queue.gather(next_call, now=0.0) if item.call in pending]
-        if next_call.items:
-            queue.put_back(next_call)
+        queue.push(Request(work, [1.0], 0.0, 10.0))
+        first = queue.first()
+        assert first is not None
+        ours += [item for item in queue.take_batch(first, now=0.0) if item.request in pending]
         turns += 1
         assert turns <= (total + count) * (count + 2), "short ones are served without end"
     assert sorted(item.cost for item in ours) == sorted(cost for call in calls for cost in call)
@@ -241,20 +239,18 @@ def test_calls_end_in_the_order_of_equal_shares(sizes: list[int]) -> None:
     """One lane, items of a second each, all calls there from the beginning: the smaller one ends first, those alike one
     after the other as they came, and each no later than it would with equal shares.
     """
-    work = Work(list, WorkCounters(), cost=float)
+    work = Computation(list, ComputationCounters(), cost=float)
     work.observe(seconds=1.0, cost=1.0)
     queue = RequestQueue(lanes=1)
-    calls = [Call(work, [1.0] * size, 0.0, 1000.0) for size in sizes]
+    calls = [Request(work, [1.0] * size, 0.0, 1000.0) for size in sizes]
     for each in calls:
         queue.push(each)
     ends: dict[int, int] = {}
     seconds = 0
-    while (turn := queue.pop()) is not None:
-        seconds += len(queue.gather(turn, now=0.0))
-        if turn.items:
-            queue.put_back(turn)
-        else:
-            ends[calls.index(turn)] = seconds
+    while (first := queue.first()) is not None:
+        seconds += len(queue.take_batch(first, now=0.0))
+        if not first.items:
+            ends[calls.index(first)] = seconds
     assert seconds == sum(sizes)
     for number, size in enumerate(sizes):
         with_equal_shares = sum(min(size, other) for other in sizes)

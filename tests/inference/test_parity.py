@@ -7,19 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from server.domain.models import ModelTask
 from server.domain.texts import Classification, Classifier
-from server.inference.onnx_text import FILES, OnnxClassifier, OnnxEmbedder
+from server.inference import torch_text
+from server.inference.onnx_text import FILES
 from server.inference.scheduler import Scheduler
-from server.inference.torch_text import TorchClassifier, TorchEmbedder
+from server.inference.text import TextClassifier, TextEmbedder
 from server.models.artefact import Artefact, open_artefact
 from tests.inference.texts import LEADS, OPINIONS
-from tests.small_artefacts import soon
+from tests.small_artefacts import onnx_classifier, onnx_embedder, soon
 
 TEXTS = {"sentiment": OPINIONS, "topics": LEADS}
 
 
 @pytest.fixture(scope="module")
-async def lanes() -> AsyncIterator[Scheduler]:
+async def scheduler() -> AsyncIterator[Scheduler]:
     made = Scheduler(2, queue_limit=64)
     yield made
     made.close()
@@ -38,14 +40,15 @@ def scores(results: list[Classification]) -> np.ndarray[tuple[int, int], np.dtyp
 
 
 @pytest.mark.parametrize("name", TEXTS)
-async def test_classifiers_agree_with_torch(models: Path, lanes: Scheduler, name: str) -> None:
+async def test_classifiers_agree_with_torch(models: Path, scheduler: Scheduler, name: str) -> None:
     artefact = open_artefact(models, name)
     assert artefact.manifest.schema["engine"] in engines(artefact)
-    expected = await TorchClassifier.from_artefact(artefact, lanes).classify(TEXTS[name], deadline=soon())
+    torch = TextClassifier(torch_text.load(artefact, ModelTask.CLASSIFICATION), scheduler)
+    expected = await torch.classify(TEXTS[name], deadline=soon())
     assert len(set(best(expected))) > 2, "the texts are too much alike to compare anything"
     margins = np.array([result.labels[0].score - result.labels[1].score for result in expected])
     for engine in engines(artefact):
-        found = await OnnxClassifier(artefact, lanes, engine).classify(TEXTS[name], deadline=soon())
+        found = await onnx_classifier(artefact, scheduler, engine).classify(TEXTS[name], deadline=soon())
         agree = np.array([a == b for a, b in zip(best(found), best(expected), strict=True)])
         if engine == "onnx":
             assert agree.mean() >= 0.995, name
@@ -58,38 +61,39 @@ async def test_classifiers_agree_with_torch(models: Path, lanes: Scheduler, name
 
 
 @pytest.mark.parametrize("name", TEXTS)
-async def test_company_does_not_change_an_answer(models: Path, lanes: Scheduler, name: str) -> None:
+async def test_company_does_not_change_an_answer(models: Path, scheduler: Scheduler, name: str) -> None:
     """Many callers at once are gathered, and each gets what it would get alone, to rounding."""
     artefact = open_artefact(models, name)
     for engine in engines(artefact):
-        classifier = OnnxClassifier(artefact, lanes, engine)
+        classifier = onnx_classifier(artefact, scheduler, engine)
         texts = [text[:40] for text in TEXTS[name][::8]]
         alone = [(await classifier.classify([text], deadline=soon()))[0] for text in texts]
-        before = lanes.counters[name].batches.copy()
+        before = scheduler.counters[name].batches.copy()
         found = await asyncio.gather(*(classifier.classify([text], deadline=soon()) for text in texts))
         together = [result for (result,) in found]
-        sizes = set(lanes.counters[name].batches - before)
+        sizes = set(scheduler.counters[name].batches - before)
         assert max(sizes) > 1
         # In int8 what is rounded in the seventh digit may become a level of 127, now and then.
         assert np.abs(scores(together) - scores(alone)).max() < (1e-5 if engine == "onnx" else 1e-2)
 
 
-async def test_vectors_agree_with_torch(models: Path, lanes: Scheduler) -> None:
+async def test_vectors_agree_with_torch(models: Path, scheduler: Scheduler) -> None:
     artefact = open_artefact(models, "embedder")
     texts = [*OPINIONS[::4], *LEADS[::4], " ".join(LEADS[:30])]
-    expected = await TorchEmbedder.from_artefact(artefact, lanes).embed(texts, deadline=soon())
+    torch = TextEmbedder(torch_text.load(artefact, ModelTask.EMBEDDING), scheduler)
+    expected = await torch.embed(texts, deadline=soon())
     for engine in engines(artefact):
-        found = await OnnxEmbedder(artefact, lanes, engine).embed(texts, deadline=soon())
+        found = await onnx_embedder(artefact, scheduler, engine).embed(texts, deadline=soon())
         assert (found * expected).sum(axis=1).min() >= (0.9999 if engine == "onnx" else 0.99), engine
 
 
-async def test_a_folder_serves_like_a_hub_repository(models: Path, lanes: Scheduler) -> None:
+async def test_a_folder_serves_like_a_hub_repository(models: Path, scheduler: Scheduler) -> None:
     artefact = open_artefact(models, "sentiment")
     folder = str(artefact.part("torch"))
-    hub = TorchClassifier.from_hub("mine", folder, None, lanes)
+    hub = TextClassifier(torch_text.load_from_hub("mine", folder, None, ModelTask.CLASSIFICATION), scheduler)
     texts = [*OPINIONS[:20], "fine " * 2000]
     found = await hub.classify(texts, deadline=soon())
-    onnx = await OnnxClassifier(artefact, lanes, "onnx").classify(texts[:20], deadline=soon())
+    onnx = await onnx_classifier(artefact, scheduler, "onnx").classify(texts[:20], deadline=soon())
     assert best(found[:20]) == best(onnx)
     assert [result.truncated for result in found] == [False] * 20 + [True]
     assert set(hub.description.labels) == set(artefact.manifest.schema["labels"])
@@ -103,9 +107,9 @@ async def check(classifier: Classifier, expected: dict[str, str]) -> None:
     assert dict(zip(expected, found, strict=True)) == expected
 
 
-async def test_sentiment_makes_sense(models: Path, lanes: Scheduler) -> None:
+async def test_sentiment_makes_sense(models: Path, scheduler: Scheduler) -> None:
     await check(
-        OnnxClassifier(open_artefact(models, "sentiment"), lanes),
+        onnx_classifier(open_artefact(models, "sentiment"), scheduler),
         {
             "I love this, it is wonderful!": "positive",
             "The best meal we have had in years.": "positive",
@@ -115,8 +119,8 @@ async def test_sentiment_makes_sense(models: Path, lanes: Scheduler) -> None:
     )
 
 
-async def test_vectors_know_what_belongs_together(models: Path, lanes: Scheduler) -> None:
-    embedder = OnnxEmbedder(open_artefact(models, "embedder"), lanes)
+async def test_vectors_know_what_belongs_together(models: Path, scheduler: Scheduler) -> None:
+    embedder = onnx_embedder(open_artefact(models, "embedder"), scheduler)
     texts = ["How do I reset my password?", "I forgot my login credentials.", "The volcano erupted at dawn."]
     vectors = await embedder.embed(texts, deadline=soon())
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.3

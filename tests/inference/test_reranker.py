@@ -16,7 +16,8 @@ from server.inference.reranker import OnnxReranker
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact, open_artefact, write_manifest
 from server.models.publish import publish
-from server.tasks.rag.reranking import DEPTH, RerankingRetriever
+from server.tasks.rag.engine import RagEngine
+from server.tasks.rag.retriever import RERANKED
 from tests.small_artefacts import is_gone_when_dropped, soon
 from tests.tasks.rag.hashing import HashingEmbedder
 
@@ -36,15 +37,15 @@ def artefact(tmp_path: Path) -> Artefact:
 
 
 @pytest.fixture
-async def retriever(tmp_path: Path, artefact: Artefact, lanes: Scheduler) -> AsyncIterator[RerankingRetriever]:
-    made = RerankingRetriever(tmp_path / "index", HashingEmbedder(), lanes, OnnxReranker(artefact, lanes))
+async def engine(tmp_path: Path, artefact: Artefact, scheduler: Scheduler) -> AsyncIterator[RagEngine]:
+    made = RagEngine(tmp_path / "index", HashingEmbedder(), scheduler, OnnxReranker(artefact, scheduler))
     await made.open()
     yield made
     await made.close()
 
 
-async def test_scores_are_of_query_and_passage_together(artefact: Artefact, lanes: Scheduler) -> None:
-    reranker = OnnxReranker(artefact, lanes)
+async def test_scores_are_of_query_and_passage_together(artefact: Artefact, scheduler: Scheduler) -> None:
+    reranker = OnnxReranker(artefact, scheduler)
     passages = [("", "dog"), ("cat", "tree"), ("", "cat cat tree"), ("", "house")]
     assert await reranker.scores("cat tree", passages, deadline=soon()) == [0, 2, 3, 0]
     assert await reranker.scores("cat", [], deadline=soon()) == []
@@ -52,22 +53,25 @@ async def test_scores_are_of_query_and_passage_together(artefact: Artefact, lane
         await reranker.scores("cat", passages, deadline=time.monotonic())
 
 
-def test_a_dropped_engine_is_gone_at_once(artefact: Artefact, lanes: Scheduler) -> None:
-    assert is_gone_when_dropped(lambda: OnnxReranker(artefact, lanes))
+def test_a_dropped_engine_is_gone_at_once(artefact: Artefact, scheduler: Scheduler) -> None:
+    assert is_gone_when_dropped(lambda: OnnxReranker(artefact, scheduler))
 
 
-async def test_passages_come_in_the_rerankers_order(retriever: RerankingRetriever) -> None:
-    documents = [Document(str(number), "cat " * number + "dog house tree") for number in range(1, DEPTH + 5)]
-    await retriever.add("notes", documents, deadline=soon())
-    found = await retriever.retrieve(Query("cat", "notes", 3), deadline=soon())
-    plain = await super(RerankingRetriever, retriever).retrieve(Query("cat", "notes", DEPTH), deadline=soon())
+async def test_passages_come_in_the_rerankers_order(engine: RagEngine, tmp_path: Path, scheduler: Scheduler) -> None:
+    documents = [Document(str(number), "cat " * number + "dog house tree") for number in range(1, RERANKED + 5)]
+    await engine.ingester.add("notes", documents, deadline=soon())
+    found = await engine.retriever.retrieve(Query("cat", "notes", 3), deadline=soon())
+    without = RagEngine(tmp_path / "index", HashingEmbedder(), scheduler)
+    await without.open()
+    plain = await without.retriever.retrieve(Query("cat", "notes", RERANKED), deadline=soon())
+    await without.close()
     read = {passage.document_id: passage for passage in plain.passages}
     best = sorted(read, key=int, reverse=True)[:3]
     assert [passage.document_id for passage in found.passages] == best
     assert found.passages == tuple(read[name] for name in best), "scores stay cosines"
-    everything = await retriever.retrieve(Query("cat", "notes", 100), deadline=soon())
+    everything = await engine.retriever.retrieve(Query("cat", "notes", 100), deadline=soon())
     assert len({passage.document_id for passage in everything.passages}) == len(documents)
-    tail = [passage.score for passage in everything.passages[DEPTH:]]
+    tail = [passage.score for passage in everything.passages[RERANKED:]]
     assert tail == sorted(tail, reverse=True)
 
 

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.inference.counters import WorkCounters
+from server.inference.computation import ComputationCounters
 from server.inference.result_cache import ResultCache
 
 
 class Model:
-    """ConcurrencyLimiter texts upside down, and remembers which."""
+    """Reverses texts, and remembers which."""
 
     def __init__(self) -> None:
         self.computed: list[str] = []
@@ -23,8 +23,8 @@ class Model:
         return [text[::-1] for text in texts]
 
 
-def make(limit: int) -> tuple[ResultCache[str], WorkCounters, Model]:
-    counters = WorkCounters()
+def make(limit: int) -> tuple[ResultCache[str], ComputationCounters, Model]:
+    counters = ComputationCounters()
     return ResultCache(limit, len, counters), counters, Model()
 
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,31 @@ from hypothesis.extra import numpy as arrays
 from server.domain.errors import DeadlineExceeded, ModelUnavailable
 from server.domain.models import ModelDescription, ModelIdentity, ModelTask
 from server.domain.texts import Classification
-from server.inference.onnx_text import OnnxClassifier, OnnxEmbedder, OnnxForward
-from server.inference.queue import UNBATCHED
+from server.inference.computation import UNBATCHED, BatchPolicy
+from server.inference.onnx_text import OnnxForward
 from server.inference.scheduler import Scheduler
-from server.inference.text import Forward, Outputs, TextClassifier, softmax
-from tests.small_artefacts import LABELS, MAX_TOKENS, WIDTH, WORDS, is_gone_when_dropped, make_text_artefact, soon
+from server.inference.text import Outputs, TextClassifier, TextEmbedder, TextModel, softmax
+from tests.small_artefacts import (
+    LABELS,
+    MAX_TOKENS,
+    WIDTH,
+    WORDS,
+    is_gone_when_dropped,
+    make_text_artefact,
+    onnx_classifier,
+    onnx_embedder,
+    soon,
+)
 
 
 @pytest.fixture
-def classifier(tmp_path: Path, lanes: Scheduler) -> OnnxClassifier:
-    return OnnxClassifier(make_text_artefact(tmp_path, "logits"), lanes)
+def classifier(tmp_path: Path, scheduler: Scheduler) -> TextClassifier:
+    return onnx_classifier(make_text_artefact(tmp_path, "logits"), scheduler)
 
 
 @pytest.fixture
-def embedder(tmp_path: Path, lanes: Scheduler) -> OnnxEmbedder:
-    return OnnxEmbedder(make_text_artefact(tmp_path, "embedding"), lanes)
+def embedder(tmp_path: Path, scheduler: Scheduler) -> TextEmbedder:
+    return onnx_embedder(make_text_artefact(tmp_path, "embedding"), scheduler)
 
 
 @pytest.fixture
@@ -40,11 +50,13 @@ def forward(tmp_path: Path) -> OnnxForward:
     return OnnxForward(make_text_artefact(tmp_path, "logits"), "onnx", "logits")
 
 
-def classifier_of(forward: Forward, lanes: Scheduler) -> TextClassifier:
+def classifier_of(
+    forward: Callable[[Sequence[str]], Outputs], batch_policy: BatchPolicy, scheduler: Scheduler
+) -> TextClassifier:
     description = ModelDescription(
         ModelIdentity("tiny", "1", ""), ModelTask.CLASSIFICATION, "onnx", tuple(LABELS), max_input_tokens=MAX_TOKENS
     )
-    return TextClassifier(forward, description, lanes)
+    return TextClassifier(TextModel(description, forward, len(LABELS), batch_policy), scheduler)
 
 
 sentences = st.lists(st.sampled_from(WORDS[4:]), min_size=1, max_size=30).map(" ".join)
@@ -52,7 +64,7 @@ sentences = st.lists(st.sampled_from(WORDS[4:]), min_size=1, max_size=30).map(" 
 
 @given(texts=st.lists(sentences, min_size=1, max_size=64))
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_a_text_gets_the_same_answer_whatever_it_comes_with(classifier: OnnxClassifier, texts: list[str]) -> None:
+async def test_a_text_gets_the_same_answer_whatever_it_comes_with(classifier: TextClassifier, texts: list[str]) -> None:
     together = await classifier.classify(texts, deadline=soon())
     alone = [(await classifier.classify([text], deadline=soon()))[0] for text in texts]
     for one, other in zip(together, alone, strict=True):
@@ -62,7 +74,7 @@ async def test_a_text_gets_the_same_answer_whatever_it_comes_with(classifier: On
         ), "float32 sums in another order; more than that is padding that was read"
 
 
-async def test_labels_are_ranked_and_add_up_to_one(classifier: OnnxClassifier) -> None:
+async def test_labels_are_ranked_and_add_up_to_one(classifier: TextClassifier) -> None:
     for result in await classifier.classify([f"{a} {b}" for a in WORDS for b in WORDS[:6]], deadline=soon()):
         scores = [label.score for label in result.labels]
         assert sorted(label.name for label in result.labels) == sorted(LABELS)
@@ -70,7 +82,7 @@ async def test_labels_are_ranked_and_add_up_to_one(classifier: OnnxClassifier) -
         assert sum(scores) == pytest.approx(1, abs=1e-12)
 
 
-async def test_what_is_not_read_is_reported(classifier: OnnxClassifier) -> None:
+async def test_what_is_not_read_is_reported(classifier: TextClassifier) -> None:
     fits, cut = "good " * (MAX_TOKENS - 2), "good " * (MAX_TOKENS - 1)  # two tokens mark the ends
     tail = cut + "awful " * 900
     found = await classifier.classify([fits, cut, tail], deadline=soon())
@@ -78,7 +90,7 @@ async def test_what_is_not_read_is_reported(classifier: OnnxClassifier) -> None:
     assert found[1].labels == found[2].labels, "the end was read after all"
 
 
-async def test_vectors_have_length_one_and_keep_their_order(embedder: OnnxEmbedder) -> None:
+async def test_vectors_have_length_one_and_keep_their_order(embedder: TextEmbedder) -> None:
     texts = [" ".join(WORDS[i % 12 + 4 :]) for i in range(50)]
     vectors = await embedder.embed(texts, deadline=soon())
     assert vectors.shape == (50, WIDTH)
@@ -88,12 +100,12 @@ async def test_vectors_have_length_one_and_keep_their_order(embedder: OnnxEmbedd
         assert (await embedder.embed([texts[index]], deadline=soon()))[0] == pytest.approx(vectors[index], abs=1e-6)
 
 
-async def test_no_texts_give_no_rows(classifier: OnnxClassifier, embedder: OnnxEmbedder) -> None:
+async def test_no_texts_give_no_rows(classifier: TextClassifier, embedder: TextEmbedder) -> None:
     assert await classifier.classify([], deadline=soon()) == []
     assert (await embedder.embed([], deadline=soon())).shape == (0, WIDTH)
 
 
-async def test_the_description_is_that_of_the_manifest(classifier: OnnxClassifier) -> None:
+async def test_the_description_is_that_of_the_manifest(classifier: TextClassifier) -> None:
     described = classifier.description
     assert (described.identity.name, described.identity.version) == ("tiny", "1")
     assert described.identity.digest.startswith("sha256:")
@@ -102,28 +114,25 @@ async def test_the_description_is_that_of_the_manifest(classifier: OnnxClassifie
     assert described.created is not None
 
 
-async def test_a_late_call_is_refused(classifier: OnnxClassifier) -> None:
+async def test_a_late_call_is_refused(classifier: TextClassifier) -> None:
     with pytest.raises(DeadlineExceeded):
         await classifier.classify(["good"] * 8, deadline=time.monotonic())
 
 
 @pytest.mark.parametrize("count", [2, 64])
-async def test_one_request_uses_every_lane(forward: OnnxForward, lanes: Scheduler, count: int) -> None:
+async def test_one_request_uses_every_lane(forward: OnnxForward, scheduler: Scheduler, count: int) -> None:
     threads: set[str] = set()
     both = threading.Barrier(2)
 
-    class Watched:
-        gathering = forward.gathering
-
-        def __call__(self, texts: Sequence[str]) -> Outputs:
-            name = threading.current_thread().name
-            if name not in threads and name != here:
-                threads.add(name)
-                both.wait(5)
-            return forward(texts)
+    def watched(texts: Sequence[str]) -> Outputs:
+        name = threading.current_thread().name
+        if name not in threads and name != here:
+            threads.add(name)
+            both.wait(5)
+        return forward(texts)
 
     here = threading.current_thread().name  # where the engine is tried while it is made
-    await classifier_of(Watched(), lanes).classify(["good"] * count, deadline=soon())
+    await classifier_of(watched, forward.batch_policy, scheduler).classify(["good"] * count, deadline=soon())
     assert len(threads) == 2
     assert all(name.startswith("lane") for name in threads)
 
@@ -136,38 +145,34 @@ async def test_int8_is_gathered_if_every_row_has_a_scale(
     changes = {"int8_scales": scales} if scales else {}
     artefact = make_text_artefact(tmp_path, "logits", file="model-int8.onnx", engine="onnx-int8", **changes)
     one_lane = Scheduler(1, queue_limit=64)
-    classifier = OnnxClassifier(artefact, one_lane)
+    classifier = onnx_classifier(artefact, one_lane)
     await classifier.classify(["good"] * 8, deadline=soon())
     one_lane.close()
     assert list(one_lane.counters["tiny"].batches.elements()) == expected
 
 
-async def test_cancelling_drops_what_has_not_begun(forward: OnnxForward, lanes: Scheduler) -> None:
+async def test_cancelling_drops_what_has_not_begun(forward: OnnxForward, scheduler: Scheduler) -> None:
     begun: list[int] = []
 
-    class Slow:
-        gathering = forward.gathering
+    def slow(texts: Sequence[str]) -> Outputs:
+        begun.append(len(texts))
+        time.sleep(0.02)
+        return forward(texts)
 
-        def __call__(self, texts: Sequence[str]) -> Outputs:
-            begun.append(len(texts))
-            time.sleep(0.02)
-            return forward(texts)
-
-    classifier = classifier_of(Slow(), lanes)
+    classifier = classifier_of(slow, forward.batch_policy, scheduler)
     begun.clear()
     call = asyncio.create_task(classifier.classify(["good"] * 64, deadline=soon()))
     await asyncio.sleep(0.03)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    await asyncio.gather(*(lanes.run(lambda: None, deadline=soon()) for _ in range(4)))
+    await asyncio.gather(*(scheduler.run(lambda: None, deadline=soon()) for _ in range(4)))
     assert 0 < sum(begun) < 64
 
 
-@pytest.mark.parametrize("kind", [OnnxClassifier, OnnxEmbedder])
-def test_a_dropped_engine_is_gone_at_once(tmp_path: Path, lanes: Scheduler, kind: type[Any]) -> None:
-    output = "logits" if kind is OnnxClassifier else "embedding"
-    assert is_gone_when_dropped(lambda: kind(make_text_artefact(tmp_path, output), lanes))
+@pytest.mark.parametrize(("kind", "output"), [(onnx_classifier, "logits"), (onnx_embedder, "embedding")])
+def test_a_dropped_engine_is_gone_at_once(tmp_path: Path, scheduler: Scheduler, kind: Any, output: str) -> None:
+    assert is_gone_when_dropped(lambda: kind(make_text_artefact(tmp_path, output), scheduler))
 
 
 @pytest.mark.parametrize(
@@ -179,49 +184,43 @@ def test_a_dropped_engine_is_gone_at_once(tmp_path: Path, lanes: Scheduler, kind
     ],
 )
 async def test_an_artefact_that_does_not_fit_is_refused(
-    tmp_path: Path, lanes: Scheduler, changes: dict[str, Any], engine: str | None, reason: str
+    tmp_path: Path, scheduler: Scheduler, changes: dict[str, Any], engine: str | None, reason: str
 ) -> None:
     with pytest.raises(ModelUnavailable, match=reason):
-        OnnxClassifier(make_text_artefact(tmp_path, "logits", **changes), lanes, engine)
+        onnx_classifier(make_text_artefact(tmp_path, "logits", **changes), scheduler, engine)
 
 
-async def test_a_schema_that_lacks_something_is_named(tmp_path: Path, lanes: Scheduler) -> None:
+async def test_a_schema_that_lacks_something_is_named(tmp_path: Path, scheduler: Scheduler) -> None:
     artefact = make_text_artefact(tmp_path, "logits")
     del artefact.manifest.schema["labels"]
     with pytest.raises(ModelUnavailable, match='its schema lacks "labels"'):
-        OnnxClassifier(artefact, lanes)
+        onnx_classifier(artefact, scheduler)
 
 
-async def test_a_model_that_answers_nonsense_does_not_become_ready(tmp_path: Path, lanes: Scheduler) -> None:
-    from server.inference.text import TextClassifier
+async def test_a_model_that_answers_nonsense_does_not_become_ready(scheduler: Scheduler) -> None:
+    def broken(texts: Sequence[str]) -> Outputs:
+        return Outputs(np.full((len(texts), 3), np.nan, np.float32), [False] * len(texts))
 
-    class Broken:
-        gathering = UNBATCHED
-
-        def __call__(self, texts: Sequence[str]) -> Outputs:
-            return Outputs(np.full((len(texts), 3), np.nan, np.float32), [False] * len(texts))
-
-    description = OnnxClassifier(make_text_artefact(tmp_path, "logits"), lanes).description
     with pytest.raises(ModelUnavailable, match="not finite"):
-        TextClassifier(Broken(), description, lanes)
+        classifier_of(broken, UNBATCHED, scheduler)
 
 
-async def test_texts_that_recur_are_not_computed_again(tmp_path: Path, lanes: Scheduler) -> None:
-    classifier = OnnxClassifier(make_text_artefact(tmp_path, "logits"), lanes, cache_bytes=100_000)
-    counters = lanes.counters["tiny"]
+async def test_texts_that_recur_are_not_computed_again(tmp_path: Path, scheduler: Scheduler) -> None:
+    classifier = onnx_classifier(make_text_artefact(tmp_path, "logits"), scheduler, cache_bytes=100_000)
+    counters = scheduler.counters["tiny"]
     first = await classifier.classify(["good", "bad", "good"], deadline=soon())
     batches = counters.batches.copy()
     assert await classifier.classify(["bad", "good"], deadline=soon()) == [first[1], first[0]]
     assert (counters.batches, counters.cache_hits, counters.cache_misses) == (batches, 3, 2)
 
 
-async def test_vectors_that_recur_are_the_same(tmp_path: Path, lanes: Scheduler) -> None:
-    embedder = OnnxEmbedder(make_text_artefact(tmp_path, "embedding"), lanes, cache_bytes=100_000)
+async def test_vectors_that_recur_are_the_same(tmp_path: Path, scheduler: Scheduler) -> None:
+    embedder = onnx_embedder(make_text_artefact(tmp_path, "embedding"), scheduler, cache_bytes=100_000)
     first = await embedder.embed(["good", "bad"], deadline=soon())
     expected = first.copy()
     first[:] = 0  # what a caller does with its vectors is its own affair
     assert (await embedder.embed(["good", "bad"], deadline=soon())).tolist() == expected.tolist()
-    assert lanes.counters["tiny"].cache_hits == 2
+    assert scheduler.counters["tiny"].cache_hits == 2
 
 
 @given(arrays.arrays(np.float32, (3, 5), elements=st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=False)))
@@ -232,7 +231,7 @@ def test_softmax_never_overflows(logits: np.ndarray[tuple[int, int], np.dtype[np
     assert (scores[np.arange(3), logits.argmax(axis=1)] == scores.max(axis=1)).all()  # tiny differences become ties
 
 
-async def test_calls_side_by_side_get_their_own_answers(classifier: OnnxClassifier) -> None:
+async def test_calls_side_by_side_get_their_own_answers(classifier: TextClassifier) -> None:
     texts = [f"{a} {b}" for a in WORDS[4:] for b in WORDS[4:]]
     expected: list[Classification] = await classifier.classify(texts, deadline=soon())
     found = await asyncio.gather(*(classifier.classify([text], deadline=soon()) for text in texts[:60]))
@@ -240,10 +239,10 @@ async def test_calls_side_by_side_get_their_own_answers(classifier: OnnxClassifi
 
 
 def test_serving_with_onnx_loads_no_torch_and_no_scikit_learn() -> None:
-    engines = ("onnx_text", "house_prices", "linguist", "language", "analysis")
+    engines = ("inference.onnx_text", "tasks.pricing.engine", "tasks.analysis.spacy_parser", "tasks.analysis.analyzer")
     code = f"""
 import sys
-{"; ".join(f"import server.engines.{engine}" for engine in engines)}
+{"; ".join(f"import server.{engine}" for engine in engines)}
 unwanted = {{"torch", "transformers", "sentence_transformers", "sklearn", "joblib", "grpc", "quintet"}}
 print(sorted(unwanted & set(sys.modules)))
 """

@@ -11,7 +11,8 @@ import pytest
 from server.domain.errors import ModelUnavailable
 from server.domain.models import ModelTask
 from server.inference.scheduler import Scheduler
-from server.inference.torch_text import TorchClassifier, TorchEmbedder
+from server.inference.text import TextClassifier, TextEmbedder
+from server.inference.torch_text import load_from_hub
 from server.model_plans import plans
 from server.settings import ModelSettings, Settings
 from tests.small_artefacts import WORDS, soon, tiny_tokenizer
@@ -21,7 +22,7 @@ TEXTS = [" ".join(WORDS[4 + n % 12 :][: 1 + n % 7]) for n in range(40)] + ["good
 
 
 @pytest.fixture(scope="module")
-async def lanes() -> AsyncIterator[Scheduler]:
+async def scheduler() -> AsyncIterator[Scheduler]:
     made = Scheduler(2, queue_limit=64)
     yield made
     made.close()
@@ -60,11 +61,11 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def classifier(repository: str, lanes: Scheduler) -> TorchClassifier:
-    return TorchClassifier.from_hub("mine", repository, "abc123", lanes)
+def classifier(repository: str, scheduler: Scheduler) -> TextClassifier:
+    return TextClassifier(load_from_hub("mine", repository, "abc123", ModelTask.CLASSIFICATION), scheduler)
 
 
-async def test_a_repository_describes_itself(classifier: TorchClassifier) -> None:
+async def test_a_repository_describes_itself(classifier: TextClassifier) -> None:
     described = classifier.description
     assert described.labels == tuple(f"class {index}" for index in range(12))
     assert (described.task, described.engine) == (ModelTask.CLASSIFICATION, "torch")
@@ -73,7 +74,7 @@ async def test_a_repository_describes_itself(classifier: TorchClassifier) -> Non
     assert described.size_bytes > 0
 
 
-async def test_results_are_those_of_each_text_alone(classifier: TorchClassifier) -> None:
+async def test_results_are_those_of_each_text_alone(classifier: TextClassifier) -> None:
     together = await classifier.classify(TEXTS, deadline=soon())
     assert [result.truncated for result in together] == [False] * 40 + [True]
     for index in (0, 6, 40):
@@ -83,9 +84,9 @@ async def test_results_are_those_of_each_text_alone(classifier: TorchClassifier)
 
 
 async def test_calls_side_by_side_do_not_share_settings(
-    classifier: TorchClassifier, encoder: str, lanes: Scheduler
+    classifier: TextClassifier, encoder: str, scheduler: Scheduler
 ) -> None:
-    embedder = TorchEmbedder.from_hub("vectors", encoder, None, lanes)
+    embedder = TextEmbedder(load_from_hub("vectors", encoder, None, ModelTask.EMBEDDING), scheduler)
     expected = await classifier.classify(TEXTS, deadline=soon())
     for engine in (classifier.classify, embedder.embed):
         found: Any = await asyncio.gather(*(engine(TEXTS, deadline=soon()) for _ in range(12)))
@@ -94,22 +95,22 @@ async def test_calls_side_by_side_do_not_share_settings(
             assert all([r.truncated for r in results] == [r.truncated for r in expected] for results in found)
 
 
-async def test_an_encoder_gives_vectors_of_length_one(encoder: str, lanes: Scheduler) -> None:
-    embedder = TorchEmbedder.from_hub("vectors", encoder, None, lanes)
+async def test_an_encoder_gives_vectors_of_length_one(encoder: str, scheduler: Scheduler) -> None:
+    embedder = TextEmbedder(load_from_hub("vectors", encoder, None, ModelTask.EMBEDDING), scheduler)
     vectors = await embedder.embed(TEXTS, deadline=soon())
     assert vectors.shape == (len(TEXTS), 16)
     assert vectors.dtype == np.float32
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(len(TEXTS)), abs=1e-5)
 
 
-async def test_results_are_kept_for_texts_that_recur(repository: str, encoder: str, lanes: Scheduler) -> None:
+async def test_results_are_kept_for_texts_that_recur(repository: str, encoder: str, scheduler: Scheduler) -> None:
     models = {"kept": ModelSettings(source=repository), "embedder": ModelSettings(source=encoder)}
-    made = {plan.name: plan for _, plan in plans(Settings(models=models), lanes, lanes)}
+    made = {plan.name: plan for _, plan in plans(Settings(models=models), scheduler, scheduler)}
     nothing: Any = None  # a repository's model is made of no artefact
     classifier, embedder = (made[name].prepare()(nothing) for name in models)
     for name, ask in (("kept", classifier.classify), ("embedder", embedder.embed)):
         first = await ask(TEXTS[:7], deadline=soon())
-        counters = lanes.counters[name]
+        counters = scheduler.counters[name]
         batches = sum(counters.batches.values())
         again = await ask(TEXTS[:7], deadline=soon())
         assert np.array_equal(first, again)
@@ -117,24 +118,22 @@ async def test_results_are_kept_for_texts_that_recur(repository: str, encoder: s
         assert counters.cache_bytes > 0
 
 
-async def test_other_weights_have_another_digest(
-    classifier: TorchClassifier, repository: str, tmp_path: Path, lanes: Scheduler
-) -> None:
-    same = TorchClassifier.from_hub("mine", repository, None, lanes)
-    other = TorchClassifier.from_hub("mine", save_bert(tmp_path, head=True, num_labels=3), None, lanes)
+async def test_other_weights_have_another_digest(classifier: TextClassifier, repository: str, tmp_path: Path) -> None:
+    same, other = (
+        load_from_hub("mine", source, None, ModelTask.CLASSIFICATION)
+        for source in (repository, save_bert(tmp_path, head=True, num_labels=3))
+    )
     assert same.description.identity.digest == classifier.description.identity.digest
     assert other.description.identity.digest != classifier.description.identity.digest
 
 
 @pytest.mark.parametrize("config", [{"num_labels": 1}, {"num_labels": 3, "problem_type": "multi_label_classification"}])
-async def test_a_model_that_does_not_choose_is_refused(
-    tmp_path: Path, lanes: Scheduler, config: dict[str, Any]
-) -> None:
+async def test_a_model_that_does_not_choose_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
     with pytest.raises(ModelUnavailable, match="does not choose one of several labels"):
-        TorchClassifier.from_hub("odd", save_bert(tmp_path, head=True, **config), None, lanes)
+        load_from_hub("odd", save_bert(tmp_path, head=True, **config), None, ModelTask.CLASSIFICATION)
 
 
-async def test_pickled_weights_are_not_loaded(tmp_path: Path, lanes: Scheduler) -> None:
+async def test_pickled_weights_are_not_loaded(tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
@@ -142,9 +141,9 @@ async def test_pickled_weights_are_not_loaded(tmp_path: Path, lanes: Scheduler) 
     torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(OSError, match="safetensors"):
-        TorchClassifier.from_hub("pickled", str(tmp_path), None, lanes)
+        load_from_hub("pickled", str(tmp_path), None, ModelTask.CLASSIFICATION)
 
 
-async def test_a_device_that_is_not_there_is_named(repository: str, lanes: Scheduler) -> None:
+async def test_a_device_that_is_not_there_is_named(repository: str) -> None:
     with pytest.raises(ModelUnavailable, match='device "cuda:99" cannot be used'):
-        TorchClassifier.from_hub("mine", repository, None, lanes, device="cuda:99")
+        load_from_hub("mine", repository, None, ModelTask.CLASSIFICATION, "cuda:99")

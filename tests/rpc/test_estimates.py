@@ -1,6 +1,6 @@
 """What servicers say that requests cost at most, for the limits of tenants."""
 
-from typing import Any
+from typing import cast
 
 import pytest
 from quintet.v1 import chat_pb2, rag_pb2
@@ -8,10 +8,11 @@ from quintet.v1 import chat_pb2, rag_pb2
 from server.domain.chat import ChatModel
 from server.domain.errors import InvalidRequest, ModelLoading, ModelNotFound
 from server.domain.money import Cost
-from server.domain.rag import Answerer, Query
+from server.domain.rag import Query
 from server.models.handle import Slot, State
 from server.tasks.chat.accounting import AccountedChatModel
 from server.tasks.chat.service import ChatServicer
+from server.tasks.rag.answerer import Answerer
 from server.tasks.rag.service import RagServicer
 from tests.e2e.tasks import conversation
 from tests.fakes import MemoryLedger
@@ -20,9 +21,7 @@ from tests.tasks.chat.test_accounting import Script
 
 def test_chat() -> None:
     slot: Slot[ChatModel] = Slot("gpt", lambda: None)
-    estimates = ChatServicer({"gpt": slot}).estimates()
-    assert estimates.keys() == {"/quintet.v1.ChatService/Chat", "/quintet.v1.ChatService/StreamChat"}
-    estimate = estimates["/quintet.v1.ChatService/Chat"]
+    estimate = ChatServicer({"gpt": slot}).estimate
     with pytest.raises(ModelLoading):
         estimate(chat_pb2.ChatRequest(messages=conversation("hi")))
     slot._engine = AccountedChatModel(Script(), MemoryLedger())
@@ -39,11 +38,8 @@ def test_ask() -> None:
         def estimate(self, question: Query) -> Cost:
             return Cost(question.top_k * 100, 7)
 
-        stream: Any = None
-
     slot: Slot[Answerer] = Slot("answers", lambda: None)
-    slot._engine = Guess()
+    slot._engine = cast("Answerer", Guess())
     slot.move(State.READY)
-    estimates = RagServicer(Slot("collections", lambda: None), slot, "gpt").estimates()
-    assert estimates.keys() == {"/quintet.v1.RagService/Ask", "/quintet.v1.RagService/StreamAsk"}
-    assert estimates["/quintet.v1.RagService/Ask"](rag_pb2.AskRequest(question="why?")) == Cost(300, 7)
+    estimate = RagServicer(Slot("collections", lambda: None), slot, "gpt").estimate
+    assert estimate(rag_pb2.AskRequest(question="why?")) == Cost(300, 7)

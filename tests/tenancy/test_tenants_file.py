@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from server.domain.money import micros
 from server.domain.reloading_file import BadFile
-from server.rpc.auth import ROLES
 from server.tenancy.tenants import Limits, Role
 from server.tenancy.tenants_file import TenantsFile, parse
 from tests.conftest import ROOT
+from tests.services import SERVICES
 from tests.tenants import add_tenant, replace
 from tests.waiting import until
 
@@ -22,7 +22,7 @@ GOOD = f'[tenants.a.keys.k12345678]\nhash = "sha256:{"0" * 32}:{"0" * 64}"\n'
 
 
 def test_the_example_says_all() -> None:
-    found = parse((ROOT / "data/samples/tenants.toml").read_bytes(), ROLES)
+    found = parse((ROOT / "data/samples/tenants.toml").read_bytes(), SERVICES)
     acme, operations = found.tenants["acme"], found.tenants["operations"]
     assert acme.roles == {Role.CALL, Role.INGEST}
     assert acme.services == frozenset({"ChatService", "RagService", "ClassificationService", "UsageService"})
@@ -83,7 +83,7 @@ def test_the_example_says_all() -> None:
 )
 def test_what_is_wrong_is_told_with_its_place(text: str, problem: str) -> None:
     with pytest.raises(BadFile) as caught:
-        parse(text.encode(), ROLES)
+        parse(text.encode(), SERVICES)
     assert problem in str(caught.value)
     assert "hunter2" not in str(caught.value)
 
@@ -91,7 +91,7 @@ def test_what_is_wrong_is_told_with_its_place(text: str, problem: str) -> None:
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_content_is_taken_or_refused(content: bytes) -> None:
     with contextlib.suppress(BadFile):
-        assert parse(content, ROLES).tenants
+        assert parse(content, SERVICES).tenants
 
 
 @given(st.integers(0, 10**9 - 1), st.integers(0, 6), st.data())
@@ -116,7 +116,7 @@ def test_what_is_no_money_is_refused(value: object) -> None:
 async def followed(tmp_path: Path) -> AsyncIterator[TenantsFile]:
     path = tmp_path / "tenants.toml"
     add_tenant(path, "acme")
-    file = TenantsFile(path, ROLES)
+    file = TenantsFile(path, SERVICES)
     async with file.following():
         yield file
 
@@ -158,7 +158,7 @@ async def test_broken_content_changes_nothing_but_the_problem(
 
 def test_a_server_does_not_start_without_its_tenants(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match="no such file or directory"):
-        TenantsFile(tmp_path / "none.toml", ROLES)
+        TenantsFile(tmp_path / "none.toml", SERVICES)
     (tmp_path / "large.toml").write_bytes(b"#" * (16 * 2**20 + 1))
     with pytest.raises(BadFile, match="larger than 16777216 bytes"):
-        TenantsFile(tmp_path / "large.toml", ROLES)
+        TenantsFile(tmp_path / "large.toml", SERVICES)

@@ -46,14 +46,14 @@ async def test_a_published_version_vouches_for_its_golden_inputs(without: Path, 
     assert not lacks_golden(first)
     artefact = open_version(tmp_path / "models", "house-prices", first.name)
     assert GOLDEN in artefact.manifest.files
-    lanes = Scheduler(1, queue_limit=4)
-    assert await difference(HousePricer(artefact, lanes), artefact) == ""
+    scheduler = Scheduler(1, queue_limit=4)
+    assert await difference(HousePricer(artefact, scheduler), artefact) == ""
     golden = json.loads((first / GOLDEN).read_text())
     golden["outputs"]["onnx"][0]["price"] += 0.01
     (first / GOLDEN).unlink()
     (first / GOLDEN).write_text(json.dumps(golden))
-    assert "0.01 off, 1e-06 is allowed" in await difference(HousePricer(artefact, lanes), artefact)
-    lanes.close()
+    assert "0.01 off, 1e-06 is allowed" in await difference(HousePricer(artefact, scheduler), artefact)
+    scheduler.close()
 
 
 @pytest.mark.parametrize("name", ["sentiment", "topics", "embedder", "house-prices", "lid.176", "en_core_web_sm"])

@@ -11,14 +11,12 @@ import pytest
 
 from server.domain.errors import LedgerUnavailable, RequestIdReused
 from server.domain.money import Cost
-from server.usage import sql
-from server.usage.ledger import Accounting, Opened, Outcome, Record, Selection, Source
+from server.domain.usage import Entry, Opened, Outcome, Selection, Usage, UsageSource
+from server.usage import ledger as ledger_module
+from server.usage.ledger import Pulse, SqlLedger
 from server.usage.reader import SqlReader
-from server.usage.rows import record_of
-from server.usage.sql import SqlLedger
 from server.usage.watchers import Watchers
-from server.usage.writer import Pulse
-from tests.ledgers import opening, postgres, settlement, target
+from tests.ledgers import entry, postgres, settled, target, used
 
 __all__ = ["postgres", "target"]  # fixtures
 EVER = datetime(2020, 1, 1, tzinfo=UTC)
@@ -27,7 +25,7 @@ QUICK = Pulse(beat_seconds=0.05, lost_seconds=1.0)
 
 @pytest.fixture
 async def ledger(target: Path | str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SqlLedger]:
-    monkeypatch.setattr(sql, "_CLOSE_SECONDS", 1.0)
+    monkeypatch.setattr(ledger_module, "_CLOSE_SECONDS", 1.0)
     async with SqlLedger.running(target) as running:
         yield running
 
@@ -43,67 +41,50 @@ async def reader(target: Path | str) -> AsyncIterator[SqlReader]:
 async def killed(target: Path | str) -> AsyncIterator[SqlLedger]:
     """A ledger whose process is gone when the block is left, as far as a database can tell."""
     ledger = SqlLedger(target, QUICK)
-    writer = ledger._writer
-    writer.start()
     yield ledger
 
     def die(*_: object, **__: object) -> None:
         raise OSError
 
-    writer._write = die  # type: ignore[method-assign]
-    writer.stop(0.0)
-    await asyncio.to_thread(writer.join)
+    ledger._write = die  # type: ignore[method-assign]
+    ledger._stop(0.0)
+    await asyncio.to_thread(ledger._thread.join)
 
 
-async def rows(reader: SqlReader, **wanted: str) -> list[Record]:
-    return await reader.records(Selection(**wanted), before="", limit=1000)  # type: ignore[arg-type]
+async def rows(reader: SqlReader, **wanted: str) -> list[Entry]:
+    return await reader.entries(Selection(**wanted), before="", limit=1000)  # type: ignore[arg-type]
 
 
 async def test_a_row_is_there_before_the_call_and_whole_after_it(ledger: SqlLedger, reader: SqlReader) -> None:
-    begun = opening()
+    begun = entry()
     opened = await ledger.open(begun)
-    (row,) = await rows(reader)
-    nothing = Accounting(0, 0, 0, Source.UNAVAILABLE, 0, "USD")
-    assert (row.outcome, row.ended, row.accounting, row.started) == (Outcome.OPEN, None, nothing, begun.started)
-    ended = settlement()
-    assert await ledger.settle(opened, ended)
-    (row,) = await rows(reader)
-    assert row == Record(
-        id=opened.id,
-        tenant="acme",
-        key_id="k1",
-        request_id="r-1",
-        service="ChatService",
-        method="Chat",
-        model="gpt",
-        model_version="gpt-2026",
-        model_digest="",
-        provider="cloud",
-        accounting=ended.accounting,
-        price_version="2026-11",
-        started=begun.started,
-        ended=ended.ended,
-        outcome=Outcome.OK,
-        repeated=False,
+    assert await rows(reader) == [begun]
+    assert (begun.outcome, begun.ended) == (Outcome.OPEN, None)
+    assert begun.usage == Usage(0, 0, UsageSource.UNAVAILABLE, 0, "USD")
+    ended = settled(opened)
+    assert await ledger.settle(ended)
+    assert await rows(reader) == [ended]
+    assert ended == replace(
+        begun, usage=used(), outcome=Outcome.OK, model="gpt", model_version="gpt-2026", ended=ended.ended
     )
 
 
 async def test_settling_again_changes_nothing(ledger: SqlLedger, reader: SqlReader) -> None:
-    opened = await ledger.open(opening())
-    first, second = ledger.settle(opened, settlement()), ledger.settle(opened, settlement(99, 99, 99))
+    opened = await ledger.open(entry())
+    first, second = ledger.settle(settled(opened)), ledger.settle(settled(opened, 99, 99, 99))
     assert all(await asyncio.gather(first, second))
-    assert await ledger.settle(opened, settlement(99, 99, 99))
-    assert [row.accounting.total_tokens for row in await rows(reader)] == [14]
+    assert await ledger.settle(settled(opened, 99, 99, 99))
+    assert [row.usage.total_tokens for row in await rows(reader)] == [14]
 
 
 async def test_many_at_once_are_all_written(ledger: SqlLedger, reader: SqlReader) -> None:
     async def call(number: int) -> None:
-        opened = await ledger.open(opening(f"r-{number}"))
-        await ledger.settle(opened, settlement(number, 1, number))
+        opened = await ledger.open(entry(f"r-{number}"))
+        await ledger.settle(settled(opened, number, 1, number))
 
     await asyncio.gather(*(call(number) for number in range(300)))
     found = await rows(reader)
-    assert sorted(row.accounting.prompt_tokens for row in found) == list(range(300))
+    assert sorted(row.usage.prompt_tokens for row in found) == list(range(300))
     assert await reader.spent("acme", None, EVER) == Cost(sum(range(300)) + 300, sum(range(300)))
 
 
@@ -111,61 +92,61 @@ async def test_many_at_once_are_all_written(ledger: SqlLedger, reader: SqlReader
 
 
 async def test_a_repeated_request_is_not_charged_again(ledger: SqlLedger, reader: SqlReader) -> None:
-    await ledger.settle(await ledger.open(opening()), settlement())
+    await ledger.settle(settled(await ledger.open(entry())))
     for _ in range(3):
-        again = await ledger.open(opening())
-        assert again.earlier == settlement().accounting
-        await ledger.settle(again, settlement(12, 4, 8))
+        again = await ledger.open(entry())
+        assert again.earlier == used()
+        await ledger.settle(settled(again, 12, 4, 8))
     with pytest.raises(RequestIdReused, match="repeated 3 times"):
-        await ledger.open(opening())
+        await ledger.open(entry())
     newest, *_, first = await rows(reader)
-    assert (newest.repeated, newest.accounting.total_tokens, newest.accounting.cost_micros) == (True, 16, 0)
-    assert (first.repeated, first.accounting.cost_micros) == (False, 7)
+    assert (bool(newest.repeat_of), newest.usage.total_tokens, newest.usage.cost_micros) == (True, 16, 0)
+    assert (first.repeat_of, first.usage.cost_micros) == ("", 7)
     assert await reader.spent("acme", None, EVER) == Cost(14, 7)
 
 
 async def test_a_request_id_belongs_to_one_request(ledger: SqlLedger) -> None:
-    opened = await ledger.open(opening())
+    opened = await ledger.open(entry())
     with pytest.raises(RequestIdReused, match="still runs"):
-        await ledger.open(opening())
+        await ledger.open(entry())
     with pytest.raises(RequestIdReused, match="another request"):
-        await ledger.open(opening(request_digest="e"))
-    assert (await ledger.open(opening(tenant="other"))).earlier is None
-    await ledger.settle(opened, settlement())
+        await ledger.open(entry(request_digest="e"))
+    assert (await ledger.open(entry(tenant="other"))).earlier is None
+    await ledger.settle(settled(opened))
     with pytest.raises(RequestIdReused, match="another request"):
-        await ledger.open(opening(request_digest="e"))
+        await ledger.open(entry(request_digest="e"))
 
 
 async def test_what_was_not_charged_may_be_tried_again(ledger: SqlLedger) -> None:
     for _ in range(5):
-        opened = await ledger.open(opening())
+        opened = await ledger.open(entry())
         assert opened.earlier is None
-        await ledger.settle(opened, settlement(0, 0, 0, outcome=Outcome.FAILED))
+        await ledger.settle(settled(opened, 0, 0, 0, outcome=Outcome.FAILED))
 
 
 @pytest.mark.parametrize("outcome", [Outcome.CANCELLED, Outcome.DEADLINE])
 async def test_who_breaks_off_and_asks_again_pays_again(ledger: SqlLedger, reader: SqlReader, outcome: Outcome) -> None:
     """Answers would be free otherwise: cancel after the last token but one, and ask again."""
-    await ledger.settle(await ledger.open(opening()), settlement(10, 1, 6, outcome=outcome))
-    again = await ledger.open(opening())
+    await ledger.settle(settled(await ledger.open(entry()), 10, 1, 6, outcome=outcome))
+    again = await ledger.open(entry())
     assert again.earlier is None
-    await ledger.settle(again, settlement(10, 4, 9))
-    assert (await ledger.open(opening())).earlier == settlement(10, 4, 9).accounting
+    await ledger.settle(settled(again, 10, 4, 9))
+    assert (await ledger.open(entry())).earlier == used(10, 4, 9)
     assert (await reader.spent("acme", None, EVER)).micros == 15
 
 
 async def test_a_day_later_it_is_forgotten(ledger: SqlLedger) -> None:
     now = datetime.now(UTC)
     for ago, earlier in ((timedelta(hours=24, minutes=1), False), (timedelta(0), False), (timedelta(0), True)):
-        opened = await ledger.open(opening(started=now - ago))
+        opened = await ledger.open(entry(started=now - ago))
         assert (opened.earlier is not None) == earlier
-        await ledger.settle(opened, settlement())
+        await ledger.settle(settled(opened))
 
 
 async def test_ids_that_the_server_made_up_are_not_looked_up(ledger: SqlLedger) -> None:
-    first = await ledger.open(opening(brought_id=False))
-    second = await ledger.open(opening(brought_id=False))
-    third = await ledger.open(opening())
+    first = await ledger.open(entry(brought_id=False))
+    second = await ledger.open(entry(brought_id=False))
+    third = await ledger.open(entry())
     assert first.earlier is second.earlier is third.earlier is None
 
 
@@ -173,12 +154,12 @@ async def test_two_servers_do_not_both_begin_one_request(target: Path | str) -> 
     """However they meet: one opens the row, all others are refused."""
     async with SqlLedger.running(target) as one, SqlLedger.running(target) as other:
         for attempt in range(10):
-            opens = [ledger.open(opening(f"r-{attempt}")) for ledger in (one, other) for _ in range(5)]
+            opens = [ledger.open(entry(f"r-{attempt}")) for ledger in (one, other) for _ in range(5)]
             found = await asyncio.gather(*opens, return_exceptions=True)
             assert sorted(type(each).__name__ for each in found) == ["Opened", *["RequestIdReused"] * 9]
             for ledger, each in zip((one,) * 5 + (other,) * 5, found, strict=True):
                 if isinstance(each, Opened):
-                    ledger.settle(each, settlement())
+                    ledger.settle(settled(each))
 
 
 # ---------------------------------------------------------------- calls that go away, and servers
@@ -186,13 +167,13 @@ async def test_two_servers_do_not_both_begin_one_request(target: Path | str) -> 
 
 async def test_who_goes_away_while_a_row_is_opened_leaves_none_open(ledger: SqlLedger, reader: SqlReader) -> None:
     for steps in range(8):
-        opens = [asyncio.create_task(ledger.open(opening(brought_id=False))) for _ in range(20)]
+        opens = [asyncio.create_task(ledger.open(entry(brought_id=False))) for _ in range(20)]
         for _ in range(steps):
             await asyncio.sleep(0)
         for task in opens:
             task.cancel()
         await asyncio.gather(*opens, return_exceptions=True)
-    await ledger.settle(await ledger.open(opening("last")), settlement())
+    await ledger.settle(settled(await ledger.open(entry("last"))))
 
     async def open_rows() -> int:
         return sum(row.outcome is Outcome.OPEN for row in await rows(reader))
@@ -200,41 +181,41 @@ async def test_who_goes_away_while_a_row_is_opened_leaves_none_open(ledger: SqlL
     async with asyncio.timeout(10):
         while await open_rows():  # noqa: ASYNC110  # the database is asked
             await asyncio.sleep(0.01)
-    assert {row.accounting.total_tokens for row in await rows(reader)} <= {0, 14}
+    assert {row.usage.total_tokens for row in await rows(reader)} <= {0, 14}
 
 
 async def test_nobody_need_wait_for_settling(ledger: SqlLedger, reader: SqlReader) -> None:
-    opened = await ledger.open(opening())
+    opened = await ledger.open(entry())
 
     async def call() -> None:
-        await ledger.settle(opened, settlement())
+        await ledger.settle(settled(opened))
 
     task = asyncio.create_task(call())
     await asyncio.sleep(0)
     task.cancel()
-    assert await ledger.settle(opened, settlement(1, 1, 1))
-    assert (await rows(reader))[0].accounting.total_tokens == 14
+    assert await ledger.settle(settled(opened, 1, 1, 1))
+    assert (await rows(reader))[0].usage.total_tokens == 14
 
 
 async def test_calls_of_a_server_that_was_killed_are_lost_and_charged_their_prompt(
     target: Path | str, reader: SqlReader
 ) -> None:
     async with killed(target) as dead:
-        await dead.open(opening("open"))
-        await dead.settle(await dead.open(opening("settled")), settlement())
-        await dead.settle(await dead.open(opening("again")), settlement())
-        await dead.open(opening("again"))
+        await dead.open(entry("open"))
+        await dead.settle(settled(await dead.open(entry("settled"))))
+        await dead.settle(settled(await dead.open(entry("again"))))
+        await dead.open(entry("again"))
     async with SqlLedger.running(target, QUICK) as ledger:
         await lost(reader, 2)
-        found = {(row.request_id, row.repeated): row for row in await rows(reader)}
-        estimate = Accounting(10, 0, 0, Source.ESTIMATED, 5, "USD")
-        assert found["open", False].accounting == estimate
+        found = {(row.request_id, bool(row.repeat_of)): row for row in await rows(reader)}
+        estimate = Usage(10, 0, UsageSource.ESTIMATED, 5, "USD")
+        assert found["open", False].usage == estimate
         assert found["open", False].ended is not None
-        assert found["again", True].accounting == replace(estimate, cost_micros=0)
+        assert found["again", True].usage == replace(estimate, cost_micros=0)
         assert found["settled", False].outcome is Outcome.OK
-        again = await ledger.open(opening("open"))
+        again = await ledger.open(entry("open"))
         assert again.earlier == estimate
-        await ledger.settle(again, settlement())
+        await ledger.settle(settled(again))
 
 
 async def lost(reader: SqlReader, number: int) -> None:
@@ -245,41 +226,41 @@ async def lost(reader: SqlReader, number: int) -> None:
 
 async def test_servers_that_live_keep_their_rows(target: Path | str, reader: SqlReader) -> None:
     async with SqlLedger.running(target, Pulse(0.05, 3.0)) as one, SqlLedger.running(target, Pulse(0.05, 3.0)):
-        opened = await one.open(opening())
+        opened = await one.open(entry())
         async with killed(target) as dead:
-            await dead.open(opening("dead"))
+            await dead.open(entry("dead"))
         await lost(reader, 1)  # so the others did look
         assert [row.outcome for row in await rows(reader, request_id="r-1")] == [Outcome.OPEN]
-        await one.settle(opened, settlement())
+        await one.settle(settled(opened))
     assert [row.outcome for row in await rows(reader, request_id="r-1")] == [Outcome.OK]
 
 
 async def test_a_server_that_was_taken_for_dead_knows_better(target: Path | str, reader: SqlReader) -> None:
     async with SqlLedger.running(target, Pulse(beat_seconds=3600)) as silent:
-        opened = await silent.open(opening())
+        opened = await silent.open(entry())
         async with SqlLedger.running(target, Pulse(0.05, 0.2)):
             await lost(reader, 1)
-        await silent.settle(opened, settlement())
-    assert [(row.outcome, row.accounting) for row in await rows(reader)] == [(Outcome.OK, settlement().accounting)]
+        await silent.settle(settled(opened))
+    assert [(row.outcome, row.usage) for row in await rows(reader)] == [(Outcome.OK, used())]
 
 
 async def test_stopping_waits_for_calls_and_leaves_nothing_open(
     target: Path | str, reader: SqlReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "_CLOSE_SECONDS", 2.0)
+    monkeypatch.setattr(ledger_module, "_CLOSE_SECONDS", 2.0)
     async with SqlLedger.running(target) as ledger:
-        opened = [await ledger.open(opening(f"r-{number}")) for number in range(5)]
+        opened = [await ledger.open(entry(f"r-{number}")) for number in range(5)]
 
         async def settle_late() -> None:
             for each in opened[:4]:
                 await asyncio.sleep(0.05)
-                ledger.settle(each, settlement())
+                ledger.settle(settled(each))
 
         late = asyncio.create_task(settle_late())
     await late
     assert [row.outcome for row in await rows(reader)] == [Outcome.LOST, *[Outcome.OK] * 4]
     with pytest.raises(LedgerUnavailable):
-        await ledger.open(opening("late"))
+        await ledger.open(entry("late"))
 
 
 # ---------------------------------------------------------------- reading
@@ -289,10 +270,10 @@ async def test_sums_and_pages(ledger: SqlLedger, reader: SqlReader) -> None:
     days = [datetime(2026, 11, day, 23, 59, 59, 999_999, tzinfo=UTC) for day in (27, 28)]
     for number, day in enumerate([*days, days[1] + timedelta(microseconds=1)]):
         for service, tenant in (("ChatService", "acme"), ("RagService", "acme"), ("ChatService", "zen")):
-            begun = opening(f"{number}-{service}", started=day, service=service, tenant=tenant)
-            source = Source.ESTIMATED if number else Source.PROVIDER
-            await ledger.settle(await ledger.open(begun), settlement(10, number, 1, source=source))
-    runs = await ledger.open(opening("runs", started=days[0]))
+            begun = entry(f"{number}-{service}", started=day, service=service, tenant=tenant)
+            source = UsageSource.ESTIMATED if number else UsageSource.PROVIDER
+            await ledger.settle(settled(await ledger.open(begun), 10, number, 1, source=source))
+    runs = await ledger.open(entry("runs", started=days[0]))
     sums = await reader.sums(Selection(), 100)
     assert [(each.day.day, each.tenant, each.service) for each in sums] == [
         (day, tenant, service)
@@ -305,31 +286,30 @@ async def test_sums_and_pages(ledger: SqlLedger, reader: SqlReader) -> None:
     assert [each.completion_tokens for each in await reader.sums(chosen, 100)] == [1]
     assert await reader.spent("acme", "RagService", days[1]) == Cost(10 + 1 + 10 + 2, 2)
     assert await reader.spent("acme", None, days[0]) == Cost(2 * (30 + 3) + 500, 6 + 600), "open ones are reserved"
-    await ledger.settle(runs, settlement())
+    await ledger.settle(settled(runs))
     seen: list[str] = []
-    while page := await reader.records(Selection(tenant="acme"), before=seen[-1] if seen else "", limit=2):
+    while page := await reader.entries(Selection(tenant="acme"), before=seen[-1] if seen else "", limit=2):
         seen += [row.id for row in page]
     assert len(seen) == 7
     assert seen == sorted(seen, reverse=True)
 
 
 async def test_who_watches_hears_what_is_settled(ledger: SqlLedger, reader: SqlReader) -> None:
-    with ledger.watch() as settled:
+    with ledger.watch() as watched:
         for number in range(3):
-            await ledger.settle(await ledger.open(opening()), settlement(number + 1))
+            await ledger.settle(settled(await ledger.open(entry()), number + 1))
         ledger.end_watches()
-        heard = [record async for record, _ in settled]
+        heard = [entry async for entry, _ in watched]
     assert heard == (await rows(reader))[::-1]
 
 
 async def test_who_is_slow_is_told_what_he_missed() -> None:
     watchers = Watchers()
-    record = record_of("1", opening(), settlement(), repeated=False)
     with watchers.watch() as quick, watchers.watch() as slow:
         for _ in range(1005):
-            watchers.tell(record)
+            watchers.tell(entry())
         assert [(await anext(slow)).missed for _ in range(1000)] == [0] * 1000
-        watchers.tell(record)
+        watchers.tell(entry())
         assert (await anext(slow)).missed == 5
         watchers.end()
         assert len([each async for each in quick]) == 1000

@@ -9,22 +9,21 @@ from pathlib import Path
 import pytest
 
 from server.domain.errors import LedgerUnavailable
+from server.domain.usage import Entry, Opened, Outcome, Selection
 from server.observability import chat_metrics as metrics
-from server.usage.ledger import Opened, Outcome, Record, Selection
+from server.usage.ledger import Pulse, SqlLedger
 from server.usage.reader import SqlReader
-from server.usage.sql import SqlLedger
-from server.usage.writer import Pulse
-from tests.ledgers import opening, postgres, settlement
+from tests.ledgers import entry, postgres, settled, used
 from tests.postgres import Postgres
 
 __all__ = ["postgres"]  # a fixture
 QUICK = Pulse(beat_seconds=0.05, lost_seconds=600.0)
 
 
-async def all_rows(target: Path | str) -> list[Record]:
+async def all_rows(target: Path | str) -> list[Entry]:
     reader = SqlReader(target)
     try:
-        return await reader.records(Selection(), before="", limit=10_000)
+        return await reader.entries(Selection(), before="", limit=10_000)
     finally:
         await reader.close()
 
@@ -39,7 +38,7 @@ async def opened_again(ledger: SqlLedger) -> Opened:
     async with asyncio.timeout(30):
         for number in range(10_000):
             try:
-                return await ledger.open(opening(f"again-{number}"))
+                return await ledger.open(entry(f"again-{number}"))
             except LedgerUnavailable:
                 await asyncio.sleep(0.05)
     raise AssertionError
@@ -47,33 +46,33 @@ async def opened_again(ledger: SqlLedger) -> Opened:
 
 async def refused(ledger: SqlLedger) -> list[asyncio.Future[bool]]:
     """Until rows are refused; the settlements of those that still came."""
-    settled = []
+    futures: list[asyncio.Future[bool]] = []
     async with asyncio.timeout(60):
         for number in range(100_000):
             try:
-                settled.append(ledger.settle(await ledger.open(opening(f"until-{number}")), settlement()))
+                futures.append(ledger.settle(settled(await ledger.open(entry(f"until-{number}")))))
             except LedgerUnavailable:
                 break
-    return settled
+    return futures
 
 
 async def test_a_database_that_goes_away_and_comes_back(postgres: Postgres, caplog: pytest.LogCaptureFixture) -> None:
     target = postgres.new_database()
     async with SqlLedger.running(target, QUICK) as ledger:
-        running = [await ledger.open(opening(f"r-{number}")) for number in range(3)]
+        running = [await ledger.open(entry(f"r-{number}")) for number in range(3)]
         await asyncio.to_thread(postgres.stop)
         try:
             with pytest.raises(LedgerUnavailable):
-                await ledger.open(opening("while it is away"))
-            settled = [ledger.settle(each, settlement()) for each in running]
+                await ledger.open(entry("while it is away"))
+            futures = [ledger.settle(settled(each)) for each in running]
             with pytest.raises(LedgerUnavailable):
                 await SqlReader(target).sums(Selection(), 1)
-            assert not any(future.done() for future in settled)
+            assert not any(future.done() for future in futures)
             assert published(ledger)["quintet_ledger_away"] == 1
         finally:
             await asyncio.to_thread(postgres.start)
-        assert await asyncio.gather(*settled) == [True] * 3
-        await ledger.settle(await opened_again(ledger), settlement())
+        assert await asyncio.gather(*futures) == [True] * 3
+        await ledger.settle(settled(await opened_again(ledger)))
         assert published(ledger) == {"quintet_ledger_away": 0, "quintet_ledger_waiting": 0}
     found = await all_rows(target)
     assert [row.outcome for row in found] == [Outcome.OK] * 4
@@ -88,9 +87,9 @@ async def test_a_database_that_is_not_there_at_the_start(postgres: Postgres) -> 
     try:
         async with SqlLedger.running(target, QUICK) as ledger:
             with pytest.raises(LedgerUnavailable):
-                await ledger.open(opening())
+                await ledger.open(entry())
             await asyncio.to_thread(postgres.start)
-            await ledger.settle(await opened_again(ledger), settlement())
+            await ledger.settle(settled(await opened_again(ledger)))
     except BaseException:
         await asyncio.to_thread(postgres.start)
         raise
@@ -101,16 +100,16 @@ async def test_a_file_that_is_removed(tmp_path: Path) -> None:
     """What runs is written to a new one, whole; what had ended was in the old one."""
     target = tmp_path / "state" / "ledger.sqlite"
     async with SqlLedger.running(target, QUICK) as ledger:
-        running = await ledger.open(opening("runs"))
-        await ledger.settle(await ledger.open(opening("old")), settlement())
+        running = await ledger.open(entry("runs"))
+        await ledger.settle(settled(await ledger.open(entry("old"))))
         for file in target.parent.iterdir():
             file.unlink()
         target.parent.rmdir()
-        await ledger.settle(running, settlement())
-        await ledger.settle(await ledger.open(opening("new")), settlement())
+        await ledger.settle(settled(running))
+        await ledger.settle(settled(await ledger.open(entry("new"))))
     found = {row.request_id: row for row in await all_rows(target)}
     assert {name: row.outcome for name, row in found.items()} == {"runs": Outcome.OK, "new": Outcome.OK}
-    assert found["runs"].accounting == settlement().accounting
+    assert found["runs"].usage == used()
     assert found["runs"].tenant == "acme"
 
 
@@ -123,7 +122,7 @@ async def test_a_file_that_cannot_be_used(tmp_path: Path, damage: str) -> None:
         target.mkdir()
     async with SqlLedger.running(target, QUICK) as ledger:
         with pytest.raises(LedgerUnavailable):
-            await ledger.open(opening())
+            await ledger.open(entry())
 
 
 async def test_tables_of_another_version(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -131,22 +130,22 @@ async def test_tables_of_another_version(tmp_path: Path, caplog: pytest.LogCaptu
 
     target = tmp_path / "ledger.sqlite"
     async with SqlLedger.running(target, QUICK) as ledger:
-        await ledger.settle(await ledger.open(opening()), settlement())
+        await ledger.settle(settled(await ledger.open(entry())))
     with sqlite3.connect(target) as connection:
         connection.execute("UPDATE quintet_schema SET version = 99")
     connection.close()
     async with SqlLedger.running(target, QUICK) as ledger:
         with pytest.raises(LedgerUnavailable):
-            await ledger.open(opening("next"))
+            await ledger.open(entry("next"))
     assert "the ledger's tables have version 99; this server knows 1" in caplog.text
 
 
 async def test_an_entry_that_no_database_takes_holds_up_no_other(postgres: Postgres) -> None:
     async with SqlLedger.running(postgres.new_database(), QUICK) as ledger:
-        opens = [ledger.open(opening(f"r-{number}", model="\0" if number == 7 else "m")) for number in range(20)]
+        opens = [ledger.open(entry(f"r-{number}", model="\0" if number == 7 else "m")) for number in range(20)]
         found = await asyncio.gather(*opens, return_exceptions=True)
         assert [number for number, each in enumerate(found) if isinstance(each, LedgerUnavailable)] == [7]
-        assert all([await ledger.settle(each, settlement()) for each in found if isinstance(each, Opened)])
+        assert all([await ledger.settle(settled(each)) for each in found if isinstance(each, Opened)])
 
 
 async def full_disk(folder: Path) -> None:
@@ -155,16 +154,16 @@ async def full_disk(folder: Path) -> None:
     filler.write_bytes(bytes(300_000))
     target = folder / "ledger.sqlite"
     async with SqlLedger.running(target, QUICK) as ledger:
-        running = [await ledger.open(opening(f"r-{number}")) for number in range(20)]
-        settled = await refused(ledger)
-        settled += [ledger.settle(each, settlement(1000, 0, 0)) for each in running]
+        running = [await ledger.open(entry(f"r-{number}")) for number in range(20)]
+        futures = await refused(ledger)
+        futures += [ledger.settle(settled(each, 1000, 0, 0)) for each in running]
         with pytest.raises(LedgerUnavailable):
-            await ledger.open(opening("full"))
+            await ledger.open(entry("full"))
         filler.unlink()
-        assert all(await asyncio.gather(*settled))
-        await ledger.settle(await opened_again(ledger), settlement())
+        assert all(await asyncio.gather(*futures))
+        await ledger.settle(settled(await opened_again(ledger)))
     found = await all_rows(target)
-    assert sum(row.accounting.prompt_tokens == 1000 for row in found) == 20
+    assert sum(row.usage.prompt_tokens == 1000 for row in found) == 20
     assert {row.outcome for row in found} == {Outcome.OK}
     print("nothing was lost")
 

@@ -18,14 +18,12 @@ from sqlalchemy import update
 
 from server.domain.errors import RequestIdReused
 from server.domain.money import Cost
-from server.usage.database import Database, Target
-from server.usage.entries import GIVEN_UP, MAX_REPEATS, OpenRow, open_rows, settle_rows, void_rows
-from server.usage.instances import beat, leave, reap
-from server.usage.ledger import Accounting, Outcome, Selection, Source
-from server.usage.queries import records, spent, sums
-from server.usage.rows import new_id
+from server.domain.usage import Entry, Opened, Outcome, Selection, Usage, UsageSource
+from server.usage.database import Database
+from server.usage.entries import BROKEN_OFF, MAX_REPEATS, beat, leave, open_rows, reap, settle_rows, void_rows
+from server.usage.queries import entries, spent, sums
 from server.usage.tables import INSTANCES
-from tests.ledgers import opening, postgres, settlement
+from tests.ledgers import entry, postgres, settled
 
 __all__ = ["postgres"]  # a fixture
 BEGIN = datetime(2026, 11, 29, tzinfo=UTC)
@@ -34,27 +32,27 @@ NUMBERS = st.integers(0, 2**31 - 1)
 COSTS = st.integers(0, 2**50)
 SERVERS = st.sampled_from(["a", "b", "c"])
 REQUEST_IDS = st.lists(st.sampled_from(["x", "y", "z"]), min_size=1, max_size=4)
-NOTHING = Accounting(0, 0, 0, Source.UNAVAILABLE, 0, "USD")
+NOTHING = Usage(0, 0, UsageSource.UNAVAILABLE, 0, "USD")
 
 
 @dataclass
 class Call:
     """What the model knows of a row."""
 
-    row: OpenRow
+    entry: Entry
     server: str
     outcome: Outcome = Outcome.OPEN
-    accounting: Accounting = NOTHING
+    usage: Usage = NOTHING
 
     @property
     def repeated(self) -> bool:
-        return bool(self.row.repeat_of)
+        return bool(self.entry.repeat_of)
 
 
 class Histories(RuleBasedStateMachine):
     """Three servers on one database. A call is known to the server that opened it, until that is killed."""
 
-    target: Target | None = None
+    target: Path | str | None = None
     calls = Bundle("calls")
 
     def __init__(self) -> None:
@@ -80,52 +78,52 @@ class Histories(RuleBasedStateMachine):
         wanted = []
         for request_id in ids:
             self.seconds += 1
-            begun = opening(
+            begun = entry(
                 request_id,
                 tenant=data.draw(st.sampled_from(["t", "u"])),
                 request_digest=data.draw(st.sampled_from(["d", "d", "d", "e"])),
-                prompt_tokens=data.draw(NUMBERS),
-                prompt_micros=data.draw(COSTS),
+                own_prompt_tokens=data.draw(NUMBERS),
+                own_prompt_micros=data.draw(COSTS),
                 brought_id=data.draw(st.sampled_from([True, True, True, False])),
                 started=BEGIN + timedelta(seconds=self.seconds),
             )
-            wanted.append((new_id(begun.started), begun))
+            wanted.append(begun)
         with self.database.writing() as connection:
             answers = open_rows(connection, server, wanted)
-        for (row_id, begun), answer in zip(wanted, answers, strict=True):
+        for begun, answer in zip(wanted, answers, strict=True):
             before = [
                 call
                 for call in self.model.values()
                 if begun.brought_id
-                and call.row.opening.brought_id
-                and (call.row.opening.tenant, call.row.opening.request_id) == (begun.tenant, begun.request_id)
+                and call.entry.brought_id
+                and (call.entry.tenant, call.entry.request_id) == (begun.tenant, begun.request_id)
             ]
-            charged = (call for call in before if not call.repeated and call.accounting.total_tokens)
-            first = next((call for call in charged if call.outcome not in GIVEN_UP), None)
+            charged = (call for call in before if not call.repeated and call.usage.total_tokens)
+            first = next((call for call in charged if call.outcome not in BROKEN_OFF), None)
             refused = (
-                any(call.row.opening.request_digest != begun.request_digest for call in before)
+                any(call.entry.request_digest != begun.request_digest for call in before)
                 or any(call.outcome is Outcome.OPEN for call in before)
-                or (first is not None and sum(call.row.repeat_of == first.row.id for call in before) >= MAX_REPEATS)
+                or (first is not None and sum(call.entry.repeat_of == first.entry.id for call in before) >= MAX_REPEATS)
             )
             assert isinstance(answer, RequestIdReused) == refused
-            if isinstance(answer, OpenRow):
-                assert answer.earlier == (first.accounting if first else None)
-                self.model[row_id] = Call(answer, server)
-        return tuple(row_id for row_id, _ in wanted if row_id in self.model)
+            if isinstance(answer, Opened):
+                assert answer.earlier == (first.usage if first else None)
+                self.model[begun.id] = Call(answer.entry, server)
+        return tuple(begun.id for begun in wanted if begun.id in self.model)
 
     @rule(ids=calls, prompt=NUMBERS, completion=NUMBERS, cost=COSTS, outcome=st.sampled_from([*Outcome][1:5]))
     def settle(self, ids: tuple[str, ...], prompt: int, completion: int, cost: int, outcome: Outcome) -> None:
         """Also a second time, and after others took the server for dead."""
-        ended = settlement(prompt, completion, cost, outcome=outcome)
         found = [self.model[row_id] for row_id in ids]
         if not found:
             return
         with self.database.writing() as connection:
-            settle_rows(connection, found[0].server, [(call.row, ended) for call in found])
+            ended = [settled(call.entry, prompt, completion, cost, outcome=outcome) for call in found]
+            settle_rows(connection, found[0].server, ended)
         for call in found:
             if call.outcome in (Outcome.OPEN, Outcome.LOST):
                 call.outcome = outcome
-                call.accounting = replace(ended.accounting, cost_micros=0 if call.repeated else cost)
+                call.usage = Usage(prompt, completion, UsageSource.PROVIDER, 0 if call.repeated else cost)
 
     @rule(ids=calls)
     def go_away_while_opening(self, ids: tuple[str, ...]) -> None:
@@ -133,7 +131,7 @@ class Histories(RuleBasedStateMachine):
             void_rows(connection, ids)
         for call in (self.model[row_id] for row_id in ids):
             if call.outcome is Outcome.OPEN:
-                call.outcome, call.accounting = Outcome.CANCELLED, replace(NOTHING, source=Source.ESTIMATED)
+                call.outcome, call.usage = Outcome.CANCELLED, replace(NOTHING, source=UsageSource.ESTIMATED)
 
     @rule(server=SERVERS)
     def be_silent_and_lost(self, server: str) -> None:
@@ -157,36 +155,36 @@ class Histories(RuleBasedStateMachine):
     def fail_to_commit(self, server: str) -> None:
         """Nothing of it stays."""
         with contextlib.suppress(ZeroDivisionError), self.database.writing() as connection:
-            open_rows(connection, server, [(new_id(BEGIN), opening("w"))])
+            open_rows(connection, server, [entry("w")])
             raise ZeroDivisionError
 
     def _lose(self, server: str) -> int:
         found = [call for call in self.model.values() if call.server == server and call.outcome is Outcome.OPEN]
         for call in found:
-            begun, call.outcome = call.row.opening, Outcome.LOST
-            cost = 0 if call.repeated else begun.prompt_micros
-            call.accounting = Accounting(begun.prompt_tokens, 0, 0, Source.ESTIMATED, cost, "USD")
+            begun, call.outcome = call.entry, Outcome.LOST
+            cost = 0 if call.repeated else begun.own_prompt_micros
+            call.usage = Usage(begun.own_prompt_tokens, 0, UsageSource.ESTIMATED, cost, "USD")
         return len(found)
 
     @invariant()
     def the_database_says_the_same(self) -> None:
         with self.database.reading() as connection:
-            found = records(connection, Selection(), "", 10_000)
+            found = entries(connection, Selection(), "", 10_000)
             assert [row.id for row in found] == sorted(self.model, reverse=True)
             for row in found:
                 call = self.model[row.id]
-                assert (row.outcome, row.accounting, row.repeated) == (call.outcome, call.accounting, call.repeated)
+                assert (row.outcome, row.usage, bool(row.repeat_of)) == (call.outcome, call.usage, call.repeated)
                 assert (row.ended is None) == (call.outcome is Outcome.OPEN)
             for tenant in ("t", "u"):
-                own = [call for call in self.model.values() if call.row.opening.tenant == tenant and not call.repeated]
+                own = [call for call in self.model.values() if call.entry.tenant == tenant and not call.repeated]
                 open_calls = sum(call.outcome is Outcome.OPEN for call in own)
                 assert spent(connection, tenant, None, EVER) == Cost(
-                    sum(call.accounting.total_tokens for call in own) + 500 * open_calls,
-                    sum(call.accounting.cost_micros for call in own) + 600 * open_calls,
+                    sum(call.usage.total_tokens for call in own) + 500 * open_calls,
+                    sum(call.usage.cost_micros for call in own) + 600 * open_calls,
                 )
             totals: dict[str, int] = defaultdict(int)
             for call in self.model.values():
-                totals[call.row.opening.tenant] += call.accounting.cost_micros
+                totals[call.entry.tenant] += call.usage.cost_micros
             added: dict[str, int] = defaultdict(int)
             for each in sums(connection, Selection(), 100):
                 added[each.tenant] += each.cost_micros
@@ -197,7 +195,7 @@ class Histories(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
-def check(examples: int, target: Target | None = None) -> None:
+def check(examples: int, target: Path | str | None = None) -> None:
     class Here(Histories):
         pass
 

@@ -13,9 +13,9 @@ from server.domain.context import LOCAL, Caller, Context, set_current
 from server.domain.errors import InvalidRequest, LedgerUnavailable, PermissionDenied
 from server.tasks.usage import service as usage
 from server.tasks.usage.service import UsageServicer
+from server.usage.ledger import SqlLedger
 from server.usage.reader import SqlReader
-from server.usage.sql import SqlLedger
-from tests.ledgers import opening, settlement
+from tests.ledgers import entry, settled
 
 ADMIN, ACME = Caller("ops", roles=frozenset({"admin"})), Caller("acme", roles=frozenset({"call"}))
 NOW = datetime.now(UTC)
@@ -28,8 +28,8 @@ async def servicer(tmp_path: Path) -> AsyncIterator[UsageServicer]:
     target = tmp_path / "ledger.sqlite"
     async with SqlLedger.running(target) as ledger:
         for number, tenant, age in ((1, "acme", 0), (2, "acme", 1), (3, "acme", 365), (4, "zen", 0)):
-            begun = opening(f"r-{number}", tenant=tenant, started=NOW - timedelta(days=age))
-            await ledger.settle(await ledger.open(begun), settlement(number))
+            begun = entry(f"r-{number}", tenant=tenant, started=NOW - timedelta(days=age))
+            await ledger.settle(settled(await ledger.open(begun), number))
         yield UsageServicer(SqlReader(target), ledger)
 
 

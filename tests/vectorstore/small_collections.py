@@ -5,16 +5,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from server.domain.models import ModelIdentity
+from server.domain.rag import Document
 from server.vectorstore.admin import create_collection
 from server.vectorstore.collection import Collection
-from server.vectorstore.segment import Content, DocumentRecord, EmbedderRecord, no_index
+from server.vectorstore.segment import Content
 
-EMBEDDER = EmbedderRecord("embedder", "1", "sha256:0")
+EMBEDDER = ModelIdentity("embedder", "1", "sha256:0")
 
 
-def records(*texts: str) -> tuple[DocumentRecord, ...]:
+def documents(*texts: str) -> tuple[Document, ...]:
     """Documents whose ids are their texts."""
-    return tuple(DocumentRecord(text, text, metadata={"n": str(len(text))}) for text in texts)
+    return tuple(Document(text, text, metadata={"n": str(len(text))}) for text in texts)
 
 
 def parts(*texts: str) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -23,26 +25,30 @@ def parts(*texts: str) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     return passages, np.array([(len(text), 1, 0) for text in texts], np.float32).reshape(-1, 3)
 
 
+def content(*texts: str) -> Content:
+    passages, vectors = parts(*texts)
+    return Content(EMBEDDER, 3, documents(*texts), passages, [vectors])
+
+
 def made(index: Path, *texts: str) -> Collection:
     """A new collection."""
-    return create_collection(index, "notes", Content(EMBEDDER, records(*texts), *parts(*texts)), no_index)
+    return create_collection(index, "notes", content(*texts))
 
 
 def add(collection: Collection, *texts: str) -> int:
-    return collection.commit((), records(*texts), *parts(*texts)).number
+    return collection.commit((), documents(*texts), *parts(*texts)).generation
 
 
 def opened(index: Path) -> Collection:
-    return Collection(index / "notes", no_index)
+    return Collection(index / "notes")
 
 
 def texts_of(collection: Collection) -> list[str]:
     """Texts in their order, after checking that passages and vectors are theirs."""
-    content = collection.snapshot.content()
-    texts = [document.text for document in content.documents]
-    assert not isinstance(content.vectors, np.ndarray)
+    everything = collection.snapshot.content()
+    texts = [document.text for document in everything.documents]
     expected = parts(*texts)
-    assert np.array_equal(content.passages, expected[0])
-    assert np.array_equal(np.concatenate([expected[1][:0], *content.vectors.parts]), expected[1])
+    assert np.array_equal(everything.passages, expected[0])
+    assert np.array_equal(np.concatenate([expected[1][:0], *everything.vectors]), expected[1])
     assert (collection.snapshot.document_count, collection.snapshot.passage_count) == (len(texts), len(texts))
     return texts

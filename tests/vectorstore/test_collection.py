@@ -1,17 +1,18 @@
 """Collections on disk: what is written is read, whoever writes and whenever it is folded."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.domain.errors import CollectionExists, ServerOverloaded
-from server.vectorstore.admin import drop_collection, write_collection
-from server.vectorstore.layout import aside, collection_names, numbers, remove_remains
+from server.vectorstore.admin import drop_collection, publish_collection
+from server.vectorstore.layout import collection_names, generations_on_disk, remove_abandoned, staging_folder
 from server.vectorstore.log import LogPart, read_log
-from server.vectorstore.segment import Content
-from tests.vectorstore.small_collections import EMBEDDER, add, made, opened, parts, records, texts_of
+from server.vectorstore.segment import write_segment
+from tests.vectorstore.small_collections import add, content, documents, made, opened, parts, texts_of
 
 STEPS = st.lists(
     st.one_of(
@@ -33,22 +34,22 @@ def test_it_behaves_like_a_dictionary(
     collection = made(index)
     expected: dict[str, None] = {}
     for kind, texts in steps:
-        number = collection.snapshot.number
+        generation = collection.snapshot.generation
         if kind == "add":
             for text in texts:
                 expected.pop(text, None)
             expected |= dict.fromkeys(texts)
-            assert add(collection, *texts) == number + 1
+            assert add(collection, *texts) == generation + 1
         elif kind == "remove":
             for text in texts:
                 expected.pop(text, None)
             collection.commit(tuple(texts), (), *parts())
         elif kind == "fold":
-            assert collection.fold().number == number
+            assert collection.fold().generation == generation
             assert collection.snapshot.log_count == 0
         else:
             collection = opened(index)
-            assert (collection.snapshot.number, collection.faults) == (number, [])
+            assert (collection.snapshot.generation, collection.faults) == (generation, [])
         assert texts_of(collection) == list(expected)
         for text in expected:
             found = collection.find(text)
@@ -61,7 +62,7 @@ def test_snapshots_stay_as_they_are(tmp_path: Path) -> None:
     collection = made(tmp_path, "a", "bb")
     add(collection, "ccc")
     before = collection.snapshot
-    collection.commit(("a", "ccc"), records("dddd"), *parts("dddd"))
+    collection.commit(("a", "ccc"), documents("dddd"), *parts("dddd"))
     add(collection, *(f"many {number}" for number in range(200)))
     collection.fold()
     assert [document.text for document in before.content().documents] == ["a", "bb", "ccc"]
@@ -73,10 +74,10 @@ def test_the_last_three_generations_and_their_logs_are_kept(tmp_path: Path) -> N
     for number in range(5):
         add(collection, f"text {number}")
         collection.fold()
-    home = tmp_path / "notes"
-    assert numbers(home) == [3, 4, 5]
-    assert numbers(home, logs=True) == [3, 4, 5]
-    assert [path.name for path in home.iterdir() if path.name.startswith(".")] == []
+    folder = tmp_path / "notes"
+    assert generations_on_disk(folder) == [3, 4, 5]
+    assert generations_on_disk(folder, logs=True) == [3, 4, 5]
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_generation_that_was_never_current_is_not_served(tmp_path: Path) -> None:
@@ -85,16 +86,17 @@ def test_a_generation_that_was_never_current_is_not_served(tmp_path: Path) -> No
     collection.fold()
     (tmp_path / "notes" / "current").write_text("0\n")  # as if killed before the pointer moved
     again = opened(tmp_path)
-    assert (texts_of(again), again.faults, again.snapshot.base.number) == (["one", "two"], [], 0)
+    assert (texts_of(again), again.faults, again.snapshot.segment.info.generation) == (["one", "two"], [], 0)
     again.fold()
-    assert opened(tmp_path).snapshot.base.number == 1
+    assert opened(tmp_path).snapshot.segment.info.generation == 1
 
 
 def test_writes_during_a_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     collection = made(tmp_path, "one")
     add(collection, "two")
 
-    def busy(vectors: object, file: object, before: object) -> None:
+    def busy(*args: Any, **kwargs: Any) -> None:
+        write_segment(*args, **kwargs)
         other = opened(tmp_path)  # another process
         assert add(other, "three") == 2
         assert add(collection, "four") == 3
@@ -102,31 +104,31 @@ def test_writes_during_a_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     seen: list[int] = []
 
     def watched(path: Path, start: int = 0) -> LogPart:
-        seen.append(collection.snapshot.number)  # as a search would in the middle of it
+        seen.append(collection.snapshot.generation)  # as a search would in the middle of it
         return read_log(path, start)
 
-    collection._indexer = busy
-    monkeypatch.setattr("server.stores.reader.read_log", watched)
-    assert collection.fold().number == 3
+    monkeypatch.setattr("server.vectorstore.collection.write_segment", busy)
+    monkeypatch.setattr("server.vectorstore.log.read_log", watched)
+    assert collection.fold().generation == 3
     assert (seen, seen[-1]) == (sorted(seen), 3)
-    assert (collection.snapshot.base.number, collection.snapshot.log_count) == (1, 2)
+    assert (collection.snapshot.segment.info.generation, collection.snapshot.log_count) == (1, 2)
     for each in (collection, opened(tmp_path)):
         assert texts_of(each) == ["one", "two", "three", "four"]
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     collection = made(tmp_path, "one")
-    home = tmp_path / "notes"
-    for left in (home / ".half", tmp_path / ".half"):
+    folder = tmp_path / "notes"
+    for left in (folder / ".half", tmp_path / ".half"):
         left.mkdir()
         (left / "vectors.npy").write_bytes(b"half")
-    (home / ".current.123").write_text("7")
-    with aside(home) as at_work:
+    (folder / ".current.123").write_text("7")
+    with staging_folder(folder) as at_work:
         add(collection, "two")
         collection.fold()
-        remove_remains(tmp_path)
-        assert sorted(path.name for path in home.glob(".*")) == [at_work.name]
-    assert list(home.glob(".*")) == list(tmp_path.glob(".*")) == []
+        remove_abandoned(tmp_path)
+        assert sorted(path.name for path in folder.glob(".*")) == [at_work.name]
+    assert list(folder.glob(".*")) == list(tmp_path.glob(".*")) == []
 
 
 def test_coming_and_going(tmp_path: Path) -> None:
@@ -140,14 +142,14 @@ def test_coming_and_going(tmp_path: Path) -> None:
 
 def test_publishing_again_goes_on_counting(tmp_path: Path) -> None:
     for text in ("one", "two"):
-        write_collection(tmp_path, "notes", Content(EMBEDDER, records(text), *parts(text)))
-    assert (texts_of(opened(tmp_path)), opened(tmp_path).snapshot.number) == (["two"], 2)
+        publish_collection(tmp_path, "notes", content(text))
+    assert (texts_of(opened(tmp_path)), opened(tmp_path).snapshot.generation) == (["two"], 2)
 
 
 @pytest.mark.parametrize("name", ["", "../x", ".hidden", "Notes", "a/b", "a" * 64])
 def test_names_cannot_leave_the_index(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="not the name"):
-        write_collection(tmp_path, name, Content(EMBEDDER, (), *parts()))
+        publish_collection(tmp_path, name, content())
 
 
 def test_replacing_what_was_written_meanwhile_is_refused(tmp_path: Path) -> None:
@@ -155,9 +157,9 @@ def test_replacing_what_was_written_meanwhile_is_refused(tmp_path: Path) -> None
     add(collection, "two")
     before = collection.snapshot
     collection.fold()  # changes nothing
-    assert collection.replace(Content(EMBEDDER, records("new"), *parts("new")), before, "reindex").number == 2
+    assert collection.replace(content("new"), before, "reindex").generation == 2
     add(collection, "three")
-    with pytest.raises(ServerOverloaded, match="written meanwhile"):
-        collection.replace(Content(EMBEDDER, records("newer"), *parts("newer")), before, "reindex")
+    with pytest.raises(ServerOverloaded, match="written to meanwhile"):
+        collection.replace(content("newer"), before, "reindex")
     assert texts_of(opened(tmp_path)) == ["new", "three"]
     assert list((tmp_path / "notes").glob(".*")) == []

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.domain.errors import CollectionBroken, StorageFull
-from server.vectorstore.admin import create_collection, write_collection
+from server.vectorstore.admin import create_collection, publish_collection
 from server.vectorstore.layout import collection_names
 from server.vectorstore.log import Write, append, read_log
-from server.vectorstore.segment import Content, no_index
-from tests.vectorstore.small_collections import EMBEDDER, add, made, opened, parts, records, texts_of
+from server.vectorstore.segment import kept_generations
+from tests.vectorstore.small_collections import add, content, documents, made, opened, parts, texts_of
 
 FILES = sorted(
     f"{name}"
@@ -40,7 +40,7 @@ def test_a_broken_generation_loses_nothing(tmp_path: Path, file: str, damage: st
     hurt(tmp_path / "notes" / "00000001" / file, damage)
     again = opened(tmp_path)
     assert texts_of(again) == ["first", "second", "third"]
-    assert again.snapshot.number == 2
+    assert again.snapshot.generation == 2
     assert again.faults[0].startswith("generation 1 is broken")
     assert add(again, "fourth") == 3
     again.fold()
@@ -56,14 +56,14 @@ def test_what_a_killed_rollback_left_never_counts(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tmp_path / "notes", copy / "notes")
     left = opened(copy).rollback(0)
-    shutil.copytree(copy / "notes" / f"{left.number:08}", tmp_path / "notes" / f"{left.number:08}")
+    shutil.copytree(copy / "notes" / f"{left.generation:08}", tmp_path / "notes" / f"{left.generation:08}")
 
     again = opened(tmp_path)
     assert texts_of(again) == ["first", "second"]
-    assert add(again, "third") == left.number
+    assert add(again, "third") == left.generation
     add(again, "fourth")
     again.fold()
-    assert [generation.number for generation in again.generations()] == [3, 1, 0]
+    assert [each.generation for each in kept_generations(again.folder)] == [3, 1, 0]
     hurt(tmp_path / "notes" / "00000003" / "manifest.json", "remove")
     assert texts_of(opened(tmp_path)) == ["first", "second", "third", "fourth"]
 
@@ -85,7 +85,7 @@ def test_what_cannot_be_restored_is_said(tmp_path: Path) -> None:
     add(collection, "second")
     collection.rollback(0)
     add(collection, "third")
-    assert (texts_of(collection), collection.snapshot.number) == (["first", "third"], 3)
+    assert (texts_of(collection), collection.snapshot.generation) == (["first", "third"], 3)
     (tmp_path / "notes" / "00000002" / "manifest.json").unlink()
     again = opened(tmp_path)
     assert texts_of(again) == ["first", "second"]
@@ -99,7 +99,7 @@ def test_nothing_whole(tmp_path: Path) -> None:
     (tmp_path / "notes" / "00000000" / "vectors.npy").write_bytes(b"")
     with pytest.raises(CollectionBroken, match=r"no generation that is whole: generation 0 is broken: vectors\.npy"):
         opened(tmp_path)
-    write_collection(tmp_path, "notes", Content(EMBEDDER, records("new"), *parts("new")))
+    publish_collection(tmp_path, "notes", content("new"))
     assert texts_of(opened(tmp_path)) == ["new"]
 
 
@@ -123,7 +123,7 @@ def test_a_torn_end_is_cut(tmp_path: Path, cut: int) -> None:
     path.write_bytes(path.read_bytes()[: whole + cut])
     again = opened(tmp_path)
     assert texts_of(again) == ["acknowledged"]
-    assert f"ended with {cut} bytes of no whole write" in again.faults[0]
+    assert f"ended with {cut} bytes of an incomplete write" in again.faults[0]
     assert path.stat().st_size == whole
     assert add(again, "next") == 2
     assert texts_of(opened(tmp_path)) == ["acknowledged", "next"]
@@ -151,15 +151,15 @@ def test_no_damage_of_a_log_is_taken_for_a_write(tmp_path_factory: pytest.TempPa
     end = 0
     for number in (1, 2, 3):
         text = f"text {number}"
-        end = append(path, end, Write(number, datetime.now(UTC), ("x",), records(text), *parts(text)))
+        end = append(path, end, Write(number, datetime.now(UTC), ("x",), documents(text), *parts(text)))
     raw = bytearray(path.read_bytes())
     at = data.draw(st.integers(0, len(raw) - 1))
     raw[at] ^= data.draw(st.integers(1, 255))
     path.write_bytes(raw)
     part = read_log(path)
-    found = [(write.number, write.documents, write.removed) for write in part.writes]
+    found = [(write.generation, write.documents, write.removed) for write in part.writes]
     assert len(found) == 2
-    assert all(entry == (entry[0], records(f"text {entry[0]}"), ("x",)) for entry in found)
+    assert all(entry == (entry[0], documents(f"text {entry[0]}"), ("x",)) for entry in found)
     assert bool(part.faults) != bool(part.torn)
 
 
@@ -181,7 +181,7 @@ def full_disk(index: Path) -> None:
     with pytest.raises(StorageFull):
         collection.fold()
     with pytest.raises(StorageFull):
-        create_collection(index, "others", Content(EMBEDDER, records("y" * 400_000), *parts("y")), no_index)
+        create_collection(index, "others", content("y" * 400_000))
     assert collection_names(index) == ["notes"]
     for each in (collection, opened(index)):
         assert (texts_of(each), each.faults) == (expected, [])

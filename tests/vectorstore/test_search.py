@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from server.domain.rag import MetadataFilter, NumberRange, TextRange, ValueIn
-from server.vectorstore import ann_index as vector_index
+from server.domain.models import ModelIdentity
+from server.domain.rag import Document, MetadataFilter, NumberRange, TextRange, ValueIn
+from server.vectorstore import ann_index
 from server.vectorstore.admin import create_collection
-from server.vectorstore.ann_index import build_index
 from server.vectorstore.collection import Collection
 from server.vectorstore.search import search
-from server.vectorstore.segment import Content, DocumentRecord, EmbedderRecord
+from server.vectorstore.segment import Content
 
-EMBEDDER = EmbedderRecord("embedder", "1", "")
+EMBEDDER = ModelIdentity("embedder", "1", "")
 KEYS, VALUES = ("a", "ab", "\U0010ffff"), ("", "1", "2.5", "-3", "x", "1e1", "nan", "\U0010ffff")
 
 
@@ -33,17 +33,17 @@ def one_each(count: int) -> NDArray[np.int32]:
     return np.stack([np.arange(count), np.zeros(count), np.ones(count)], axis=1).astype(np.int32)
 
 
-def document(number: int) -> DocumentRecord:
-    return DocumentRecord(str(number), "text", metadata={"even": str(number % 2 == 0), "number": str(number)})
+def document(number: int) -> Document:
+    return Document(str(number), "text", metadata={"even": str(number % 2 == 0), "number": str(number)})
 
 
 @pytest.fixture
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Collection, NDArray[np.float32]]:
     """A collection that has an inverted file, and vectors of all its documents."""
-    monkeypatch.setattr(vector_index, "FLAT_LIMIT", 2_000)
+    monkeypatch.setattr(ann_index, "FLAT_LIMIT", 2_000)
     vectors = clustered(4_000, 1)
-    content = Content(EMBEDDER, [document(number) for number in range(4_000)], one_each(4_000), vectors)
-    return create_collection(tmp_path, "large", content, build_index), vectors
+    content = Content(EMBEDDER, 32, [document(number) for number in range(4_000)], one_each(4_000), [vectors])
+    return create_collection(tmp_path, "large", content), vectors
 
 
 def recall(
@@ -62,9 +62,9 @@ def recall(
 
 def test_recall(large: tuple[Collection, NDArray[np.float32]]) -> None:
     collection, vectors = large
-    index = collection.snapshot.base.index
+    index = collection.snapshot.segment.ann
     assert index
-    assert index["recall_at_10"] >= 0.95
+    assert index.recall_at_10 >= 0.95
     everything = np.ones(len(vectors), np.bool_)
     assert recall(collection, vectors, everything) >= 0.95
 
@@ -75,15 +75,15 @@ def test_recall(large: tuple[Collection, NDArray[np.float32]]) -> None:
 
     # Some are gone and others are new, in the log and then in the next generation, which has the old centroids.
     gone = tuple(str(number) for number in range(0, 4_000, 4))
-    collection.commit(gone, (), np.empty((0, 3), np.int32), vectors[:0])
+    collection.commit(gone)
     added = clustered(300, 3)
     collection.commit((), tuple(document(4_000 + number) for number in range(300)), one_each(300), added)
     vectors = np.concatenate([vectors, added])
     kept = (np.arange(4_300) % 4 != 0) | (np.arange(4_300) >= 4_000)
     assert recall(collection, vectors, kept) >= 0.95
     collection.fold()
-    assert collection.snapshot.base.index
-    assert collection.snapshot.base.index["trained_on"] == 4_000
+    assert collection.snapshot.segment.ann
+    assert collection.snapshot.segment.ann.trained_on == 4_000
     assert recall(collection, vectors, kept) >= 0.95
 
 
@@ -134,13 +134,13 @@ def test_filters_mean_what_they_say(
     removed: set[int],
     queries: list[list[MetadataFilter]],
 ) -> None:
-    every = [DocumentRecord(str(number), "text", metadata=each) for number, each in enumerate(base + log)]
+    every = [Document(str(number), "text", metadata=each) for number, each in enumerate(base + log)]
     vectors = clustered(len(every), 0)
     old, new = every[: len(base)], every[len(base) :]
-    content = Content(EMBEDDER, old, one_each(len(old)), vectors[: len(old)])
-    collection = create_collection(tmp_path_factory.mktemp("index"), "notes", content, build_index)
+    content = Content(EMBEDDER, 32, old, one_each(len(old)), [vectors[: len(old)]])
+    collection = create_collection(tmp_path_factory.mktemp("index"), "notes", content)
     collection.commit((), tuple(new), one_each(len(new)), vectors[len(old) :])
-    collection.commit(tuple(map(str, removed)), (), np.empty((0, 3), np.int32), vectors[:0])
+    collection.commit(tuple(map(str, removed)))
     for filters in queries:
         found = {each.document_id for each in search(collection.snapshot, clustered(1, 5), 100, filters)}
         assert found == {

@@ -13,11 +13,12 @@ from urllib.parse import quote
 
 import numpy as np
 
-from server.domain.rag import embedded_text
+from server.domain.models import ModelIdentity
+from server.domain.rag import DEFAULT_COLLECTION, Document, embedded_text
 from server.models.artefact import MANIFEST, open_artefact
 from server.tasks.rag.splitter import split
-from server.vectorstore.admin import DEMO, write_collection
-from server.vectorstore.segment import Content, DocumentRecord, EmbedderRecord
+from server.vectorstore.admin import publish_collection
+from server.vectorstore.segment import Content
 from training.datasets.wikipedia import Lead, read_leads
 from training.graphs.evaluate import run_graph
 from training.recipe import Outcome, Workshop
@@ -35,7 +36,7 @@ def build(workshop: Workshop) -> Outcome:
     """Split and embed all documents."""
     leads = choose(read_leads(workshop.input("wikipedia-leads")["summaries_en-us.json"]))
     documents = [
-        DocumentRecord(
+        Document(
             id=lead.title,
             title=lead.title,
             text=lead.text,
@@ -56,7 +57,7 @@ def build(workshop: Workshop) -> Outcome:
     lines = [json.dumps(asdict(document), ensure_ascii=False) for document in documents]
     (workshop.folder / "documents.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     metrics = {"documents": float(len(documents)), "passages": float(len(passages))}
-    write_report(workshop.folder, DEMO, TEXT, metrics)
+    write_report(workshop.folder, DEFAULT_COLLECTION, TEXT, metrics)
     return Outcome(metrics=metrics)
 
 
@@ -67,19 +68,21 @@ def choose(leads: Sequence[Lead]) -> list[Lead]:
     return [lead for lead in leads if lead.title in chosen]
 
 
-def read_documents(folder: Path) -> tuple[DocumentRecord, ...]:
+def read_documents(folder: Path) -> tuple[Document, ...]:
     """The documents of what `build` made."""
     with (folder / "documents.jsonl").open(encoding="utf-8", newline="\n") as lines:
-        return tuple(DocumentRecord(**json.loads(line)) for line in lines)
+        return tuple(Document(**json.loads(line)) for line in lines)
 
 
 def install(folder: Path, index: Path, models: Path) -> None:
     """Write what `build` made as the next generation of the collection."""
     embedder = open_artefact(models, "embedder")
+    vectors = np.load(folder / "vectors.npy")
     content = Content(
-        embedder=EmbedderRecord("embedder", embedder.manifest.version, embedder.digest),
+        embedder=ModelIdentity("embedder", embedder.manifest.version, embedder.digest),
         documents=read_documents(folder),
         passages=np.load(folder / "passages.npy"),
-        vectors=np.load(folder / "vectors.npy"),
+        vectors=[vectors],
+        dimensions=vectors.shape[1],
     )
-    write_collection(index, DEMO, content)
+    publish_collection(index, DEFAULT_COLLECTION, content)

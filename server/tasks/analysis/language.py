@@ -23,16 +23,16 @@ class FastTextIdentifier:
     on numpy 2; it can only predict.
     """
 
-    def __init__(self, artefact: Artefact, lanes: Scheduler) -> None:
+    def __init__(self, artefact: Artefact, scheduler: Scheduler) -> None:
         self._model: Any = fasttext.load_model(str(artefact.part("lid.176.ftz")))
-        self._lanes = lanes
+        self._scheduler = scheduler
         self.description = describe(artefact, ModelTask.LANGUAGE_ID, "fasttext")
         self._identify("Which language is this?")
 
     async def identify(self, text: str, *, deadline: float) -> tuple[Label, ...]:
         """Up to 3 ISO 639 codes, most probable first."""
         name = self.description.identity.name
-        return await self._lanes.run(partial(self._identify, text), deadline=deadline, name=name)
+        return await self._scheduler.run(partial(self._identify, text), deadline=deadline, name=name)
 
     def _identify(self, text: str) -> tuple[Label, ...]:
         codes, scores = self._model.predict(text.replace("\n", " "), k=_MAX_LABELS)  # a line feed would end the text

@@ -1,6 +1,6 @@
 """quintet.v1.AnalysisService"""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -10,6 +10,8 @@ from quintet.v1 import analysis_pb2, analysis_pb2_grpc, common_pb2, errors_pb2
 from server.domain.analysis import AnalysisTask, Analyzer, Entity, KeyPhrase, Span, TaskFailed, TaskResult, Token
 from server.domain.context import current
 from server.rpc.convert import labels, model_ref
+from server.rpc.service_spec import FREE, Dependency, MethodSpec, ServiceSpec
+from server.tenancy.tenants import Role
 
 Request = analysis_pb2.AnalyzeRequest | analysis_pb2.StreamAnalyzeRequest
 
@@ -53,6 +55,19 @@ class AnalysisServicer(analysis_pb2_grpc.AnalysisServiceServicer):
     def _results(self, request: Request) -> Any:
         tasks = frozenset(AnalysisTask(task) for task in request.tasks) or frozenset(AnalysisTask)
         return self._analyzer.stream(request.text, tasks, deadline=current().deadline)
+
+
+def spec(analyzer: Analyzer, *, needs: Sequence[Dependency], waits_for: Sequence[Dependency]) -> ServiceSpec:
+    """The service. Nearly all of its compute is spaCy's, which has one lane."""
+    return ServiceSpec(
+        analysis_pb2.DESCRIPTOR.services_by_name["AnalysisService"],
+        analysis_pb2_grpc.add_AnalysisServiceServicer_to_server,
+        AnalysisServicer(analyzer),
+        dict.fromkeys(("Analyze", "StreamAnalyze"), MethodSpec(Role.CALL, FREE)),
+        needs=tuple(needs),
+        waits_for=tuple(waits_for),
+        lanes=1,
+    )
 
 
 def _failure(failed: TaskFailed) -> analysis_pb2.TaskFailure:

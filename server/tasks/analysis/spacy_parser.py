@@ -44,7 +44,7 @@ class SpacyParser:
             raise ValueError("a spaCy pipeline works on exactly one lane")
         self.description = describe(artefact, ModelTask.LINGUISTICS, "spacy")
         self._lane = lane
-        self._work = lane.work(self.description.identity.name, self._parse, cost=len)
+        self._work = lane.computation(self.description.identity.name, self._parse, cost=len)
         self._cache: ResultCache[ParsedText] = ResultCache(cache_bytes, _weigh, self._work.counters)
         self._pipeline = str(artefact.part("pipeline").resolve())
         self._closed = False

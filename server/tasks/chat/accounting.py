@@ -18,14 +18,12 @@ from server.domain.chat import (
     ChatStarted,
     Message,
     TextDelta,
-    Usage,
-    UsageSource,
 )
 from server.domain.context import Context, current
 from server.domain.errors import DeadlineExceeded, UpstreamTimeout
 from server.domain.models import ModelIdentity
 from server.domain.money import Cost
-from server.usage.ledger import Accounting, Ledger, Opened, Opening, Outcome, Settlement, Source
+from server.domain.usage import Entry, Ledger, Opened, Outcome, Usage, UsageSource, new_id
 
 log = logging.getLogger(__name__)
 _SETTLE_SECONDS = 2.0  # longest wait of an answer's end for the ledger; it is settled later then
@@ -107,7 +105,9 @@ class _Account:
         """Write the row. Raises LedgerUnavailable and RequestIdReused."""
         service, _, method = self.call.method.removeprefix("/").rpartition("/")
         prices = started.prices
-        opening = Opening(
+        began = datetime.now(UTC)
+        entry = Entry(
+            id=new_id(began),
             tenant=self.call.caller.tenant,
             key_id=self.call.caller.key_id,
             request_id=self.call.request_id,
@@ -118,15 +118,15 @@ class _Account:
             model=model.name,
             model_digest=started.model.digest,
             provider=started.provider,
-            prompt_tokens=started.prompt_tokens,
-            prompt_micros=prices.cost_micros(started.prompt_tokens, 0),
+            own_prompt_tokens=started.prompt_tokens,
+            own_prompt_micros=prices.cost_micros(started.prompt_tokens, 0),
             reserved_tokens=estimate.tokens,
             reserved_micros=estimate.micros,
             price_version=prices.version,
-            currency=prices.currency,
-            started=datetime.now(UTC),
+            started=began,
+            usage=Usage(0, 0, UsageSource.UNAVAILABLE, currency=prices.currency),
         )
-        self.opened = await self._ledger.open(opening)
+        self.opened = await self._ledger.open(entry)
 
     def add(self, text: str) -> None:
         """A piece of the answer."""
@@ -143,25 +143,17 @@ class _Account:
         model, usage = done.model, done.usage
         prompt, completion, cached = usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens
         if _is_plausible(usage):
-            accounting = self._accounting(prompt, completion, cached, Source(usage.source.value))
+            used = self._usage(prompt, completion, cached, usage.source)
         else:
             log.warning("a provider reports impossible usage; our own count stands in the ledger")
-            accounting = self._own_count()
-        written = self._settle(accounting, Outcome.OK, model)
+            used = self._own_count()
+        written = self._settle(used, Outcome.OK, model)
         try:
             async with asyncio.timeout(max(0.0, min(_SETTLE_SECONDS, self._deadline - time.monotonic()))):
                 await written
         except TimeoutError:
             log.warning("the ledger is slow; an answer ends before it is settled")
-        told = self.opened.earlier or accounting
-        return Usage(
-            prompt_tokens=told.prompt_tokens,
-            completion_tokens=told.completion_tokens,
-            source=UsageSource(told.source.value),
-            cost_micros=told.cost_micros,
-            currency=told.currency,
-            cached_tokens=told.cached_tokens,
-        )
+        return self.opened.earlier or used
 
     def break_off(self, error: BaseException) -> None:
         """Settle an answer that did not come to its end."""
@@ -175,38 +167,35 @@ class _Account:
         else:
             outcome = Outcome.DEADLINE if self._is_late() else Outcome.CANCELLED
             consumed = True
-        accounting = self._own_count() if consumed else self._accounting(0, 0, 0, Source.ESTIMATED)
-        self._settle(accounting, outcome, self.started.model)
+        used = self._own_count() if consumed else self._usage(0, 0, 0, UsageSource.ESTIMATED)
+        self._settle(used, outcome, self.started.model)
 
-    def _settle(self, accounting: Accounting, outcome: Outcome, model: ModelIdentity) -> asyncio.Future[bool]:
+    def _settle(self, used: Usage, outcome: Outcome, model: ModelIdentity) -> asyncio.Future[bool]:
         assert self.opened is not None
         assert self.started is not None
         self._is_settled = True
         if self.opened.earlier is None:  # a repeated request was charged before
-            self.call.spent_tokens += accounting.total_tokens
-            self.call.spent_micros += accounting.cost_micros
-        settlement = Settlement(
-            accounting=accounting,
-            outcome=outcome,
+            self.call.spent_tokens += used.total_tokens
+            self.call.spent_micros += used.cost_micros
+        entry = self.opened.entry.settled(
+            used,
+            outcome,
             provider=self.started.provider,
-            model=model.name,
-            model_version=_printable(model.version),
-            model_digest=model.digest,
+            model=replace(model, version=_printable(model.version)),
             price_version=self.started.prices.version,
-            ended=datetime.now(UTC),
         )
-        return self._ledger.settle(self.opened, settlement)
+        return self._ledger.settle(entry)
 
-    def _accounting(self, prompt: int, completion: int, cached: int, source: Source) -> Accounting:
+    def _usage(self, prompt: int, completion: int, cached: int, source: UsageSource) -> Usage:
         assert self.started is not None
         prices = self.started.prices
         cost = prices.cost_micros(prompt, completion, cached)
-        return Accounting(prompt, cached, completion, source, cost, prices.currency)
+        return Usage(prompt, completion, source, cost, prices.currency, cached)
 
-    def _own_count(self) -> Accounting:
+    def _own_count(self) -> Usage:
         assert self.started is not None
         self._count()
-        return self._accounting(self.started.prompt_tokens, self._completion_tokens, 0, Source.ESTIMATED)
+        return self._usage(self.started.prompt_tokens, self._completion_tokens, 0, UsageSource.ESTIMATED)
 
     def _count(self) -> None:
         assert self.started is not None

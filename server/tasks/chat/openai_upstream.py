@@ -18,14 +18,13 @@ from server.domain.chat import (
     Message,
     Prices,
     TextDelta,
-    Usage,
-    UsageSource,
 )
 from server.domain.concurrency_limiter import ConcurrencyLimiter, remaining
 from server.domain.context import charge, trace_upstream
 from server.domain.errors import PromptTooLong, UpstreamFailed
 from server.domain.models import ModelDescription
 from server.domain.money import Cost
+from server.domain.usage import Usage, UsageSource
 from server.tasks.chat.read_ahead import gathered
 from server.tasks.chat.statistics import UpstreamStatistics
 from server.tasks.chat.stream_reader import Answer

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from server.domain.chat import ChatModel
 from server.domain.errors import ModelUnavailable
+from server.domain.usage import Ledger
 from server.models.handle import OpenSlot, Slot, State, explain
 from server.models.manager import ModelManager
 from server.settings import Settings
 from server.tasks.chat.circuit_breaker import CircuitBreaker
 from server.tasks.chat.configuration import lineup
 from server.tasks.chat.providers_file import EMBEDDED
-from server.usage.ledger import Ledger
 
 if TYPE_CHECKING:
     from server.tasks.chat.router import Router, Upstream

@@ -1,6 +1,6 @@
 """quintet.v1.ChatService"""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any, Literal
 
@@ -13,6 +13,8 @@ from server.domain.money import Cost
 from server.models.handle import Slot, find
 from server.rpc.convert import finish_reason, model_ref, usage
 from server.rpc.model_access import permitted
+from server.rpc.service_spec import MethodSpec, ServiceSpec
+from server.tenancy.tenants import Role
 
 Request = chat_pb2.ChatRequest | chat_pb2.StreamChatRequest
 
@@ -32,11 +34,8 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         self._models = models
         self._default = next(iter(models))
 
-    def estimates(self) -> dict[str, Callable[[Request], Cost]]:
-        """What requests cost at most, by the paths of their methods. They raise what serving would raise."""
-        return dict.fromkeys(("/quintet.v1.ChatService/Chat", "/quintet.v1.ChatService/StreamChat"), self._estimate)
-
-    def _estimate(self, request: Request) -> Cost:
+    def estimate(self, request: Request) -> Cost:
+        """What a request costs at most. Raises what serving it would raise."""
         model = find(self._models, request.model or self._default).get()
         return model.estimate(_messages(request), _options(request))
 
@@ -69,6 +68,19 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
                             finish_reason=finish_reason(event), usage=usage(event.usage), model=model_ref(event.model)
                         )
                     )
+
+
+def spec(models: Mapping[str, Slot[ChatModel]], *, required: bool) -> ServiceSpec:
+    """The service over what callers can name, the default first."""
+    servicer = ChatServicer(models)
+    return ServiceSpec(
+        chat_pb2.DESCRIPTOR.services_by_name["ChatService"],
+        chat_pb2_grpc.add_ChatServiceServicer_to_server,
+        servicer,
+        dict.fromkeys(("Chat", "StreamChat"), MethodSpec(Role.CALL, servicer.estimate)),
+        needs=(next(iter(models.values())),),
+        required=required,
+    )
 
 
 def _messages(request: Request) -> list[Message]:

@@ -10,6 +10,8 @@ from server.domain.texts import Classifier
 from server.models.handle import Handle, find
 from server.rpc.convert import labels, model_ref
 from server.rpc.model_access import permitted
+from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
+from server.tenancy.tenants import Role
 
 DEFAULT_MODEL = "sentiment"
 _MAX_LABELS = 20
@@ -38,3 +40,14 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
             ],
             model=model,
         )
+
+
+def spec(classifiers: Mapping[str, Handle[Classifier]]) -> ServiceSpec:
+    """The service over the classifiers that callers can name."""
+    return ServiceSpec(
+        classification_pb2.DESCRIPTOR.services_by_name["ClassificationService"],
+        classification_pb2_grpc.add_ClassificationServiceServicer_to_server,
+        ClassificationServicer(classifiers),
+        {"Classify": MethodSpec(Role.CALL, FREE)},
+        needs=tuple(classifiers.values()),
+    )

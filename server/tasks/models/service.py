@@ -15,7 +15,8 @@ from server.domain.models import Described, ModelDescription, ModelTask
 from server.models.handle import Handle, Slot, find
 from server.models.manager import ModelManager
 from server.rpc.convert import model_ref
-from server.rpc.health import Health
+from server.rpc.service_spec import ANY_ROLE, FREE, MethodSpec, ServiceSpec
+from server.tenancy.tenants import Role
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self,
         rows: Sequence[Row],
         pool: ModelManager,
-        health: Health,
+        services: Callable[[], Mapping[str, str]],
         *,
         version: str,
         git_commit: str,
@@ -42,7 +43,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     ) -> None:
         self._rows = {row.slot.name: row for row in sorted(rows, key=lambda row: row.slot.name)}
         self._pool = pool
-        self._health = health
+        self._services = services
         self._changed = asyncio.Event()
         self._stopping = False
         self._version = version
@@ -125,7 +126,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             limits=self._limits,
             services=[
                 model_pb2.ServiceStatus(name=name, serving=not message, message=message)
-                for name, message in sorted(self._health.messages.items())
+                for name, message in sorted(self._services().items())
             ],
             warnings=self._warnings() if "admin" in current().caller.roles else (),
         )
@@ -158,6 +159,21 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             if plan.has_artefact:
                 model.aliases.update(await asyncio.to_thread(self._pool.store.aliases, slot.name))
         return model
+
+
+def spec(servicer: ModelServicer) -> ServiceSpec:
+    """The service."""
+    return ServiceSpec(
+        model_pb2.DESCRIPTOR.services_by_name["ModelService"],
+        model_pb2_grpc.add_ModelServiceServicer_to_server,
+        servicer,
+        {
+            **dict.fromkeys(("GetServerInfo", "ListModels", "GetModel"), MethodSpec(ANY_ROLE, FREE)),
+            **dict.fromkeys(
+                ("LoadModel", "UnloadModel", "ReloadModel", "SetAlias", "WatchModels"), MethodSpec(Role.ADMIN, FREE)
+            ),
+        },
+    )
 
 
 def _describe(model: model_pb2.Model, known: ModelDescription) -> None:

@@ -37,7 +37,7 @@ class HousePricer:
     construct it on a thread.
     """
 
-    def __init__(self, artefact: Artefact, lanes: Scheduler) -> None:
+    def __init__(self, artefact: Artefact, scheduler: Scheduler) -> None:
         features = tuple(
             Feature(item["name"], tuple(item.get("allowed_values", ())), item.get("minimum", 0), item.get("maximum", 0))
             for item in from_schema(artefact, "features")
@@ -54,12 +54,12 @@ class HousePricer:
         self._offsets = constant, constant + low, constant + high
         self._session: onnxruntime.InferenceSession = open_session(artefact.part("model.onnx"))
         self._one = _OneHouse(self._session)
-        self._lanes = lanes
+        self._scheduler = scheduler
         name = artefact.manifest.name
         # What lanes compute holds no engine: without a cycle of references an engine is gone at once.
-        self._work = lanes.work(name, partial(_each, self._session, self._offsets))
+        self._work = scheduler.computation(name, partial(_each, self._session, self._offsets))
         # Of their own, because lanes write theirs on their threads.
-        self._counters = lanes.counters[f"{name} on the loop"]
+        self._counters = scheduler.counters[f"{name} on the loop"]
         probe = self._rows([self._probe()])
         if _estimate(self._session, self._offsets, probe) != _priced([self._one(probe[0])], self._offsets):
             raise unusable(name, "it prices a house differently when it is alone")
@@ -68,7 +68,7 @@ class HousePricer:
         """One estimate a house, in order. Raises InvalidRequest with everything that is wrong with the houses."""
         rows = self._rows(houses)
         if len(rows) > ON_THE_LOOP:
-            (found,) = await self._lanes.map(self._work, [rows], deadline=deadline)
+            (found,) = await self._scheduler.map(self._work, [rows], deadline=deadline)
             estimates: list[PriceEstimate] = found
             return estimates
         if time.monotonic() >= deadline:
@@ -154,7 +154,7 @@ class _OneHouse:
     """The trees' sum for one house at a time, between buffers that stay. For one thread.
 
     Between calls other code takes the processor's caches, and what onnxruntime does around a run costs 30 us instead of
-    4; with its inputs and outputs bound beforehand it is 13 (PERFORMANCE.md).
+    4; with its inputs and outputs bound beforehand it is 13 (docs/notes/pricing.md).
     """
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:

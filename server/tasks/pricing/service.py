@@ -10,6 +10,8 @@ from server.domain.context import current
 from server.domain.pricing import House, Pricer
 from server.models.handle import Handle
 from server.rpc.convert import model_ref
+from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
+from server.tenancy.tenants import Role
 
 _features = attrgetter(*(field.name for field in fields(House)))
 
@@ -36,3 +38,14 @@ class PricingServicer(pricing_pb2_grpc.PricingServiceServicer):
             ],
             model=model,
         )
+
+
+def spec(pricer: Handle[Pricer]) -> ServiceSpec:
+    """The service over the model of house prices."""
+    return ServiceSpec(
+        pricing_pb2.DESCRIPTOR.services_by_name["PricingService"],
+        pricing_pb2_grpc.add_PricingServiceServicer_to_server,
+        PricingServicer(pricer),
+        {"PredictPrice": MethodSpec(Role.CALL, FREE)},
+        needs=(pricer,),
+    )

@@ -1,13 +1,15 @@
-"""Answers questions from passages: retrieve, put them before the question, let the language model say it."""
+"""Answers questions from passages: retrieve, put the passages before the question, ask the chat model."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from server.domain.chat import ChatDone, ChatModel, ChatOptions, FinishReason, Message, TextDelta, Usage, UsageSource
+from server.domain.chat import ChatDone, ChatModel, ChatOptions, FinishReason, Message, TextDelta
 from server.domain.money import Cost
-from server.domain.rag import AskDone, AskSources, Passage, Query, Retriever
+from server.domain.rag import AskDone, AskEvent, Passage, Query
+from server.domain.usage import Usage, UsageSource
 from server.tasks.rag.grounding import is_grounded
+from server.tasks.rag.retriever import Retriever
 from server.tasks.rag.splitter import MAX_CODE_POINTS
 
 # Below this cosine a passage is not about the question. Measured with MiniLM-L6 on the demonstration collection: the
@@ -27,20 +29,18 @@ _INSTRUCTIONS = (
 _LARGEST = Passage("", "", "猫" * MAX_CODE_POINTS, 1.0, "", {}, 0, MAX_CODE_POINTS)
 
 
-class RagAnswerer:
-    """Implements `Answerer`. Sources are the passages that the model reads: near enough, and as many as it can hold."""
+class Answerer:
+    """Answers with a chat model. Sources are the passages that it reads: near enough, and as many as it can hold."""
 
     def __init__(self, retriever: Retriever, chat: ChatModel) -> None:
         self._retriever = retriever
         self._chat = chat
 
-    async def stream(
-        self, question: Query, *, deadline: float
-    ) -> AsyncGenerator[AskSources | TextDelta | AskDone, None]:
-        """Sources, text, done. Without a passage that is near enough no model is asked."""
+    async def stream(self, question: Query, *, deadline: float) -> AsyncGenerator[AskEvent, None]:
+        """The passages that the model reads, text, done. Without a passage that is near enough no model is asked."""
         found = await self._retriever.retrieve(question, deadline=deadline)
         passages = await self._readable(question.text, found.passages)
-        yield AskSources(replace(found, passages=passages))
+        yield replace(found, passages=passages)
         if not passages:
             yield TextDelta(NOTHING_FOUND)
             usage = Usage(0, 0, UsageSource.ESTIMATED)
@@ -67,19 +67,18 @@ class RagAnswerer:
 
     async def _readable(self, question: str, passages: Sequence[Passage]) -> tuple[Passage, ...]:
         """The best passages that are near enough and fit the model's context together, with room for the answer."""
-        near = [passage for passage in passages if passage.score >= MIN_SCORE]  # a reranker has another order
+        near = tuple(passage for passage in passages if passage.score >= MIN_SCORE)  # a reranker has another order
         room = self._chat.description.max_input_tokens - _OPTIONS.max_output_tokens
 
         async def fits(count: int) -> bool:
             return await self._chat.prompt_tokens(_prompt(question, near[:count])) <= room
 
         if not near or await fits(len(near)):
-            return tuple(near)
-        few, many = 0, len(near)
-        while few + 1 < many:
-            middle = (few + many) // 2
-            few, many = (middle, many) if await fits(middle) else (few, middle)
-        return tuple(near[:few])
+            return near
+        count = 0
+        while await fits(count + 1):
+            count += 1
+        return near[:count]
 
 
 def _prompt(question: str, passages: Sequence[Passage]) -> list[Message]:

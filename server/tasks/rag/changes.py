@@ -1,4 +1,4 @@
-"""What a write has to change: documents are compared with what is there, and cut only if their text is new. Blocks."""
+"""What a write has to change: documents are compared with those in the collection, and new texts are split. Blocks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,25 +6,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from server.domain.rag import embedded_text
+from server.domain.rag import Document, embedded_text
 from server.tasks.rag.splitter import split
-from server.vectorstore.segment import DocumentRecord
 
 Passages = NDArray[np.int32]
 Vectors = NDArray[np.float32]
-# A document with its passages and their vectors, None if it is not there.
-Find = Callable[[str], tuple[DocumentRecord, Passages, Vectors] | None]
+# A document with its passages and their vectors, None if it is not in the collection.
+Find = Callable[[str], tuple[Document, Passages, Vectors] | None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Changes:
-    """Documents that differ from what is there, their passages, and the `texts` that have to be embedded for them.
+    """Documents that differ from those in the collection, their passages, and the `texts` to embed for them.
 
-    `known`: for each document its vectors, or None if they are to be made. Comparing with the text itself is as quick
-    as comparing digests would be, and never wrong.
+    `known`: for each document its vectors, or None if they have to be made. Whole texts are compared: as fast as
+    comparing digests, and never wrong.
     """
 
-    documents: tuple[DocumentRecord, ...]
+    documents: tuple[Document, ...]
     updated: int
     passages: Passages
     known: tuple[Vectors | None, ...]
@@ -41,10 +40,10 @@ class Changes:
         return np.concatenate([embedded[:0], *parts])
 
 
-def compare(find: Find, documents: Sequence[DocumentRecord]) -> Changes:
-    """What has to be written so that `documents` are there."""
-    changed: list[DocumentRecord] = []
-    spans: list[list[tuple[int, int]]] = []
+def compare(find: Find, documents: Sequence[Document]) -> Changes:
+    """The changes after which `documents` are in the collection."""
+    changed: list[Document] = []
+    rows: list[tuple[int, int, int]] = []
     known: list[Vectors | None] = []
     texts: list[str] = []
     updated = 0
@@ -53,14 +52,13 @@ def compare(find: Find, documents: Sequence[DocumentRecord]) -> Changes:
         if found and found[0] == document:
             continue
         updated += found is not None
-        changed.append(document)
         if found and (found[0].text, found[0].title) == (document.text, document.title):
-            spans.append([(start, end) for _, start, end in found[1].tolist()])
+            rows += ((len(changed), start, end) for _, start, end in found[1].tolist())
             known.append(found[2])
         else:
-            spans.append(split(document.text))
+            passages = split(document.text)
+            rows += ((len(changed), start, end) for start, end in passages)
             known.append(None)
-            texts += (embedded_text(document.title, document.text[start:end]) for start, end in spans[-1])
-    rows = [(owner, *span) for owner, each in enumerate(spans) for span in each]
-    passages = np.array(rows, np.int32).reshape(-1, 3)
-    return Changes(tuple(changed), updated, passages, tuple(known), texts)
+            texts += (embedded_text(document.title, document.text[start:end]) for start, end in passages)
+        changed.append(document)
+    return Changes(tuple(changed), updated, np.array(rows, np.int32).reshape(-1, 3), tuple(known), texts)

@@ -1,32 +1,34 @@
-"""Messages of quintet.v1.RagService to plain values and back."""
+"""Messages of quintet.v1.RagService to domain types and back."""
 
-from collections.abc import Sequence
-from datetime import datetime
-from typing import Any
+from dataclasses import fields
+from enum import Enum
+from typing import Any, TypeVar
 
-from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.message import Message
 from quintet.v1 import common_pb2, rag_pb2
 
 from server.domain.chat import TextDelta
+from server.domain.models import ModelIdentity
 from server.domain.rag import (
+    DEFAULT_COLLECTION,
     AskDone,
-    AskSources,
-    CollectionSummary,
+    AskEvent,
     Document,
-    DocumentInfo,
-    GenerationDescription,
-    IndexDescription,
+    IndexIdentity,
     MetadataFilter,
     NumberRange,
     Passage,
     Query,
+    Retrieval,
     TextRange,
     ValueIn,
 )
 from server.rpc.convert import finish_reason, index_ref, model_ref, usage
 
-DEFAULT_COLLECTION = "wikipedia"
-Event = AskSources | TextDelta | AskDone
+M = TypeVar("M", bound=Message)
+AskLike = rag_pb2.AskRequest | rag_pb2.StreamAskRequest
+_ASK_TOP_K = 3
+_RETRIEVE_TOP_K = 5
 
 
 def collection(request: Any) -> str:
@@ -34,10 +36,12 @@ def collection(request: Any) -> str:
     return request.collection or DEFAULT_COLLECTION
 
 
-def query(
-    request: rag_pb2.AskRequest | rag_pb2.StreamAskRequest | rag_pb2.RetrieveRequest, text: str, top_k: int
-) -> Query:
-    """What a request asks for."""
+def query(request: AskLike | rag_pb2.RetrieveRequest) -> Query:
+    """A question, or a query for passages."""
+    if isinstance(request, rag_pb2.RetrieveRequest):
+        text, top_k = request.query, request.top_k or _RETRIEVE_TOP_K
+    else:
+        text, top_k = request.question, request.top_k or _ASK_TOP_K
     filters = tuple(_filter(each) for each in request.filters)
     return Query(text, collection(request), top_k, filters, request.min_generation)
 
@@ -63,11 +67,11 @@ def document(given: rag_pb2.Document) -> Document:
     return Document(given.id, given.text, given.title, given.uri, dict(given.metadata))
 
 
-def stream_response(event: Event) -> rag_pb2.StreamAskResponse:
+def stream_response(event: AskEvent) -> rag_pb2.StreamAskResponse:
     """An event of an answer."""
     match event:
-        case AskSources(retrieval):
-            sources = rag_pb2.AskSources(citations=citations(retrieval.passages), index=index_ref(retrieval.index))
+        case Retrieval(passages, index):
+            sources = rag_pb2.AskSources(citations=map(_citation, passages), index=index_ref(index))
             return rag_pb2.StreamAskResponse(sources=sources)
         case TextDelta(text):
             return rag_pb2.StreamAskResponse(delta=common_pb2.TextDelta(text=text))
@@ -82,80 +86,25 @@ def stream_response(event: Event) -> rag_pb2.StreamAskResponse:
             return rag_pb2.StreamAskResponse(done=done)
 
 
-def citations(passages: Sequence[Passage]) -> list[rag_pb2.Citation]:
-    """Sources of an answer."""
-    return [
-        rag_pb2.Citation(
-            document_id=p.document_id, title=p.title, snippet=p.text, score=p.score, uri=p.uri, start=p.start, end=p.end
-        )
-        for p in passages
-    ]
-
-
-def passage(found: Passage) -> rag_pb2.Passage:
-    """A passage with the document that it is from."""
-    return rag_pb2.Passage(
-        document_id=found.document_id,
-        title=found.title,
-        text=found.text,
-        score=found.score,
-        uri=found.uri,
-        metadata=found.metadata,
-        start=found.start,
-        end=found.end,
+def _citation(p: Passage) -> rag_pb2.Citation:
+    return rag_pb2.Citation(
+        document_id=p.document_id, title=p.title, snippet=p.text, score=p.score, uri=p.uri, start=p.start, end=p.end
     )
 
 
-def document_info(info: DocumentInfo) -> rag_pb2.DocumentInfo:
-    """A document in a list."""
-    return rag_pb2.DocumentInfo(
-        id=info.id, title=info.title, uri=info.uri, metadata=info.metadata, text_length=info.text_length
-    )
+def by_name(kind: type[M], value: Any) -> M:
+    """A message of the fields that `kind` and a dataclass have in common: domain and contract use the same names."""
+    known = kind.DESCRIPTOR.fields_by_name
+    return kind(**{each.name: _converted(getattr(value, each.name)) for each in fields(value) if each.name in known})
 
 
-def summary(found: CollectionSummary) -> rag_pb2.Collection:
-    """A collection in a list."""
-    return rag_pb2.Collection(
-        index=index_ref(found.identity),
-        state=rag_pb2.CollectionState.ValueType(found.state.value),
-        state_message=found.message,
-        document_count=found.document_count,
-    )
-
-
-def generation(found: GenerationDescription) -> rag_pb2.Generation:
-    """A kept generation."""
-    return rag_pb2.Generation(
-        generation=found.number,
-        create_time=_timestamp(found.created),
-        document_count=found.document_count,
-        passage_count=found.passage_count,
-        size_bytes=found.size_bytes,
-        model=model_ref(found.embedder),
-        origin=found.origin,
-    )
-
-
-def index(found: IndexDescription) -> rag_pb2.GetIndexResponse:
-    """A collection as it is served."""
-    return rag_pb2.GetIndexResponse(
-        index=index_ref(found.identity),
-        document_count=found.document_count,
-        passage_count=found.passage_count,
-        dimensions=found.dimensions,
-        model=model_ref(found.embedder),
-        size_bytes=found.size_bytes,
-        update_time=_timestamp(found.updated),
-        state=rag_pb2.CollectionState.ValueType(found.state.value),
-        state_message=found.message,
-        fault_count=found.fault_count,
-        log_count=found.log_count,
-        index_type=found.index_type,
-        recall_at_10=found.recall_at_10,
-    )
-
-
-def _timestamp(moment: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp
+def _converted(value: Any) -> Any:
+    match value:
+        case IndexIdentity():
+            return index_ref(value)
+        case ModelIdentity():
+            return model_ref(value)
+        case Enum():
+            return value.value
+        case _:
+            return value

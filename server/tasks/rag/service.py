@@ -1,25 +1,27 @@
 """quintet.v1.RagService"""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from quintet.v1 import rag_pb2, rag_pb2_grpc
+from quintet.v1 import rag_pb2 as pb
+from quintet.v1 import rag_pb2_grpc
 
-from server.domain.chat import TextDelta
 from server.domain.context import current
 from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
-from server.domain.rag import Answerer, AskDone, AskSources, IndexIdentity, Query, ReindexProgress, Retriever
+from server.domain.rag import ReindexProgress
 from server.models.handle import Slot
-from server.rpc.convert import index_ref, model_ref, usage
+from server.rpc.convert import index_ref, model_ref
 from server.rpc.model_access import permitted
+from server.rpc.service_spec import FREE, Dependency, MethodSpec, ServiceSpec
 from server.tasks.rag import convert
+from server.tenancy.tenants import Role
 
-AskLike = rag_pb2.AskRequest | rag_pb2.StreamAskRequest
+if TYPE_CHECKING:  # importing FAISS takes time that the start of the server has no need to wait for
+    from server.tasks.rag.answerer import Answerer
+    from server.tasks.rag.engine import RagEngine
 
-_ASK_TOP_K = 3
-_RETRIEVE_TOP_K = 5
 _DOCUMENTS_A_PAGE = 100
 _COLLECTIONS_A_PAGE = 50
 
@@ -27,79 +29,57 @@ _COLLECTIONS_A_PAGE = 50
 class RagServicer(rag_pb2_grpc.RagServiceServicer):
     """Questions to answers with sources, and the collections behind them. `chat_model` is what the answerer asks."""
 
-    def __init__(self, retriever: Slot[Retriever], answerer: Slot[Answerer], chat_model: str) -> None:
-        self._retriever = retriever
+    def __init__(self, engine: "Slot[RagEngine]", answerer: "Slot[Answerer]", chat_model: str) -> None:
+        self._engine = engine
         self._answerer = answerer
         self._chat_model = chat_model
 
-    def estimates(self) -> dict[str, Callable[[AskLike], Cost]]:
-        """What requests cost at most, by the paths of their methods. They raise what serving would raise."""
-        return dict.fromkeys(("/quintet.v1.RagService/Ask", "/quintet.v1.RagService/StreamAsk"), self._estimate)
+    def estimate(self, request: convert.AskLike) -> Cost:
+        """What an answer costs at most. Raises what serving it would raise."""
+        return self._answerer.get().estimate(convert.query(request))
 
-    def _estimate(self, request: AskLike) -> Cost:
-        return self._answerer.get().estimate(_question(request))
-
-    async def Ask(self, request: rag_pb2.AskRequest, context: Any) -> rag_pb2.AskResponse:
-        """The stream of StreamAsk, collected."""
+    async def Ask(self, request: pb.AskRequest, context: Any) -> pb.AskResponse:
+        """The events of StreamAsk, collected."""
         texts: list[str] = []
-        response = rag_pb2.AskResponse()
-        async with aclosing(self._answer(request)) as events:
+        response = pb.AskResponse()
+        async with aclosing(self.StreamAsk(request, context)) as events:
             async for event in events:
-                match event:
-                    case AskSources(retrieval):
-                        response.citations.extend(convert.citations(retrieval.passages))
-                    case TextDelta(text):
-                        texts.append(text)
-                    case AskDone(chat, grounded, index):
-                        response.grounded = grounded
-                        response.usage.CopyFrom(usage(chat.usage))
-                        response.model.CopyFrom(model_ref(chat.model))
-                        response.index.CopyFrom(index_ref(index))
+                match event.WhichOneof("event"):
+                    case "sources":
+                        response.citations.extend(event.sources.citations)
+                    case "delta":
+                        texts.append(event.delta.text)
+                    case "done":
+                        response.grounded = event.done.grounded
+                        response.usage.CopyFrom(event.done.usage)
+                        response.model.CopyFrom(event.done.model)
+                        response.index.CopyFrom(event.done.index)
         response.answer = "".join(texts)
         return response
 
-    async def StreamAsk(
-        self, request: rag_pb2.StreamAskRequest, context: Any
-    ) -> AsyncIterator[rag_pb2.StreamAskResponse]:
-        """Sources, text, done."""
-        async with aclosing(self._answer(request)) as events:
+    async def StreamAsk(self, request: convert.AskLike, context: Any) -> AsyncGenerator[pb.StreamAskResponse, None]:
+        permitted(self._chat_model)
+        answer = self._answerer.get().stream(convert.query(request), deadline=current().deadline)
+        async with aclosing(answer) as events:
             async for event in events:
                 yield convert.stream_response(event)
 
-    async def _answer(self, request: AskLike) -> AsyncGenerator[convert.Event, None]:
-        permitted(self._chat_model)
-        answers = self._answerer.get().stream(_question(request), deadline=current().deadline)
-        async with aclosing(answers) as events:
-            async for event in events:
-                yield event
+    async def Retrieve(self, request: pb.RetrieveRequest, context: Any) -> pb.RetrieveResponse:
+        found = await self._engine.get().retriever.retrieve(convert.query(request), deadline=current().deadline)
+        passages = [convert.by_name(pb.Passage, passage) for passage in found.passages]
+        return pb.RetrieveResponse(passages=passages, index=index_ref(found.index), model=model_ref(found.model))
 
-    async def Retrieve(self, request: rag_pb2.RetrieveRequest, context: Any) -> rag_pb2.RetrieveResponse:
-        """Passages alone."""
-        query = convert.query(request, request.query, request.top_k or _RETRIEVE_TOP_K)
-        found = await self._retriever.get().retrieve(query, deadline=current().deadline)
-        return rag_pb2.RetrieveResponse(
-            passages=map(convert.passage, found.passages),
-            index=index_ref(found.index),
-            model=model_ref(found.embedder),
-        )
-
-    async def AddDocuments(self, request: rag_pb2.AddDocumentsRequest, context: Any) -> rag_pb2.AddDocumentsResponse:
-        """Add or replace."""
+    async def AddDocuments(self, request: pb.AddDocumentsRequest, context: Any) -> pb.AddDocumentsResponse:
         documents = [convert.document(each) for each in request.documents]
-        written = await self._retriever.get().add(request.collection, documents, deadline=current().deadline)
-        return rag_pb2.AddDocumentsResponse(
-            index=index_ref(written.index),
-            added_count=written.added,
-            updated_count=written.updated,
-            unchanged_count=written.unchanged,
-        )
+        written = await self._engine.get().ingester.add(request.collection, documents, deadline=current().deadline)
+        return convert.by_name(pb.AddDocumentsResponse, written)
 
     async def ImportDocuments(
-        self, requests: AsyncIterator[rag_pb2.ImportDocumentsRequest], context: Any
-    ) -> rag_pb2.ImportDocumentsResponse:
+        self, requests: AsyncIterator[pb.ImportDocumentsRequest], context: Any
+    ) -> pb.ImportDocumentsResponse:
         """Add or replace, message by message; the next is read when the one before is written."""
-        retriever = self._retriever.get()
-        response = rag_pb2.ImportDocumentsResponse()
+        ingester = self._engine.get().ingester
+        response = pb.ImportDocumentsResponse()
         collection = ""
         async for request in requests:
             given = request.collection
@@ -108,101 +88,93 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
                 raise InvalidRequest([Violation("collection", wanted)])
             collection = given or collection
             documents = [convert.document(each) for each in request.documents]
-            written = await retriever.add(collection, documents, deadline=current().deadline)
+            written = await ingester.add(collection, documents, deadline=current().deadline)
             response.index.CopyFrom(index_ref(written.index))
-            response.added_count += written.added
-            response.updated_count += written.updated
-            response.unchanged_count += written.unchanged
+            response.added_count += written.added_count
+            response.updated_count += written.updated_count
+            response.unchanged_count += written.unchanged_count
         if not collection:
             raise InvalidRequest([Violation("", "must have a message")])
         return response
 
-    async def DeleteDocuments(
-        self, request: rag_pb2.DeleteDocumentsRequest, context: Any
-    ) -> rag_pb2.DeleteDocumentsResponse:
-        """Remove."""
-        written = await self._retriever.get().delete(
-            request.collection, request.document_ids, deadline=current().deadline
-        )
-        return rag_pb2.DeleteDocumentsResponse(index=index_ref(written.index), deleted_count=written.deleted)
+    async def DeleteDocuments(self, request: pb.DeleteDocumentsRequest, context: Any) -> pb.DeleteDocumentsResponse:
+        ingester = self._engine.get().ingester
+        written = await ingester.delete(request.collection, request.document_ids, deadline=current().deadline)
+        return convert.by_name(pb.DeleteDocumentsResponse, written)
 
-    async def ListDocuments(self, request: rag_pb2.ListDocumentsRequest, context: Any) -> rag_pb2.ListDocumentsResponse:
+    async def ListDocuments(self, request: pb.ListDocumentsRequest, context: Any) -> pb.ListDocumentsResponse:
         """A page; its token is the last id, so that writes in between do no harm."""
-        page = await self._retriever.get().documents(
+        page = await self._engine.get().list_documents(
             convert.collection(request), request.page_token, request.page_size or _DOCUMENTS_A_PAGE
         )
-        return rag_pb2.ListDocumentsResponse(
-            documents=map(convert.document_info, page.documents),
+        return pb.ListDocumentsResponse(
+            documents=[convert.by_name(pb.DocumentInfo, each) for each in page.documents],
             next_page_token="" if page.complete else page.documents[-1].id,
             index=index_ref(page.index),
         )
 
-    async def CreateCollection(
-        self, request: rag_pb2.CreateCollectionRequest, context: Any
-    ) -> rag_pb2.CreateCollectionResponse:
-        """Make an empty one."""
-        retriever, deadline = self._retriever.get(), current().deadline
-        await retriever.create(request.collection, deadline=deadline)
-        made = await retriever.describe(request.collection, deadline=deadline)
-        return rag_pb2.CreateCollectionResponse(index=index_ref(made.identity), model=model_ref(made.embedder))
+    async def CreateCollection(self, request: pb.CreateCollectionRequest, context: Any) -> pb.CreateCollectionResponse:
+        made = await self._engine.get().ingester.create(request.collection, deadline=current().deadline)
+        return pb.CreateCollectionResponse(index=index_ref(made), model=model_ref(self._engine.get().embedder))
 
-    async def DeleteCollection(
-        self, request: rag_pb2.DeleteCollectionRequest, context: Any
-    ) -> rag_pb2.DeleteCollectionResponse:
-        """Remove all of it."""
-        last = await self._retriever.get().drop(request.collection, deadline=current().deadline)
-        return rag_pb2.DeleteCollectionResponse(index=index_ref(last))
+    async def DeleteCollection(self, request: pb.DeleteCollectionRequest, context: Any) -> pb.DeleteCollectionResponse:
+        last = await self._engine.get().drop(request.collection, deadline=current().deadline)
+        return pb.DeleteCollectionResponse(index=index_ref(last))
 
-    async def ListCollections(
-        self, request: rag_pb2.ListCollectionsRequest, context: Any
-    ) -> rag_pb2.ListCollectionsResponse:
+    async def ListCollections(self, request: pb.ListCollectionsRequest, context: Any) -> pb.ListCollectionsResponse:
         """A page; its token is the last name."""
         size = request.page_size or _COLLECTIONS_A_PAGE
-        found = [each for each in self._retriever.get().collections() if each.identity.collection > request.page_token]
-        return rag_pb2.ListCollectionsResponse(
-            collections=map(convert.summary, found[:size]),
-            next_page_token=found[size - 1].identity.collection if len(found) > size else "",
+        found = [each for each in self._engine.get().list_collections() if each.index.collection > request.page_token]
+        return pb.ListCollectionsResponse(
+            collections=[convert.by_name(pb.Collection, each) for each in found[:size]],
+            next_page_token=found[size - 1].index.collection if len(found) > size else "",
         )
 
-    async def GetIndex(self, request: rag_pb2.GetIndexRequest, context: Any) -> rag_pb2.GetIndexResponse:
-        """Describe."""
-        found = await self._retriever.get().describe(
-            convert.collection(request), request.min_generation, deadline=current().deadline
-        )
-        return convert.index(found)
+    async def GetIndex(self, request: pb.GetIndexRequest, context: Any) -> pb.GetIndexResponse:
+        name, deadline = convert.collection(request), current().deadline
+        found = await self._engine.get().describe(name, request.min_generation, deadline=deadline)
+        return convert.by_name(pb.GetIndexResponse, found)
 
-    async def ListGenerations(
-        self, request: rag_pb2.ListGenerationsRequest, context: Any
-    ) -> rag_pb2.ListGenerationsResponse:
-        """What can be rolled back to."""
-        served, kept = await self._retriever.get().generations(convert.collection(request))
-        return rag_pb2.ListGenerationsResponse(generations=map(convert.generation, kept), index=index_ref(served))
+    async def ListGenerations(self, request: pb.ListGenerationsRequest, context: Any) -> pb.ListGenerationsResponse:
+        served, kept = await self._engine.get().list_generations(convert.collection(request))
+        generations = [convert.by_name(pb.Generation, each) for each in kept]
+        return pb.ListGenerationsResponse(generations=generations, index=index_ref(served))
 
-    async def Rollback(self, request: rag_pb2.RollbackRequest, context: Any) -> rag_pb2.RollbackResponse:
-        """Serve an old generation again."""
-        served = await self._retriever.get().rollback(
-            request.collection, request.generation, deadline=current().deadline
-        )
-        return rag_pb2.RollbackResponse(index=index_ref(served))
+    async def Rollback(self, request: pb.RollbackRequest, context: Any) -> pb.RollbackResponse:
+        engine = self._engine.get()
+        served = await engine.rollback(request.collection, request.generation, deadline=current().deadline)
+        return pb.RollbackResponse(index=index_ref(served))
 
-    async def Compact(self, request: rag_pb2.CompactRequest, context: Any) -> rag_pb2.CompactResponse:
-        """Fold now."""
-        found = await self._retriever.get().compact(request.collection, deadline=current().deadline)
-        return rag_pb2.CompactResponse(index=index_ref(found.identity), size_bytes=found.size_bytes)
+    async def Compact(self, request: pb.CompactRequest, context: Any) -> pb.CompactResponse:
+        found = await self._engine.get().compact(request.collection, deadline=current().deadline)
+        return convert.by_name(pb.CompactResponse, found)
 
-    async def Reindex(self, request: rag_pb2.ReindexRequest, context: Any) -> AsyncIterator[rag_pb2.ReindexResponse]:
-        """Progress, done."""
-        retriever, deadline = self._retriever.get(), current().deadline
-        async with aclosing(retriever.reindex(request.collection, deadline=deadline)) as events:
+    async def Reindex(self, request: pb.ReindexRequest, context: Any) -> AsyncIterator[pb.ReindexResponse]:
+        engine = self._engine.get()
+        async with aclosing(engine.ingester.reindex(request.collection, deadline=current().deadline)) as events:
             async for event in events:
-                match event:
-                    case ReindexProgress(done, total):
-                        yield rag_pb2.ReindexResponse(progress=rag_pb2.ReindexProgress(done=done, total=total))
-                    case IndexIdentity():
-                        made = await retriever.describe(request.collection, deadline=deadline)
-                        end = rag_pb2.ReindexDone(index=index_ref(event), model=model_ref(made.embedder))
-                        yield rag_pb2.ReindexResponse(done=end)
+                if isinstance(event, ReindexProgress):
+                    yield pb.ReindexResponse(progress=convert.by_name(pb.ReindexProgress, event))
+                else:
+                    done = pb.ReindexDone(index=index_ref(event), model=model_ref(engine.embedder))
+                    yield pb.ReindexResponse(done=done)
 
 
-def _question(request: AskLike) -> Query:
-    return convert.query(request, request.question, request.top_k or _ASK_TOP_K)
+def spec(
+    engine: "Slot[RagEngine]", answerer: "Slot[Answerer]", chat_model: str, *, needs: Sequence[Dependency]
+) -> ServiceSpec:
+    """The service."""
+    servicer = RagServicer(engine, answerer, chat_model)
+    read, write = MethodSpec(Role.CALL, FREE), MethodSpec(Role.INGEST, FREE)
+    return ServiceSpec(
+        pb.DESCRIPTOR.services_by_name["RagService"],
+        rag_pb2_grpc.add_RagServiceServicer_to_server,
+        servicer,
+        {
+            **dict.fromkeys(("Ask", "StreamAsk"), MethodSpec(Role.CALL, servicer.estimate)),
+            **dict.fromkeys(("Retrieve", "ListDocuments", "ListCollections", "GetIndex", "ListGenerations"), read),
+            **dict.fromkeys(("AddDocuments", "ImportDocuments", "DeleteDocuments"), write),
+            **dict.fromkeys(("CreateCollection", "DeleteCollection", "Rollback", "Compact", "Reindex"), write),
+        },
+        needs=tuple(needs),
+    )

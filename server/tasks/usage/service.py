@@ -9,8 +9,10 @@ from quintet.v1 import common_pb2, usage_pb2, usage_pb2_grpc
 
 from server.domain.context import current
 from server.domain.errors import InvalidRequest, PermissionDenied, Violation
+from server.domain.usage import Entry, LedgerReader, LedgerWatch, Selection, Sum
+from server.rpc.convert import usage
+from server.rpc.service_spec import ANY_ROLE, FREE, MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
-from server.usage.ledger import LedgerReader, Record, Selection, Sum, Watching
 
 _DEFAULT_DAYS = 30
 _PAGE = 100
@@ -18,14 +20,13 @@ _MAX_SUMS = 10_000  # about 1 MB
 
 
 class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
-    """What was consumed, from the ledger."""
+    """What calls consumed, from the ledger."""
 
-    def __init__(self, reader: LedgerReader, settled: Watching) -> None:
+    def __init__(self, reader: LedgerReader, ledger: LedgerWatch) -> None:
         self._reader = reader
-        self._settled = settled
+        self._ledger = ledger
 
     async def GetUsage(self, request: usage_pb2.GetUsageRequest, context: Any) -> usage_pb2.GetUsageResponse:
-        """Sums."""
         sums = await self._reader.sums(_selection(request.filter), _MAX_SUMS + 1)
         if len(sums) > _MAX_SUMS:
             raise InvalidRequest([Violation("filter", f"matches more than {_MAX_SUMS} sums; ask for a shorter time")])
@@ -35,7 +36,7 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
         """A page; its token is the last id."""
         selection = _selection(request.filter, request.request_id if request.HasField("request_id") else None)
         size = request.page_size or _PAGE
-        found = await self._reader.records(selection, before=request.page_token, limit=size + 1)
+        found = await self._reader.entries(selection, before=request.page_token, limit=size + 1)
         return usage_pb2.ListUsageResponse(
             records=map(_record, found[:size]), next_page_token=found[size - 1].id if len(found) > size else ""
         )
@@ -46,10 +47,23 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
         """Calls as they are settled, then done."""
         if not _is_admin():
             raise PermissionDenied('watching usage needs the role "admin"')
-        with self._settled.watch() as settled:
-            async for record, missed in settled:
-                yield usage_pb2.WatchUsageResponse(settled=_record(record), missed_count=missed)
+        with self._ledger.watch() as settled:
+            async for entry, missed in settled:
+                yield usage_pb2.WatchUsageResponse(settled=_record(entry), missed_count=missed)
         yield usage_pb2.WatchUsageResponse(done=usage_pb2.WatchUsageDone())
+
+
+def spec(reader: LedgerReader, settled: LedgerWatch) -> ServiceSpec:
+    """The service over the ledger; the servicer decides whose usage a caller may read."""
+    return ServiceSpec(
+        usage_pb2.DESCRIPTOR.services_by_name["UsageService"],
+        usage_pb2_grpc.add_UsageServiceServicer_to_server,
+        UsageServicer(reader, settled),
+        {
+            **dict.fromkeys(("GetUsage", "ListUsage"), MethodSpec(ANY_ROLE, FREE)),
+            "WatchUsage": MethodSpec(Role.ADMIN, FREE),
+        },
+    )
 
 
 def _is_admin() -> bool:
@@ -57,7 +71,7 @@ def _is_admin() -> bool:
 
 
 def _selection(wanted: usage_pb2.UsageFilter, request_id: str | None = None) -> Selection:
-    """Raises PermissionDenied for what is not the caller's."""
+    """Raises PermissionDenied if it is another tenant's and the caller is no administrator."""
     tenant = wanted.tenant if wanted.HasField("tenant") else None
     if not _is_admin():
         own = current().caller.tenant
@@ -100,34 +114,23 @@ def _sum(found: Sum) -> usage_pb2.UsageSum:
     )
 
 
-def _record(found: Record) -> usage_pb2.UsageRecord:
-    accounting = found.accounting
-    record = usage_pb2.UsageRecord(
-        id=found.id,
-        tenant=found.tenant,
-        key_id=found.key_id,
-        request_id=found.request_id,
-        service=found.service,
-        method=found.method,
-        model=common_pb2.ModelRef(name=found.model, version=found.model_version, digest=found.model_digest),
-        provider=found.provider,
-        usage=common_pb2.Usage(
-            prompt_tokens=accounting.prompt_tokens,
-            completion_tokens=accounting.completion_tokens,
-            total_tokens=accounting.total_tokens,
-            source=common_pb2.UsageSource.ValueType(accounting.source.value),
-            cost_micros=accounting.cost_micros,
-            currency=accounting.currency,
-            cached_tokens=accounting.cached_tokens,
-        ),
-        price_version=found.price_version,
-        start_time=_timestamp(found.started),
-        outcome=usage_pb2.UsageOutcome.Value(f"USAGE_OUTCOME_{found.outcome.name}"),
-        repeated_request=found.repeated,
+def _record(entry: Entry) -> usage_pb2.UsageRecord:
+    return usage_pb2.UsageRecord(
+        id=entry.id,
+        tenant=entry.tenant,
+        key_id=entry.key_id,
+        request_id=entry.request_id,
+        service=entry.service,
+        method=entry.method,
+        model=common_pb2.ModelRef(name=entry.model, version=entry.model_version, digest=entry.model_digest),
+        provider=entry.provider,
+        usage=usage(entry.usage),
+        price_version=entry.price_version,
+        start_time=_timestamp(entry.started),
+        end_time=_timestamp(entry.ended) if entry.ended else None,
+        outcome=usage_pb2.UsageOutcome.Value(f"USAGE_OUTCOME_{entry.outcome.name}"),
+        repeated_request=bool(entry.repeat_of),
     )
-    if found.ended:
-        record.end_time.CopyFrom(_timestamp(found.ended))
-    return record
 
 
 def _timestamp(moment: datetime) -> Timestamp:

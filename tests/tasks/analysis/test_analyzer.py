@@ -14,13 +14,12 @@ from server.domain.analysis import AnalysisTask, Entity, KeyPhrase, ParsedText, 
 from server.domain.errors import DeadlineExceeded, ModelLoading, ModelUnavailable, QuintetError, ServerOverloaded
 from server.domain.models import ModelDescription, ModelIdentity, ModelTask
 from server.domain.texts import Classification, Classifier, Label
-from server.inference.onnx_text import OnnxClassifier
 from server.inference.scheduler import Scheduler
 from server.models.artefact import open_artefact
 from server.tasks.analysis.analyzer import SideBySideAnalyzer
 from server.tasks.analysis.language import FastTextIdentifier
 from server.tasks.analysis.spacy_parser import SpacyParser
-from tests.small_artefacts import soon
+from tests.small_artefacts import onnx_classifier, soon
 from tests.waiting import until
 
 T = TypeVar("T")
@@ -229,11 +228,11 @@ async def test_cancelling_the_caller_cancels_everything() -> None:
     assert [engine.cancelled for engine in bench.engines] == [1, 1, 1, 1]
 
 
-async def test_real_models_side_by_side(models: Path, lanes: Scheduler) -> None:
+async def test_real_models_side_by_side(models: Path, scheduler: Scheduler) -> None:
     lane = Scheduler(1, queue_limit=8)
-    sentiment, topics = (OnnxClassifier(open_artefact(models, name), lanes) for name in ("sentiment", "topics"))
+    sentiment, topics = (onnx_classifier(open_artefact(models, name), scheduler) for name in ("sentiment", "topics"))
     linguist = SpacyParser(open_artefact(models, "en_core_web_sm"), lane)
-    languages = FastTextIdentifier(open_artefact(models, "lid.176"), lanes)
+    languages = FastTextIdentifier(open_artefact(models, "lid.176"), scheduler)
     analyzer = SideBySideAnalyzer(lender(sentiment), lender(topics), lender(linguist), lender(languages))
     text = ("I love the wonderful museums of Paris. " * 150)[:5000]
     found = {item.task: item for item in await analyse(analyzer, text=text)}

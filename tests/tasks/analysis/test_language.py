@@ -15,8 +15,8 @@ from tests.small_artefacts import soon
 
 
 @pytest.fixture
-def identifier(models: Path, lanes: Scheduler) -> FastTextIdentifier:
-    return FastTextIdentifier(open_artefact(models, "lid.176"), lanes)
+def identifier(models: Path, scheduler: Scheduler) -> FastTextIdentifier:
+    return FastTextIdentifier(open_artefact(models, "lid.176"), scheduler)
 
 
 @pytest.mark.parametrize(

@@ -177,10 +177,10 @@ async def test_a_late_call_is_refused(linguist: SpacyParser) -> None:
         await linguist.parse(TEXT, deadline=0.0)
 
 
-async def test_it_wants_one_lane_of_its_own(models: Path, linguist: SpacyParser, lanes: Scheduler) -> None:
+async def test_it_wants_one_lane_of_its_own(models: Path, linguist: SpacyParser, scheduler: Scheduler) -> None:
     assert linguist.description.task is ModelTask.LINGUISTICS
     with pytest.raises(ValueError, match="exactly one lane"):
-        SpacyParser(open_artefact(models, "en_core_web_sm"), lanes)
+        SpacyParser(open_artefact(models, "en_core_web_sm"), scheduler)
 
 
 def test_the_server_does_not_import_spacy() -> None:

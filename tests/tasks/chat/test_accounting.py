@@ -19,8 +19,6 @@ from server.domain.chat import (
     Message,
     Prices,
     TextDelta,
-    Usage,
-    UsageSource,
 )
 from server.domain.context import Caller, Context
 from server.domain.errors import (
@@ -33,9 +31,9 @@ from server.domain.errors import (
 )
 from server.domain.models import ModelDescription, ModelIdentity, ModelTask
 from server.domain.money import Cost
+from server.domain.usage import Entry, Outcome, Usage, UsageSource
 from server.tasks.chat.accounting import AccountedChatModel
 from server.tasks.chat.tokens import ByteCounter
-from server.usage.ledger import Accounting, Outcome, Settlement, Source
 from tests.chatting import chatting, endpoint_of
 from tests.fakes import MemoryLedger, OpenAIServer, Reply
 from tests.waiting import until
@@ -109,17 +107,17 @@ async def collect(model: AccountedChatModel, deadline: float | None = None) -> l
     return [event async for event in model.stream(MESSAGES, OPTIONS, deadline=deadline or soon())]
 
 
-def only(ledger: MemoryLedger) -> Settlement:
-    """The settlement of the one row that there is."""
-    assert len(ledger.openings) == 1
+def only(ledger: MemoryLedger) -> Entry:
+    """The one entry that there is, settled."""
+    assert len(ledger.opened) == 1
     assert ledger.settled_twice == 0
-    (settlement,) = ledger.settlements.values()
-    return settlement
+    (entry,) = ledger.settled.values()
+    return entry
 
 
 async def test_an_answer(ledger: MemoryLedger, call: Context) -> None:
     def is_open() -> None:
-        assert len(ledger.openings) == 1, "before the provider is asked"
+        assert len(ledger.opened) == 1, "before the provider is asked"
 
     provider = Script(STARTED, TextDelta("Hi"), TextDelta("!"), DONE, before=is_open)
     events = await collect(AccountedChatModel(provider, ledger))
@@ -129,12 +127,17 @@ async def test_an_answer(ledger: MemoryLedger, call: Context) -> None:
         TextDelta("!"),
         replace(DONE, usage=replace(TOLD, cost_micros=cost, currency="EUR")),
     ]
-    (begun,) = ledger.openings.values()
+    (begun,) = ledger.opened.values()
     assert (begun.tenant, begun.key_id, begun.request_id, begun.brought_id) == ("acme", "k1", "r-1", True)
     assert (begun.service, begun.method, begun.model, begun.provider) == ("ChatService", "Chat", "fast", "cloud")
-    assert (begun.prompt_tokens, begun.prompt_micros, begun.reserved_tokens, begun.reserved_micros) == (10, 10, 30, 50)
+    assert (begun.own_prompt_tokens, begun.own_prompt_micros, begun.reserved_tokens, begun.reserved_micros) == (
+        10,
+        10,
+        30,
+        50,
+    )
     ended = only(ledger)
-    assert ended.accounting == Accounting(12, 4, 5, Source.PROVIDER, cost, "EUR")
+    assert ended.usage == Usage(12, 5, UsageSource.PROVIDER, cost, "EUR", 4)
     assert (ended.outcome, ended.provider, ended.model, ended.model_version) == (Outcome.OK, "cloud", "gpt", "gpt-2026")
     assert ended.price_version == "2026-11"
     assert (call.spent_tokens, call.spent_micros) == (17, cost)
@@ -152,7 +155,7 @@ async def test_another_provider_is_asked_instead(ledger: MemoryLedger, call: Con
     await collect(AccountedChatModel(Script(STARTED, free, TextDelta("Hi"), done), ledger))
     ended = only(ledger)
     assert (ended.provider, ended.model, ended.model_digest) == ("embedded", "qwen", "sha256:1")
-    assert (ended.price_version, ended.accounting.cost_micros, ended.accounting.total_tokens) == ("free", 0, 15)
+    assert (ended.price_version, ended.usage.cost_micros, ended.usage.total_tokens) == ("free", 0, 15)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +173,7 @@ async def test_another_provider_is_asked_instead(ledger: MemoryLedger, call: Con
 async def test_impossible_usage_is_not_believed(ledger: MemoryLedger, call: Context, usage: Usage) -> None:
     provider = Script(STARTED, TextDelta("four"), replace(DONE, usage=usage))
     *_, done = await collect(AccountedChatModel(provider, ledger))
-    assert only(ledger).accounting == Accounting(10, 0, 4, Source.ESTIMATED, 10 + 2 * 4, "EUR")
+    assert only(ledger).usage == Usage(10, 4, UsageSource.ESTIMATED, 10 + 2 * 4, "EUR")
     assert isinstance(done, ChatDone)
     assert done.usage == Usage(10, 4, UsageSource.ESTIMATED, 18, "EUR")
 
@@ -194,14 +197,14 @@ async def test_failures(
     with pytest.raises((QuintetError, ValueError)):
         await collect(AccountedChatModel(Script(*events), ledger))
     ended = only(ledger)
-    assert (ended.outcome, ended.accounting.source) == (Outcome.FAILED, Source.ESTIMATED)
-    assert ended.accounting.total_tokens == call.spent_tokens == tokens
+    assert (ended.outcome, ended.usage.source) == (Outcome.FAILED, UsageSource.ESTIMATED)
+    assert ended.usage.total_tokens == call.spent_tokens == tokens
 
 
 async def test_who_fails_before_anybody_is_asked_has_no_row(ledger: MemoryLedger, call: Context) -> None:
     with pytest.raises(UpstreamFailed):
         await collect(AccountedChatModel(Script(UpstreamFailed("nobody there")), ledger))
-    assert ledger.openings == {}
+    assert ledger.opened == {}
 
 
 async def test_nothing_is_begun_that_cannot_be_written(ledger: MemoryLedger, call: Context) -> None:
@@ -225,7 +228,7 @@ async def test_leaving_a_stream(ledger: MemoryLedger, call: Context) -> None:
     async with aclosing(AccountedChatModel(provider, ledger).stream(MESSAGES, OPTIONS, deadline=soon())) as events:
         await anext(events)
     assert provider.closed
-    assert (only(ledger).outcome, only(ledger).accounting.total_tokens) == (Outcome.CANCELLED, 14)
+    assert (only(ledger).outcome, only(ledger).usage.total_tokens) == (Outcome.CANCELLED, 14)
 
 
 @pytest.mark.parametrize(("seconds", "outcome"), [(30.0, Outcome.CANCELLED), (0.0, Outcome.DEADLINE)])
@@ -236,7 +239,7 @@ async def test_cancelling_a_call(ledger: MemoryLedger, call: Context, seconds: f
     task.cancel()
     await asyncio.wait({task})
     assert task.cancelled()
-    assert (only(ledger).outcome, only(ledger).accounting.total_tokens) == (outcome, 14)
+    assert (only(ledger).outcome, only(ledger).usage.total_tokens) == (outcome, 14)
     assert call.spent_tokens == 14
 
 
@@ -256,20 +259,20 @@ async def test_cancelling_at_any_step(call: Context) -> None:
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await until(lambda: ledger.openings.keys() == ledger.settlements.keys())  # noqa: B023
-        for ended in ledger.settlements.values():
-            seen.add((ended.outcome, ended.accounting.total_tokens))
+        await until(lambda: ledger.opened.keys() == ledger.settled.keys())  # noqa: B023
+        for ended in ledger.settled.values():
+            seen.add((ended.outcome, ended.usage.total_tokens))
         assert ledger.settled_twice == 0
     assert seen == {(Outcome.CANCELLED, 10), (Outcome.CANCELLED, 14), (Outcome.CANCELLED, 18), (Outcome.OK, 17)}
 
 
 async def test_a_repeated_request_is_told_what_it_cost_then(ledger: MemoryLedger, call: Context) -> None:
-    ledger.earlier = Accounting(9, 1, 2, Source.PROVIDER, 77, "EUR")
+    ledger.earlier = Usage(9, 2, UsageSource.PROVIDER, 77, "EUR", 1)
     *_, done = await collect(AccountedChatModel(Script(STARTED, TextDelta("Hi"), DONE), ledger))
     assert isinstance(done, ChatDone)
     assert done.usage == Usage(9, 2, UsageSource.PROVIDER, 77, "EUR", cached_tokens=1)
     assert (call.spent_tokens, call.spent_micros) == (0, 0)
-    assert only(ledger).accounting.total_tokens == 17, "what was consumed"
+    assert only(ledger).usage.total_tokens == 17, "what was consumed"
 
 
 async def test_requests_differ_in_everything_that_is_asked(ledger: MemoryLedger, call: Context) -> None:
@@ -283,7 +286,7 @@ async def test_requests_differ_in_everything_that_is_asked(ledger: MemoryLedger,
     ]
     for messages, options in [*asked, asked[0]]:
         await model.complete(messages, options, deadline=soon())
-    digests = [begun.request_digest for begun in ledger.openings.values()]
+    digests = [begun.request_digest for begun in ledger.opened.values()]
     assert len(set(digests)) == len(asked)
     assert digests[0] == digests[-1]
 
@@ -299,7 +302,7 @@ async def test_a_long_text_is_counted_in_pieces(ledger: MemoryLedger, call: Cont
     provider = Script(replace(STARTED, count=count), *deltas, UpstreamFailed("cut"))
     with pytest.raises(UpstreamFailed):
         await collect(AccountedChatModel(provider, ledger))
-    assert only(ledger).accounting.completion_tokens == 50_000
+    assert only(ledger).usage.completion_tokens == 50_000
     assert max(longest) < 10_000
 
 
@@ -335,8 +338,8 @@ async def test_cancelling_stops_the_provider_within_half_a_second(
     await until(lambda: upstream.abandoned, seconds=0.5)
     await asyncio.gather(task, return_exceptions=True)
     ended = only(ledger)
-    assert (ended.outcome, ended.accounting.source) == (Outcome.CANCELLED, Source.ESTIMATED)
-    assert ended.accounting.completion_tokens == ByteCounter().text("".join(texts))
+    assert (ended.outcome, ended.usage.source) == (Outcome.CANCELLED, UsageSource.ESTIMATED)
+    assert ended.usage.completion_tokens == ByteCounter().text("".join(texts))
 
 
 async def test_many_streams_that_end_in_every_way(
@@ -356,9 +359,9 @@ async def test_many_streams_that_end_in_every_way(
         return True
 
     succeeded = await asyncio.gather(*(one(chance.choice([0.0, chance.random() / 10, 20.0])) for _ in range(200)))
-    assert ledger.openings.keys() == ledger.settlements.keys()
+    assert ledger.opened.keys() == ledger.settled.keys()
     assert ledger.settled_twice == 0
-    outcomes = [ended.outcome for ended in ledger.settlements.values()]
+    outcomes = [ended.outcome for ended in ledger.settled.values()]
     assert outcomes.count(Outcome.OK) >= sum(succeeded) > 0
     assert {Outcome.CANCELLED, Outcome.FAILED} < set(outcomes)
-    assert call.spent_tokens == sum(ended.accounting.total_tokens for ended in ledger.settlements.values())
+    assert call.spent_tokens == sum(ended.usage.total_tokens for ended in ledger.settled.values())

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from server.domain.chat import ChatOptions, ChatStarted, FinishReason, Message, TextDelta, UsageSource
+from server.domain.chat import ChatOptions, ChatStarted, FinishReason, Message, TextDelta
 from server.domain.errors import InvalidRequest, ModelLoading, ModelUnavailable, UpstreamFailed, UpstreamRefused
 from server.domain.priority import LANES
+from server.domain.usage import UsageSource
 from server.models.artefact import Artefact, open_artefact
 from server.tasks.chat.embedded import EmbeddedProvider
 from server.tasks.chat.openai_upstream import Endpoint

@@ -17,8 +17,6 @@ from server.domain.chat import (
     Message,
     Prices,
     TextDelta,
-    Usage,
-    UsageSource,
 )
 from server.domain.errors import (
     DeadlineExceeded,
@@ -33,6 +31,7 @@ from server.domain.errors import (
 )
 from server.domain.models import ModelIdentity
 from server.domain.money import Cost
+from server.domain.usage import Usage, UsageSource
 from server.tasks.chat.openai_upstream import Endpoint, OpenAIProvider
 from tests.chatting import MESSAGES, complete, events_of, soon
 from tests.chatting import chatting as chatting_with

@@ -39,8 +39,8 @@ def changed(**values: Any) -> House:
 
 
 @pytest.fixture
-def pricer(models: Path, lanes: Scheduler) -> HousePricer:
-    return HousePricer(open_artefact(models, "house-prices"), lanes)
+def pricer(models: Path, scheduler: Scheduler) -> HousePricer:
+    return HousePricer(open_artefact(models, "house-prices"), scheduler)
 
 
 async def violations(pricer: HousePricer, *houses: House) -> tuple[Violation, ...]:
@@ -114,8 +114,8 @@ async def test_the_description_lists_the_features(pricer: HousePricer) -> None:
     assert 0.87 <= described.metrics["interval_coverage"] <= 0.93
 
 
-def test_a_dropped_engine_is_gone_at_once(models: Path, lanes: Scheduler) -> None:
-    assert is_gone_when_dropped(lambda: HousePricer(open_artefact(models, "house-prices"), lanes))
+def test_a_dropped_engine_is_gone_at_once(models: Path, scheduler: Scheduler) -> None:
+    assert is_gone_when_dropped(lambda: HousePricer(open_artefact(models, "house-prices"), scheduler))
 
 
 async def test_a_late_call_is_refused(pricer: HousePricer) -> None:
@@ -132,19 +132,19 @@ def altered(models: Path, folder: Path, **changes: Any) -> Artefact:
     return open_artefact(folder / "models", "house-prices")
 
 
-async def test_other_features_are_refused(models: Path, lanes: Scheduler, tmp_path: Path) -> None:
+async def test_other_features_are_refused(models: Path, scheduler: Scheduler, tmp_path: Path) -> None:
     schema = open_artefact(models, "house-prices").manifest.schema
     schema["features"] = schema["features"][::-1]
     with pytest.raises(ModelUnavailable, match="its features are not those of the contract") as caught:
-        HousePricer(altered(models, tmp_path, schema=schema), lanes)
+        HousePricer(altered(models, tmp_path, schema=schema), scheduler)
     assert "make train ONLY=house-prices" in caught.value.message
 
 
-async def test_codes_of_other_categories_are_refused(models: Path, lanes: Scheduler, tmp_path: Path) -> None:
+async def test_codes_of_other_categories_are_refused(models: Path, scheduler: Scheduler, tmp_path: Path) -> None:
     schema = open_artefact(models, "house-prices").manifest.schema
     schema["codes"]["neighborhood"].popitem()
     with pytest.raises(ModelUnavailable, match="its codes are not those of its categories"):
-        HousePricer(altered(models, tmp_path, schema=schema), lanes)
+        HousePricer(altered(models, tmp_path, schema=schema), scheduler)
 
 
 @pytest.fixture(scope="module")
@@ -206,12 +206,12 @@ async def test_no_split_flips_at_its_threshold(pricer: HousePricer, reference: A
     assert np.abs(found / expected - 1).max() < 1e-9
 
 
-async def test_a_few_houses_need_no_lane(pricer: HousePricer, lanes: Scheduler) -> None:
+async def test_a_few_houses_need_no_lane(pricer: HousePricer, scheduler: Scheduler) -> None:
     expected = await pricer.predict([HOUSE] * (ON_THE_LOOP + 1), deadline=soon())
-    lanes.close()
+    scheduler.close()
     assert await pricer.predict([HOUSE] * ON_THE_LOOP, deadline=soon()) == expected[:ON_THE_LOOP]
-    counted = {name: dict(work.batches) for name, work in lanes.counters.items() if work.batches}
+    counted = {name: dict(work.batches) for name, work in scheduler.counters.items() if work.batches}
     assert counted == {"house-prices": {1: 1}, "house-prices on the loop": {1: 1}}
-    assert lanes.counters["house-prices on the loop"].compute_seconds > 0
+    assert scheduler.counters["house-prices on the loop"].compute_seconds > 0
     with pytest.raises(ServerStopping):
         await pricer.predict([HOUSE] * (ON_THE_LOOP + 1), deadline=soon())

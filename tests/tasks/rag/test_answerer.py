@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from server.domain.chat import ChatModel, FinishReason, Message, TextDelta, Usage, UsageSource
+from server.domain.chat import ChatModel, FinishReason, Message, TextDelta
 from server.domain.errors import CollectionNotFound, UpstreamFailed
-from server.domain.rag import AskDone, AskSources, Document, Passage, Query
+from server.domain.rag import AskDone, Document, Passage, Query, Retrieval
+from server.domain.usage import Usage, UsageSource
 from server.inference.scheduler import Scheduler
 from server.models.artefact import open_artefact
 from server.tasks.chat.embedded import EmbeddedProvider
-from server.tasks.rag.answerer import MIN_SCORE, NOTHING_FOUND, RagAnswerer
+from server.tasks.rag.answerer import MIN_SCORE, NOTHING_FOUND, Answerer
+from server.tasks.rag.engine import RagEngine
 from server.tasks.rag.grounding import is_grounded
-from server.tasks.rag.retriever import FaissRetriever
 from tests.chatting import chatting, endpoint_of
 from tests.fakes import OpenAIServer, Reply, UnaccountedChatModel
 from tests.tasks.rag.hashing import CAT, DOG, SUN, HashingEmbedder
@@ -32,12 +33,12 @@ async def upstream() -> AsyncIterator[OpenAIServer]:
 
 
 @pytest.fixture
-async def retriever(tmp_path: Path) -> AsyncIterator[FaissRetriever]:
-    lanes = Scheduler(1, 16)
-    found = FaissRetriever(tmp_path, HashingEmbedder(), lanes)
-    await found.add("notes", [CAT, DOG, SUN], deadline=soon())
+async def engine(tmp_path: Path) -> AsyncIterator[RagEngine]:
+    scheduler = Scheduler(1, 16)
+    found = RagEngine(tmp_path, HashingEmbedder(), scheduler)
+    await found.ingester.add("notes", [CAT, DOG, SUN], deadline=soon())
     yield found
-    lanes.close()
+    scheduler.close()
 
 
 @pytest.fixture
@@ -51,63 +52,63 @@ def soon() -> float:
 
 
 async def ask(
-    answerer: RagAnswerer, question: str, collection: str = "notes", top_k: int = 3
-) -> tuple[AskSources, str, AskDone]:
+    answerer: Answerer, question: str, collection: str = "notes", top_k: int = 3
+) -> tuple[Retrieval, str, AskDone]:
     """All events, in the only order that is allowed."""
     events = [event async for event in answerer.stream(Query(question, collection, top_k), deadline=soon())]
     sources, *deltas, done = events
-    assert isinstance(sources, AskSources)
+    assert isinstance(sources, Retrieval)
     assert isinstance(done, AskDone)
     return sources, "".join(delta.text for delta in deltas if isinstance(delta, TextDelta)), done
 
 
 async def test_the_model_reads_the_passages_and_then_the_question(
-    retriever: FaissRetriever, chat: ChatModel, upstream: OpenAIServer
+    engine: RagEngine, chat: ChatModel, upstream: OpenAIServer
 ) -> None:
     upstream.replies = [Reply(deltas=["The cat sleeps on the", " warm mat."])]
-    sources, answer, done = await ask(RagAnswerer(retriever, chat), QUESTION)
+    sources, answer, done = await ask(Answerer(engine.retriever, chat), QUESTION)
     assert answer == "The cat sleeps on the warm mat."
     assert done.grounded
-    assert done.index == sources.retrieval.index
+    assert done.index == sources.index
     assert (done.chat.finish_reason, done.chat.usage.prompt_tokens) == (FinishReason.STOP, 11)
-    assert sources.retrieval.passages[0].document_id == "cat"
+    assert sources.passages[0].document_id == "cat"
     system, user = upstream.requests[0].body["messages"]
     assert system["role"] == "system"
-    read = [passage.text for passage in sources.retrieval.passages]
+    read = [passage.text for passage in sources.passages]
     assert all(text in user["content"] for text in read)
     assert user["content"].startswith("Passage 1 (Cat):\nThe cat sleeps")
     assert user["content"].endswith(f"\n\nQuestion: {QUESTION}")
 
 
 async def test_no_model_is_asked_without_a_passage_that_is_near(
-    retriever: FaissRetriever, chat: ChatModel, upstream: OpenAIServer
+    engine: RagEngine, chat: ChatModel, upstream: OpenAIServer
 ) -> None:
-    sources, answer, done = await ask(RagAnswerer(retriever, chat), "What costs quantum insurance?")
+    sources, answer, done = await ask(Answerer(engine.retriever, chat), "What costs quantum insurance?")
     assert upstream.requests == []
-    assert (sources.retrieval.passages, answer) == ((), NOTHING_FOUND)
+    assert (sources.passages, answer) == ((), NOTHING_FOUND)
     assert (done.chat.finish_reason, done.grounded) == (FinishReason.NO_PASSAGES, False)
     assert done.chat.usage == Usage(0, 0, UsageSource.ESTIMATED)
     assert done.chat.model == chat.description.identity
 
 
-async def test_far_passages_are_not_read(retriever: FaissRetriever, chat: ChatModel) -> None:
-    sources, _, _ = await ask(RagAnswerer(retriever, chat), "plasma star sun hot")
-    assert [passage.document_id for passage in sources.retrieval.passages] == ["sun"]
-    assert all(passage.score >= MIN_SCORE for passage in sources.retrieval.passages)
+async def test_far_passages_are_not_read(engine: RagEngine, chat: ChatModel) -> None:
+    sources, _, _ = await ask(Answerer(engine.retriever, chat), "plasma star sun hot")
+    assert [passage.document_id for passage in sources.passages] == ["sun"]
+    assert all(passage.score >= MIN_SCORE for passage in sources.passages)
 
 
-async def test_passages_fit_the_context(retriever: FaissRetriever, chat: ChatModel, upstream: OpenAIServer) -> None:
+async def test_passages_fit_the_context(engine: RagEngine, chat: ChatModel, upstream: OpenAIServer) -> None:
     long = [Document(f"long {i}", "cat sleeps where " * 50) for i in range(20)]
-    await retriever.add("notes", long, deadline=soon())
-    sources, _, _ = await ask(RagAnswerer(retriever, chat), QUESTION, top_k=20)
-    assert 1 < (count := len(sources.retrieval.passages)) < 20
+    await engine.ingester.add("notes", long, deadline=soon())
+    sources, _, _ = await ask(Answerer(engine.retriever, chat), QUESTION, top_k=20)
+    assert 1 < (count := len(sources.passages)) < 20
     messages = [Message(each["role"], each["content"]) for each in upstream.requests[0].body["messages"]]
     tokens = await chat.prompt_tokens(messages)
     assert tokens + 256 <= 2048 < tokens * (count + 1) / count + 256  # and one more would not
 
 
-async def test_failures_pass_through(retriever: FaissRetriever, chat: ChatModel, upstream: OpenAIServer) -> None:
-    answerer = RagAnswerer(retriever, chat)
+async def test_failures_pass_through(engine: RagEngine, chat: ChatModel, upstream: OpenAIServer) -> None:
+    answerer = Answerer(engine.retriever, chat)
     with pytest.raises(CollectionNotFound):
         await ask(answerer, QUESTION, "nothing")
     upstream.replies = [Reply(cut_after=2)]
@@ -115,21 +116,23 @@ async def test_failures_pass_through(retriever: FaissRetriever, chat: ChatModel,
         await ask(answerer, QUESTION)
 
 
-async def test_closing_stops_the_generation(retriever: FaissRetriever, chat: ChatModel, upstream: OpenAIServer) -> None:
+async def test_closing_stops_the_generation(engine: RagEngine, chat: ChatModel, upstream: OpenAIServer) -> None:
     upstream.replies = [Reply(deltas=["a"] * 1000, pause=0.01)]
-    async with aclosing(RagAnswerer(retriever, chat).stream(Query(QUESTION, "notes", 3), deadline=soon())) as events:
+    async with aclosing(
+        Answerer(engine.retriever, chat).stream(Query(QUESTION, "notes", 3), deadline=soon())
+    ) as events:
         async for event in events:
             if isinstance(event, TextDelta):
                 break
     await until(lambda: (upstream.abandoned, upstream.active) == (1, 0), seconds=1.0)
 
 
-async def test_with_a_real_model(retriever: FaissRetriever, models: Path) -> None:
+async def test_with_a_real_model(engine: RagEngine, models: Path) -> None:
     artefact = open_artefact(models, "smollm2-135m-instruct")
     chat = EmbeddedProvider(artefact, slots=1, context_tokens=1024, token_seconds=20.0)
     await chat.start()
     try:
-        _, answer, done = await ask(RagAnswerer(retriever, UnaccountedChatModel(chat)), "Where does the cat sleep?")
+        _, answer, done = await ask(Answerer(engine.retriever, UnaccountedChatModel(chat)), "Where does the cat sleep?")
     finally:
         await chat.close()
     assert "mat" in answer
@@ -176,8 +179,8 @@ def test_grounding_in_chinese() -> None:
     assert not is_grounded("乔戈里峰位于巴基斯坦。", "珠穆朗玛峰有多高？", [passage])
 
 
-async def test_what_an_answer_costs_at_most(retriever: FaissRetriever, upstream: OpenAIServer) -> None:
+async def test_what_an_answer_costs_at_most(engine: RagEngine, upstream: OpenAIServer) -> None:
     async with chatting(endpoint_of(upstream), context_tokens=4096) as provider:
-        answerer = RagAnswerer(retriever, UnaccountedChatModel(provider))
+        answerer = Answerer(engine.retriever, UnaccountedChatModel(provider))
         few, more, most = (answerer.estimate(Query(QUESTION, "notes", top_k)).tokens for top_k in (1, 2, 20))
     assert 900 * 3 / 4 + 256 < few < more < most == 4096, "the model's context"

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from quintet.v1 import common_pb2, rag_pb2
 
-from quintet_client.cli.bar import Bar
 from quintet_client.cli.failures import FAILED, OK, named
 from quintet_client.cli.files import File, Skipped, collect, documents_of
 from quintet_client.cli.options import AddCommand, batches
 from quintet_client.cli.parsers import Unusable
+from quintet_client.cli.progress import progress_bar
 from quintet_client.cli.terminal import Terminal, as_dict
 from quintet_client.client import QuintetClient
 from quintet_client.contract import rules
@@ -22,15 +22,15 @@ _SHOWN_OF_A_REASON = 3
 
 
 class Batch(NamedTuple):
-    """Documents of one request. `ended` are the files whose last part is among them, each with its count of parts."""
+    """The documents of one request, and the files that are complete with it, each with its number of parts."""
 
     documents: list[Document]
-    ended: list[tuple[File, int]]
+    complete: list[tuple[File, int]]
 
 
 def register(add: AddCommand) -> None:
     """Add the command."""
-    adding = add(
+    command = add(
         "add",
         run,
         "COLLECTION FILE|FOLDER ...",
@@ -38,33 +38,34 @@ def register(add: AddCommand) -> None:
         """  quintet add handbook docs/ README.md
   quintet add papers ~/papers
 
-A document's id is its path from the current folder, or, if it lies elsewhere, from the folder above the one
-that is named. A file too long for one document becomes several, PATH#1, PATH#2 ... Folders are searched for
-.txt, .text, .md, .markdown, .html, .htm, .xhtml and .pdf; hidden files are left out. HTML and PDF need the
-extra: pip install 'quintet-client[ingest]'. What the collection has already is not embedded again, so a run
-that was interrupted goes on where it was.""",
+A document's id is its path relative to the current folder. For a path outside it, the id is relative to
+the parent of the given file or folder. A file too long for one document becomes several: PATH#1, PATH#2 ...
+Folders are searched for .txt, .text, .md, .markdown, .html, .htm, .xhtml and .pdf; hidden files are left out.
+HTML and PDF need the extra: pip install 'quintet-client[ingest]'. Unchanged documents are not embedded again,
+so an interrupted run can simply be repeated.""",
     )
-    adding.add_argument("collection", metavar="COLLECTION", help="made if it is new")
-    adding.add_argument("paths", metavar="FILE|FOLDER", nargs="+", help="what to add")
+    command.add_argument("collection", metavar="COLLECTION", help="created if it is new")
+    command.add_argument("paths", metavar="FILE|FOLDER", nargs="+", help="what to add")
 
 
 def run(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """Add what can be added, in batches, and say what was left out and why."""
+    """Add the usable files in batches; report the skipped ones with the reason."""
     files, skipped = collect(args.paths)
     done = _Done(client, args.collection)
+    total = sum(file.size for file in files)
     finished = size = 0
     try:
-        with Bar(sum(file.size for file in files), hidden=out.as_json) as bar:
-            bar.show(0, f"{len(files)} files")
-            for documents, ended in _batches(files, skipped):
+        with progress_bar(hidden=out.as_json) as show:
+            show(0, total, f"{len(files)} files")
+            for documents, complete in _batches(files, skipped):
                 if documents:
-                    done.add(documents, ended)
-                finished += len(ended)
-                size += sum(file.size for file, _ in ended)
-                bar.show(size, f"{finished} of {len(files)} files")
+                    done.add(documents, complete)
+                finished += len(complete)
+                size += sum(file.size for file, _ in complete)
+                show(size, total, f"{finished} of {len(files)} files")
     except BaseException:  # an interruption too
         if any(done.counts.values()):
-            out.warn(f"{args.collection}: {done} before it broke off; the same command goes on from there")
+            out.warn(f"{args.collection}: {done} before the failure; repeat the command to continue")
         raise
     if out.as_json:
         counts = {f"{name}_count": number for name, number in done.counts.items()}
@@ -73,14 +74,14 @@ def run(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
         left = f", {len(skipped)} skipped" if skipped else ""
         out.line(f"{args.collection}: {done}{left}; generation {done.index.generation}")
     else:
-        out.warn("nothing was added: there is no text, Markdown, HTML or PDF that can be used")
+        out.warn("nothing was added: found no usable text, Markdown, HTML or PDF")
     if skipped and not out.as_json:
         _tell_skipped(out, skipped)
     return OK if any(done.counts.values()) else FAILED
 
 
 class _Done:
-    """What has been written to the collection."""
+    """The changes to the collection so far."""
 
     def __init__(self, client: QuintetClient, collection: str) -> None:
         self._client = client
@@ -91,21 +92,21 @@ class _Done:
     def __str__(self) -> str:
         return ", ".join(f"{number:,} {name}" for name, number in self.counts.items() if number)
 
-    def add(self, documents: Sequence[Document], ended: Sequence[tuple[File, int]]) -> None:
+    def add(self, documents: Sequence[Document], complete: Sequence[tuple[File, int]]) -> None:
         with named("documents", [document["id"] for document in documents]):
             response = self._client.add_documents(self._collection, documents)
         for name in ("added", "updated", "unchanged"):
             self.counts[name] += getattr(response, f"{name}_count")
         self.index = response.index
-        self._delete_stale([(file.name, parts) for file, parts in ended if parts])
+        self._delete_stale([(file.name, parts) for file, parts in complete if parts])
 
-    def _delete_stale(self, ended: Sequence[tuple[str, int]]) -> None:
-        """Remove the parts that files of another length have left behind."""
-        stale = [name for name, parts in ended if parts > 1]
+    def _delete_stale(self, complete: Sequence[tuple[str, int]]) -> None:
+        """Delete parts that a file had when it was longer, or the document that it was when it was shorter."""
+        stale = [name for name, parts in complete if parts > 1]
         further, deleted = 1, 1
         while deleted:
-            # Parts stand in a row, so none follows where none was.
-            stale += [f"{name}#{further + (parts if parts > 1 else 0)}" for name, parts in ended]
+            # Parts are numbered without gaps: where one is missing, none follows.
+            stale += [f"{name}#{further + (parts if parts > 1 else 0)}" for name, parts in complete]
             deleted = 0
             for ids in batches(stale, MAX_IDS):
                 response = self._client.delete_documents(self._collection, ids)
@@ -116,7 +117,7 @@ class _Done:
 
 
 def _batches(files: Sequence[File], skipped: list[Skipped]) -> Iterator[Batch]:
-    """As many documents as one request should carry; files that cannot be used are put into `skipped`."""
+    """Group documents into requests; unusable files are added to `skipped`."""
     batch, size = Batch([], []), 0
     for file in files:
         try:
@@ -131,12 +132,12 @@ def _batches(files: Sequence[File], skipped: list[Skipped]) -> Iterator[Batch]:
                 batch, size = Batch([], []), 0
             batch.documents.append(document)
             size += length
-        batch.ended.append((file, len(documents)))
+        batch.complete.append((file, len(documents)))
     yield batch
 
 
 def _tell_skipped(out: Terminal, skipped: Sequence[Skipped]) -> None:
-    """A table; of many files with one reason the first few."""
+    """Write a table with the first few files of each reason."""
     counts = Counter(each.reason for each in skipped)
     rows: list[tuple[str, str]] = []
     for reason, count in counts.items():

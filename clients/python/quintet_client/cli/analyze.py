@@ -7,12 +7,12 @@ from quintet.v1 import analysis_pb2, common_pb2
 
 from quintet_client.cli.failures import FAILED, OK
 from quintet_client.cli.options import AddCommand, text_or_stdin
-from quintet_client.cli.terminal import Styled, Terminal
+from quintet_client.cli.terminal import Cell, Terminal
 from quintet_client.client import QuintetClient
 from quintet_client.contract import enum_name
 from quintet_client.inputs import TASKS
 
-# Syntax takes a line a word, so it is for those who ask for it.
+# Syntax prints a line a word, so it must be asked for.
 DEFAULT_TASKS = [task for task in TASKS if task != "syntax"]
 
 
@@ -22,7 +22,7 @@ def register(add: AddCommand) -> None:
         "analyze",
         run,
         "[TEXT]",
-        "find names, mood, topics, language and grammar in a text",
+        "find entities, sentiment, topics, language and syntax of a text",
         """  quintet analyze "Ada Lovelace was born in London on 10 December 1815."
   quintet analyze --tasks entities,language < letter.txt""",
     )
@@ -37,10 +37,10 @@ def register(add: AddCommand) -> None:
 
 
 def run(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """Show one section a task; tasks that failed go to standard error."""
+    """Show a section for each task; failed tasks are reported on standard error."""
     text = text_or_stdin(args.text, "the text")
     response = client.analyze(text, args.tasks)
-    if args.json:
+    if out.as_json:
         out.json(response)
     else:
         _tell(out, text, response)
@@ -81,13 +81,13 @@ def _section(out: Terminal, name: str) -> None:
 
 
 def _labels(labels: Iterable[common_pb2.Label]) -> str:
-    """The classes that count, most probable first."""
+    """The labels of at least 1 %, most probable first."""
     shown = [f"{each.label} {each.score:.2f}" for index, each in enumerate(labels) if index == 0 or each.score >= 0.01]
     return ", ".join(shown)
 
 
 def _marked(text: str, entities: Iterable[analysis_pb2.Entity]) -> str:
-    """The text with every name in brackets, followed by its type."""
+    """The text with every entity in brackets, followed by its type."""
     parts, end = [], 0
     for entity in entities:
         parts += [text[end : entity.start], f"[{entity.text} {entity.type}]"]
@@ -95,6 +95,6 @@ def _marked(text: str, entities: Iterable[analysis_pb2.Entity]) -> str:
     return "".join([*parts, text[end:]])
 
 
-def _token(number: int, token: analysis_pb2.Token, head: analysis_pb2.Token) -> list[str | Styled]:
-    of = Styled("root", "dim") if head == token else head.text
-    return [str(number), Styled(token.text, "bold"), token.lemma, token.pos, token.tag, token.dependency, of]
+def _token(number: int, token: analysis_pb2.Token, head: analysis_pb2.Token) -> list[Cell]:
+    of: Cell = ("root", "dim") if head == token else head.text
+    return [str(number), (token.text, "bold"), token.lemma, token.pos, token.tag, token.dependency, of]

@@ -1,4 +1,4 @@
-"""Generated text on the terminal as it comes."""
+"""Generated text, written as it arrives."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -12,7 +12,7 @@ Done = chat_pb2.ChatDone | rag_pb2.AskDone
 
 
 class Answer(NamedTuple):
-    """What a stream brought."""
+    """The content of a stream."""
 
     text: str
     citations: list[rag_pb2.Citation]
@@ -20,7 +20,7 @@ class Answer(NamedTuple):
 
 
 def show(out: Terminal, events: Iterable[Event]) -> Answer:
-    """Write the deltas as they come; return all of it."""
+    """Write the deltas as they arrive; return the whole answer."""
     text = ""
     citations: list[rag_pb2.Citation] = []
     done: Done = chat_pb2.ChatDone()
@@ -40,9 +40,9 @@ def show(out: Terminal, events: Iterable[Event]) -> Answer:
 
 
 def tell_end(out: Terminal, done: Done) -> None:
-    """Whether the answer is whole, which model made it and what it took."""
+    """Write whether the answer is complete, which model made it, and its tokens and cost."""
     if done.finish_reason == common_pb2.FINISH_REASON_LENGTH:
-        out.warn("warning: the answer was cut off at the limit of tokens")
+        out.warn("warning: the answer was cut off at the token limit")
     if done.finish_reason == common_pb2.FINISH_REASON_CONTENT_FILTER:
         out.warn("warning: the provider withheld the answer")
     usage = done.usage

@@ -1,4 +1,4 @@
-"""`quintet chat`: one answer, or a conversation."""
+"""`quintet chat`: one answer, or a conversation on a terminal."""
 
 import argparse
 import contextlib
@@ -30,20 +30,20 @@ def register(add: AddCommand) -> None:
     parser.add_argument("--model", metavar="NAME", help="chat model; default: the server's")
     parser.add_argument("--temperature", metavar="T", type=float, help="0 most probable, 2 most varied")
     parser.add_argument("--max-tokens", metavar="N", type=count, help="longest answer; default: 512")
-    parser.add_argument("--seed", metavar="N", type=int, help="for answers that can be repeated")
+    parser.add_argument("--seed", metavar="N", type=int, help="makes answers reproducible")
 
 
 def run(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """Answer the question, or talk."""
+    """Answer the question, or start a conversation."""
     options = ChatOptions(
         model=args.model, temperature=args.temperature, max_output_tokens=args.max_tokens, seed=args.seed
     )
     history: list[Message] = [{"role": "system", "content": args.system}] if args.system else []
-    if args.question is None and sys.stdin.isatty() and out.is_tty and not args.json:
+    if args.question is None and sys.stdin.isatty() and out.is_tty and not out.as_json:
         return _converse(client, out, history, options)
     question = text_or_stdin(args.question, "the question")
     events = client.stream_chat([*history, {"role": "user", "content": question}], **options)
-    if args.json:
+    if out.as_json:
         for event in events:
             out.json(event)
     else:
@@ -52,10 +52,10 @@ def run(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
 
 
 def _converse(client: QuintetClient, out: Terminal, start: list[Message], options: ChatOptions) -> int:
-    with contextlib.suppress(ImportError):  # not on every platform; it lets input() edit lines
+    with contextlib.suppress(ImportError):  # line editing for input(); not on every platform
         import readline  # noqa: F401
     out.note("Ctrl-C stops an answer, /new begins again, Ctrl-D ends.")
-    turns = list(start)
+    history = list(start)
     while True:
         try:
             question = input("> ").strip()
@@ -63,14 +63,14 @@ def _converse(client: QuintetClient, out: Terminal, start: list[Message], option
             out.line()
             return OK
         if question == "/new":
-            turns = list(start)
+            history = list(start)
         elif question:
-            asked: list[Message] = [*turns, {"role": "user", "content": question}]
+            asked: list[Message] = [*history, {"role": "user", "content": question}]
             try:
                 answer = show(out, client.stream_chat(asked, **options))
-                turns = [*asked, {"role": "assistant", "content": answer.text}]
+                history = [*asked, {"role": "assistant", "content": answer.text}]
                 tell_end(out, answer.done)
             except KeyboardInterrupt:
-                out.note("stopped; the question is forgotten")
+                out.note("stopped; the question is not part of the conversation")
             except QuintetError as error:
                 tell(error, client.address)

@@ -2,13 +2,13 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from quintet.v1 import classification_pb2
 
 from quintet_client.cli.failures import OK, UsageError, named
 from quintet_client.cli.options import AddCommand, batches, count, decode
-from quintet_client.cli.terminal import Styled, Terminal, as_dict
+from quintet_client.cli.terminal import Cell, Terminal, as_dict
 from quintet_client.client import QuintetClient
 from quintet_client.contract import rules
 
@@ -21,7 +21,7 @@ def register(add: AddCommand) -> None:
         "classify",
         run,
         "[TEXT ...]",
-        "put texts into classes, such as negative, neutral and positive",
+        "classify texts, for instance as negative, neutral or positive",
         """  quintet classify "I love it" "meh"
   quintet classify --model topics --top-k 3 "The striker scored twice"
   quintet classify < reviews.txt          one text a line, blank lines skipped""",
@@ -32,7 +32,7 @@ def register(add: AddCommand) -> None:
 
 
 def run(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """Label texts in batches, so that a long input is answered as it is read."""
+    """Classify in batches, so that results of a long input appear while it is read."""
     named_texts = ((f"text {n}", text) for n, text in enumerate(args.texts, 1)) if args.texts else _lines()
     truncated = 0
     for number, batch in enumerate(batches(named_texts, BATCH)):
@@ -47,14 +47,14 @@ def run(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
             rows = _rows(texts, response)
             out.table(("SCORE", "LABEL", "TEXT"), rows, right="SCORE", with_header=number == 0)
     if truncated:
-        out.warn(f"warning: the model reads less than some texts have; the ends of {truncated} were ignored")
+        out.warn(f"warning: {truncated} texts are longer than the model reads; the ends of {truncated} were ignored")
     return OK
 
 
-def _rows(texts: tuple[str, ...], response: classification_pb2.ClassifyResponse) -> Iterator[tuple[str, Styled, str]]:
+def _rows(texts: tuple[str, ...], response: classification_pb2.ClassifyResponse) -> Iterator[Sequence[Cell]]:
     for text, result in zip(texts, response.results, strict=True):
         for index, label in enumerate(result.labels):
-            yield f"{label.score:.3f}", Styled(label.label, "dim" if index else "bold"), "" if index else text
+            yield f"{label.score:.3f}", (label.label, "dim" if index else "bold"), "" if index else text
 
 
 def _lines() -> Iterator[tuple[str, str]]:

@@ -2,43 +2,52 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC
 
 from quintet.v1 import rag_pb2
 
-from quintet_client.cli.bar import Bar
 from quintet_client.cli.failures import OK, UsageError
 from quintet_client.cli.options import AddCommand
-from quintet_client.cli.terminal import Style, Styled, Terminal
+from quintet_client.cli.progress import progress_bar
+from quintet_client.cli.terminal import Cell, Terminal
 from quintet_client.client import QuintetClient
 from quintet_client.contract import enum_name
 
-_STYLES: dict[str, Style] = {"ready": "green", "failed": "red"}
-_PAGE = 1000  # documents; the most that the contract allows
+_STYLES = {"ready": "green", "failed": "red"}
+_PAGE = 1000  # documents; the contract's maximum
 
 
 def register(add: AddCommand) -> None:
     """Add the commands."""
-    collections = add(
+    add(
         "collections",
-        run_collections,
-        "[ACTION] [COLLECTION] [GENERATION]",
-        "list the collections of documents, or do something with one",
-        """  quintet collections                        list them
-  quintet collections show handbook          its size, embedder and index
-  quintet collections documents handbook     its documents
-  quintet collections generations handbook   the states that can be gone back to
-  quintet collections rollback handbook 12   serve generation 12 again
-  quintet collections compact handbook       fold the log of writes into files now
-  quintet collections create handbook        make an empty one
-  quintet collections delete handbook --yes  remove it for good""",
+        run_list,
+        "[ACTION]",
+        "list the collections of documents, or manage one",
+        """  quintet collections
+  quintet collections show handbook
+  quintet collections rollback handbook 12   serve the content of generation 12 again""",
+        has_actions=True,
     )
-    actions = [*_ACTIONS]
-    collections.add_argument("action", metavar="ACTION", nargs="?", default="list", choices=actions, help="see below")
-    collections.add_argument("collection", metavar="COLLECTION", nargs="?", help="for all actions but list")
-    collections.add_argument("generation", metavar="GENERATION", nargs="?", type=int, help="for rollback")
-    collections.add_argument("--yes", action="store_true", help="delete without asking")
+    add("collections list", run_list, "", "list the collections", "  quintet collections list")
+    for action, run, summary in (
+        ("show", run_show, "show a collection's size, embedder and index"),
+        ("documents", run_documents, "list a collection's documents"),
+        ("generations", run_generations, "list the generations that a collection can be rolled back to"),
+        ("rollback", run_rollback, "serve the content of a kept generation again"),
+        ("compact", run_compact, "fold the log of writes into files now"),
+        ("create", run_create, "create an empty collection"),
+        ("delete", run_delete, "delete a collection; this cannot be undone"),
+    ):
+        arguments, values = ("COLLECTION GENERATION", " 12") if action == "rollback" else ("COLLECTION", "")
+        example = f"  quintet collections {action} handbook{values}"
+        parser = add(f"collections {action}", run, arguments, summary, example)
+        parser.add_argument("collection", metavar="COLLECTION", help="its name")
+        if action == "rollback":
+            parser.add_argument("generation", metavar="GENERATION", type=int, help="see collections generations")
+        if action == "delete":
+            parser.add_argument("--yes", action="store_true", help="delete without asking")
     reindex = add(
         "reindex",
         run_reindex,
@@ -49,32 +58,20 @@ def register(add: AddCommand) -> None:
     reindex.add_argument("collection", metavar="COLLECTION", help="it answers as before until the end")
 
 
-def run_collections(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """One action."""
-    if (args.collection is None) != (args.action == "list"):
-        missing = "its name is missing" if args.collection is None else "list takes no name"
-        raise UsageError(f"quintet collections {args.action}: {missing}")
-    if (args.generation is None) == (args.action == "rollback"):
-        raise UsageError(
-            "rollback needs a generation, nothing else does; 'quintet collections generations NAME' lists them"
-        )
-    _ACTIONS[args.action](args, client, out)
-    return OK
-
-
-def _list(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> None:
+def run_list(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
+    """Show a table of all collections."""
     found = list(_collections(client))
-    if out.as_json:
-        for each in found:
-            out.json(each)
-        return
-    rows = [
-        (each.index.collection, _state(each), f"{each.document_count:,}", str(each.index.generation)) for each in found
-    ]
-    out.table(("NAME", "STATE", "DOCUMENTS", "GENERATION"), rows, right="DOCUMENTS GENERATION")
+    header = ("NAME", "STATE", "DOCUMENTS", "GENERATION")
+    out.records(
+        header,
+        found,
+        lambda each: (each.index.collection, _state(each), f"{each.document_count:,}", str(each.index.generation)),
+        right="DOCUMENTS GENERATION",
+    )
     for each in found:
-        if each.state_message:
+        if each.state_message and not out.as_json:
             out.line(f"{each.index.collection}: {each.state_message}", "yellow")
+    return OK
 
 
 def _collections(client: QuintetClient) -> Iterator[rag_pb2.Collection]:
@@ -85,14 +82,17 @@ def _collections(client: QuintetClient) -> Iterator[rag_pb2.Collection]:
         token = page.next_page_token
 
 
-def _show(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> None:
+def run_show(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
+    """Describe a collection."""
     index = client.get_index(args.collection)
     if out.as_json:
         out.json(index)
-        return
+        return OK
+    state, style = _state(index)
     exact = index.index_type == "flat"
-    facts = {
-        "state": _state(index).text + (f": {index.state_message}" if index.state_message else ""),
+    out.line(args.collection, "bold")
+    facts: dict[str, Cell] = {
+        "state": (f"{state}: {index.state_message}".removesuffix(": "), style),
         "generation": f"{index.index.generation}, writes in the log: {index.log_count:,}",
         "documents": f"{index.document_count:,} in {index.passage_count:,} passages",
         "size": f"{index.size_bytes / 1e6:.1f} MB",
@@ -100,12 +100,12 @@ def _show(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> Non
         "embedder": f"{index.model.name} {index.model.version}, {index.dimensions} dimensions",
         "search": f"{index.index_type}, {'exact' if exact else f'recall of the first 10 {index.recall_at_10:.3f}'}",
     }
-    out.line(args.collection, "bold")
-    for name, value in facts.items():
-        out.line(f"  {name:10} {value}", _state(index).style if name == "state" else None)
+    out.facts(facts, indent="  ")
+    return OK
 
 
-def _documents(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> None:
+def run_documents(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
+    """Write a table page by page, so that a large collection is listed at once."""
     token: str | None = None
     is_first = True
     while token != "":
@@ -117,98 +117,79 @@ def _documents(args: argparse.Namespace, client: QuintetClient, out: Terminal) -
             rows = [(each.id, each.title, f"{each.text_length:,}") for each in page.documents]
             out.table(("ID", "TITLE", "CHARACTERS"), rows, right="CHARACTERS", with_header=is_first)
         token, is_first = page.next_page_token, False
+    return OK
 
 
-def _generations(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> None:
+def run_generations(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
+    """Show a table of the kept generations."""
     response = client.list_generations(args.collection)
-    if out.as_json:
-        for each in response.generations:
-            out.json(each)
-        return
-    rows = [
-        (
+    out.records(
+        ("GENERATION", "MADE", "DOCUMENTS", "PASSAGES", "SIZE", "BY"),
+        response.generations,
+        lambda each: (
             str(each.generation),
             f"{each.create_time.ToDatetime(UTC):%Y-%m-%d %H:%M} UTC",
             f"{each.document_count:,}",
             f"{each.passage_count:,}",
             f"{each.size_bytes / 1e6:.1f} MB",
             each.origin,
-        )
-        for each in response.generations
-    ]
-    header = ("GENERATION", "MADE", "DOCUMENTS", "PASSAGES", "SIZE", "BY")
-    out.table(header, rows, right="GENERATION DOCUMENTS PASSAGES SIZE")
+        ),
+        right="GENERATION DOCUMENTS PASSAGES SIZE",
+    )
     out.note(f"served: generation {response.index.generation}")
+    return OK
 
 
-def _rollback(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> None:
+def run_rollback(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
+    """Roll back."""
     response = client.rollback(args.collection, args.generation)
-    if out.as_json:
-        out.json(response)
-    else:
-        generation = response.index.generation
-        out.line(f"{args.collection}: generation {generation} has the documents of generation {args.generation}")
+    name, now = args.collection, response.index.generation
+    out.result(response, f"{name}: generation {now} has the documents of generation {args.generation}")
+    return OK
 
 
-def _compact(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> None:
+def run_compact(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
+    """Fold the log."""
     response = client.compact(args.collection)
-    if out.as_json:
-        out.json(response)
-    else:
-        size = f"{response.size_bytes / 1e6:.1f} MB"
-        out.line(f"{args.collection}: generation {response.index.generation} is in files, {size}")
+    size = f"{response.size_bytes / 1e6:.1f} MB"
+    out.result(response, f"{args.collection}: generation {response.index.generation} is in files, {size}")
+    return OK
 
 
-def _create(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> None:
+def run_create(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
+    """Create a collection."""
     response = client.create_collection(args.collection)
-    if out.as_json:
-        out.json(response)
-    else:
-        out.line(f"{args.collection}: made, empty, for {response.model.name} {response.model.version}")
+    out.result(response, f"{args.collection}: created, empty, for {response.model.name} {response.model.version}")
+    return OK
 
 
-def _delete(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> None:
+def run_delete(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
+    """Delete a collection, after a question on a terminal."""
     if not args.yes:
         if not (sys.stdin.isatty() and out.is_tty) or out.as_json:
-            raise UsageError(f"deleting {args.collection} cannot be undone; say so with --yes")
+            raise UsageError(f"deleting {args.collection} cannot be undone; confirm with --yes")
         count = client.get_index(args.collection).document_count
         if input(f"Delete {args.collection} with its {count:,} documents for good? [y/N] ").strip().lower() != "y":
             raise UsageError("nothing was deleted")
-    response = client.delete_collection(args.collection)
-    if out.as_json:
-        out.json(response)
-    else:
-        out.line(f"{args.collection}: deleted")
+    out.result(client.delete_collection(args.collection), f"{args.collection}: deleted")
+    return OK
 
 
-_ACTIONS: dict[str, Callable[[argparse.Namespace, QuintetClient, Terminal], None]] = {
-    "list": _list,
-    "show": _show,
-    "documents": _documents,
-    "generations": _generations,
-    "rollback": _rollback,
-    "compact": _compact,
-    "create": _create,
-    "delete": _delete,
-}
-
-
-def _state(of: rag_pb2.Collection | rag_pb2.GetIndexResponse) -> Styled:
+def _state(of: rag_pb2.Collection | rag_pb2.GetIndexResponse) -> tuple[str, str]:
     name = enum_name(of, "state")
-    return Styled(name.replace("_", " "), _STYLES.get(name, "yellow"))
+    return name.replace("_", " "), _STYLES.get(name, "yellow")
 
 
 def run_reindex(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """A bar on a terminal; with --json every event."""
-    with Bar(1.0, hidden=out.as_json) as bar:
+    """Show a progress bar on a terminal; with --json, write every event."""
+    with progress_bar(hidden=out.as_json) as show:
         for event in client.reindex(args.collection):
             if out.as_json:
                 out.json(event)
             elif event.WhichOneof("event") == "progress":
                 done, total = event.progress.done, event.progress.total
-                bar.show(done / max(total, 1), f"{done:,} of {total:,} passages")
+                show(done, total, f"{done:,} of {total:,} passages")
     if not out.as_json:
-        model = event.done.model
-        generation = event.done.index.generation
-        out.line(f"{args.collection}: generation {generation}, embedded by {model.name} {model.version}")
+        index, model = event.done.index, event.done.model
+        out.line(f"{args.collection}: generation {index.generation}, embedded by {model.name} {model.version}")
     return OK

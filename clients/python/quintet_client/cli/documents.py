@@ -26,7 +26,7 @@ def register(add: AddCommand) -> None:
         "retrieve",
         run_retrieve,
         "[QUERY]",
-        "find the passages of documents that fit a query",
+        "find the passages of documents that match a query",
         """  quintet retrieve "painters of the Dutch Golden Age"
   quintet retrieve --collection handbook --top-k 20 --json "parental leave"
   quintet retrieve --where topic=People,Arts "who painted the ceiling\"""",
@@ -40,16 +40,16 @@ def register(add: AddCommand) -> None:
             type=condition,
             action="append",
             default=[],
-            help="condition on metadata, may be repeated: kind=faq, lang=en,fr, year=1990..2000, date=2024-01..",
+            help="condition on metadata, may be repeated; kind=faq, lang=en,fr, year=1990..2000, date=2024-01..",
         )
         parser.add_argument("--top-k", metavar="N", type=count, help=f"passages; default: {passages}")
 
 
 def run_ask(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """Stream the answer, then list what it was made from."""
+    """Stream the answer, then list its sources."""
     question = text_or_stdin(args.text, "the question")
     events = client.stream_ask(question, collection=args.collection, top_k=args.top_k, where=dict(args.where))
-    if args.json:
+    if out.as_json:
         for event in events:
             out.json(event)
         return OK
@@ -60,9 +60,9 @@ def run_ask(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> i
             _tell_passage(out, number, citation, citation.snippet, lines=2)
         out.line()
     if answer.done.finish_reason == common_pb2.FINISH_REASON_NO_PASSAGES:
-        out.warn("no passage fits the question, so the language model was not asked")
+        out.warn("no passage fits the question; the language model was not called")
     elif isinstance(answer.done, rag_pb2.AskDone) and not answer.done.grounded:
-        out.warn("warning: the answer is not borne out by the passages")
+        out.warn("warning: the passages do not support the answer")
     tell_end(out, answer.done)
     return OK
 
@@ -72,7 +72,7 @@ def run_retrieve(args: argparse.Namespace, client: QuintetClient, out: Terminal)
     query = text_or_stdin(args.text, "the query")
     response = client.retrieve(query, collection=args.collection, top_k=args.top_k, where=dict(args.where))
     for number, passage in enumerate(response.passages, 1):
-        if args.json:
+        if out.as_json:
             out.json(passage)
         else:
             _tell_passage(out, number, passage, passage.text)

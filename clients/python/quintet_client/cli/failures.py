@@ -1,18 +1,17 @@
-"""What is said of a failure, and the exit status that it gives."""
+"""Error messages of the command, and the exit status of each."""
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from quintet_client import errors
-from quintet_client.cli.terminal import clean, paint
+from quintet_client.cli.terminal import to_stderr
 from quintet_client.errors import QuintetError, Violation
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 READER_GONE = 141  # as a shell reports SIGPIPE
 
-# What to do about it, where the message does not say so itself.
+# What to do, where the message does not say it.
 _ADVICE: dict[type[QuintetError], str] = {
     errors.Unreachable: "is the server running there? --address or QUINTET_ADDRESS names another",
     errors.DeadlineExceeded: "--timeout SECONDS allows more time",
@@ -22,8 +21,8 @@ _ADVICE: dict[type[QuintetError], str] = {
     errors.EmbedderMismatch: "'quintet reindex COLLECTION' builds it again",
     errors.ModelLoading: "'quintet health --wait 60' waits until the server is ready",
     errors.MessageTooLarge: "send less at once",
-    errors.Unauthenticated: "--api-key-file or QUINTET_API_KEY has the key, --tls-cert and --tls-key a certificate",
-    errors.BudgetExhausted: "ask whoever runs the server for more",
+    errors.Unauthenticated: "give a key (--api-key-file, QUINTET_API_KEY) or a certificate (--tls-cert, --tls-key)",
+    errors.BudgetExhausted: "the operator of the server can raise the budget",
 }
 
 
@@ -34,7 +33,7 @@ class UsageError(Exception):
 def tell(error: QuintetError | UsageError, address: str = "") -> int:
     """Write the error to standard error; return the exit status."""
     lines = _lines(error, address) if isinstance(error, QuintetError) else [str(error)]
-    print(paint("error:", "red", sys.stderr), clean("\n  ".join(lines)), file=sys.stderr, flush=True)
+    to_stderr(("error:", "red"), (" " + "\n  ".join(lines), ""))
     return USAGE if isinstance(error, UsageError | errors.InvalidRequest) else FAILED
 
 
@@ -61,14 +60,12 @@ def _root_cause(message: str) -> str:
 
 @contextmanager
 def named(field: str, names: Sequence[str]) -> Iterator[None]:
-    """Call the items of a repeated field by names that the user knows: "texts[3]" becomes "line 131"."""
+    """Name the items of a repeated field in errors as the user knows them: "texts[3]" becomes "line 131"."""
     try:
         yield
     except errors.InvalidRequest as error:
-        renamed = [
+        error.violations = tuple(
             Violation(re.sub(rf"^{field}\[(\d+)\]", lambda match: names[int(match[1])], at), what)
             for at, what in error.violations
-        ]
-        raise errors.InvalidRequest(
-            error.message, code=error.code, reason=error.reason, request_id=error.request_id, violations=renamed
-        ) from error
+        )
+        raise

@@ -1,4 +1,4 @@
-"""Which files become documents, and under which ids."""
+"""Finds files, and makes documents of them."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ MAX_ID = rules(rag_pb2.Document, "id").string.max_len
 
 
 class File(NamedTuple):
-    """A file that may become documents; `name` is its id."""
+    """A file that may become documents; `name` is its id, `size` is in bytes."""
 
     path: Path
     name: str
@@ -27,14 +27,14 @@ class File(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """A file that is not added, and why."""
+    """A file that is not added, and the reason."""
 
     path: str
     reason: str
 
 
 def collect(paths: Sequence[str]) -> tuple[list[File], list[Skipped]]:
-    """The files of files and folders, in order. Raises UsageError for what does not exist."""
+    """The given files and those in the given folders, in order. Raises UsageError for a path that does not exist."""
     roots = [Path(path) for path in paths]
     for root in roots:
         if not root.exists():
@@ -56,10 +56,7 @@ def collect(paths: Sequence[str]) -> tuple[list[File], list[Skipped]]:
 
 
 def documents_of(file: File) -> list[Document]:
-    """What the file says: a document, or several with the ids NAME#1, NAME#2 ... if it is too long for one.
-
-    Raises Unusable.
-    """
+    """One document, or several with the ids NAME#1, NAME#2 ... if the text is too long for one. Raises Unusable."""
     if _shown(file.name) != file.name:
         raise Unusable("its name is not UTF-8")
     try:
@@ -83,7 +80,7 @@ def documents_of(file: File) -> list[Document]:
 
 
 def _base(root: Path) -> Path:
-    """What ids are relative to: so that a folder's files keep their ids, wherever the command is run within it."""
+    """The folder that ids are relative to; files keep their ids wherever in it the command runs."""
     here, there = Path.cwd(), Path(os.path.abspath(root))
     return here if there.is_relative_to(here) else there.parent
 
@@ -107,7 +104,7 @@ def _files(folder: Path) -> Iterator[Path | Skipped]:
 
 
 def _size(path: Path) -> int:
-    """In bytes; 0 for what cannot be looked at, which reading will tell."""
+    """In bytes; 0 if unknown: reading the file reports the reason."""
     try:
         return path.stat().st_size
     except OSError:
@@ -119,5 +116,5 @@ def _why(error: OSError) -> str:
 
 
 def _shown(path: Path | str) -> str:
-    """The path as text; file systems also hold names that are none."""
+    """The path as text; file names may be invalid UTF-8."""
     return os.fsencode(path).decode(errors="replace")

@@ -1,53 +1,140 @@
-"""`quintet load`, `unload`, `reload`, `alias` and `watch`: which models are in memory, and in which version"""
+"""`quintet models`, and `load`, `unload`, `reload`, `alias` and `watch`."""
 
 import argparse
 from contextlib import closing
+from datetime import UTC
 
 from quintet.v1 import model_pb2
 
 from quintet_client.cli.failures import FAILED, OK
 from quintet_client.cli.options import AddCommand
-from quintet_client.cli.terminal import Terminal
+from quintet_client.cli.terminal import Cell, Terminal
 from quintet_client.client import QuintetClient
 from quintet_client.contract import enum_name
+
+_STYLES = {"ready": "green", "failed": "red"}
 
 
 def register(add: AddCommand) -> None:
     """Add the commands."""
+    models = add(
+        "models",
+        run_models,
+        "[NAME]",
+        "list the models, or describe one",
+        """  quintet models
+  quintet models house-prices             features, metrics, licence, version""",
+    )
+    models.add_argument("name", metavar="NAME", nargs="?", help="the model to describe")
     for name, run, summary in (
-        ("load", run_load, "bring a model into memory"),
-        ("unload", run_unload, "take a model out of memory until it is needed"),
-        ("reload", run_reload, "check a model's files again and serve what they are now"),
+        ("load", run_load, "load a model into memory"),
+        ("unload", run_unload, "free a model's memory until a call needs it"),
+        ("reload", run_reload, "check a model's files again and serve their present content"),
     ):
         add(name, run, "NAME", summary, f"  quintet {name} sentiment").add_argument("name", metavar="NAME")
     alias = add(
         "alias",
         run_alias,
         "NAME ALIAS TARGET",
-        "say which version of a model is served",
+        "choose the version of a model that is served",
         """  quintet alias sentiment candidate 1-0daa2d59
-  quintet alias sentiment current candidate      serve it, if it answers its golden inputs as it should
+  quintet alias sentiment current candidate      serve it, if it reproduces its golden outputs
   quintet alias sentiment current previous       roll back""",
     )
     alias.add_argument("name", metavar="NAME", help="the model")
     alias.add_argument("alias", metavar="ALIAS", choices=("current", "candidate"), help="current or candidate")
     alias.add_argument("target", metavar="TARGET", help="a version, or candidate or previous")
-    alias.add_argument("--force", action="store_true", help="serve it even if its golden inputs give other outputs")
+    alias.add_argument("--force", action="store_true", help="serve it even if it does not reproduce its golden outputs")
     add("watch", run_watch, "", "follow the models' states until Ctrl-C", "  quintet watch\n  quintet watch --json")
 
 
+def run_models(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
+    """Show a table of all models, or everything about one."""
+    if args.name:
+        model = client.get_model(args.name).model
+        if out.as_json:
+            out.json(model)
+        else:
+            _describe(out, model)
+        return OK
+    models = client.list_models().models
+    out.records(("NAME", "TASK", "STATE", "ENGINE", "SIZE"), models, _row, right="SIZE")
+    if not out.as_json:
+        tell_reasons(out, {model.ref.name: model.state_message for model in models})
+    return OK
+
+
+def tell_reasons(out: Terminal, reasons: dict[str, str]) -> None:
+    """Write why models or services do not work."""
+    for name, reason in reasons.items():
+        if reason:
+            out.line(f"{name}: {reason}", "yellow")
+
+
+def _row(model: model_pb2.Model) -> list[Cell]:
+    state = enum_name(model, "state")
+    task = enum_name(model, "task").replace("_", " ")
+    return [model.ref.name, task, (state, _STYLES.get(state, "yellow")), model.engine, _size(model)]
+
+
+def _size(model: model_pb2.Model) -> str:
+    return f"{model.size_bytes / 1e6:.1f} MB" if model.size_bytes else "-"
+
+
+def _memory(model: model_pb2.Model) -> str:
+    return f"{model.memory_bytes / 2**20:.0f} MiB" if model.memory_bytes else ""
+
+
+def _aliases(model: model_pb2.Model) -> str:
+    return ", ".join(f"{alias} {version}" for alias, version in sorted(model.aliases.items()))
+
+
+def _describe(out: Terminal, model: model_pb2.Model) -> None:
+    state = enum_name(model, "state")
+    out.line(model.ref.name, "bold")
+    facts: dict[str, Cell] = {
+        "task": enum_name(model, "task").replace("_", " "),
+        "state": (f"{state}: {model.state_message}".removesuffix(": "), _STYLES.get(state, "")),
+        "engine": model.engine,
+        "version": model.ref.version,
+        "digest": model.ref.digest,
+        "made": f"{model.create_time.ToDatetime(UTC):%Y-%m-%d %H:%M} UTC" if model.HasField("create_time") else "",
+        "aliases": _aliases(model),
+        "size": _size(model),
+        "memory": _memory(model),
+        "reads": f"at most {model.max_input_tokens} tokens" if model.max_input_tokens else "",
+        "licence": model.licence,
+        "labels": ", ".join(model.labels),
+    }
+    out.facts(facts, indent="  ")
+    if model.metrics:
+        out.line()
+        out.table(("METRIC", "VALUE"), [(k, _number(v)) for k, v in sorted(model.metrics.items())], right="VALUE")
+    if model.features:
+        out.line()
+        out.table(("FEATURE", "VALUES"), [(each.name, _values(each)) for each in model.features])
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _values(feature: model_pb2.Feature) -> str:
+    return ", ".join(feature.allowed_values) or f"{feature.minimum:g} to {feature.maximum:g}"
+
+
 def run_load(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """Load."""
+    """Load a model."""
     return _tell(out, client.load_model(args.name).model)
 
 
 def run_unload(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """Unload."""
+    """Unload a model."""
     return _tell(out, client.unload_model(args.name).model)
 
 
 def run_reload(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """Reload."""
+    """Reload a model."""
     return _tell(out, client.reload_model(args.name).model)
 
 
@@ -57,7 +144,7 @@ def run_alias(args: argparse.Namespace, client: QuintetClient, out: Terminal) ->
 
 
 def run_watch(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """A line a model, then a line a change. Status 1 when the server stops."""
+    """Write a line for each model, then one for each change. Status 1 when the server stops."""
     with closing(client.watch_models()) as events:
         for event in events:
             for model in event.snapshot.models or ([event.changed] if event.HasField("changed") else []):
@@ -67,13 +154,8 @@ def run_watch(args: argparse.Namespace, client: QuintetClient, out: Terminal) ->
 
 
 def _tell(out: Terminal, model: model_pb2.Model) -> int:
-    if out.as_json:
-        out.json(model)
-        return OK
-    aliases = ", ".join(f"{alias} {version}" for alias, version in sorted(model.aliases.items()))
-    memory = f"{model.memory_bytes / 2**20:.0f} MiB" if model.memory_bytes else ""
-    parts = (f"{model.ref.name}: {enum_name(model, 'state')}", model.ref.version, memory, aliases)
-    out.line("  ".join(part for part in parts if part))
-    if model.state_message:
+    parts = (f"{model.ref.name}: {enum_name(model, 'state')}", model.ref.version, _memory(model), _aliases(model))
+    out.result(model, "  ".join(part for part in parts if part))
+    if model.state_message and not out.as_json:
         out.line(f"  {model.state_message}", "yellow")
     return OK

@@ -1,10 +1,10 @@
-"""What all commands share on the command line."""
+"""Options and arguments that the commands share."""
 
 import argparse
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -34,12 +34,16 @@ class Run(Protocol):
     def __call__(self, args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int: ...
 
 
-# Adds a command: its name, what runs it, the arguments in its usage, a summary and examples.
-AddCommand = Callable[[str, Run, str, str, str], argparse.ArgumentParser]
+class AddCommand(Protocol):
+    """Adds a command ("models") or an action of one ("collections show"): what runs it and what its help says."""
+
+    def __call__(
+        self, name: str, run: Run, arguments: str, summary: str, examples: str, *, has_actions: bool = False
+    ) -> argparse.ArgumentParser: ...
 
 
 def add_global_options(parser: argparse.ArgumentParser) -> None:
-    """To stand in front of the command or behind it, so the defaults are kept apart, in GLOBAL_DEFAULTS."""
+    """They may stand before or after the command. So they have no defaults here: GLOBAL_DEFAULTS has them."""
     group = parser.add_argument_group("connection and output", argument_default=argparse.SUPPRESS)
     group.add_argument("--address", metavar="HOST:PORT", help="the server; default: QUINTET_ADDRESS or 127.0.0.1:50051")
     group.add_argument("--timeout", metavar="SECONDS", type=seconds, help="longest wait for an answer")
@@ -47,12 +51,12 @@ def add_global_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--api-key-file", metavar="FILE", help="file with the API key; default: QUINTET_API_KEY")
     group.add_argument("--tls", action="store_true", help="encrypt; trust the public certificate authorities")
     group.add_argument("--tls-ca", metavar="FILE", help="encrypt; trust the certificates in FILE (PEM) instead")
-    group.add_argument("--tls-cert", metavar="FILE", help="encrypt; show the certificate in FILE (PEM) to the server")
-    group.add_argument("--tls-key", metavar="FILE", help="its key (PEM)")
+    group.add_argument("--tls-cert", metavar="FILE", help="encrypt; authenticate with the certificate in FILE (PEM)")
+    group.add_argument("--tls-key", metavar="FILE", help="the key of --tls-cert (PEM)")
 
 
 def seconds(value: str) -> float:
-    """A time above zero."""
+    """A number of seconds above 0."""
     with contextlib.suppress(ValueError):
         if 0 < (number := float(value)) < math.inf:
             return number
@@ -60,7 +64,7 @@ def seconds(value: str) -> float:
 
 
 def count(value: str) -> int:
-    """A whole number above zero that the contract can carry."""
+    """A whole number above 0 that fits the contract's uint32."""
     with contextlib.suppress(ValueError):
         if 0 < (number := int(value)) < 2**32:
             return number
@@ -68,7 +72,7 @@ def count(value: str) -> int:
 
 
 def condition(value: str) -> tuple[str, Condition]:
-    """A key of metadata and what must hold: KEY=TEXT, KEY=ONE,OTHER, KEY=FROM..TO; quotes keep a text as it is."""
+    """A condition on metadata: KEY=TEXT, KEY=ONE,OTHER or KEY=FROM..TO. Quotes around the value make it literal."""
     key, equals, text = value.partition("=")
     if not key or not equals:
         raise argparse.ArgumentTypeError(f"must be KEY=VALUE, not {value!r}")
@@ -109,7 +113,7 @@ def decode(content: bytes, name: str) -> str:
 
 
 def text_or_stdin(words: str | None, what: str) -> str:
-    """The argument, or else what is piped in."""
+    """The argument, or the text on standard input without one."""
     if words is not None:
         return words
     if sys.stdin.isatty():

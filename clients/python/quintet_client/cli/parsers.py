@@ -1,4 +1,4 @@
-"""Files to text: plain, Markdown, HTML and PDF. Parsers of HTML and PDF come with the extra `ingest` alone."""
+"""Extracts text from plain, Markdown, HTML and PDF files. HTML and PDF need the extra `ingest`."""
 
 import codecs
 import logging
@@ -14,7 +14,7 @@ _HEADING = re.compile(r"^ {0,3}#{1,6}\s+(.+?)(?:\s+#*)?\s*$")
 _CHARSET = re.compile(rb"""charset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
 _BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _SENTENCE_END = re.compile(r"[.!?:;…\"'”’)\]]\s*\Z")
-# What no text needs, and the halves of characters that a PDF's table of characters may leave behind.
+# Control characters, and the lone surrogates that a PDF's character table may yield.
 _NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 _NOT_CONTENT = "script, style, noscript, template, svg, iframe, nav, aside, footer, form, button, [hidden]"
@@ -28,18 +28,18 @@ _INLINE = frozenset(
 
 
 class Unusable(Exception):
-    """A file that cannot become a document; the message is the reason, in a few words."""
+    """A file that cannot become a document; the message is the reason."""
 
 
 class Parsed(NamedTuple):
-    """A file's text; its title is empty if it says none."""
+    """A file's text, and its title or an empty one."""
 
     title: str
     text: str
 
 
 def parse(file: Path) -> Parsed:
-    """What the file says. Raises Unusable, and OSError if it cannot be read."""
+    """Extract the text. Raises Unusable, or OSError if the file cannot be read."""
     if not file.is_file():
         raise Unusable("not a file")
     if (size := file.stat().st_size) > MAX_FILE_BYTES:
@@ -68,7 +68,7 @@ def _markdown(file: Path) -> Parsed:
 
 
 def _decode(content: bytes, fallback: str | None = None) -> str:
-    """Unicode; what is in another encoding is text only if it says which."""
+    """Decode as UTF-8 or by the byte order mark; else by `fallback`, the encoding that the file declares."""
     encoding = next((name for bom, name in _BOMS.items() if content.startswith(bom)), "utf-8")
     if encoding != "utf-16" and b"\0" in content:
         raise Unusable("binary")
@@ -80,11 +80,11 @@ def _decode(content: bytes, fallback: str | None = None) -> str:
     try:
         return content.decode(fallback)
     except (UnicodeDecodeError, LookupError) as error:
-        raise Unusable(f"neither UTF-8 nor {fallback}, as it says") from error
+        raise Unusable(f"neither UTF-8 nor {fallback}, which it declares") from error
 
 
 def _html(file: Path) -> Parsed:
-    """The title, and the text of what the page marks as its content: main, one article, or else the body."""
+    """The title, and the text of the page's main content: main, a single article, or else the body."""
     content = file.read_bytes()
     charset = _CHARSET.search(content, 0, 1024)
     tree = _extra("selectolax.lexbor").LexborHTMLParser(_decode(content, charset[1].decode() if charset else None))
@@ -98,7 +98,7 @@ def _html(file: Path) -> Parsed:
 
 
 def _blocks(root: Any) -> Iterator[str]:
-    """The paragraphs, headings and items below a node of a page, each with its white space as a browser shows it."""
+    """The paragraphs, headings and items below a node, with white space collapsed as a browser does."""
     run: list[str] = []
     stack: list[Any] = [root]
 
@@ -108,7 +108,7 @@ def _blocks(root: Any) -> Iterator[str]:
         if text:
             yield text
 
-    while stack:  # not recursive: a page may nest deeper than Python calls
+    while stack:  # not recursive: pages may nest deeper than Python's recursion limit
         node = stack.pop()
         if node is None:
             yield from flush()
@@ -132,7 +132,7 @@ def _blocks(root: Any) -> Iterator[str]:
 def _pdf(file: Path) -> Parsed:
     """The text layer of all pages."""
     pypdf = _extra("pypdf")
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it tells of every flaw that it gets over
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it logs every flaw that it can repair
     try:
         reader = pypdf.PdfReader(file)
         if reader.is_encrypted and not reader.decrypt(""):
@@ -142,7 +142,7 @@ def _pdf(file: Path) -> Parsed:
     except (Unusable, OSError):
         raise
     except pypdf.errors.DependencyError as error:
-        raise Unusable("encrypted with AES; needs pip install cryptography") from error
+        raise Unusable("encrypted with AES; needs: pip install cryptography") from error
     except Exception as error:  # a damaged file may fail in any way
         raise Unusable(f"damaged: {' '.join(str(error).split())[:80] or type(error).__name__}") from error
     text = ""
@@ -157,7 +157,7 @@ def _extra(module: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise Unusable("needs pip install 'quintet-client[ingest]'") from error
+        raise Unusable("needs: pip install 'quintet-client[ingest]'") from error
 
 
 PARSERS: dict[str, Callable[[Path], Parsed]] = {

@@ -11,7 +11,7 @@ from quintet.v1 import pricing_pb2
 
 from quintet_client.cli.failures import OK, UsageError, named
 from quintet_client.cli.options import AddCommand, batches, decode, read_bytes
-from quintet_client.cli.terminal import Styled, Terminal, as_dict
+from quintet_client.cli.terminal import Cell, Terminal, as_dict
 from quintet_client.client import QuintetClient
 from quintet_client.contract import rules
 from quintet_client.inputs import House
@@ -46,23 +46,23 @@ def register(add: AddCommand) -> None:
         "price",
         run,
         "[--file FILE]",
-        "estimate what houses sell for",
+        "estimate the prices of houses",
         """  quintet price --example > house.json
   quintet price --file house.json
   quintet price --file house.json --overall-quality 9     the same house, better built
   quintet price --file houses.csv                         a header with the names of the features""",
     )
     parser.add_argument("--file", metavar="FILE", help='houses as JSON (one, or a list) or CSV; "-": standard input')
-    parser.add_argument("--example", action="store_true", help="print a house as JSON, to be changed, and end")
+    parser.add_argument("--example", action="store_true", help="print a house as JSON to start from")
     group = parser.add_argument_group(
         "features",
-        "Without --file, all 18 are needed; with it, they replace those of every house.\n"
+        "Without --file, all 18 are required; with it, they replace the features of every house.\n"
         "Areas are in square feet. 'quintet models house-prices' lists the categories.",
     )
     for field in FIELDS:
         name = "--" + field.name.replace("_", "-")
         if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
-            group.add_argument(name, action=argparse.BooleanOptionalAction, default=None, help="with it or without")
+            group.add_argument(name, action=argparse.BooleanOptionalAction, default=None, help="has it or not")
         else:
             group.add_argument(name, metavar="X", help=_help(field))
 
@@ -94,17 +94,17 @@ def run(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
 
 def _help(field: FieldDescriptor) -> str:
     limits = rules(pricing_pb2.House, field.name)
-    example = EXAMPLE[field.name]  # type: ignore[literal-required]  # a test holds the two together
+    example = EXAMPLE[field.name]  # type: ignore[literal-required]  # a test checks that the names are the same
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return f"a category, such as {example}"
     number = limits.double if field.cpp_type == FieldDescriptor.CPPTYPE_DOUBLE else limits.uint32
     return f"{number.gte:.9g} to {number.lte:.9g}, such as {example}"
 
 
-def _row(number: int, house: Mapping[str, object], estimate: pricing_pb2.PriceEstimate) -> list[str | Styled]:
+def _row(number: int, house: Mapping[str, object], estimate: pricing_pb2.PriceEstimate) -> list[Cell]:
     prices = [f"${value:,.0f}" for value in (estimate.price_usd, estimate.low_usd, estimate.high_usd)]
     shown = ("neighborhood", "building_type", "year_built", "above_ground_area_sqft")
-    return [str(number), Styled(prices[0], "bold"), *prices[1:], *(str(house[name]) for name in shown)]
+    return [str(number), (prices[0], "bold"), *prices[1:], *(str(house[name]) for name in shown)]
 
 
 def _read(path: str) -> list[Mapping[str, object]]:
@@ -136,7 +136,7 @@ def _from_csv(text: str, name: str) -> list[Mapping[str, object]]:
     for number, row in enumerate(rows, 1):
         if None in row:
             raise UsageError(f"{name}: house {number} has more values than the header has names")
-    # Empty cells are missing values; what the others must be is checked against the contract.
+    # Empty cells are missing values; the client checks the others.
     return [
         {key: _truth(value) if key == "central_air" else value for key, value in row.items() if value} for row in rows
     ]

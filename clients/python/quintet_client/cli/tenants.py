@@ -1,4 +1,4 @@
-"""`quintet tenants`: who may call a server. It edits the server's file of tenants and speaks to no server."""
+"""`quintet tenants` edits the file that says who may call a server. It does not call the server."""
 
 import argparse
 import hashlib
@@ -7,7 +7,7 @@ import re
 import secrets
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from quintet_client.cli.failures import OK, UsageError
 from quintet_client.cli.options import AddCommand
 from quintet_client.cli.tenants_file import edit_file, read_file, remove
-from quintet_client.cli.terminal import Cell, Styled, Terminal
+from quintet_client.cli.terminal import Cell, Terminal
 from quintet_client.client import QuintetClient
 from quintet_client.contract import SERVICES
 
@@ -25,39 +25,64 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _DURATION = re.compile(r"(\d{1,6})([mhd])|0")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 _HEADER = """\
-# Who may call. The server reads this file anew when it changes; `quintet tenants` edits it, and so may you.
-# Keys are kept as salted hashes: a key that is lost cannot be found again, only replaced.
+# Who may call. The server reloads this file when it changes. Edit it with `quintet tenants` or by hand.
+# Keys are stored as salted hashes: a lost key cannot be recovered, only replaced.
 """
 Table = MutableMapping[str, Any]
 
 
 def register(add: AddCommand) -> None:
-    """Add the command."""
+    """Add the commands."""
     tenants = add(
         "tenants",
-        run_tenants,
-        "[ACTION] [NAME] [KEY_ID ...]",
-        "list or edit the tenants of a server, in its file",
-        """  quintet tenants add acme --role call --role ingest > acme.key   the key is shown this once
-  quintet tenants rotate acme --expire-old 7d > acme.key         a new key; the old ones end in a week
-  quintet tenants revoke acme k3f9a2b1                           end a key at once
-  quintet tenants revoke acme --all                              end all of them
-  quintet tenants list""",
+        run_list,
+        "[ACTION]",
+        "list or edit the tenants in a server's file",
+        """  quintet tenants
+  quintet tenants add acme --role call --role ingest > acme.key   the key is shown only this once
+  quintet tenants rotate acme --expire-old 7d > acme.key          a new key; the old ones expire in a week""",
+        has_actions=True,
     )
-    tenants.add_argument("action", metavar="ACTION", nargs="?", default="list", choices=[*_ACTIONS], help="see below")
-    tenants.add_argument("name", metavar="NAME", nargs="?", help="the tenant, for all actions but list")
-    tenants.add_argument("keys", metavar="KEY_ID", nargs="*", help="for revoke; 'quintet tenants list' shows them")
-    default = f"default: QUINTET_TENANTS or {DEFAULT_FILE}"
-    tenants.add_argument("--file", metavar="FILE", help=f"the server's file of tenants (TOML); {default}")
-    tenants.add_argument("--role", action="append", choices=_ROLES, help="of a new tenant, may be repeated; call")
+    listing = add("tenants list", run_list, "", "list the tenants and their keys", "  quintet tenants list")
+    adding = add(
+        "tenants add", run_add, "NAME", "add a tenant and print its key", "  quintet tenants add acme > acme.key"
+    )
+    rotating = add(
+        "tenants rotate",
+        run_rotate,
+        "NAME",
+        "add a key to a tenant and print it",
+        """  quintet tenants rotate acme > acme.key
+  quintet tenants rotate acme --expire-old 7d > acme.key          the old keys expire in a week""",
+    )
+    revoking = add(
+        "tenants revoke",
+        run_revoke,
+        "NAME [KEY_ID ...]",
+        "remove keys of a tenant at once",
+        "  quintet tenants revoke acme k3f9a2b1\n  quintet tenants revoke acme --all",
+    )
+    for parser in (tenants, listing, adding, rotating, revoking):
+        parser.add_argument(
+            "--file",
+            metavar="FILE",
+            default=None if parser is tenants else argparse.SUPPRESS,
+            help=f"the server's tenants file (TOML); default: QUINTET_TENANTS or {DEFAULT_FILE}",
+        )
+    for parser in (adding, rotating, revoking):
+        parser.add_argument("name", metavar="NAME", help="the tenant")
     services = [name.rpartition(".")[2] for name in SERVICES]
-    text = "that a new tenant may use, may be repeated; all"
-    tenants.add_argument("--service", action="append", choices=services, metavar="SERVICE", help=f"service {text}")
-    tenants.add_argument("--model", action="append", metavar="MODEL", help=f"model {text}")
-    tenants.add_argument("--certificate", action="append", metavar="IDENTITY", help="dns:NAME, uri:URI or cn:NAME")
-    tenants.add_argument("--expires", type=duration, metavar="TIME", help="end of the new key: 90d, 12h, 30m from now")
-    tenants.add_argument("--expire-old", type=duration, metavar="TIME", help="rotate: end of the other keys; 0 is now")
-    tenants.add_argument("--all", action="store_true", help="revoke: every key")
+    adding.add_argument("--role", action="append", choices=_ROLES, help="may be repeated; default: call")
+    adding.add_argument(
+        "--service", action="append", choices=services, metavar="SERVICE", help="allow only this; may be repeated"
+    )
+    adding.add_argument("--model", action="append", metavar="MODEL", help="allow only this; may be repeated")
+    adding.add_argument("--certificate", action="append", metavar="IDENTITY", help="dns:NAME, uri:URI or cn:NAME")
+    for parser in (adding, rotating):
+        parser.add_argument("--expires", type=duration, metavar="TIME", help="when the key expires: 90d, 12h, 30m")
+    rotating.add_argument("--expire-old", type=duration, metavar="TIME", help="when the other keys expire; 0 is now")
+    revoking.add_argument("keys", metavar="KEY_ID", nargs="*", help="'quintet tenants list' shows them")
+    revoking.add_argument("--all", action="store_true", help="revoke every key")
 
 
 def duration(value: str) -> timedelta:
@@ -68,19 +93,13 @@ def duration(value: str) -> timedelta:
     return timedelta(**{_UNITS[found[2]]: int(found[1])}) if found[1] else timedelta()
 
 
-def run_tenants(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """One action."""
-    if (args.name is None) != (args.action == "list"):
-        missing = "its name is missing" if args.name is None else "list takes no name"
-        raise UsageError(f"quintet tenants {args.action}: {missing}")
-    if args.keys and args.action != "revoke":
-        raise UsageError(f"quintet tenants {args.action} takes no key ids")
-    path = Path(args.file or os.environ.get("QUINTET_TENANTS") or DEFAULT_FILE)
-    _ACTIONS[args.action](args, path, out)
-    return OK
+def _path(args: argparse.Namespace) -> Path:
+    return Path(args.file or os.environ.get("QUINTET_TENANTS") or DEFAULT_FILE)
 
 
-def _add(args: argparse.Namespace, path: Path, out: Terminal) -> None:
+def run_add(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
+    """Add a tenant with one key."""
+    path = _path(args)
     if not _NAME.fullmatch(args.name):
         raise UsageError("a tenant's name has lower-case letters, digits and . _ - only, 63 at most")
     key_id, key, kept = new_key(args.expires)
@@ -95,11 +114,13 @@ def _add(args: argparse.Namespace, path: Path, out: Terminal) -> None:
 
     edit_file(path, edit, new=_HEADER)
     _tell_key(args, out, key_id, key, f"{args.name} was added to {path}")
+    return OK
 
 
-def _rotate(args: argparse.Namespace, path: Path, out: Terminal) -> None:
+def run_rotate(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
+    """Add a key; optionally expire the others."""
     key_id, key, kept = new_key(args.expires)
-    end = None if args.expire_old is None else _from_now(args.expire_old)  # once: edit() is called twice
+    end = None if args.expire_old is None else _from_now(args.expire_old)  # computed once: edit() is called twice
 
     def edit(file: Table) -> None:
         keys = _table(_tenant(file, args.name), "keys")
@@ -108,11 +129,13 @@ def _rotate(args: argparse.Namespace, path: Path, out: Terminal) -> None:
                 old["expires"] = min(_end(old) or end, end)
         keys[key_id] = kept
 
-    edit_file(path, edit)
+    edit_file(_path(args), edit)
     _tell_key(args, out, key_id, key, f"{args.name} has a new key")
+    return OK
 
 
-def _revoke(args: argparse.Namespace, path: Path, out: Terminal) -> None:
+def run_revoke(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
+    """Remove keys."""
     if bool(args.keys) == args.all:
         raise UsageError("quintet tenants revoke: give key ids, or --all; 'quintet tenants list' shows them")
 
@@ -126,16 +149,18 @@ def _revoke(args: argparse.Namespace, path: Path, out: Terminal) -> None:
         if not keys:
             remove(tenant, "keys")
 
-    edit_file(path, edit)
+    edit_file(_path(args), edit)
     print(f"{args.name}: {'all keys' if args.all else ', '.join(args.keys)} revoked", file=sys.stderr)
+    return OK
 
 
-def _list(args: argparse.Namespace, path: Path, out: Terminal) -> None:
-    tenants = _table(tomllib.loads(read_file(path)), "tenants")
+def run_list(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
+    """Show a table of tenants, keys and certificates."""
+    tenants = _table(tomllib.loads(read_file(_path(args))), "tenants")
     if not out.as_json:
         header = ("TENANT", "ROLES", "SERVICES", "MODELS", "KEY OR CERTIFICATE", "CREATED", "EXPIRES")
         out.table(header, [row for name, tenant in tenants.items() for row in _rows(name, tenant)])
-        return
+        return OK
     for name, tenant in tenants.items():
         keys = [
             {"id": key_id, **{field: str(key[field]) for field in ("created", "expires") if field in key}}
@@ -145,18 +170,19 @@ def _list(args: argparse.Namespace, path: Path, out: Terminal) -> None:
         certificates = tenant.get("certificates", [])
         roles = tenant.get("roles", ["call"])
         out.json({"tenant": name, "roles": roles, **lists, "certificates": certificates, "keys": keys})
+    return OK
 
 
 def _rows(name: str, tenant: Mapping[str, Any]) -> Iterator[list[Cell]]:
-    """One for each way to show who one is."""
+    """A row for each key and certificate."""
     lists = [", ".join(tenant[field]) if field in tenant else "all" for field in ("services", "models")]
     facts: list[Cell] = [name, ", ".join(tenant.get("roles", ["call"])), *lists]
-    ways: list[list[Cell]] = [
+    credentials: list[list[Cell]] = [
         [key_id, _day(key.get("created")), _expiry(key)] for key_id, key in tenant.get("keys", {}).items()
     ]
-    ways += [[identity, "-", "-"] for identity in tenant.get("certificates", [])]
-    for way in ways or [["-", "-", "-"]]:
-        yield [*facts, *way]
+    credentials += [[identity, "-", "-"] for identity in tenant.get("certificates", [])]
+    for credential in credentials or [["-", "-", "-"]]:
+        yield [*facts, *credential]
 
 
 def _day(moment: datetime | None) -> str:
@@ -165,27 +191,19 @@ def _day(moment: datetime | None) -> str:
 
 def _expiry(key: Mapping[str, Any]) -> Cell:
     end = _end(key)
-    return Styled(_day(end), "red" if end and end <= datetime.now(UTC) else None)
+    return _day(end), "red" if end and end <= datetime.now(UTC) else ""
 
 
 def _end(key: Mapping[str, Any]) -> datetime | None:
-    """When a key expires. Raises UsageError for what the server would not take either."""
+    """When a key expires. Raises UsageError for a value that the server rejects too."""
     end = key.get("expires")
     if end is not None and not (isinstance(end, datetime) and end.tzinfo):
         raise UsageError(f"expires = {end}: must be a time with an offset, such as 2027-01-31T00:00:00Z")
     return end
 
 
-_ACTIONS: dict[str, Callable[[argparse.Namespace, Path, Terminal], None]] = {
-    "list": _list,
-    "add": _add,
-    "rotate": _rotate,
-    "revoke": _revoke,
-}
-
-
 def new_key(lasts: timedelta | None) -> tuple[str, str, dict[str, Any]]:
-    """Its id, the key, and what is kept of it: a salted hash. 256 random bits need no slow one."""
+    """The key's id, the key, and the table that is stored: a salted hash. 256 random bits need no slow hash."""
     key_id = f"k{secrets.token_hex(4)}"
     key = f"qk_{key_id}_{secrets.token_urlsafe(32)}"
     salt = secrets.token_bytes(16)
@@ -203,7 +221,7 @@ def _tell_key(args: argparse.Namespace, out: Terminal, key_id: str, key: str, wh
         out.json({"tenant": args.name, "key_id": key_id, "key": key})
     else:
         out.line(key)
-    print(f"{what}; key {key_id} is shown this once", file=sys.stderr)
+    print(f"{what}; key {key_id} is shown only this once", file=sys.stderr)
 
 
 def _from_now(time: timedelta) -> datetime:
@@ -211,12 +229,12 @@ def _from_now(time: timedelta) -> datetime:
 
 
 def _table(parent: Table, name: str) -> Table:
-    """A table within another; made if it is not there."""
+    """A table within another; created if missing."""
     if name not in parent:
         parent[name] = {}
     found = parent[name]
     if not isinstance(found, MutableMapping):
-        raise UsageError(f"the file is not one of tenants: {name} is no table")
+        raise UsageError(f"the file is not a tenants file: {name} is not a table")
     return found
 
 

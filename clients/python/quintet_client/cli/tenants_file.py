@@ -1,7 +1,7 @@
-"""Editing a TOML file that a server reads and other people edit: comments stay, and no edit is lost.
+"""Edits a TOML file that a server reads and people edit: comments stay, and no edit is lost.
 
-The file is written aside, synced and renamed, so a server sees it before or after, never between. A lock on its folder
-lets one edit through at a time.
+The file is written aside, synced and renamed, so that a server never reads half an edit. A lock on its folder
+serialises edits.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ from quintet_client.cli.failures import UsageError
 
 Edit = Callable[[MutableMapping[str, Any]], None]
 _LOCK_SECONDS = 10.0
-_NO_GAP = re.compile(r"^([^#\n].*)\n(?=\[)", re.MULTILINE)  # a line right above a table that is no comment on it
+_NO_GAP = re.compile(r"^([^#\n].*)\n(?=\[)", re.MULTILINE)  # a line directly above a table, other than a comment
 
 
 def read_file(path: Path) -> str:
-    """The text of a file that is TOML. Raises UsageError."""
+    """Read a file and check that it is TOML. Raises UsageError."""
     try:
         text = path.read_text("utf-8")
         tomllib.loads(text)
@@ -31,20 +31,20 @@ def read_file(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 (byte {error.start})") from error
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is no TOML: {error}") from error
+        raise UsageError(f"{path} is not TOML: {error}") from error
     return text
 
 
 def edit_file(path: Path, edit: Edit, *, new: str | None = None) -> None:
-    """Let `edit` change what is in the file; one that is missing begins as `new`. Raises UsageError.
+    """Apply `edit` to the file; a missing file starts as `new`. Raises UsageError.
 
-    `edit` is called twice, on the document with its comments and on its plain values, which must come to the same.
+    `edit` is called twice: on the plain values, and on the document with its comments. The results must be equal.
     """
     try:
         import tomlkit
         from tomlkit.exceptions import TOMLKitError
     except ImportError as error:
-        raise UsageError("needs pip install 'quintet-client[tenants]'") from error
+        raise UsageError("needs: pip install 'quintet-client[tenants]'") from error
     path = Path(os.path.realpath(path))
     with _locked(path.parent):
         text = new if new is not None and not path.exists() else read_file(path)
@@ -56,8 +56,8 @@ def edit_file(path: Path, edit: Edit, *, new: str | None = None) -> None:
             edited = _NO_GAP.sub(r"\1\n\n", tomlkit.dumps(document))
         except TOMLKitError:
             edited = ""
-        if _plain(edited) != values:  # who may call depends on it
-            raise UsageError(f"{path} was left as it is: put the tables of each tenant one after the other, then retry")
+        if _plain(edited) != values:  # the file decides who may call
+            raise UsageError(f"{path} was not changed: group the tables of each tenant together, then retry")
         try:
             _replace(path, edited)
         except OSError as error:
@@ -65,9 +65,9 @@ def edit_file(path: Path, edit: Edit, *, new: str | None = None) -> None:
 
 
 def remove(table: MutableMapping[str, Any], key: str) -> None:
-    """Delete a table from another, in an edit; comments behind it stay.
+    """Delete a table from its parent in an edit; keep the comments below it.
 
-    To the library, what stands above the next table is of the one before.
+    tomlkit attaches comments above the next table to the table before them.
     """
     from tomlkit.items import Comment, Whitespace
 
@@ -90,7 +90,7 @@ def _plain(text: str) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Nobody else edits in this folder. Not the file is locked: the one that is renamed over it would have no lock."""
+    """Hold the lock of a folder. The file itself is not locked: renaming replaces it and its lock."""
     import fcntl  # not on Windows, where the other commands work
 
     try:
@@ -105,7 +105,7 @@ def _locked(folder: Path) -> Iterator[None]:
                 break
             except BlockingIOError as error:
                 if time.monotonic() > end:
-                    raise UsageError(f"somebody else has been editing in {folder} for {_LOCK_SECONDS:g} s") from error
+                    raise UsageError(f"another edit in {folder} has not ended after {_LOCK_SECONDS:g} s") from error
                 time.sleep(0.02)
         yield
     finally:
@@ -113,7 +113,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Only the owner may read a new file; one that was there keeps its mode and, where that is allowed, its owner."""
+    """Replace the file atomically. A new one is readable only by its owner; else mode and, if allowed, owner stay."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

@@ -1,67 +1,99 @@
-"""What commands write: text for people, fitted to the terminal, or JSON lines for programs."""
+"""Output of the commands: text for people, fitted to the terminal, or JSON lines for programs."""
 
 import io
 import json
 import os
 import re
-import shutil
 import sys
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TextIO
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TextIO, TypeVar
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
 
-Style = Literal["bold", "dim", "red", "green", "yellow", "cyan"]
-_SGR: dict[Style, int] = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "cyan": 36}
 # Texts of documents and models could otherwise move the cursor, rename the window or paste into it.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_GAP = "  "
+_PIPE_COLUMNS = 100_000  # without a terminal, tables are not cut
+_PARAGRAPH_COLUMNS = 100  # and paragraphs are wrapped here
+Cell = str | tuple[str, str]  # a text, or a text and its style
+M = TypeVar("M", bound=Message)
 
 
-class Styled(NamedTuple):
-    """A text with its style."""
-
-    text: str
-    style: Style | None
-
-
-Cell = str | Styled
+def console_of(stream: TextIO) -> Console:
+    """Rich's view of a stream: colours and the width count only for terminals. Obeys https://no-color.org."""
+    is_tty = stream.isatty()
+    is_plain = not is_tty or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return Console(
+        file=stream,
+        force_terminal=is_tty,
+        color_system=None if is_plain else "standard",
+        width=None if is_tty else _PIPE_COLUMNS,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
 
 
 class Terminal:
-    """Standard output and standard error. Colours and fitting to the width are for terminals alone."""
+    """Standard output and standard error."""
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # in a locale without the characters, better "?" than an end
+            if isinstance(stream, io.TextIOWrapper):  # print "?" for characters that the locale lacks
                 stream.reconfigure(errors="replace", encoding="utf-8" if as_json else None)
         self.is_tty = sys.stdout.isatty()
-        self.width: int | None = shutil.get_terminal_size().columns if self.is_tty else None
-
-    def line(self, text: str = "", style: Style | None = None) -> None:
-        """A line of the result."""
-        self.write(paint(clean(text), style, sys.stdout) + "\n")
+        self._console = console_of(sys.stdout)
 
     def write(self, text: str) -> None:
-        """A piece of the result, at once."""
+        """Write a piece of the result at once."""
         sys.stdout.write(text)
         sys.stdout.flush()
 
+    def line(self, text: str = "", style: str = "") -> None:
+        """Write a line of the result."""
+        self.write(_render(self._console, Text(clean(text), style)))
+
     def note(self, text: str) -> None:
-        """What is good to know and no part of the result: for terminals alone."""
+        """Write a remark that is not part of the result; only on terminals."""
         if self.is_tty and not self.as_json:
             self.line(text, "dim")
 
     def warn(self, text: str) -> None:
-        """What went wrong without ending the command."""
-        print(paint(clean(text), "yellow", sys.stderr), file=sys.stderr, flush=True)
+        """Report a problem that does not end the command."""
+        to_stderr((text, "yellow"))
 
     def json(self, value: Message | Mapping[str, Any]) -> None:
-        """One JSON object on a line of its own."""
+        """Write one JSON object on a line of its own."""
         self.write(json.dumps(as_dict(value) if isinstance(value, Message) else value, ensure_ascii=False) + "\n")
+
+    def result(self, message: Message, text: str) -> None:
+        """Write a message as JSON, or the sentence that says it."""
+        if self.as_json:
+            self.json(message)
+        else:
+            self.line(text)
+
+    def records(
+        self, header: Sequence[str], messages: Iterable[M], row: Callable[[M], Sequence[Cell]], *, right: str = ""
+    ) -> None:
+        """Write messages as JSON, or as the rows of a table."""
+        if self.as_json:
+            for message in messages:
+                self.json(message)
+        else:
+            self.table(header, map(row, messages), right=right)
+
+    def facts(self, facts: Mapping[str, Cell], *, indent: str = "") -> None:
+        """Write a line for each name and value; empty values are left out."""
+        columns = max(map(len, facts))
+        for name, value in facts.items():
+            text, style = value if isinstance(value, tuple) else (value, "")
+            if text:
+                self.line(f"{indent}{name:{columns}} {text}", style)
 
     def table(
         self,
@@ -72,47 +104,42 @@ class Terminal:
         indent: str = "",
         with_header: bool = True,
     ) -> None:
-        """Aligned columns under their names; those named in `right`, separated by spaces, stand to the right."""
-        lines = [[Styled(name, "bold") for name in header], *([_cell(cell) for cell in row] for row in rows)]
-        is_right = [name in right.split() for name in header]
-        widths = [max(width(cell.text) for cell in column) for column in zip(*lines, strict=True)]
-        if self.width is not None:
-            shrink(widths, self.width - len(indent), [not flag for flag in is_right])
-        for line in lines if with_header else lines[1:]:
-            self.write(indent + self._row(line, widths, is_right) + "\n")
+        """Write aligned columns. Those named in `right` (separated by spaces) are right-aligned and never cut."""
+        table = Table(box=None, pad_edge=False, header_style="")
+        for name in header:
+            is_right = name in right.split()
+            table.add_column(_text((name, "bold")), justify="right" if is_right else "left", no_wrap=is_right)
+        for row in rows:
+            table.add_row(*map(_text, row))
+        columns = self._console.width - len(indent)
+        lines = _render(self._console, table, columns).splitlines()
+        self.write("".join(f"{indent}{line.rstrip()}\n" for line in lines[0 if with_header else 1 :]))
 
-    @staticmethod
-    def _row(row: Sequence[Styled], widths: Sequence[int], is_right: Sequence[bool]) -> str:
-        parts = []
-        for (text, style), columns, to_right in zip(row, widths, is_right, strict=True):
-            shown = cut(text, columns)
-            padding = " " * (columns - width(shown))
-            painted = paint(shown, style, sys.stdout)
-            parts.append(padding + painted if to_right else painted + padding)
-        return _GAP.join(parts).rstrip()
-
-    def paragraph(self, text: str, *, indent: str = "", style: Style | None = None, lines: int | None = None) -> None:
-        """Text as words, wrapped to the terminal; the first `lines` of it."""
-        wrapped = wrap(text, (self.width or 100) - len(indent))
+    def paragraph(self, text: str, *, indent: str = "", lines: int | None = None) -> None:
+        """Write text wrapped to the terminal; only the first `lines` of it."""
+        columns = (self._console.width if self.is_tty else _PARAGRAPH_COLUMNS) - len(indent)
+        wrapped = _text(text, no_wrap=False).wrap(self._console, columns)
         shown = wrapped[:lines]
         if len(shown) < len(wrapped):
-            shown[-1] = cut(shown[-1] + " …", (self.width or 100) - len(indent))
+            shown[-1].append(" …")
+            shown[-1].truncate(columns, overflow="ellipsis")
         for each in shown:
-            self.line(indent + each, style)
+            self.line(indent + each.plain.rstrip())
+
+
+def to_stderr(*parts: tuple[str, str]) -> None:
+    """Write a line of texts, each with its style, to standard error."""
+    text = Text.assemble(*((clean(text), style) for text, style in parts))
+    sys.stderr.write(_render(console_of(sys.stderr), text))
+    sys.stderr.flush()
 
 
 def as_dict(message: Message) -> dict[str, Any]:
-    """The message as JSON has it, with the names of the contract, unset fields included."""
+    """The message as JSON has it, with the contract's field names, unset fields included."""
     found: dict[str, Any] = MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
     return found
-
-
-def paint(text: str, style: Style | None, stream: TextIO) -> str:
-    """The text in its style, if the stream is a terminal that wants colours (https://no-color.org)."""
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty()
-    return text if style is None or plain or not text else f"\x1b[{_SGR[style]}m{text}\x1b[0m"
 
 
 def clean(text: str) -> str:
@@ -120,56 +147,16 @@ def clean(text: str) -> str:
     return _CONTROL.sub("", text)
 
 
-def width(text: str) -> int:
-    """Columns that the text takes: 2 for wide characters of East Asia and emoji, none for combining marks."""
-    return sum(_columns(character) for character in text)
+def _text(cell: Cell, *, no_wrap: bool = True) -> Text:
+    """The cell on one line, cut with an ellipsis where it does not fit."""
+    text, style = cell if isinstance(cell, tuple) else (cell, "")
+    found = Text(" ".join(clean(text).split()), no_wrap=no_wrap, overflow="ellipsis" if no_wrap else "fold")
+    found.stylize(style)  # unlike Text(..., style), without the padding
+    return found
 
 
-def _columns(character: str) -> int:
-    if unicodedata.category(character) in {"Mn", "Me", "Cf"}:
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
-def cut(text: str, columns: int) -> str:
-    """The text if it fits, else its beginning with an ellipsis."""
-    if width(text) <= columns:
-        return text
-    used = 0
-    for index, character in enumerate(text):
-        used += _columns(character)
-        if used > columns - 1:
-            return text[:index] + "…"
-    return text
-
-
-def shrink(widths: list[int], total: int, may: Sequence[bool]) -> None:
-    """Narrow the widest columns, of those that may be narrowed, until all fit into `total`."""
-    room = total - len(_GAP) * (len(widths) - 1)
-    while sum(widths) > room:
-        widest = max((index for index, flag in enumerate(may) if flag), key=widths.__getitem__, default=None)
-        if widest is None or widths[widest] <= 1:
-            return
-        widths[widest] -= 1
-
-
-def wrap(text: str, columns: int) -> list[str]:
-    """Lines of at most `columns`; a word that is longer is broken."""
-    lines = [""]
-    for word in clean(text).split():
-        if lines[-1] and width(lines[-1]) + 1 + width(word) <= columns:
-            lines[-1] += f" {word}"
-            continue
-        if lines[-1]:
-            lines.append("")
-        for character in word:
-            if lines[-1] and width(lines[-1]) + _columns(character) > columns:
-                lines.append("")
-            lines[-1] += character
-    return lines
-
-
-def _cell(cell: Cell) -> Styled:
-    """The cell on one line."""
-    text, style = cell if isinstance(cell, Styled) else (cell, None)
-    return Styled(" ".join(clean(text).split()), style)
+def _render(console: Console, what: RenderableType, columns: int | None = None) -> str:
+    """As text with escape sequences. Without `columns`, long lines are left to the terminal."""
+    with console.capture() as captured:
+        console.print(what, width=columns, soft_wrap=columns is None)
+    return captured.get()

@@ -11,11 +11,11 @@ from quintet.v1 import common_pb2, usage_pb2
 
 from quintet_client.cli.failures import FAILED, OK
 from quintet_client.cli.options import AddCommand, count
-from quintet_client.cli.terminal import Cell, Styled, Terminal
+from quintet_client.cli.terminal import Cell, Terminal
 from quintet_client.client import QuintetClient
 from quintet_client.contract import enum_name
 
-_PAGE = 1000  # calls; the most that the contract allows
+_PAGE = 1000  # calls; the contract's maximum
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 _NUMBERS = "CALLS PROMPT CACHED ANSWER COST"
 _CALLS = ("BEGUN (UTC)", "TENANT", "METHOD", "MODEL", "OUTCOME", "PROMPT", "ANSWER", "COST", "REQUEST")
@@ -27,7 +27,7 @@ def register(add: AddCommand) -> None:
         "usage",
         run_usage,
         "",
-        "show what calls of language models consumed and cost",
+        "show the tokens and costs of language model calls",
         """  quintet usage                          by day, service and model, of the last 30 days
   quintet usage --since 7d --tenant acme
   quintet usage --calls --limit 20       single calls, newest first
@@ -35,28 +35,23 @@ def register(add: AddCommand) -> None:
     )
     what = usage.add_mutually_exclusive_group()
     what.add_argument("--calls", action="store_true", help="list single calls")
-    what.add_argument("--watch", action="store_true", help="follow the calls that end from now on; for admins")
+    what.add_argument("--watch", action="store_true", help="follow calls as they end; requires the role admin")
     usage.add_argument(
         "--since", metavar="WHEN", type=_moment, help="7d, 24h, 30m, or a day or time such as 2026-11-01; local time"
     )
-    usage.add_argument("--tenant", metavar="NAME", help="of this tenant; others than one's own are for admins")
+    usage.add_argument("--tenant", metavar="NAME", help="of this tenant; other tenants need the role admin")
     usage.add_argument("--service", metavar="NAME", help="of this service, for instance ChatService")
     usage.add_argument("--model", metavar="NAME", help="of this model")
     usage.add_argument("--limit", metavar="N", type=count, default=100, help="with --calls; default: 100")
 
 
 def run_usage(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """A table."""
+    """Show sums, single calls, or calls as they end."""
     if args.watch:
         return _watch(client, out)
     chosen = {name: getattr(args, name) for name in ("since", "tenant", "service", "model")}
     if args.calls:
-        records = _records(client, chosen, args.limit)
-        if out.as_json:
-            for record in records:
-                out.json(record)
-        else:
-            out.table(_CALLS, map(_call, records), right=_NUMBERS)
+        out.records(_CALLS, _records(client, chosen, args.limit), _call, right=_NUMBERS)
         return OK
     sums = client.get_usage(**chosen).sums
     if out.as_json:
@@ -69,7 +64,7 @@ def run_usage(args: argparse.Namespace, client: QuintetClient, out: Terminal) ->
 
 def _show(out: Terminal, sums: Sequence[usage_pb2.UsageSum]) -> None:
     if not sums:
-        out.note("no calls of language models")
+        out.note("no language model calls")
         return
     by_tenant = len({each.tenant for each in sums}) > 1
     header = ("DAY", *(("TENANT",) if by_tenant else ()), "SERVICE", "MODEL", *_NUMBERS.split())
@@ -81,7 +76,7 @@ def _show(out: Terminal, sums: Sequence[usage_pb2.UsageSum]) -> None:
         rows.append(["total", *empty, *_numbers([each for each in sums if each.currency == currency])])
     out.table(header, rows, right=_NUMBERS)
     if estimated := sum(each.estimated_count for each in sums):
-        out.line(f"{estimated:,} calls are estimated, for their providers did not say what they served", "dim")
+        out.line(f"{estimated:,} calls are estimated, because their providers did not report usage", "dim")
 
 
 def _numbers(sums: Iterable[usage_pb2.UsageSum]) -> list[str]:
@@ -101,7 +96,7 @@ def _records(client: QuintetClient, chosen: dict[str, object], limit: int) -> It
 
 
 def _watch(client: QuintetClient, out: Terminal) -> int:
-    """A line a call. Status 1 when the server stops."""
+    """Write a line for each call. Status 1 when the server stops."""
     with closing(client.watch_usage()) as events:
         for event in events:
             if event.missed_count:
@@ -111,7 +106,7 @@ def _watch(client: QuintetClient, out: Terminal) -> int:
             if out.as_json:
                 out.json(event.settled)
             else:
-                out.line("  ".join(cell.text if isinstance(cell, Styled) else cell for cell in _call(event.settled)))
+                out.line("  ".join(cell if isinstance(cell, str) else cell[0] for cell in _call(event.settled)))
     out.warn("the server stops")
     return FAILED
 
@@ -125,7 +120,7 @@ def _call(record: usage_pb2.UsageRecord) -> list[Cell]:
         record.tenant,
         record.method,
         record.model.name,
-        Styled(outcome, {"ok": "green", "open": None}.get(outcome, "yellow")),
+        (outcome, {"ok": "green", "open": ""}.get(outcome, "yellow")),
         f"{about}{usage.prompt_tokens:,}",
         f"{about}{usage.completion_tokens:,}",
         "repeated" if record.repeated_request else money(usage.cost_micros, usage.currency),

@@ -1,4 +1,4 @@
-"""Files as people have them: PDFs, which are written here."""
+"""Writes PDF files for the tests."""
 
 from pathlib import Path
 

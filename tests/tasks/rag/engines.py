@@ -1,4 +1,4 @@
-"""What tests of the retriever share: fixtures, to be imported, and looks at the disk."""
+"""What tests of the engine share: fixtures, to be imported, and looks at the disk."""
 
 import time
 from collections.abc import AsyncIterator
@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from server.domain.rag import IndexDescription
+from server.domain.rag import CollectionInfo
 from server.inference.scheduler import Scheduler
-from server.tasks.rag.retriever import FaissRetriever
-from server.vectorstore.ann_index import build_index
+from server.tasks.rag.engine import RagEngine
 from server.vectorstore.collection import Collection
 from tests.tasks.rag.hashing import HashingEmbedder
 
 
 @pytest.fixture
-def lanes() -> Scheduler:
+def scheduler() -> Scheduler:
     return Scheduler(1, 16)
 
 
@@ -25,9 +24,9 @@ def embedder() -> HashingEmbedder:
 
 
 @pytest.fixture
-async def retriever(tmp_path: Path, embedder: HashingEmbedder, lanes: Scheduler) -> AsyncIterator[FaissRetriever]:
-    yield FaissRetriever(tmp_path, embedder, lanes)
-    lanes.close()
+async def engine(tmp_path: Path, embedder: HashingEmbedder, scheduler: Scheduler) -> AsyncIterator[RagEngine]:
+    yield RagEngine(tmp_path, embedder, scheduler)
+    scheduler.close()
 
 
 def soon(seconds: float = 10.0) -> float:
@@ -36,12 +35,12 @@ def soon(seconds: float = 10.0) -> float:
 
 def reopened(index: Path, name: str = "notes") -> Collection:
     """What another process would read from the disk now."""
-    return Collection(index / name, build_index)
+    return Collection(index / name)
 
 
 def ids_of(index: Path, name: str = "notes") -> list[str]:
     return sorted(document.id for document in reopened(index, name).snapshot.content().documents)
 
 
-async def described(retriever: FaissRetriever, name: str = "notes") -> IndexDescription:
-    return await retriever.describe(name, deadline=soon())
+async def described(engine: RagEngine, name: str = "notes") -> CollectionInfo:
+    return await engine.describe(name, deadline=soon())

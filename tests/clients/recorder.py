@@ -1,4 +1,4 @@
-"""Where every call of the small server passes: it is written down, and fails if a test wants it to."""
+"""Records every call of the small server, and fails those that a test wants to fail."""
 
 import threading
 from collections import defaultdict, deque
@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 
 @dataclass(frozen=True)
 class Failure:
-    """How a call fails. Without a reason it looks as if gRPC had failed, not Quintet."""
+    """How a call fails; without a reason, as if gRPC had failed and not Quintet."""
 
     code: grpc.StatusCode
     reason: str = ""
@@ -36,15 +36,15 @@ class Seen:
 
 
 @dataclass
-class Desk:
-    """The calls that came, and the failures that wait for a method."""
+class Recorder:
+    """The calls that arrived, and the failures planned for each method."""
 
     seen: list[Seen] = field(default_factory=list)
     failures: defaultdict[str, deque[Failure]] = field(default_factory=lambda: defaultdict(deque))
     ended: threading.Event = field(default_factory=threading.Event)
-    """Set when a StreamChat is over, for whatever reason."""
+    """Set when a StreamChat has ended, for any reason."""
 
-    def enter(self, method: str, request: Message, context: grpc.ServicerContext) -> None:
+    def record(self, method: str, request: Message, context: grpc.ServicerContext) -> None:
         metadata = {key: str(value) for key, value in context.invocation_metadata()}
         self.seen.append(Seen(method, request, metadata, context.time_remaining()))
         if self.failures[method]:

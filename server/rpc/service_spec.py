@@ -1,0 +1,87 @@
+"""ServiceSpec: one row of the table of services in `app.py`. A mistake in it stops the server when it starts."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from google.protobuf.descriptor import ServiceDescriptor
+
+from server.domain.money import Cost
+from server.tenancy.tenants import Role
+
+Estimate = Callable[[Any], Cost]  # what a request costs at most; it raises what serving the request would raise
+ANY_ROLE = None
+FREE = None  # the cost of methods that use no tokens
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSpec:
+    """The role that a caller needs, or ANY_ROLE, and what a request costs at most, or FREE."""
+
+    role: Role | None
+    cost: Estimate | None
+
+
+class Dependency(Protocol):
+    """What a service needs of a handle."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether an operator must act before it can be used."""
+        ...
+
+    def trouble(self) -> str:
+        """Why a call that needs it would not be answered; empty if it would."""
+        ...
+
+
+@dataclass(frozen=True)
+class ServiceSpec:
+    """A service: `register` is the generated `add_..._to_server`, `methods` has every method of the descriptor.
+
+    It serves while everything in `needs` is usable and nothing in `waits_for` is loading; what it waits for may fail
+    without taking it down. `lanes` is how many threads compute for it, where that is not all of them. Services that
+    are not `required` may be down while the server counts as ready.
+    """
+
+    descriptor: ServiceDescriptor
+    register: Callable[[Any, Any], None]
+    servicer: Any
+    methods: Mapping[str, MethodSpec]
+    needs: tuple[Dependency, ...] = ()
+    waits_for: tuple[Dependency, ...] = ()
+    lanes: int | None = None
+    required: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises ValueError if `methods` are not those of the contract."""
+        declared = {method.name for method in self.descriptor.methods}
+        if missing := declared - self.methods.keys():
+            raise ValueError(f"{self.full_name}: no role and cost for {', '.join(sorted(missing))}")
+        if unknown := self.methods.keys() - declared:
+            raise ValueError(f"{self.full_name} has no method {', '.join(sorted(unknown))}")
+
+    @property
+    def name(self) -> str:
+        """The short name, ChatService."""
+        return str(self.descriptor.name)
+
+    @property
+    def full_name(self) -> str:
+        """The name with its package, quintet.v1.ChatService."""
+        return str(self.descriptor.full_name)
+
+    def trouble(self) -> str:
+        """Why it does not serve, first what an operator must repair; empty if it serves."""
+        wanted = (*self.needs, *(each for each in self.waits_for if not each.failed))
+        troubled = sorted((each for each in wanted if each.trouble()), key=lambda each: not each.failed)
+        return troubled[0].trouble() if troubled else ""
+
+
+def methods_by_path(services: Iterable[ServiceSpec]) -> dict[str, tuple[ServiceSpec, str, MethodSpec]]:
+    """Every method with its service and its name, by its path ("/quintet.v1.ChatService/Chat")."""
+    return {
+        f"/{service.full_name}/{name}": (service, name, method)
+        for service in services
+        for name, method in service.methods.items()
+    }

@@ -1,0 +1,134 @@
+"""The collections of a folder with all that RagService does to them."""
+
+import asyncio
+from functools import partial
+from pathlib import Path
+
+from server.domain.concurrency_limiter import remaining
+from server.domain.rag import (
+    CollectionInfo,
+    CollectionState,
+    DocumentInfo,
+    DocumentPage,
+    GenerationInfo,
+    IndexIdentity,
+)
+from server.domain.texts import Embedder, Reranker
+from server.inference.scheduler import Scheduler
+from server.tasks.rag.ingest import Ingester
+from server.tasks.rag.retriever import Retriever
+from server.vectorstore.admin import drop_collection
+from server.vectorstore.collection import Collection
+from server.vectorstore.manager import CollectionManager
+from server.vectorstore.search import documents_after
+from server.vectorstore.segment import kept_generations
+from server.vectorstore.snapshot import Snapshot
+from server.vectorstore.threads import run_on_daemon_thread
+
+_PAGE_CODE_POINTS = 500_000  # of titles, URIs and metadata; clients read 4 MiB by default
+_FAULTS_SHOWN = 5
+
+
+class RagEngine:
+    """Collections below `index`, bound to one embedder. Call open() before anything else, close() at the end.
+
+    Its methods raise CollectionNotFound and CollectionBroken.
+    """
+
+    def __init__(self, index: Path, embedder: Embedder, scheduler: Scheduler, reranker: Reranker | None = None) -> None:
+        self.embedder = embedder.description.identity
+        self._collections = CollectionManager(index, self.embedder)
+        self.ingester = Ingester(self._collections, embedder)
+        self.retriever = Retriever(self._collections, embedder, scheduler, reranker)
+
+    async def open(self) -> None:
+        """Find and check all collections."""
+        await self._collections.start()
+
+    async def close(self) -> None:
+        """Stop watching and folding. What was acknowledged is on disk."""
+        await self._collections.close()
+
+    async def drop(self, name: str, *, deadline: float) -> IndexIdentity:
+        """Remove a collection, a broken one too; return its last state."""
+        async with self._collections.writer_turn(name, deadline):
+            broken = name in self._collections.failures
+            last = IndexIdentity(name, 0) if broken else _identity(name, self._collections.get(name).snapshot)
+            await self._collections.write(partial(drop_collection, self._collections.index, name), deadline)
+            self._collections.forget(name)
+            return last
+
+    async def rollback(self, name: str, generation: int, *, deadline: float) -> IndexIdentity:
+        """Make a new generation with the content of a kept one. Raises GenerationNotFound."""
+        async with self._collections.writer_turn(name, deadline):
+            rollback = partial(self._collections.get(name).rollback, generation)
+            return _identity(name, await self._collections.write(rollback, deadline))
+
+    async def compact(self, name: str, *, deadline: float) -> CollectionInfo:
+        """Fold the log into a segment now. Writes go on meanwhile."""
+        remaining(deadline)
+        collection = self._collections.get(name)
+        await run_on_daemon_thread(collection.fold)
+        return self._info(collection)
+
+    def list_collections(self) -> list[CollectionInfo]:
+        """All collections, sorted by name."""
+        found = [self._info(each) for each in self._collections.open.values()]
+        found += (
+            CollectionInfo(IndexIdentity(name, 0), CollectionState.FAILED, why)
+            for name, why in self._collections.failures.items()
+        )
+        return sorted(found, key=lambda info: info.index.collection)
+
+    async def describe(self, name: str, min_generation: int = 0, *, deadline: float) -> CollectionInfo:
+        """What is served now, even if another embedder made it. Raises GenerationNotReached."""
+        return self._info(await self._collections.reached(name, min_generation, deadline))
+
+    async def list_documents(self, name: str, after: str, limit: int) -> DocumentPage:
+        """Up to `limit` documents with ids after `after`, sorted by id; fewer if their metadata are long."""
+        return await asyncio.to_thread(_page, name, self._collections.get(name).snapshot, after, limit)
+
+    async def list_generations(self, name: str) -> tuple[IndexIdentity, list[GenerationInfo]]:
+        """What is served now, and the generations that can be rolled back to, newest first."""
+        collection = self._collections.get(name)
+        kept = await asyncio.to_thread(kept_generations, collection.folder)
+        return _identity(name, collection.snapshot), kept
+
+    def _info(self, collection: Collection) -> CollectionInfo:
+        snapshot = collection.snapshot
+        segment = snapshot.segment
+        state, message = CollectionState.READY, ""
+        if mismatch := self._collections.mismatch(collection.name, snapshot):
+            state, message = CollectionState.NEEDS_REINDEX, mismatch
+        elif collection.faults:
+            state, message = CollectionState.DEGRADED, "; ".join(collection.faults[-_FAULTS_SHOWN:])
+        return CollectionInfo(
+            _identity(collection.name, snapshot),
+            state,
+            message,
+            document_count=snapshot.document_count,
+            passage_count=snapshot.passage_count,
+            dimensions=snapshot.dimensions,
+            model=segment.info.model,
+            size_bytes=segment.info.size_bytes + collection.log_bytes,
+            update_time=snapshot.updated,
+            fault_count=len(collection.faults),
+            log_count=snapshot.log_count,
+            index_type=segment.ann.type if segment.ann else "flat",
+            recall_at_10=segment.ann.recall_at_10 if segment.ann else 1.0,
+        )
+
+
+def _identity(name: str, snapshot: Snapshot) -> IndexIdentity:
+    return IndexIdentity(name, snapshot.generation)
+
+
+def _page(name: str, snapshot: Snapshot, after: str, limit: int) -> DocumentPage:
+    found: list[DocumentInfo] = []
+    size = 0
+    for each in documents_after(snapshot, after):
+        if len(found) == limit or size > _PAGE_CODE_POINTS:
+            return DocumentPage(tuple(found), complete=False, index=_identity(name, snapshot))
+        found.append(DocumentInfo(each.id, each.title, each.uri, each.metadata, len(each.text)))
+        size += sum(map(len, (each.title, each.uri, *each.metadata, *each.metadata.values())))
+    return DocumentPage(tuple(found), complete=True, index=_identity(name, snapshot))
