@@ -107,7 +107,7 @@ class Collection:
             self._fault(fault)
         for write in new.writes:
             self._memtable.apply(write)
-        self.snapshot = Snapshot(self._memtable)
+        self.snapshot = self._memtable.snapshot()
         return new
 
     def _fault(self, what: str) -> None:
@@ -175,7 +175,7 @@ class Collection:
             write = Write(generation, datetime.now(UTC), removed, documents, passages, vectors)
             self._log.append(write)
             self._memtable.apply(write)
-            self.snapshot = Snapshot(self._memtable)
+            self.snapshot = self._memtable.snapshot()
             return self.snapshot
 
     def fold(self) -> Snapshot:
