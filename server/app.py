@@ -136,7 +136,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
                 engines.lanes,
                 [slot for slot, _ in engines.models],
                 engines.pool.residency.budget,
-                legs=engines.legs,
+                upstreams=engines.upstreams,
                 auth_refused=auth.refused if auth else {},
                 followed=files,
                 limits=limits,

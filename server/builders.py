@@ -25,10 +25,11 @@ from server.models.registry import open_registry
 from server.models.watch import follow, sync
 from server.settings import Settings
 from server.tasks.analysis.analyzer import Analyzer
-from server.tasks.chat.registry import Chats
+from server.tasks.chat.configuration import ChatSettings
+from server.tasks.chat.registry import ChatModels
 
 if TYPE_CHECKING:
-    from server.tasks.chat.router import Upstream
+    from server.tasks.chat.openai_upstream import Upstream
     from server.tasks.rag.answerer import Answerer
     from server.tasks.rag.engine import RagEngine
 
@@ -60,7 +61,7 @@ class Engines:
         self.parser: Handle[TextParser] = self._models[PARSER][0]
         self.languages: Handle[LanguageIdentifier] = self._models[LANGUAGE][0]
         self.collections: Slot[RagEngine] = Slot("collections", self._changed)
-        self._chats = Chats(settings, pool, ledger, self._changed)
+        self._chats = ChatModels(chat_settings(settings), pool, ledger, self._changed)
         self.chat: Slot[ChatModel] = self._chats.default
         self.answerer: Slot[Answerer] = Slot("answers", self._changed)
 
@@ -74,12 +75,12 @@ class Engines:
     @property
     def chats(self) -> dict[str, Slot[ChatModel]]:
         """Routes and chat models by the names that callers use, the default first."""
-        return self._chats.slots
+        return self._chats.handles
 
     @property
-    def legs(self) -> "Mapping[str, Upstream]":
+    def upstreams(self) -> "Mapping[str, Upstream]":
         """Models of providers, for metrics."""
-        return self._chats.legs
+        return self._chats.upstreams
 
     @property
     def llm_is_off(self) -> bool:
@@ -194,3 +195,19 @@ class Engines:
 def _whenever() -> float:
     """A deadline for what is loaded at the start, where nobody waits."""
     return time.monotonic() + _START_SECONDS
+
+
+def chat_settings(settings: Settings) -> ChatSettings:
+    """The settings that concern language models."""
+    return ChatSettings(
+        models=settings.data / "models",
+        llm=settings.llm,
+        providers=settings.providers,
+        base_url=settings.llm_base_url,
+        api_key=settings.read_llm_api_key() if settings.llm_base_url else "none",
+        model=settings.llm_model,
+        context_tokens=settings.llm_context_tokens,
+        slots=settings.llm_slots,
+        timeout_seconds=settings.llm_timeout_seconds,
+        concurrency=settings.max_concurrent_calls,
+    )
