@@ -136,7 +136,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
                 engines.lanes,
                 [slot for slot, _ in engines.models],
                 engines.pool.residency.budget,
-                legs=engines.legs,
+                upstreams=engines.upstreams,
                 auth_refused=auth.refused if auth else {},
                 followed=files,
                 limits=limits,
@@ -177,7 +177,7 @@ def _services(engines: Engines, models: ModelServicer, reader: SqlReader, ledger
         pricing.spec(engines.pricer),
         chat.spec(engines.chats, required=not engines.llm_is_off),
         rag.spec(engines.collections, engines.answerer, engines.chat.name, needs=(engines.collections, *asking)),
-        analysis.spec(engines.analyzer(), needs=(engines.linguist, engines.languages), waits_for=classifiers),
+        analysis.spec(engines.analyzer(), needs=(engines.parser, engines.languages), waits_for=classifiers),
         model.spec(models),
         usage.spec(reader, ledger),
     )
