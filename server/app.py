@@ -36,8 +36,7 @@ from server.tasks.models.service import ModelServicer, Row
 from server.tasks.pricing import service as pricing
 from server.tasks.rag import service as rag
 from server.tasks.usage import service as usage
-from server.tenancy.limits.limiter import Limiter
-from server.tenancy.limits.memory import MemoryLimiter
+from server.tenancy.limits.limiter import open_limiter
 from server.tenancy.tenants_file import TenantsFile
 from server.usage.ledger import SqlLedger
 from server.usage.reader import SqlReader
@@ -83,7 +82,10 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         reader = SqlReader(settings.ledger_target)
         stack.push_async_callback(reader.close)
         # Limits and ledger are closed after the server has stopped and the engines with it: every call settles.
-        limiter = await _limiter(stack, settings, reader) if settings.tenants else None
+        limiter = None
+        if settings.tenants:
+            redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+            limiter = await stack.enter_async_context(open_limiter(redis_url, settings.replicas, reader.spent))
         ledger = await stack.enter_async_context(SqlLedger.running(settings.ledger_target))
         engines = await stack.enter_async_context(Engines.create(settings, ledger))
         files: list[ReloadingFile[Any]] = [certificates] if certificates else []
@@ -97,7 +99,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         tenants, auth, limits = None, None, None
         if settings.tenants and limiter:
             tenants = TenantsFile(settings.tenants, [service.name for service in services])
-            await stack.enter_async_context(tenants.following())
+            await stack.enter_async_context(tenants.reloading())
             files.append(tenants)
             auth = TenantAuth(tenants, services)
             costs = {path: method.cost for path, (_, _, method) in methods_by_path(services).items() if method.cost}
@@ -134,7 +136,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
                 engines.lanes,
                 [slot for slot, _ in engines.models],
                 engines.pool.residency.budget,
-                legs=engines.legs,
+                upstreams=engines.upstreams,
                 auth_refused=auth.refused if auth else {},
                 followed=files,
                 limits=limits,
@@ -175,7 +177,7 @@ def _services(engines: Engines, models: ModelServicer, reader: SqlReader, ledger
         pricing.spec(engines.pricer),
         chat.spec(engines.chats, required=not engines.llm_is_off),
         rag.spec(engines.collections, engines.answerer, engines.chat.name, needs=(engines.collections, *asking)),
-        analysis.spec(engines.analyzer(), needs=(engines.linguist, engines.languages), waits_for=classifiers),
+        analysis.spec(engines.analyzer(), needs=(engines.parser, engines.languages), waits_for=classifiers),
         model.spec(models),
         usage.spec(reader, ledger),
     )
@@ -207,22 +209,8 @@ async def _certificates(stack: AsyncExitStack, settings: Settings) -> Certificat
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     certificates = Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-    await stack.enter_async_context(certificates.following())
+    await stack.enter_async_context(certificates.reloading())
     return certificates
-
-
-async def _limiter(stack: AsyncExitStack, settings: Settings, reader: SqlReader) -> Limiter:
-    """What keeps the limits of tenants: Redis if the settings name one, else this process."""
-    if settings.redis_url is None:
-        limiter: Limiter = MemoryLimiter(reader.spent)
-    else:
-        from server.tenancy.limits.redis import RedisLimiter  # imported only where it is needed
-
-        redis = RedisLimiter(settings.redis_url.get_secret_value(), reader.spent, replicas=settings.replicas)
-        await redis.start()
-        limiter = redis
-    stack.push_async_callback(limiter.close)
-    return limiter
 
 
 def _access(settings: Settings) -> str:

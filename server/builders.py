@@ -10,24 +10,26 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from server.domain.analysis import Analyzer, LanguageIdentifier, TextParser
+from server.domain.analysis import LanguageIdentifier, TextParser
 from server.domain.chat import ChatModel
 from server.domain.models import ModelIdentity, ModelTask
 from server.domain.pricing import Pricer
 from server.domain.texts import Classifier, Embedder
 from server.domain.usage import Ledger
 from server.inference.scheduler import Scheduler
-from server.model_plans import EMBEDDER, LANGUAGE, LINGUIST, PRICES, RERANKER, plans
+from server.model_plans import EMBEDDER, LANGUAGE, PARSER, PRICES, RERANKER, plans
 from server.models import process_memory
 from server.models.handle import Handle, Slot, State
 from server.models.manager import ModelManager
 from server.models.registry import open_registry
 from server.models.watch import follow, sync
 from server.settings import Settings
-from server.tasks.chat.registry import Chats
+from server.tasks.analysis.analyzer import Analyzer
+from server.tasks.chat.configuration import ChatSettings
+from server.tasks.chat.registry import ChatModels
 
 if TYPE_CHECKING:
-    from server.tasks.chat.router import Upstream
+    from server.tasks.chat.openai_upstream import Upstream
     from server.tasks.rag.answerer import Answerer
     from server.tasks.rag.engine import RagEngine
 
@@ -56,10 +58,10 @@ class Engines:
         }
         self.pricer: Handle[Pricer] = self._models[PRICES][0]
         self.embedder: Handle[Embedder] = self._models[EMBEDDER][0]
-        self.linguist: Handle[TextParser] = self._models[LINGUIST][0]
+        self.parser: Handle[TextParser] = self._models[PARSER][0]
         self.languages: Handle[LanguageIdentifier] = self._models[LANGUAGE][0]
         self.collections: Slot[RagEngine] = Slot("collections", self._changed)
-        self._chats = Chats(settings, pool, ledger, self._changed)
+        self._chats = ChatModels(chat_settings(settings), pool, ledger, self._changed)
         self.chat: Slot[ChatModel] = self._chats.default
         self.answerer: Slot[Answerer] = Slot("answers", self._changed)
 
@@ -73,12 +75,12 @@ class Engines:
     @property
     def chats(self) -> dict[str, Slot[ChatModel]]:
         """Routes and chat models by the names that callers use, the default first."""
-        return self._chats.slots
+        return self._chats.handles
 
     @property
-    def legs(self) -> "Mapping[str, Upstream]":
+    def upstreams(self) -> "Mapping[str, Upstream]":
         """Models of providers, for metrics."""
-        return self._chats.legs
+        return self._chats.upstreams
 
     @property
     def llm_is_off(self) -> bool:
@@ -182,12 +184,10 @@ class Engines:
 
     def analyzer(self) -> Analyzer:
         """It looks its models up on every call, so it is there from the start."""
-        from server.tasks.analysis.analyzer import SideBySideAnalyzer
-
-        return SideBySideAnalyzer(
+        return Analyzer(
             sentiment=self.classifiers["sentiment"].use,
             topics=self.classifiers["topics"].use,
-            linguist=self.linguist.use,
+            parser=self.parser.use,
             languages=self.languages.use,
         )
 
@@ -195,3 +195,19 @@ class Engines:
 def _whenever() -> float:
     """A deadline for what is loaded at the start, where nobody waits."""
     return time.monotonic() + _START_SECONDS
+
+
+def chat_settings(settings: Settings) -> ChatSettings:
+    """The settings that concern language models."""
+    return ChatSettings(
+        models=settings.data / "models",
+        llm=settings.llm,
+        providers=settings.providers,
+        base_url=settings.llm_base_url,
+        api_key=settings.read_llm_api_key() if settings.llm_base_url else "none",
+        model=settings.llm_model,
+        context_tokens=settings.llm_context_tokens,
+        slots=settings.llm_slots,
+        timeout_seconds=settings.llm_timeout_seconds,
+        concurrency=settings.max_concurrent_calls,
+    )
