@@ -14,7 +14,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urldefrag, urljoin
 
 from training.errors import DownloadFailed
-from training.fetch.downloads import Downloader
+from training.fetch.downloads import Downloader, Page
 from training.fetch.lock import Distribution
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
@@ -66,13 +66,16 @@ class PackageIndex:
             except DownloadFailed as error:
                 failures.append(str(error))
                 continue
-            if page.content_type.endswith("json"):
-                links: list[str] = [entry["url"] for entry in json.loads(page.body)["files"]]
-            else:
-                links = [html.unescape(link.decode()) for link in _LINK.findall(page.body)]
-            for link in links:
-                target = urldefrag(link).url
-                if unquote(target).rpartition("/")[2] == distribution.file:
-                    return urljoin(page.url, target)
+            for name, link in _links(page):
+                if name == distribution.file:
+                    return urljoin(page.url, link)
             failures.append(f"the index does not list {distribution.file}")
         raise DownloadFailed("; ".join(failures))
+
+
+def _links(page: Page) -> list[tuple[str, str]]:
+    """File names with their URLs, without fragments."""
+    if page.content_type.endswith("json"):
+        return [(entry["filename"], urldefrag(entry["url"]).url) for entry in json.loads(page.body)["files"]]
+    links = [urldefrag(html.unescape(link.decode())).url for link in _LINK.findall(page.body)]
+    return [(unquote(link).rpartition("/")[2], link) for link in links]
