@@ -35,7 +35,7 @@ def pip_settings() -> PipSettings:
     answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if answer.returncode:
         raise DownloadFailed(
-            f"pip did not show its settings: {answer.stderr.strip()}. Add it with: python -m ensurepip"
+            f"pip did not show its settings: {answer.stderr.strip()}. Add pip with: python -m ensurepip"
         )
     lines = (line.partition("=") for line in answer.stdout.splitlines() if "=" in line)
     values = {key: str(ast.literal_eval(value)) for key, _, value in lines}
