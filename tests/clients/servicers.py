@@ -60,7 +60,7 @@ class Pricing(pricing_pb2_grpc.PricingServiceServicer):
 
 
 class Chat(chat_pb2_grpc.ChatServiceServicer):
-    """Says the last message again. "wait" in it: after the first word, it waits to be cancelled."""
+    """Repeats the last message. If it contains "wait", the answer stops after one word until it is cancelled."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder

@@ -93,7 +93,7 @@ class Analysis(analysis_pb2_grpc.AnalysisServiceServicer):
 
 
 class Health(health.HealthServicer):  # type: ignore[misc]  # it brings no types
-    """The ready-made one; its checks are written down too."""
+    """The servicer of grpcio-health-checking; its checks are recorded too."""
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class Models(model_pb2_grpc.ModelServiceServicer):
 
 @dataclass
 class SmallServer:
-    """A running server: what it saw, what it keeps, and its health."""
+    """A running server: the calls that it recorded, its documents, models and health."""
 
     recorder: Recorder
     rag: Rag
