@@ -31,7 +31,7 @@ class Ingester:
         Raises InvalidRequest for ids that occur twice and for a full index.
         """
         _check_unique(documents)
-        async with self._collections.writer_turn(name, deadline):
+        async with self._collections.only_writer(name, deadline):
             collection = await self._collections.writable(name)
             changes = await asyncio.to_thread(compare, collection.find if collection else _not_found, documents)
             count = len(changes.passages) + (collection.snapshot.passage_count if collection else 0)
@@ -49,7 +49,7 @@ class Ingester:
                 commit = partial(collection.commit, (), changes.documents, changes.passages, vectors)
                 snapshot = await self._collections.write(commit, deadline)
         return WriteResult(
-            IndexIdentity(name, snapshot.generation),
+            snapshot.index,
             added_count=len(changes.documents) - changes.updated,
             updated_count=changes.updated,
             unchanged_count=len(documents) - len(changes.documents),
@@ -57,7 +57,7 @@ class Ingester:
 
     async def delete(self, name: str, document_ids: Sequence[str], *, deadline: float) -> WriteResult:
         """Remove by id; unknown ids are ignored. Raises CollectionNotFound."""
-        async with self._collections.writer_turn(name, deadline):
+        async with self._collections.only_writer(name, deadline):
             self._collections.get(name)
             collection = await self._collections.writable(name)
             if not collection:  # another process has just removed it
@@ -66,18 +66,18 @@ class Ingester:
             snapshot = collection.snapshot
             if found:
                 snapshot = await self._collections.write(partial(collection.commit, tuple(found)), deadline)
-        return WriteResult(IndexIdentity(name, snapshot.generation), deleted_count=len(found))
+        return WriteResult(snapshot.index, deleted_count=len(found))
 
     async def create(self, name: str, *, deadline: float) -> IndexIdentity:
         """Make an empty collection. Raises CollectionExists."""
-        async with self._collections.writer_turn(name, deadline):
+        async with self._collections.only_writer(name, deadline):
             sample = await self._embedder.embed([name], deadline=deadline)
             collection = await self._collections.create(name, sample.shape[1], deadline=deadline)
-            return IndexIdentity(name, collection.snapshot.generation)
+            return collection.snapshot.index
 
     async def reindex(self, name: str, *, deadline: float) -> AsyncGenerator[ReindexProgress | IndexIdentity, None]:
         """Embed all documents again: progress, then the new generation. Writes wait meanwhile."""
-        async with self._collections.writer_turn(name, deadline):
+        async with self._collections.only_writer(name, deadline):
             collection = self._collections.get(name)
             async with aclosing(reindexed(collection, self._embedder, deadline=deadline)) as events:
                 async for event in events:

@@ -48,7 +48,7 @@ async def reindexed(
         content = Content(identity, dimensions, before.content().documents, np.concatenate(passages), rows)
         # It runs to its end even if the caller is cancelled: `spool` must stay open for it.
         snapshot = await run_to_end(partial(collection.replace, content, before, "reindex"))
-        yield IndexIdentity(collection.name, snapshot.generation)
+        yield snapshot.index
 
 
 def _rows(spool: BinaryIO, dimensions: int) -> Iterator[NDArray[np.float32]]:
