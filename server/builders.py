@@ -10,20 +10,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from server.domain.analysis import Analyzer, LanguageIdentifier, TextParser
+from server.domain.analysis import LanguageIdentifier, TextParser
 from server.domain.chat import ChatModel
 from server.domain.models import ModelIdentity, ModelTask
 from server.domain.pricing import Pricer
 from server.domain.texts import Classifier, Embedder
 from server.domain.usage import Ledger
 from server.inference.scheduler import Scheduler
-from server.model_plans import EMBEDDER, LANGUAGE, LINGUIST, PRICES, RERANKER, plans
+from server.model_plans import EMBEDDER, LANGUAGE, PARSER, PRICES, RERANKER, plans
 from server.models import process_memory
 from server.models.handle import Handle, Slot, State
 from server.models.manager import ModelManager
 from server.models.registry import open_registry
 from server.models.watch import follow, sync
 from server.settings import Settings
+from server.tasks.analysis.analyzer import Analyzer
 from server.tasks.chat.configuration import ChatSettings
 from server.tasks.chat.registry import ChatModels
 
@@ -57,7 +58,7 @@ class Engines:
         }
         self.pricer: Handle[Pricer] = self._models[PRICES][0]
         self.embedder: Handle[Embedder] = self._models[EMBEDDER][0]
-        self.linguist: Handle[TextParser] = self._models[LINGUIST][0]
+        self.parser: Handle[TextParser] = self._models[PARSER][0]
         self.languages: Handle[LanguageIdentifier] = self._models[LANGUAGE][0]
         self.collections: Slot[RagEngine] = Slot("collections", self._changed)
         self._chats = ChatModels(chat_settings(settings), pool, ledger, self._changed)
@@ -183,12 +184,10 @@ class Engines:
 
     def analyzer(self) -> Analyzer:
         """It looks its models up on every call, so it is there from the start."""
-        from server.tasks.analysis.analyzer import SideBySideAnalyzer
-
-        return SideBySideAnalyzer(
+        return Analyzer(
             sentiment=self.classifiers["sentiment"].use,
             topics=self.classifiers["topics"].use,
-            linguist=self.linguist.use,
+            parser=self.parser.use,
             languages=self.languages.use,
         )
 

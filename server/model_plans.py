@@ -15,7 +15,7 @@ from server.models.specs import ModelSpec
 from server.settings import ModelSettings, Settings
 
 CLASSIFIERS = ("sentiment", "topics")
-EMBEDDER, PRICES, LINGUIST, LANGUAGE = "embedder", "house-prices", "en_core_web_sm", "lid.176"
+EMBEDDER, PRICES, PARSER, LANGUAGE = "embedder", "house-prices", "en_core_web_sm", "lid.176"
 RERANKER = "reranker"
 
 Build = Callable[[Artefact], Any]
@@ -27,7 +27,7 @@ def plans(
     """The plans of all models with what they do. A name that only the settings have is a classifier's."""
     others: dict[str, tuple[ModelTask, Callable[[], Build]]] = {
         PRICES: (ModelTask.REGRESSION, partial(_house_pricer, scheduler)),
-        LINGUIST: (ModelTask.LINGUISTICS, partial(_linguist, spacy_lane, settings.result_cache)),
+        PARSER: (ModelTask.LINGUISTICS, partial(_parser, spacy_lane, settings.result_cache)),
         LANGUAGE: (ModelTask.LANGUAGE_ID, partial(_language_identifier, scheduler)),
     }
     if settings.rerank:
@@ -49,7 +49,7 @@ def _plan(name: str, wanted: ModelSettings, prepare: Callable[[], Build]) -> Mod
         difference,
         has_artefact=not wanted.source,
         engine=wanted.engine or "recommended",
-        out_of_process=name == LINGUIST,
+        out_of_process=name == PARSER,
         preload=wanted.preload,
         pinned=wanted.pinned,
     )
@@ -85,7 +85,7 @@ def _reranker(scheduler: Scheduler) -> Build:
     return lambda artefact: OnnxReranker(artefact, scheduler)
 
 
-def _linguist(lane: Scheduler, cache_bytes: int) -> Build:
+def _parser(lane: Scheduler, cache_bytes: int) -> Build:
     from server.tasks.analysis.spacy_parser import SpacyParser
 
     return lambda artefact: SpacyParser(artefact, lane, cache_bytes=cache_bytes)

@@ -31,7 +31,7 @@ from server.vectorstore import manager
 from server.vectorstore.collection import Collection
 from server.vectorstore.layout import segment_folder
 from server.vectorstore.segment import Content, kept_generations, read_segment
-from server.vectorstore.snapshot import Memtable
+from server.vectorstore.snapshot import Memtable, Snapshot
 from tests.tasks.rag.hashing import HashingEmbedder, hashed
 
 NAME = "notes"
@@ -132,7 +132,7 @@ class Expected:
         self.under_way = None
         for kept in kept_generations(collection.folder):
             whole = read_segment(segment_folder(collection.folder, kept.generation), NAME)
-            assert content_of(Memtable(whole).snapshot().content()) == self.states[kept.generation]
+            assert content_of(Snapshot(Memtable(whole)).content()) == self.states[kept.generation]
 
 
 def content_of(content: Content) -> State:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from server.domain.errors import CollectionBroken, StorageFull
 from server.vectorstore.admin import create_collection, publish_collection
 from server.vectorstore.layout import collection_names
-from server.vectorstore.log import Write, append, read_log
+from server.vectorstore.log import Log, Write, read_log
 from server.vectorstore.segment import kept_generations
 from tests.vectorstore.small_collections import add, content, documents, made, opened, parts, texts_of
 
@@ -147,16 +147,15 @@ def test_a_damaged_record_is_left_out_and_told(tmp_path: Path) -> None:
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_no_damage_of_a_log_is_taken_for_a_write(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    path = tmp_path_factory.mktemp("log") / "log"
-    end = 0
+    log = Log(tmp_path_factory.mktemp("log"), 0)
     for number in (1, 2, 3):
         text = f"text {number}"
-        end = append(path, end, Write(number, datetime.now(UTC), ("x",), documents(text), *parts(text)))
-    raw = bytearray(path.read_bytes())
+        log.append(Write(number, datetime.now(UTC), ("x",), documents(text), *parts(text)))
+    raw = bytearray(log.path.read_bytes())
     at = data.draw(st.integers(0, len(raw) - 1))
     raw[at] ^= data.draw(st.integers(1, 255))
-    path.write_bytes(raw)
-    part = read_log(path)
+    log.path.write_bytes(raw)
+    part = read_log(log.path)
     found = [(write.generation, write.documents, write.removed) for write in part.writes]
     assert len(found) == 2
     assert all(entry == (entry[0], documents(f"text {entry[0]}"), ("x",)) for entry in found)
@@ -200,7 +199,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
         full_disk(Path("{tmp_path}"))'
     """
     if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", tmp_path], check=False).returncode:
-        pytest.skip("this system lets nobody mount a file system in a namespace")
+        pytest.skip("this system does not allow mounting a file system in a namespace")
     command = textwrap.dedent(script).replace("\n        ", "\n")
     done = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, check=False)
     assert "nothing was lost" in done.stdout, done.stderr
