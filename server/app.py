@@ -99,7 +99,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         tenants, auth, limits = None, None, None
         if settings.tenants and limiter:
             tenants = TenantsFile(settings.tenants, [service.name for service in services])
-            await stack.enter_async_context(tenants.following())
+            await stack.enter_async_context(tenants.reloading())
             files.append(tenants)
             auth = TenantAuth(tenants, services)
             costs = {path: method.cost for path, (_, _, method) in methods_by_path(services).items() if method.cost}
@@ -209,7 +209,7 @@ async def _certificates(stack: AsyncExitStack, settings: Settings) -> Certificat
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     certificates = Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-    await stack.enter_async_context(certificates.following())
+    await stack.enter_async_context(certificates.reloading())
     return certificates
 
 
