@@ -32,7 +32,8 @@ from server.domain.errors import (
 from server.domain.models import ModelIdentity
 from server.domain.money import Cost
 from server.domain.usage import Usage, UsageSource
-from server.tasks.chat.openai_upstream import Endpoint, Upstream
+from server.tasks.chat.endpoint import Endpoint
+from server.tasks.chat.openai_upstream import Upstream
 from tests.chatting import MESSAGES, complete, events_of, soon
 from tests.chatting import chatting as chatting_with
 from tests.fakes import OpenAIServer, Reply
@@ -133,7 +134,9 @@ async def test_usage_is_estimated_where_the_provider_sends_none(upstream: OpenAI
         {"prompt_tokens": 11.5, "completion_tokens": 3},
         {"prompt_tokens": True, "completion_tokens": 3},
         {"prompt_tokens": "11", "completion_tokens": 3},
+        {"prompt_tokens": 11, "completion_tokens": -3},
         {"prompt_tokens": 11, "completion_tokens": 2**40},
+        {"prompt_tokens": None, "completion_tokens": 3},
         ["nonsense"],
         "nonsense",
     ],
