@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from server.models.spec import OutOfProcess
+
 from server.domain.models import ModelTask
 from server.domain.pricing import House
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact, entry_of, read_manifest, save_manifest
 from server.models.golden import GOLDEN, Answer, ask
 from server.models.publish import place
-from server.models.specs import OutOfProcess
 
 _TEXTS = (
     "What a day! Everything about this place was wonderful.",

@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry, Metric, ProcessCollector, start
 
 from server.domain.reloading_file import ReloadingFile
 from server.inference.scheduler import Scheduler
-from server.models.handle import Slot
-from server.models.memory_limit import Budget
+from server.models.handle import Handle
+from server.models.memory_limit import MemoryLimit
 from server.observability import call_metrics, chat_metrics, model_metrics
 from server.observability.chat_metrics import LedgerState, UpstreamMetrics
 from server.rpc.admission import Admission
@@ -28,8 +28,8 @@ class Collector:
         self,
         admission: Admission,
         lanes: Mapping[str, Scheduler],
-        slots: Sequence[Slot[Any]],
-        budget: Budget,
+        handles: Sequence[Handle[Any]],
+        memory: MemoryLimit,
         *,
         legs: Mapping[str, UpstreamMetrics] = MappingProxyType({}),
         auth_refused: Mapping[str, int] = MappingProxyType({}),
@@ -38,9 +38,9 @@ class Collector:
         ledger: LedgerState | None = None,
     ) -> None:
         self._admission = admission
-        self._budget = budget
+        self._memory = memory
         self._lanes = lanes
-        self._slots = slots
+        self._handles = handles
         self._auth_refused = auth_refused
         self._followed = followed
         self._limits = limits
@@ -55,7 +55,7 @@ class Collector:
             yield from call_metrics.limiting(self._limits)
         yield from model_metrics.lane_times(self._lanes)
         yield from model_metrics.works(self._lanes)
-        yield from model_metrics.models(self._slots, self._budget)
+        yield from model_metrics.models(self._handles, self._memory)
         yield from chat_metrics.generations(self._legs)
         yield from chat_metrics.breakers(self._legs)
         if self._ledger is not None:

@@ -9,7 +9,7 @@ from server.domain.chat import ChatModel
 from server.domain.errors import InvalidRequest, ModelLoading, ModelNotFound
 from server.domain.money import Cost
 from server.domain.rag import Query
-from server.models.handle import Slot, State
+from server.models.handle import Handle, Resident
 from server.tasks.chat.accounting import AccountedChatModel
 from server.tasks.chat.service import ChatServicer
 from server.tasks.rag.answerer import Answerer
@@ -20,12 +20,11 @@ from tests.tasks.chat.test_accounting import Script
 
 
 def test_chat() -> None:
-    slot: Slot[ChatModel] = Slot("gpt", lambda: None)
-    estimate = ChatServicer({"gpt": slot}).estimate
+    handle: Handle[ChatModel] = Handle("gpt")
+    estimate = ChatServicer({"gpt": handle}).estimate
     with pytest.raises(ModelLoading):
         estimate(chat_pb2.ChatRequest(messages=conversation("hi")))
-    slot._engine = AccountedChatModel(Script(), MemoryLedger())
-    slot.move(State.READY)
+    handle.install(Resident(AccountedChatModel(Script(), MemoryLedger())))
     assert estimate(chat_pb2.ChatRequest(messages=conversation("hi"))) == Cost(30, 50)
     with pytest.raises(ModelNotFound):
         estimate(chat_pb2.ChatRequest(messages=conversation("hi"), model="other"))
@@ -38,8 +37,7 @@ def test_ask() -> None:
         def estimate(self, question: Query) -> Cost:
             return Cost(question.top_k * 100, 7)
 
-    slot: Slot[Answerer] = Slot("answers", lambda: None)
-    slot._engine = cast("Answerer", Guess())
-    slot.move(State.READY)
-    estimate = RagServicer(Slot("collections", lambda: None), slot, "gpt").estimate
+    handle: Handle[Answerer] = Handle("answers")
+    handle.install(Resident(cast("Answerer", Guess())))
+    estimate = RagServicer(Handle("collections"), handle, "gpt").estimate
     assert estimate(rag_pb2.AskRequest(question="why?")) == Cost(300, 7)

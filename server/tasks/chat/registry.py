@@ -1,15 +1,16 @@
 """What callers can name as a chat model: a slot for every route and every model, filled in the background."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
 from server.domain.chat import ChatModel
 from server.domain.errors import ModelUnavailable
+from server.domain.models import ModelTask
 from server.domain.usage import Ledger
-from server.models.handle import OpenSlot, Slot, State, explain
+from server.models.handle import Handle, State, explain
 from server.models.manager import ModelManager
 from server.settings import Settings
 from server.tasks.chat.circuit_breaker import CircuitBreaker
@@ -27,21 +28,22 @@ class Chats:
     providers that could be had, by "provider/model". Raises BadProviders.
     """
 
-    def __init__(self, settings: Settings, pool: ModelManager, ledger: Ledger, on_change: Callable[[], None]) -> None:
+    def __init__(self, settings: Settings, manager: ModelManager, ledger: Ledger) -> None:
         self._settings = settings
         self._ledger = ledger
-        self._pool = pool
+        self._manager = manager
         self._lineup = lineup(settings)
-        self.slots: dict[str, Slot[ChatModel]] = {
-            name: OpenSlot(name, on_change) for name in self._lineup.names or (NO_LLM,)
+        self.slots: dict[str, Handle[ChatModel]] = {
+            name: Handle(name, manager.changed, ModelTask.CHAT) for name in self._lineup.names or (NO_LLM,)
         }
         self.legs: dict[str, Upstream] = {}
         self._missing: dict[str, str] = {}  # why others could not be had
         self._routes: dict[str, Router] = {}
         self._closing = AsyncExitStack()
+        self._loading: asyncio.Task[None] | None = None
 
     @property
-    def default(self) -> Slot[ChatModel]:
+    def default(self) -> Handle[ChatModel]:
         """The slot for those who name none."""
         return next(iter(self.slots.values()))
 
@@ -70,13 +72,25 @@ class Chats:
         await self._fill(name for name in self.slots if name not in late)
         if late:
             try:
-                self.legs[EMBEDDED] = await legs.embedded(self._pool, self._follow)
+                self.legs[EMBEDDED] = await legs.embedded(self._manager, self._follow)
             except Exception as error:
                 self._missing[EMBEDDED] = explain(self._lineup.embedded, error)
             await self._fill(late)
 
+    def start(self) -> None:
+        """Begin to load."""
+        self._loading = asyncio.create_task(self.load())
+
+    async def loaded(self) -> None:
+        """Return when every model was loaded or has failed."""
+        if self._loading:
+            await asyncio.wait({self._loading})
+
     async def close(self) -> None:
-        """End the embedded model's process and close all connections."""
+        """Give up loading, end the embedded model's process and close all connections."""
+        if self._loading:
+            self._loading.cancel()
+            await asyncio.gather(self._loading, return_exceptions=True)
         await self._closing.aclose()
 
     async def _fill(self, names: Iterable[str]) -> None:

@@ -64,11 +64,11 @@ class Legs:
                 legs[ref] = Upstream(chat, breaker)
         return legs
 
-    async def embedded(self, pool: ModelManager, on_change: Callable[[], None]) -> Upstream:
+    async def embedded(self, manager: ModelManager, on_change: Callable[[], None]) -> Upstream:
         """The embedded model's, once its process answers. Raises ModelUnavailable and ModelDoesNotFit."""
         settings, name = self._settings, self._lineup.embedded
         artefact = await asyncio.to_thread(open_artefact, settings.data / "models", name)
-        await pool.residency.charge(name, artefact.manifest.size_bytes)
+        await manager.reserve_memory(name, artefact.manifest.size_bytes)
         chat = EmbeddedProvider(
             artefact,
             slots=settings.llm_slots,
@@ -78,7 +78,7 @@ class Legs:
         )
         self._closing.push_async_callback(chat.close)
         await chat.start()
-        pool.residency.budget.hold(name, process_memory.resident_bytes(chat.pid))
+        manager.memory.hold(name, process_memory.resident_bytes(chat.pid))
         return Upstream(chat, self._breaker_of(EMBEDDED), lambda: chat.ready)
 
     def _endpoint(self, name: str, provider: OpenAI | Azure, model_name: str, model: Model) -> "Endpoint":

@@ -37,8 +37,8 @@ async def chatting(folder: Path, upstream: OpenAIServer, legs: str) -> AsyncIter
     file = folder / "providers.toml"
     file.write_text(ROUTES.format(address=upstream.base_url, legs=legs))
     settings = Settings(data=folder, providers=file)
-    async with ModelManager.running(open_registry(folder / "models", ""), None) as pool:
-        found = Chats(settings, pool, MemoryLedger(), lambda: None)
+    async with ModelManager.running(open_registry(folder / "models", ""), None) as manager:
+        found = Chats(settings, manager, MemoryLedger())
         try:
             yield found
         finally:
