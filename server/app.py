@@ -7,9 +7,10 @@ closed in the reverse order of its making.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -19,7 +20,6 @@ from server.domain.models import ModelTask
 from server.domain.reloading_file import ReloadingFile
 from server.inference.scheduler import Scheduler
 from server.inference.text_models import text_model
-from server.models import process_memory
 from server.models.handle import Handle
 from server.models.manager import ModelManager
 from server.models.registry import open_registry
@@ -76,7 +76,7 @@ class App:
     address: str
     health: Health
     services: tuple[ServiceSpec, ...]
-    handles: tuple[Handle[Any], ...]
+    handles: Sequence[Handle[Any]]
     loaded: Callable[[], Awaitable[None]]
 
 
@@ -85,11 +85,6 @@ async def running(settings: Settings) -> AsyncIterator[App]:
     """Serve while the body runs. Raises CannotStart, BadFile for tenants and certificates, and BadProviders."""
     async with AsyncExitStack() as stack:
         traces = await stack.enter_async_context(_traces(str(settings.traces))) if settings.traces else None
-        files: list[ReloadingFile[Any]] = []
-        certificates = None
-        if settings.tls_cert and settings.tls_key:
-            certificates = Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-            files.append(certificates)
         reader = SqlReader(settings.ledger_target)
         stack.push_async_callback(reader.close)
         # Limits and ledger are closed after the server and the models: every call settles.
@@ -109,8 +104,11 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         manager = await stack.enter_async_context(ModelManager.running(registry, settings.memory_budget))
         chats = Chats(settings, manager, ledger)
         stack.push_async_callback(chats.close)
+        certificates = _certificates(settings)
+        files: list[ReloadingFile[Any]] = [certificates] if certificates else []
         models = administration.ModelServicer(
             manager,
+            {} if chats.is_off else chats.slots,
             settings.git_commit,
             services=lambda: health.messages,
             warnings=lambda: [file.problem for file in files if file.problem],
@@ -125,8 +123,6 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             administration.spec(models),
             usage.spec(reader, ledger),
         )
-        handles = (*manager.handles.values(), *(() if chats.is_off else chats.slots.values()))
-        models.show(handles)
 
         auth, limits = None, None
         if settings.tenants and limiter:
@@ -154,7 +150,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             collector = Collector(
                 admission,
                 schedulers,
-                handles,
+                models.handles,
                 manager.memory,
                 legs=chats.legs,
                 auth_refused=auth.refused if auth else {},
@@ -177,12 +173,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         update()
         manager.start()
         chats.start()
-
-        async def loaded() -> None:
-            await chats.loaded()
-            await manager.loaded()
-
-        yield App(address, health, services, handles, loaded)
+        yield App(address, health, services, models.handles, partial(_loaded, chats, manager))
 
 
 def _tasks(
@@ -249,6 +240,12 @@ def _server(
     return server, address
 
 
+def _certificates(settings: Settings) -> Certificates | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+
+
 def _limits(limiter: Limiter, tenants: TenantsFile, services: tuple[ServiceSpec, ...]) -> TenantLimits:
     costs = {path: method.cost for path, (_, _, method) in methods_by_path(services).items() if method.cost}
     return TenantLimits(limiter, tenants.tenant, costs)
@@ -272,6 +269,12 @@ def _publish(stack: AsyncExitStack, settings: Settings, port: int, collector: "C
             f"cannot publish metrics on {settings.host}:{port}: in use? Set QUINTET_METRICS_PORT to another port"
         ) from None
     log.info("metrics on http://%s:%d/metrics", settings.host, found)
+
+
+async def _loaded(chats: Chats, manager: ModelManager) -> None:
+    """Return when everything that is loaded at the start was loaded or has failed."""
+    await chats.loaded()
+    await manager.loaded()
 
 
 async def _stop(

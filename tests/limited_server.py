@@ -6,7 +6,6 @@ it reserves, the second how many it spends.
 """
 
 import asyncio
-import contextlib
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -21,17 +20,15 @@ from server.domain.money import Cost
 from server.rpc.admission import Admission
 from server.rpc.pipeline import Registrar
 from server.rpc.tenant_limits import TenantLimits
-from server.tenancy.limits.budget_baseline import nothing_spent
-from server.tenancy.limits.limiter import Limiter
-from server.tenancy.limits.memory import MemoryLimiter
-from server.tenancy.limits.redis import RedisLimiter
+from server.tenancy.limits.budgets import nothing_spent
+from server.tenancy.limits.limiter import open_limiter
 from server.tenancy.tenants import Limits, Tenant
 
 CHAT = "/quintet.v1.ChatService/Chat"
 
 
 class Auth:
-    """Everybody is acme."""
+    """Every caller is the tenant acme."""
 
     def identify(self, method: str, metadata: Any, context: Any) -> Caller:
         return Caller("acme")
@@ -60,22 +57,17 @@ def estimate(request: Any) -> Cost:
 
 async def serve(redis_url: str, replicas: str, limits: str) -> None:
     tenant = Tenant("acme", frozenset(), limits=Limits(**json.loads(limits)))
-    limiter: Limiter = MemoryLimiter(nothing_spent)
-    if redis_url:
-        limiter = redis = RedisLimiter(redis_url, nothing_spent, replicas=int(replicas))
-        await redis.start()
-    async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(limiter.close)
-        around = TenantLimits(limiter, {"acme": tenant}.get, {CHAT: estimate})
+    async with open_limiter(redis_url or None, int(replicas), nothing_spent) as limiter:
+        tenant_limits = TenantLimits(limiter, {"acme": tenant}.get, {CHAT: estimate})
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         admission = Admission(5000, 10.0, max_wait_seconds=100.0, lanes=1)
-        registrar: Any = Registrar(server, admission, 1 << 20, auth=Auth(), limits=around)
+        registrar: Any = Registrar(server, admission, 1 << 20, auth=Auth(), limits=tenant_limits)
         classification_pb2_grpc.add_ClassificationServiceServicer_to_server(Classification(), registrar)
         chat_pb2_grpc.add_ChatServiceServicer_to_server(Chat(), registrar)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         print(f"127.0.0.1:{port}", flush=True)
-        await asyncio.to_thread(sys.stdin.read)  # until whoever started it is done
+        await asyncio.to_thread(sys.stdin.read)  # until the test closes it
         await server.stop(1.0)
 
 

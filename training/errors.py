@@ -1,12 +1,4 @@
-"""What can go wrong here in ways that a person can mend; the messages say what it is and what to do.
-
-TrainingError
-├── LockError        the lock file is malformed
-├── DownloadFailed   a file could not be got
-├── CarrierRefused   an archive is not what it should be
-├── WrongContent     a file has another size or digest than its pin
-└── FetchFailed      no source had an input
-"""
+"""Errors that a person can correct. Each message says what is wrong and what to do."""
 
 
 class TrainingError(Exception):
@@ -14,20 +6,20 @@ class TrainingError(Exception):
 
 
 class LockError(TrainingError):
-    """The lock file is malformed; the message says where."""
+    """The lock file is malformed."""
 
 
 class DownloadFailed(TrainingError):
-    """The file could not be got; the message says why, without credentials."""
+    """A file could not be fetched. The message holds no credentials."""
 
 
-class CarrierRefused(TrainingError):
-    """The archive is not what it should be; the message says what is wrong."""
+class ArchiveRefused(TrainingError):
+    """An archive is damaged or unsafe."""
 
 
 class WrongContent(TrainingError):
-    """A file has not the size or digest of its pin."""
+    """A file has another size or digest than its pin, or a result is not what was published."""
 
 
 class FetchFailed(TrainingError):
-    """No source had the input; the message says what each of them answered, and what to do."""
+    """No source had an input; the message has the answer of each."""

@@ -1,7 +1,7 @@
-"""Golden inputs of what is trained here: asked of the finished artefact when it is published.
+"""Golden inputs: a finished artefact's outputs for them are stored beside it when it is published.
 
-They belong to no recipe's digest: to change them, or to add some, nothing is trained again. The published manifest
-vouches for golden.json like for any other file, and holds the tolerances.
+They are not part of a recipe's digest, so changing them trains nothing again. The published manifest lists golden.json
+like any other file, and has the tolerances.
 """
 
 import asyncio
@@ -14,14 +14,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from server.models.spec import OutOfProcess
-
 from server.domain.models import ModelTask
 from server.domain.pricing import House
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact, entry_of, read_manifest, save_manifest
 from server.models.golden import GOLDEN, Answer, ask
 from server.models.publish import place
+from server.models.spec import OutOfProcess
 
 _TEXTS = (
     "What a day! Everything about this place was wonderful.",
@@ -35,12 +34,12 @@ _HOUSES = (
     asdict(House(896, 11622, 5, 6, 1961, 1961, 882, 1, 1, 0, 2, 5, 0, "NAmes", "1Fam", "1Story", False, "TA")),
 )
 _EXACT = 1e-3  # fp32 on another processor, or on torch
-_QUANTISED = 0.05  # int8 kernels of other processors round and saturate in other places
+_QUANTISED = 0.05  # int8 kernels of other processors round and saturate differently
 
 
 @dataclass(frozen=True)
 class Golden:
-    """Inputs, and the largest difference that each engine may show."""
+    """Inputs, and the largest allowed difference of each engine."""
 
     inputs: tuple[Any, ...]
     tolerance: Mapping[str, float]
@@ -70,17 +69,17 @@ def lacks_golden(published: Path) -> bool:
 
 
 @contextmanager
-def with_golden(folder: Path, near: Path) -> Iterator[Path]:
-    """The artefact in `folder` with its golden inputs, in a folder below `near` that is gone afterwards."""
+def with_golden(folder: Path, parent: Path) -> Iterator[Path]:
+    """The artefact in `folder` with its golden inputs, in a temporary folder below `parent`."""
     manifest = read_manifest(folder)
     golden = golden_of(manifest.name)
     if golden is None:
         yield folder
         return
-    near.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".golden-", dir=near))
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".golden-", dir=parent))
     try:
-        staged = aside / manifest.version
+        staged = temporary / manifest.version
         shutil.copytree(folder, staged, copy_function=place)
         outputs = asyncio.run(_answers(Artefact(folder, manifest, ""), golden))
         content = json.dumps({"inputs": golden.inputs, "outputs": outputs}, ensure_ascii=False, indent=1)
@@ -90,18 +89,18 @@ def with_golden(folder: Path, near: Path) -> Iterator[Path]:
         save_manifest(staged, replace(manifest, files=files, schema=schema))
         yield staged
     finally:
-        shutil.rmtree(aside)
+        shutil.rmtree(temporary)
 
 
 async def _answers(artefact: Artefact, golden: Golden) -> dict[str, list[Answer]]:
-    """Answers to all inputs by engine. torch answers like the graph that was made of it."""
+    """Answers to all inputs by engine. Those of torch are those of the fp32 graph."""
     scheduler = Scheduler(1, queue_limit=1)
     engines: dict[str, Any] = {}
     try:
         engines = _engines(artefact, scheduler)
         found = {
             kind: [
-                {key: round(number, 6) for key, number in (await ask(engine, asked)).items()} for asked in golden.inputs
+                {key: round(number, 6) for key, number in (await ask(engine, each)).items()} for each in golden.inputs
             ]
             for kind, engine in engines.items()
         }

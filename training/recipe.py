@@ -1,7 +1,7 @@
-"""How an artefact is described before it is made, and what its maker gets to work with.
+"""The description of an artefact before it is built, and what its recipe works with.
 
-A recipe's digest covers everything that decides the result: the inputs' digests, the code, the profile and the
-versions of the libraries. An artefact with the same digest is therefore the same artefact and is not made again.
+A recipe's digest covers everything that decides the result: the digests of the inputs, the code, the profile and the
+versions of the libraries. An artefact with the same digest is the same artefact and is not built again.
 """
 
 import ast
@@ -9,8 +9,6 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -18,8 +16,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
+from server.models.publish import place
 from training.fetch.lock import Input
-from training.progress import Progress, Task
+from training.progress import Advance, Progress
 
 Profile = Literal["fast", "long"]
 
@@ -28,85 +27,63 @@ class Kind(Enum):
     """What becomes of the result."""
 
     MODEL = "model"  # published below models/
-    COLLECTION = "collection"  # installed below index/, unless one of that name is there
-    REPORT = "report"  # stays in the cache; its report.md is what counts
+    COLLECTION = "collection"  # installed below index/, unless a collection of that name fits
+    REPORT = "report"  # stays in the cache; its report.md is the result
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """An artefact: `build` of training.`module` makes it from `inputs` of the lock and from what it `needs`."""
+    """An artefact: `build` of training.recipes.`module` makes it from `inputs` of the lock and from other artefacts."""
 
     name: str
     module: str
     inputs: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()  # other artefacts
     code: tuple[str, ...] = ()  # further modules that decide the result
     libraries: tuple[str, ...] = ()  # distributions whose versions decide the result
     seconds: Mapping[Profile, float] | float = 1.0  # expected, on two cores
     key_metric: str = ""
     kind: Kind = Kind.MODEL
-    by_name: bool = False  # made only if it is asked for by name
+    by_default: bool = True  # else it is built only with --only
 
     def expected_seconds(self, profile: Profile) -> float:
         """How long building takes on two cores."""
         return self.seconds if isinstance(self.seconds, (int, float)) else self.seconds[profile]
 
-    @property
-    def has_profiles(self) -> bool:
-        """Whether the profile makes a difference."""
-        return not isinstance(self.seconds, (int, float))
-
     def versions(self) -> dict[str, str]:
-        """The libraries with their installed versions."""
+        """The libraries with their installed versions. Raises PackageNotFoundError."""
         return {name: _version(name) for name in self.libraries}
-
-
-@functools.cache
-def _version(library: str) -> str:
-    return importlib.metadata.version(library)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a build says of its result: the manifest's schema and metrics."""
+    """What a build says about its result: the manifest's schema and metrics."""
 
     schema: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """What a build gets: an empty `folder` to fill, its inputs, and what it needs."""
+class Workspace:
+    """What a build gets: an empty `folder` to fill, its inputs, and the artefacts that it needs."""
 
+    name: str
     folder: Path
+    intermediate: Path  # a folder for results that the next build may use
     profile: Profile
     progress: Progress
-    label: str
-    kept: Path  # a folder for intermediate results that the next attempt may use
-    _input: Callable[[str], dict[str, Path]]
-    _made: Callable[[str], Path]
+    input: Callable[[str], dict[str, Path]]  # the verified files of an input by path, without licences; only read them
+    artefact: Callable[[str], Path]  # the folder of an artefact that this one needs
 
-    def input(self, name: str) -> dict[str, Path]:
-        """The verified files of an input by their paths in the lock, without licences. They are shared: only read."""
-        return self._input(name)
-
-    def made(self, name: str) -> Path:
-        """The folder of a recipe that this one needs."""
-        return self._made(name)
-
-    def place(self, source: Path, path: str) -> Path:
-        """Put a file into the folder without copying it where the disk allows that."""
+    def link(self, source: Path, path: str) -> None:
+        """Put a file into the folder, as a hard link where the disk allows that."""
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
-        return target
+        place(str(source), str(target))
 
-    def steps(self, total: int) -> AbstractContextManager[Task]:
+    def steps(self, total: int) -> AbstractContextManager[Advance]:
         """Show progress over this many steps."""
-        return self.progress.task(self.label, total, "steps")
+        return self.progress.task(self.name, total, "steps")
 
 
 def digest_of(name: str, recipes: Mapping[str, Recipe], inputs: Mapping[str, Input], profile: Profile) -> str:
@@ -114,11 +91,11 @@ def digest_of(name: str, recipes: Mapping[str, Recipe], inputs: Mapping[str, Inp
     recipe = recipes[name]
     decisive = {
         "name": name,
-        "inputs": {key: [[item.path, item.sha256] for item in inputs[key].contents] for key in recipe.inputs},
+        "inputs": {key: [[file.path, file.sha256] for file in inputs[key].files] for key in recipe.inputs},
         "needs": {need: digest_of(need, recipes, inputs, profile) for need in recipe.needs},
         "code": {module: _code_digest(module) for module in (f"training.recipes.{recipe.module}", *recipe.code)},
         "libraries": recipe.versions(),
-        "profile": profile if recipe.has_profiles else "",
+        "profile": profile if isinstance(recipe.seconds, Mapping) else "",
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
@@ -129,8 +106,13 @@ def version_of(digest: str) -> str:
 
 
 @functools.cache
+def _version(library: str) -> str:
+    return importlib.metadata.version(library)
+
+
+@functools.cache
 def _code_digest(module: str) -> str:
-    """The digest of a module's code; comments and layout do not count."""
+    """The digest of a module's syntax tree; comments and layout do not count."""
     path = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()

@@ -1,13 +1,12 @@
-"""Carrying out a plan: inputs are fetched in the background while artefacts are made, one after the other."""
+"""Carries out a plan: inputs are fetched in the background while artefacts are built one after the other."""
 
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from server.domain.errors import QuintetError
 from server.models.artefact import write_manifest
@@ -15,33 +14,28 @@ from training.errors import FetchFailed, TrainingError
 from training.fetch.fetcher import Fetcher
 from training.fetch.lock import Input
 from training.golden import with_golden
-from training.plan import Places, State, Step, is_whole
+from training.plan import Locations, State, Step, is_whole
 from training.progress import Progress
-from training.recipe import Kind, Outcome, Profile, Recipe, Workshop
-from training.reports.report import REPORT, licence_line, write_licence
+from training.recipe import Kind, Outcome, Profile, Recipe, Workspace
+from training.report import REPORT, licence_line, write_licence
 
-FETCHES = 2  # inputs at once; with more, the largest would slow down those that are waited for
+FETCHES = 2  # inputs at once; with more, the largest would slow down those that a recipe waits for
 
 
 class Module(Protocol):
-    """What a recipe's module offers."""
+    """A recipe's module."""
 
-    def build(self, workshop: Workshop) -> Outcome:
-        """Fill the workshop's folder."""
+    def build(self, workspace: Workspace) -> Outcome:
+        """Fill the workspace's folder."""
         ...
-
-
-class CollectionModule(Module, Protocol):
-    """What the module of a collection offers besides."""
 
     def install(self, folder: Path, index: Path, models: Path) -> None:
-        """Make what was built a collection below `index`; the published models are below `models`."""
+        """Only of collections: write what was built below `index`; the published models are below `models`."""
         ...
 
 
-@dataclass(frozen=True)
-class Result:
-    """What became of a step: the seconds it took, or why it failed."""
+class Result(NamedTuple):
+    """The result of a step: the seconds it took, or why it failed."""
 
     step: Step
     seconds: float = 0.0
@@ -55,7 +49,7 @@ class Run:
         self,
         recipes: Mapping[str, Recipe],
         inputs: Mapping[str, Input],
-        places: Places,
+        locations: Locations,
         fetcher: Fetcher,
         progress: Progress,
         *,
@@ -63,51 +57,41 @@ class Run:
     ) -> None:
         self._recipes = recipes
         self._inputs = inputs
-        self._places = places
+        self._locations = locations
+        self._cache = locations.cache
         self._fetcher = fetcher
         self._progress = progress
         self._profile = profile
-        self._made: dict[str, Path] = {}
+        self._artefacts: dict[str, Path] = {}
 
     def carry_out(self, plan: Sequence[Step]) -> list[Result]:
-        """Do every step whose inputs and needs can be had; one failure does not stop the others."""
+        """Do every step whose inputs and needs are available; one failure does not stop the others."""
         results = {step.recipe.name: Result(step) for step in plan if step.state is State.READY}
         waiting = [step for step in plan if step.state is not State.READY]
+        items = {item.name: item for step in waiting for item in step.fetch}
         executor = ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch")
         try:
-            fetches = {item.name: executor.submit(self._fetcher.fetch, item) for item in _distinct(waiting)}
+            fetches = {name: executor.submit(self._fetcher.fetch, item) for name, item in items.items()}
             while waiting:
-                step = self._next(waiting, fetches)
+                step = _next(waiting, fetches)
                 waiting.remove(step)
-                result = self._attempt(step, fetches, results)
-                results[step.recipe.name] = result
+                results[step.recipe.name] = self._attempt(step, fetches, results)
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
         return [results[step.recipe.name] for step in plan]
 
-    def _next(self, waiting: Sequence[Step], fetches: Mapping[str, Future[None]]) -> Step:
-        """The first step that has all it needs; wait if there is none."""
-        undone = {step.recipe.name for step in waiting}
-        while True:
-            for step in waiting:
-                pending = [item for item in step.fetch if not fetches[item.name].done()]
-                if not pending and not undone.intersection(step.recipe.needs):
-                    return step
-            wait([future for future in fetches.values() if not future.done()], return_when=FIRST_COMPLETED)
-
     def _attempt(self, step: Step, fetches: Mapping[str, Future[None]], results: Mapping[str, Result]) -> Result:
         begun = time.monotonic()
-        name = step.recipe.name
+        recipe = step.recipe
         try:
             for item in step.fetch:
                 fetches[item.name].result()
-            for need in step.recipe.needs:
+            for need in recipe.needs:
                 if need in results and results[need].failure:
-                    raise FetchFailed(f"it is made from {need}, which failed; see there")
-            folder = self._places.cache.artefact(name, step.digest)
+                    raise FetchFailed(f"it needs {need}, which failed; see there")
             if step.state is State.MISSING:
                 self._build(step)
-            self._made[name] = folder
+            folder = self._artefacts[recipe.name] = self._cache.artefact(recipe.name, step.digest)
             if step.publish:
                 self._publish(step, folder)
         except TrainingError as error:
@@ -115,73 +99,84 @@ class Run:
         except QuintetError as error:
             return Result(step, failure=f"{error.message}. Then run it again")
         except OSError as error:
-            return Result(step, failure=f"{describe(error)}. Make room or correct the path, then run it again")
+            return Result(step, failure=describe(error))
         seconds = time.monotonic() - begun
-        if step.recipe.kind is not Kind.REPORT and (step.publish or step.state is State.MISSING):
-            self._progress.say(f"{name} {step.version}: {'published' if step.publish else 'made'} in {seconds:.1f} s")
+        if recipe.kind is not Kind.REPORT and (step.publish or step.state is State.MISSING):
+            done = "published" if step.publish else "made"
+            self._progress.say(f"{recipe.name} {step.version}: {done} in {seconds:.1f} s")
         return Result(step, seconds)
 
     def _build(self, step: Step) -> None:
-        recipe = step.recipe
+        recipe, name = step.recipe, step.recipe.name
         inputs = self._all_inputs(recipe)
-        with self._places.cache.building(recipe.name, step.digest) as folder:
-            self._progress.say(f"{recipe.name}: making it, about {recipe.expected_seconds(self._profile):.0f} s")
-            kept = self._places.cache.kept(recipe.name)
-            workshop = Workshop(
-                folder, self._profile, self._progress, recipe.name, kept, self._files, self._made.__getitem__
+        self._progress.say(f"{name}: making it, about {recipe.expected_seconds(self._profile):.0f} s")
+        with self._cache.building(name, step.digest) as folder:
+            workspace = Workspace(
+                name,
+                folder,
+                self._cache.intermediate(name),
+                self._profile,
+                self._progress,
+                input=self._files,
+                artefact=self._artefacts.__getitem__,
             )
-            module = cast(Module, import_module(f"training.recipes.{recipe.module}"))
-            outcome = module.build(workshop)
-            self._place_licences(workshop, inputs)
+            outcome = _module(recipe).build(workspace)
+            write_licence(folder, inputs)
+            for item in inputs:
+                for file in item.files:
+                    if file.is_licence and self._cache.has(file):
+                        workspace.link(self._cache.verified(file), f"licences/{item.name}/{file.path}")
             write_manifest(
                 folder,
-                name=recipe.name,
+                name=name,
                 version=step.version,
                 licence=licence_line(inputs),
                 libraries=recipe.versions(),
-                inputs={f"{item.name}/{c.path}": f"sha256:{c.sha256}" for item in inputs for c in item.contents},
+                inputs={f"{item.name}/{file.path}": f"sha256:{file.sha256}" for item in inputs for file in item.files},
                 metrics=outcome.metrics,
                 schema=outcome.schema,
             )
 
-    def _place_licences(self, workshop: Workshop, inputs: Sequence[Input]) -> None:
-        """MetadataIndex and authors of all inputs, and the texts that came with them."""
-        write_licence(workshop.folder, inputs)
-        for item in inputs:
-            for content in item.contents:
-                if content.is_licence and self._places.cache.has(content):
-                    workshop.place(self._places.cache.verified(content), f"licences/{item.name}/{content.path}")
-
     def _publish(self, step: Step, folder: Path) -> None:
-        if step.recipe.kind is Kind.REPORT:
-            self._progress.say(f"{step.recipe.name}: see {folder / REPORT}")
-        elif step.recipe.kind is Kind.MODEL:
-            published = self._places.models / step.recipe.name / step.version
-            if published.exists() and not is_whole(published, check=True):
-                shutil.rmtree(published)  # publishing keeps what has the right manifest, damaged or not
-            with with_golden(folder, self._places.models) as finished:
-                self._places.registry().publish(finished)
+        recipe, models = step.recipe, self._locations.models
+        if recipe.kind is Kind.REPORT:
+            self._progress.say(f"{recipe.name}: see {folder / REPORT}")
+        elif recipe.kind is Kind.COLLECTION:
+            _module(recipe).install(folder, self._locations.index, models)
         else:
-            module = cast(CollectionModule, import_module(f"training.recipes.{step.recipe.module}"))
-            module.install(folder, self._places.index, self._places.models)
+            published = models / recipe.name / step.version
+            if published.exists() and not is_whole(published, check=True):
+                shutil.rmtree(published)  # publishing keeps a version with the same manifest, damaged or not
+            with with_golden(folder, models) as finished:
+                self._locations.registry().publish(finished)
 
     def _files(self, name: str) -> dict[str, Path]:
-        """The verified files of an input."""
-        contents = [content for content in self._inputs[name].contents if not content.is_licence]
-        return {content.path: self._places.cache.verified(content) for content in contents}
+        """The verified files of an input, without licences."""
+        return {file.path: self._cache.verified(file) for file in self._inputs[name].files if not file.is_licence}
 
     def _all_inputs(self, recipe: Recipe) -> list[Input]:
-        """Its own inputs and those of what it is made from, each once."""
+        """The inputs of a recipe and of what it needs, each once."""
         found = {name: self._inputs[name] for name in recipe.inputs}
         for need in recipe.needs:
             found |= {item.name: item for item in self._all_inputs(self._recipes[need])}
         return list(found.values())
 
 
+def _next(waiting: Sequence[Step], fetches: Mapping[str, Future[None]]) -> Step:
+    """The first step whose inputs and needs are there; wait until one is."""
+    undone = {step.recipe.name for step in waiting}
+    while True:
+        for step in waiting:
+            if all(fetches[item.name].done() for item in step.fetch) and undone.isdisjoint(step.recipe.needs):
+                return step
+        wait([future for future in fetches.values() if not future.done()], return_when=FIRST_COMPLETED)
+
+
+def _module(recipe: Recipe) -> Module:
+    return cast(Module, import_module(f"training.recipes.{recipe.module}"))
+
+
 def describe(error: OSError) -> str:
-    """An error of the system, with its file."""
-    return f"{error.strerror or error} ({error.filename})" if error.filename else str(error.strerror or error)
-
-
-def _distinct(steps: Sequence[Step]) -> list[Input]:
-    return list({item.name: item for step in steps for item in step.fetch}.values())
+    """An error of the operating system, with its file and what to do."""
+    file = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror or error}{file}. Make room or correct the path, then run it again"

@@ -108,23 +108,26 @@ class RequestIdReused(QuintetError):
 
 
 class Excess(NamedTuple):
-    """A limit that a call would break: whose it is and what it says ("tenant acme", "60 requests a minute")."""
+    """A limit without room for a call: whose it is ("tenant acme"), what it says ("60 requests a minute"), and its name
+    in the tenants file. After `retry_after` seconds it may have room; infinity means never.
+    """
 
     subject: str
     description: str
+    limit: str
+    retry_after: float
+    is_budget: bool = False
 
 
 class BudgetExhausted(QuintetError):
-    """A budget of the day or month has no room for the call. It begins anew after `retry_after` seconds; infinity
-    if the call alone is over it.
-    """
+    """A budget of the day or month has no room for the call until `retry_after`; infinity if it never has."""
 
     reason = "BUDGET_EXHAUSTED"
 
-    def __init__(self, message: str, excesses: Sequence[Excess], *, retry_after: float) -> None:
-        super().__init__(message)
+    def __init__(self, excesses: Sequence[Excess]) -> None:
+        super().__init__(_over(excesses), metadata=_limits(excesses))
         self.excesses = tuple(excesses)
-        self.retry_after = retry_after
+        self.retry_after = max(each.retry_after for each in excesses)
 
 
 class NotFound(QuintetError):
@@ -243,16 +246,25 @@ class UpstreamFull(ServerOverloaded):
 
 
 class QuotaExceeded(Unavailable):
-    """The tenant's rate or number of calls at once is spent; nothing was counted for this call.
+    """The tenant's rate, or its number of calls at once, has no room; nothing was counted for this call.
 
     `retry_after` is infinity if the call alone is over a burst.
     """
 
     reason = "QUOTA_EXCEEDED"
 
-    def __init__(self, message: str, excesses: Sequence[Excess], *, retry_after: float) -> None:
-        super().__init__(message, retry_after=retry_after)
+    def __init__(self, excesses: Sequence[Excess]) -> None:
+        super().__init__(_over(excesses), retry_after=max(each.retry_after for each in excesses))
+        self.metadata = _limits(excesses)
         self.excesses = tuple(excesses)
+
+
+def _over(excesses: Sequence[Excess]) -> str:
+    return "over the limit of " + "; of ".join(f"{each.subject}: {each.description}" for each in excesses)
+
+
+def _limits(excesses: Sequence[Excess]) -> dict[str, str]:
+    return {"limits": ",".join(dict.fromkeys(each.limit for each in excesses))}
 
 
 class LedgerUnavailable(Unavailable):

@@ -56,7 +56,7 @@ class TenantLimits:
                 permit = await self._limiter.enter(tenant, service, cost, seconds=call.deadline - begun)
             except (QuotaExceeded, BudgetExhausted) as error:
                 call.degraded = self._limiter.degraded
-                for limit in error.metadata["limits"].split(","):
+                for limit in {each.limit for each in error.excesses}:
                     self.refused[tenant.name, limit] = self.refused.get((tenant.name, limit), 0) + 1
                 raise
             finally:

@@ -6,7 +6,7 @@ from server.domain.errors import CollectionBroken, CollectionExists
 from server.models.artefact import POINTER, sync_folder, write_durably
 from server.vectorstore import layout
 from server.vectorstore.collection import Collection
-from server.vectorstore.segment_writer import Content, write_segment
+from server.vectorstore.segment import Content, write_segment
 
 
 def create_collection(index: Path, name: str, content: Content, *, generation: int = 0) -> Collection:

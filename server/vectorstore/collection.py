@@ -6,6 +6,7 @@ Everything but reading `snapshot` blocks: call it on a thread. Methods may be ca
 """
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,19 +18,19 @@ from numpy.typing import NDArray
 
 from server.domain.errors import CollectionBroken, GenerationNotFound, ServerOverloaded
 from server.domain.rag import Document
-from server.models.artefact import sync_folder
+from server.models.artefact import MANIFEST, sync_folder
 from server.vectorstore import layout
 from server.vectorstore.log import Log, LogPart, Write
 from server.vectorstore.segment import (
     BROKEN,
+    Content,
     Segment,
-    kept_segments,
-    link_files,
-    newest_whole,
+    kept_generations,
     read_manifest,
     read_segment,
+    write_manifest,
+    write_segment,
 )
-from server.vectorstore.segment_writer import Content, write_manifest, write_segment
 from server.vectorstore.snapshot import Memtable, Snapshot
 
 log = logging.getLogger(__name__)
@@ -58,24 +59,26 @@ class Collection:
     def _open(self) -> None:
         """Serve the current segment, or the newest older one that is whole, and the logs after it."""
         self._stamp = layout.pointer_stamp(self.folder)
-        present = layout.generations_on_disk(self.folder)
         current = layout.read_pointer(self.folder)
         if current is None:
             self._fault("the pointer is missing or broken")
-        elif current not in present:
+        elif not layout.segment_folder(self.folder, current).exists():
             self._fault(f"generation {current} is missing")
-        # A segment beyond the pointer is of a fold that did not finish; its writes are in the logs.
-        segment = newest_whole(self.folder, current, self._fault)
-        if segment is None:
-            raise CollectionBroken(
-                f'collection "{self.name}" has no generation that is whole: {"; ".join(self.faults)}'
-            )
+        segment = self._newest_whole(current)
         self._cut_torn(self._serve(segment))
         served = self.snapshot.generation
         self._highest = max([served, current or 0, *layout.generations_on_disk(self.folder, logs=True)])
         if self._highest > served:
             self._fault(f"what was written after {served}, up to {self._highest} at least, is not served")
-        self.intact = segment.generation == current and self._highest == served
+        self.intact = segment.info.generation == current and self._highest == served
+
+    def _newest_whole(self, current: int | None) -> Segment:
+        for generation in layout.committed_generations(self.folder, current):
+            try:
+                return read_segment(layout.segment_folder(self.folder, generation), self.name)
+            except BROKEN as error:
+                self._fault(f"generation {generation} is broken: {error}")
+        raise CollectionBroken(f'collection "{self.name}" has no generation that is whole: {"; ".join(self.faults)}')
 
     def _cut_torn(self, part: LogPart) -> None:
         """Cut off what a killed process left at the end of the log, unless a process is writing it now."""
@@ -94,7 +97,7 @@ class Collection:
 
     def _serve(self, segment: Segment) -> LogPart:
         """Serve a segment with the logs from its generation on."""
-        self._memtable, self._log = Memtable(segment), Log(self.folder, segment.generation)
+        self._memtable, self._log = Memtable(segment), Log(self.folder, segment.info.generation)
         return self._catch_up()
 
     def _catch_up(self) -> LogPart:
@@ -104,7 +107,7 @@ class Collection:
             self._fault(fault)
         for write in new.writes:
             self._memtable.apply(write)
-        self.snapshot = self._memtable.snapshot()
+        self.snapshot = Snapshot(self._memtable)
         return new
 
     def _fault(self, what: str) -> None:
@@ -172,7 +175,7 @@ class Collection:
             write = Write(generation, datetime.now(UTC), removed, documents, passages, vectors)
             self._log.append(write)
             self._memtable.apply(write)
-            self.snapshot = self._memtable.snapshot()
+            self.snapshot = Snapshot(self._memtable)
             return self.snapshot
 
     def fold(self) -> Snapshot:
@@ -211,7 +214,7 @@ class Collection:
         Raises GenerationNotFound, CollectionBroken, and the errors of commit.
         """
         with self._folding, self._writing():
-            kept = [segment.generation for segment in kept_segments(self.folder)]
+            kept = [each.generation for each in kept_generations(self.folder)]
             if generation not in kept:
                 raise GenerationNotFound(self.name, generation, kept)
             source = layout.segment_folder(self.folder, generation)
@@ -221,7 +224,9 @@ class Collection:
             except BROKEN as error:
                 raise CollectionBroken(f"generation {generation} is broken: {error}") from error
             with layout.staging_folder(self.folder) as folder:
-                link_files(source, folder)  # before the fold, which may remove the oldest segment
+                for path in source.iterdir():  # linked before the fold, which may remove the oldest segment
+                    if path.name != MANIFEST:
+                        os.link(path, folder / path.name)
                 new = self.fold().generation + 1
                 created = datetime.now(UTC).isoformat()
                 changes = {"generation": new, "created": created, "origin": f"rollback to {generation}"}

@@ -43,12 +43,10 @@ def collection_names(index: Path) -> list[str]:
 
 
 def segment_folder(folder: Path, generation: int) -> Path:
-    """The folder of a generation's segment."""
     return folder / f"{generation:08}"
 
 
 def log_path(folder: Path, generation: int) -> Path:
-    """The log of the writes after a generation."""
     return folder / f"{generation:08}.log"
 
 
@@ -64,6 +62,11 @@ def read_pointer(folder: Path) -> int | None:
         return int((folder / POINTER).read_text())
     except (OSError, ValueError):
         return None
+
+
+def committed_generations(folder: Path, current: int | None) -> list[int]:
+    """Generations that have a segment, newest first. One beyond the pointer is of a fold that did not finish."""
+    return [each for each in reversed(generations_on_disk(folder)) if current is None or each <= current]
 
 
 def pointer_stamp(folder: Path) -> tuple[int, int] | None:
@@ -159,8 +162,8 @@ def install(folder: Path, generation: int, staged: Path) -> Path:
 def remove_obsolete(folder: Path) -> None:
     """Remove segments beyond the last KEPT_SEGMENTS, logs that no kept one needs, and left files. Call it `locked`."""
     current = read_pointer(folder)
-    kept = [number for number in generations_on_disk(folder) if current is not None and number <= current]
-    oldest = kept[-KEPT_SEGMENTS:][0] if kept else 0
+    kept = committed_generations(folder, current)[:KEPT_SEGMENTS]
+    oldest = kept[-1] if kept and current is not None else 0
     with suppress(OSError):  # the next call tries again
         for number in generations_on_disk(folder):
             if number < oldest:

@@ -82,12 +82,29 @@ class Log:
             self.path, self.end = following, 0
 
     def append(self, write: Write) -> None:
-        """Append the write; return when it is synced. Everything must have been read."""
+        """Write a record at `end`, in place of what lies behind; return when it is synced. Everything must be read.
+
+        After an error the file ends at `end` again: a full disk leaves no part of a record.
+        """
         is_new = not self.path.exists()
-        end = append(self.path, self.end, write)
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.ftruncate(descriptor, self.end)
+            record = memoryview(_encode(write))
+            try:
+                position = self.end
+                while record:
+                    written = os.pwrite(descriptor, record, position)
+                    position, record = position + written, record[written:]
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, self.end)
+                raise
+        finally:
+            os.close(descriptor)
         if is_new:
             sync_folder(self._folder)
-        self.end, self._last = end, write.generation
+        self.end, self._last = position, write.generation
 
     def begin_new_file(self) -> None:
         """Make later writes go into a log file of their own, so that the present one belongs to a segment alone."""
@@ -101,29 +118,6 @@ class Log:
             return False
         os.truncate(self.path, part.end)
         return True
-
-
-def append(path: Path, end: int, write: Write) -> int:
-    """Write a record at byte `end`, replacing what lies behind; return the new end when it is synced.
-
-    After an error the file ends at `end` again: a full disk leaves no part of a record.
-    """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        os.ftruncate(descriptor, end)
-        record = memoryview(_encode(write))
-        try:
-            position = end
-            while record:
-                written = os.pwrite(descriptor, record, position)
-                position, record = position + written, record[written:]
-            os.fsync(descriptor)
-        except OSError:
-            os.ftruncate(descriptor, end)
-            raise
-        return position
-    finally:
-        os.close(descriptor)
 
 
 def read_log(path: Path, start: int = 0) -> LogPart:

@@ -26,7 +26,7 @@ from server.domain.rag import DEFAULT_COLLECTION
 from server.vectorstore import layout
 from server.vectorstore.admin import create_collection
 from server.vectorstore.collection import Collection
-from server.vectorstore.segment_writer import Content
+from server.vectorstore.segment import Content
 from server.vectorstore.snapshot import Snapshot
 from server.vectorstore.threads import run_on_daemon_thread, run_to_end
 
@@ -110,7 +110,7 @@ class CollectionManager:
 
     def mismatch(self, name: str, snapshot: Snapshot) -> str:
         """Why the collection cannot be searched, and how to mend it; empty if `embedder` made its vectors."""
-        theirs, ours = snapshot.segment.embedder, self.embedder
+        theirs, ours = snapshot.segment.info.model, self.embedder
         if theirs == ours:
             return ""
         return (

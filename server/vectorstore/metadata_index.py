@@ -4,13 +4,15 @@ A term is a key with a value, written so that the terms of a key lie together, s
 as one character, the key, the value. The documents of a range of values are then one range of `rows`.
 """
 
+import operator
 import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,12 +96,8 @@ def _fulfils(value: str, wanted: MetadataFilter) -> bool:
     match wanted:
         case ValueIn(_, values):
             return value in values
-        case TextRange(_, at_least, at_most, less_than):
-            return (
-                (at_least is None or value >= at_least)
-                and (at_most is None or value <= at_most)
-                and (less_than is None or value < less_than)
-            )
+        case TextRange():
+            return all(compare(value, bound) for compare, bound in _bounds(wanted))
         case NumberRange():
             return bool(_in_range(np.array([_number(value)]), wanted)[0])
 
@@ -107,13 +105,14 @@ def _fulfils(value: str, wanted: MetadataFilter) -> bool:
 def _in_range(numbers: NDArray[np.float64], wanted: NumberRange) -> NDArray[np.bool_]:
     """Which numbers lie within the bounds; NaN never does."""
     inside = ~np.isnan(numbers)
-    if wanted.at_least is not None:
-        inside &= numbers >= wanted.at_least
-    if wanted.at_most is not None:
-        inside &= numbers <= wanted.at_most
-    if wanted.less_than is not None:
-        inside &= numbers < wanted.less_than
+    for compare, bound in _bounds(wanted):
+        inside &= compare(numbers, bound)
     return inside
+
+
+def _bounds(wanted: TextRange | NumberRange) -> list[tuple[Callable[[Any, Any], Any], Any]]:
+    bounds = ((operator.ge, wanted.at_least), (operator.le, wanted.at_most), (operator.lt, wanted.less_than))
+    return [(compare, bound) for compare, bound in bounds if bound is not None]
 
 
 def _number(value: str) -> float:

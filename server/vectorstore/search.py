@@ -4,7 +4,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from heapq import merge
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import faiss
 import numpy as np
@@ -15,7 +14,6 @@ from server.vectorstore.ann_index import Found, exact, nearest
 from server.vectorstore.metadata_index import matching_rows
 from server.vectorstore.snapshot import Snapshot
 
-_selectors: WeakKeyDictionary[Snapshot, Any] = WeakKeyDictionary()
 _NOTHING: Found = (np.empty(0, np.float32), np.empty(0, np.int64))
 
 
@@ -39,7 +37,8 @@ def search(
 def _in_segment(snapshot: Snapshot, query: NDArray[np.float32], top_k: int, filters: Sequence[MetadataFilter]) -> Found:
     segment, deleted = snapshot.segment, snapshot.deleted_passages
     if not filters:
-        among, selected = _not_deleted(snapshot), len(segment.vectors) - len(deleted)
+        among = snapshot.not_deleted if len(deleted) else None
+        selected = len(segment.vectors) - len(deleted)
     else:
         wanted = np.zeros(len(segment.documents), np.bool_)
         wanted[segment.metadata.matching(filters)] = True
@@ -64,15 +63,6 @@ def _in_memtable(
         wanted &= matching
     mask = wanted[snapshot.passages[:, 0]]
     return exact(snapshot.vectors, query, top_k, None if mask.all() else _bitmap(mask))
-
-
-def _not_deleted(snapshot: Snapshot) -> Any:
-    """The selector is made once for a snapshot, because copying all rows into a set takes longer than a search."""
-    if not len(snapshot.deleted_passages):
-        return None
-    if (selector := _selectors.get(snapshot)) is None:
-        selector = _selectors[snapshot] = faiss.IDSelectorNot(faiss.IDSelectorBatch(snapshot.deleted_passages))
-    return selector
 
 
 def _bitmap(mask: NDArray[np.bool_]) -> Any:

@@ -11,11 +11,10 @@ vectors.index                  of large collections: the approximate index (ann_
 
 import json
 import logging
-import os
 from bisect import bisect_left
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.domain.models import ModelIdentity
-from server.domain.rag import Document
-from server.models.artefact import MANIFEST
+from server.domain.rag import Document, GenerationInfo
+from server.models.artefact import MANIFEST, write_durably
+from server.vectorstore import ann_index
 from server.vectorstore.ann_index import AnnIndex
-from server.vectorstore.files import Strings, check_files, read_array, read_strings
-from server.vectorstore.layout import FORMAT, generations_on_disk, read_pointer, segment_folder
-from server.vectorstore.metadata_index import MetadataIndex, read_metadata_index
+from server.vectorstore.files import (
+    Strings,
+    Writer,
+    check_files,
+    read_array,
+    read_strings,
+    sorted_positions,
+    with_pauses,
+)
+from server.vectorstore.layout import FORMAT, committed_generations, read_pointer, segment_folder
+from server.vectorstore.metadata_index import MetadataIndex, MetadataIndexWriter, read_metadata_index
 
 log = logging.getLogger(__name__)
 VECTORS, PASSAGES, INDEX = "vectors.npy", "passages.npy", "vectors.index"
@@ -39,12 +47,7 @@ BROKEN = (OSError, ValueError, KeyError, TypeError)  # raised when a damaged seg
 class Segment:
     """An opened segment. `passage_starts` int64 [documents + 1]: rows of passages at which documents begin."""
 
-    folder: Path
-    generation: int
-    created: datetime
-    origin: str
-    embedder: ModelIdentity
-    size_bytes: int
+    info: GenerationInfo
     vectors: NDArray[np.float32]
     passages: NDArray[np.int32]
     passage_starts: NDArray[np.int64]
@@ -62,6 +65,69 @@ class Segment:
         """The row of a document, None if it is not here."""
         at = bisect_left(self.ids, document_id)
         return int(self.id_rows[at]) if at < len(self.ids) and self.ids[at] == document_id else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Content:
+    """What a segment is written from: documents in their order, and in the same order `passages` and `vectors`.
+
+    Vectors come in parts, each float32 [n, dimensions], so that they need not be in memory together.
+    """
+
+    embedder: ModelIdentity
+    dimensions: int
+    documents: Iterable[Document] = ()
+    passages: NDArray[np.int32] = field(default_factory=lambda: np.empty((0, 3), np.int32))
+    vectors: Iterable[NDArray[np.float32]] = ()
+
+
+def write_segment(
+    folder: Path, collection: str, generation: int, content: Content, *, origin: str, before: AnnIndex | None = None
+) -> None:
+    """Fill the empty `folder`; return when everything is synced. `origin` is what made it, for instance "fold".
+
+    `before` is the approximate index of the segment that the content was made from.
+    """
+    writer = Writer(folder)
+    writer.rows(VECTORS, (len(content.passages), content.dimensions), np.float32, content.vectors)
+    writer.array(PASSAGES, content.passages)
+    ids: list[str] = []
+    metadata = MetadataIndexWriter()
+
+    def lines() -> Iterator[str]:
+        for document in with_pauses(content.documents):
+            ids.append(document.id)
+            metadata.add(document.metadata)
+            yield json.dumps(asdict(document), ensure_ascii=False, separators=(",", ":"))
+
+    writer.strings("documents", lines())
+    order = sorted_positions(ids)
+    writer.strings("ids", with_pauses(ids[row] for row in order))
+    writer.array("ids.rows.npy", np.array(order, np.int32))
+    metadata.write(writer)
+    index = None
+    if len(content.passages) >= ann_index.FLAT_LIMIT:
+        with writer.create(INDEX) as file:
+            index = ann_index.build_index(read_array(folder / VECTORS), file, before)
+    manifest = {
+        "format": FORMAT,
+        "collection": collection,
+        "generation": generation,
+        "created": datetime.now(UTC).isoformat(),
+        "origin": origin,
+        "embedder": asdict(content.embedder),
+        "dimensions": content.dimensions,
+        "documents": len(ids),
+        "passages": len(content.passages),
+        "index": index,
+        "files": {name: asdict(entry) for name, entry in writer.entries.items()},
+    }
+    write_manifest(folder, manifest)
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the last file of a segment."""
+    write_durably(folder / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
 
 
 def read_manifest(folder: Path, collection: str) -> dict[str, Any]:
@@ -88,12 +154,7 @@ def read_segment(folder: Path, collection: str, *, check: bool = True) -> Segmen
         raise ValueError("documents and ids do not fit the manifest")
     counts = np.bincount(passages[:, 0], minlength=len(documents))
     return Segment(
-        folder=folder,
-        generation=manifest["generation"],
-        created=datetime.fromisoformat(manifest["created"]),
-        origin=manifest["origin"],
-        embedder=ModelIdentity(**manifest["embedder"]),
-        size_bytes=sum(entry["bytes"] for entry in manifest["files"].values()),
+        info=_info(manifest),
         vectors=vectors,
         passages=passages,
         passage_starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
@@ -105,34 +166,26 @@ def read_segment(folder: Path, collection: str, *, check: bool = True) -> Segmen
     )
 
 
-def newest_whole(folder: Path, current: int | None, report: Callable[[str], None]) -> Segment | None:
-    """The newest segment of a collection up to `current` that is whole; reports those that are not."""
-    for generation in _kept(folder, current):
+def kept_generations(folder: Path) -> list[GenerationInfo]:
+    """The generations of a collection that have a segment, newest first, without those whose manifest is damaged."""
+    found: list[GenerationInfo] = []
+    for generation in committed_generations(folder, read_pointer(folder)):
+        path = segment_folder(folder, generation)
         try:
-            return read_segment(segment_folder(folder, generation), folder.name)
+            found.append(_info(read_manifest(path, folder.name)))
         except BROKEN as error:
-            report(f"generation {generation} is broken: {error}")
-    return None
-
-
-def kept_segments(folder: Path) -> list[Segment]:
-    """The kept segments of a collection, newest first, without those whose manifest cannot be read."""
-    found: list[Segment] = []
-    for generation in _kept(folder, read_pointer(folder)):
-        try:
-            found.append(read_segment(segment_folder(folder, generation), folder.name, check=False))
-        except BROKEN as error:
-            if segment_folder(folder, generation).exists():  # else a fold has just removed it
+            if path.exists():  # else a fold has just removed it
                 log.warning('collection "%s": generation %d is broken: %s', folder.name, generation, error)
     return found
 
 
-def _kept(folder: Path, current: int | None) -> list[int]:
-    return [each for each in reversed(generations_on_disk(folder)) if current is None or each <= current]
-
-
-def link_files(source: Path, target: Path) -> None:
-    """Hard links to all files of a segment but its manifest."""
-    for path in source.iterdir():
-        if path.name != MANIFEST:
-            os.link(path, target / path.name)
+def _info(manifest: dict[str, Any]) -> GenerationInfo:
+    return GenerationInfo(
+        generation=manifest["generation"],
+        create_time=datetime.fromisoformat(manifest["created"]),
+        document_count=manifest["documents"],
+        passage_count=manifest["passages"],
+        size_bytes=sum(entry["bytes"] for entry in manifest["files"].values()),
+        model=ModelIdentity(**manifest["embedder"]),
+        origin=manifest["origin"],
+    )

@@ -6,23 +6,21 @@ the same however large the collection is, and later writes cannot be seen throug
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
+from functools import cached_property
 from typing import Any
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from server.domain.rag import Document
 from server.vectorstore.log import Write
-from server.vectorstore.segment import Segment
-from server.vectorstore.segment_writer import Content
+from server.vectorstore.segment import Content, Segment
 
 _LIVE = np.iinfo(np.int64).max
 _PART = 65_536  # rows of vectors that a fold has in memory
 
 
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Snapshot:
     """A state of a collection. Of `documents` and the lists in `values` only the first rows belong to it.
 
@@ -31,24 +29,26 @@ class Snapshot:
     the collection. values: metadata key to value to rows of `documents`, ascending.
     """
 
-    generation: int
-    segment: Segment
-    updated: datetime
-    log_count: int
-    document_count: int
-    passage_count: int
-    documents: list[Document]
-    vectors: NDArray[np.float32]
-    passages: NDArray[np.int32]
-    ended: NDArray[np.int64]
-    deleted: NDArray[np.int64]
-    deleted_passages: NDArray[np.int64]
-    values: dict[str, dict[str, list[int]]]
+    def __init__(self, memtable: "Memtable") -> None:
+        self.generation = memtable.generation
+        self.segment = memtable.segment
+        self.updated = memtable.updated
+        self.log_count = memtable.log_count
+        self.document_count = memtable.document_count
+        self.passage_count = memtable.passage_count
+        self.documents = memtable.documents
+        self.values = memtable.values
+        self.vectors: NDArray[np.float32] = memtable.vectors.view
+        self.dimensions = int(self.vectors.shape[1])
+        self.passages: NDArray[np.int32] = memtable.passages.view
+        self.ended: NDArray[np.int64] = memtable.ended.view
+        self.deleted: NDArray[np.int64] = memtable.deleted.view
+        self.deleted_passages: NDArray[np.int64] = memtable.deleted_passages.view
 
-    @property
-    def dimensions(self) -> int:
-        """Length of a vector."""
-        return int(self.vectors.shape[1])
+    @cached_property
+    def not_deleted(self) -> Any:
+        """A faiss.IDSelector of the segment's passages in the collection. To make it takes longer than a search."""
+        return faiss.IDSelectorNot(faiss.IDSelectorBatch(self.deleted_passages))
 
     def live(self) -> NDArray[np.bool_]:
         """Which documents of the memtable are in the collection."""
@@ -73,7 +73,7 @@ class Snapshot:
                 yield from (source[rows[start : start + _PART]] for start in range(0, len(rows), _PART))
 
         passages = np.concatenate([old_passages, new_passages])
-        return Content(self.segment.embedder, self.dimensions, documents(), passages, vectors())
+        return Content(self.segment.info.model, self.dimensions, documents(), passages, vectors())
 
 
 class GrowingArray:
@@ -98,32 +98,32 @@ class GrowingArray:
 
 
 class Memtable:
-    """The writes since `segment`, up to `generation`. Only the writer uses it; searches use its snapshots."""
+    """The writes since `segment`, up to `generation`. Only the writer uses it; searches use snapshots of it."""
 
     def __init__(self, segment: Segment) -> None:
-        self._segment = segment
-        self.generation = segment.generation
-        self._updated = segment.created
-        self._writes = 0
+        self.segment = segment
+        self.generation = segment.info.generation
+        self.updated = segment.info.create_time
+        self.log_count = 0
+        self.document_count, self.passage_count = len(segment.documents), len(segment.vectors)
+        self.documents: list[Document] = []
+        self.values: dict[str, dict[str, list[int]]] = {}
+        self.vectors = GrowingArray(np.float32, segment.vectors.shape[1])
+        self.passages = GrowingArray(np.int32, 3)
+        self.ended = GrowingArray(np.int64)
+        self.deleted = GrowingArray(np.int64)
+        self.deleted_passages = GrowingArray(np.int64)
         self._rows: dict[str, int] = {}
         self._deleted_rows: set[int] = set()
-        self._documents: list[Document] = []
-        self._values: dict[str, dict[str, list[int]]] = {}
-        self._vectors = GrowingArray(np.float32, segment.vectors.shape[1])
-        self._passages = GrowingArray(np.int32, 3)
-        self._ended = GrowingArray(np.int64)
-        self._deleted = GrowingArray(np.int64)
-        self._deleted_passages = GrowingArray(np.int64)
-        self._document_count, self._passage_count = len(segment.documents), len(segment.vectors)
 
     def find(self, document_id: str) -> tuple[Document, NDArray[np.int32], NDArray[np.float32]] | None:
         """A document with its passages and their vectors, None if it is not in the collection."""
         if (row := self._rows.get(document_id)) is not None:
             low, high = self._passages_of(row)
-            return self._documents[row], self._passages.view[low:high], self._vectors.view[low:high]
+            return self.documents[row], self.passages.view[low:high], self.vectors.view[low:high]
         if (row := self._segment_row(document_id)) is not None:
-            low, high = self._segment.passage_starts[row : row + 2]
-            return self._segment.document(row), self._segment.passages[low:high], self._segment.vectors[low:high]
+            low, high = self.segment.passage_starts[row : row + 2]
+            return self.segment.document(row), self.segment.passages[low:high], self.segment.vectors[low:high]
         return None
 
     def apply(self, write: Write) -> None:
@@ -132,57 +132,39 @@ class Memtable:
             return
         for document_id in (*write.removed, *(document.id for document in write.documents)):
             self._end(document_id, write.generation)
-        first = len(self._documents)
+        first = len(self.documents)
         for row, document in enumerate(write.documents, first):
             self._rows[document.id] = row
-            self._documents.append(document)
+            self.documents.append(document)
             for key, value in document.metadata.items():
-                self._values.setdefault(key, {}).setdefault(value, []).append(row)
-        self._ended.extend(np.full(len(write.documents), _LIVE))
-        self._passages.extend(write.passages + np.array([first, 0, 0], np.int32))
-        self._vectors.extend(write.vectors)
-        self._document_count += len(write.documents)
-        self._passage_count += len(write.passages)
-        self.generation, self._updated = write.generation, write.time
-        self._writes += 1
-
-    def snapshot(self) -> Snapshot:
-        """The state after the last write."""
-        return Snapshot(
-            generation=self.generation,
-            segment=self._segment,
-            updated=self._updated,
-            log_count=self._writes,
-            document_count=self._document_count,
-            passage_count=self._passage_count,
-            documents=self._documents,
-            vectors=self._vectors.view,
-            passages=self._passages.view,
-            ended=self._ended.view,
-            deleted=self._deleted.view,
-            deleted_passages=self._deleted_passages.view,
-            values=self._values,
-        )
+                self.values.setdefault(key, {}).setdefault(value, []).append(row)
+        self.ended.extend(np.full(len(write.documents), _LIVE))
+        self.passages.extend(write.passages + np.array([first, 0, 0], np.int32))
+        self.vectors.extend(write.vectors)
+        self.document_count += len(write.documents)
+        self.passage_count += len(write.passages)
+        self.generation, self.updated = write.generation, write.time
+        self.log_count += 1
 
     def _passages_of(self, row: int) -> tuple[int, int]:
-        low, high = np.searchsorted(self._passages.view[:, 0], [row, row + 1])
+        low, high = np.searchsorted(self.passages.view[:, 0], [row, row + 1])
         return int(low), int(high)
 
     def _segment_row(self, document_id: str) -> int | None:
-        row = self._segment.row_of(document_id)
+        row = self.segment.row_of(document_id)
         return None if row in self._deleted_rows else row
 
     def _end(self, document_id: str, generation: int) -> None:
         """The document is replaced or removed, if it is in the collection."""
         if (row := self._rows.pop(document_id, None)) is not None:
-            self._ended.view[row] = generation
+            self.ended.view[row] = generation
             low, high = self._passages_of(row)
         elif (row := self._segment_row(document_id)) is not None:
-            low, high = self._segment.passage_starts[row : row + 2].tolist()
+            low, high = self.segment.passage_starts[row : row + 2].tolist()
             self._deleted_rows.add(row)
-            self._deleted.extend(np.array([row]))
-            self._deleted_passages.extend(np.arange(low, high))
+            self.deleted.extend(np.array([row]))
+            self.deleted_passages.extend(np.arange(low, high))
         else:
             return
-        self._document_count -= 1
-        self._passage_count -= high - low
+        self.document_count -= 1
+        self.passage_count -= high - low

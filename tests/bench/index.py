@@ -25,9 +25,8 @@ from server.domain.rag import Document, ValueIn
 from server.vectorstore.admin import create_collection
 from server.vectorstore.ann_index import exact
 from server.vectorstore.search import search
-from server.vectorstore.segment import read_segment
-from server.vectorstore.segment_writer import Content
-from server.vectorstore.snapshot import Memtable
+from server.vectorstore.segment import Content, read_segment
+from server.vectorstore.snapshot import Memtable, Snapshot
 
 DIMENSIONS = 384
 QUERIES = 300
@@ -90,7 +89,7 @@ def measure(folder: Path) -> dict[str, Any]:
     start = time.perf_counter()
     read_segment(folder, "bench")
     checked = time.perf_counter() - start
-    snapshot = Memtable(segment).snapshot()
+    snapshot = Snapshot(Memtable(segment))
     size = len(segment.vectors)
     queries = vectors(QUERIES, 9, size)
 

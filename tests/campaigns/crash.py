@@ -29,9 +29,9 @@ from server.inference.scheduler import Scheduler
 from server.tasks.rag.engine import RagEngine
 from server.vectorstore import manager
 from server.vectorstore.collection import Collection
-from server.vectorstore.segment import kept_segments, read_segment
-from server.vectorstore.segment_writer import Content
-from server.vectorstore.snapshot import Memtable
+from server.vectorstore.layout import segment_folder
+from server.vectorstore.segment import Content, kept_generations, read_segment
+from server.vectorstore.snapshot import Memtable, Snapshot
 from tests.tasks.rag.hashing import HashingEmbedder, hashed
 
 NAME = "notes"
@@ -130,9 +130,9 @@ class Expected:
         assert collection.snapshot.generation == self.number
         assert found == self.states[self.number]
         self.under_way = None
-        for kept in kept_segments(collection.folder):
-            whole = read_segment(kept.folder, NAME)
-            assert content_of(Memtable(whole).snapshot().content()) == self.states[whole.generation]
+        for kept in kept_generations(collection.folder):
+            whole = read_segment(segment_folder(collection.folder, kept.generation), NAME)
+            assert content_of(Snapshot(Memtable(whole)).content()) == self.states[kept.generation]
 
 
 def content_of(content: Content) -> State:

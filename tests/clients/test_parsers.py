@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quintet_client.cli import parsers
+from quintet_client.cli.files import split
 from quintet_client.cli.parsers import Parsed, Unusable, parse
-from quintet_client.cli.parts import split
 
 from tests.clients.pdf_files import write_pdf
 

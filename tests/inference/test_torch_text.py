@@ -11,8 +11,8 @@ import pytest
 from server.domain.errors import ModelUnavailable
 from server.domain.models import ModelTask
 from server.inference.scheduler import Scheduler
-from server.inference.text_models import text_model
 from server.inference.text import TextClassifier, TextEmbedder
+from server.inference.text_models import text_model
 from server.inference.torch_text import load_from_hub
 from server.models.spec import ModelSettings
 from tests.small_artefacts import WORDS, soon, tiny_tokenizer

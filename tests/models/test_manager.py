@@ -46,7 +46,9 @@ class Workshop:
         self.differs = ""
         self.built = 0
         self.gone: list[str] = []
-        self.handle: Handle[Engine] = manager.add(ModelSpec("m", ModelTask.CLASSIFICATION, self._prepare, check=self._check))
+        self.handle: Handle[Engine] = manager.add(
+            ModelSpec("m", ModelTask.CLASSIFICATION, self._prepare, check=self._check)
+        )
 
     def _prepare(self) -> Callable[[Artefact], Engine]:
         return self._build

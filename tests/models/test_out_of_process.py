@@ -1,4 +1,4 @@
-"""Engines with a process of their own in the manager: they load beside the others, and count what their process takes."""
+"""Engines with a process of their own: they load beside the others, and count what their process takes."""
 
 import asyncio
 import os

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from server.domain.errors import BudgetExhausted, LedgerUnavailable, QuotaExceeded
 from server.domain.money import Cost
+from server.tenancy.limits.budgets import Period, to_datetime
+from server.tenancy.limits.limit_set import RateLimit
 from server.tenancy.limits.memory import MemoryLimiter, MemoryPermit
-from server.tenancy.limits.periods import Period, moment
-from server.tenancy.limits.rules import Rate
 from server.tenancy.tenants import Limits, Tenant
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ def at_once(work: Coroutine[Any, Any, T]) -> T:
 def test_no_window_admits_more_than_the_burst_and_what_flowed_back(
     per_minute: int, burst: int, arrivals: list[tuple[int, int]]
 ) -> None:
-    rate = Rate("", "tokens", "", per_minute, burst, burst)
+    rate = RateLimit("", "tokens", "", per_minute, burst, burst)
     now, arrival = START, 0
     admitted: list[tuple[int, int]] = []
     for gap, amount in arrivals:
@@ -186,12 +186,12 @@ def test_budgets_begin_anew_with_day_and_month_in_utc() -> None:
 def test_periods_are_those_of_the_calendar(time: datetime) -> None:
     now = int(time.replace(tzinfo=UTC).timestamp()) * SECOND
     for period in Period:
-        span = period.around(now)
-        assert span.start <= now < span.end
+        dates = period.around(now)
+        assert dates.start <= now < dates.end
         parts = 3 if period is Period.DAY else 2
-        first, last, after = moment(span.start), moment(span.end - 1), moment(span.end)
+        first, last, after = to_datetime(dates.start), to_datetime(dates.end - 1), to_datetime(dates.end)
         assert first.timetuple()[:parts] == last.timetuple()[:parts] != after.timetuple()[:parts]
-        assert f"{first:%Y-%m-%d}" == span.date
+        assert f"{first:%Y-%m-%d}" == dates.first
 
 
 def test_budgets_go_on_where_the_ledger_stands() -> None:

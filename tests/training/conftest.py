@@ -1,7 +1,6 @@
 """A loopback index, a cache, and what fetches from one into the other."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -11,8 +10,8 @@ import pytest
 
 from tests.training.index_server import IndexServer, running_index
 from training.fetch.cache import Cache
+from training.fetch.downloads import Downloader
 from training.fetch.fetcher import Fetcher
-from training.fetch.http import Client
 from training.fetch.hub import Hub
 from training.fetch.lock import Input, read_lock
 from training.fetch.package_index import PackageIndex
@@ -37,9 +36,9 @@ def new_fetcher(index: IndexServer, cache: Cache) -> Callable[..., Fetcher]:
     """Makes what a new process would have."""
 
     def new(hub: str | None = None) -> Fetcher:
-        client = Client(threading.Event(), pause=0.01)
-        packages = PackageIndex(client, (f"{index.url}/simple",))
-        return Fetcher(cache, client, Hub(hub or "http://127.0.0.1:9", budget=0.3), packages, PlainProgress())
+        downloader = Downloader(pause_seconds=0.01)
+        packages = PackageIndex(downloader, (f"{index.url}/simple",))
+        return Fetcher(cache, downloader, Hub(hub or "http://127.0.0.1:9", timeout=0.3), packages, PlainProgress())
 
     return new
 
@@ -50,7 +49,7 @@ def lock(tmp_path: Path) -> Callable[..., Input]:
 
     def write(contents: Mapping[str, bytes], *sources: Mapping[str, Any]) -> Input:
         pins = {name: {"bytes": len(data), "sha256": sha256(data).hexdigest()} for name, data in contents.items()}
-        entry = {"title": "test", "licence": LICENCE, "contents": pins, "sources": sources}
+        entry = {"title": "test", "licence": LICENCE, "files": pins, "sources": sources}
         path = tmp_path / "lock.json"
         path.write_text(json.dumps({"inputs": {"thing": entry}}))
         return read_lock(path)["thing"]

@@ -38,7 +38,7 @@ class IndexServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def add(self, package: str, file: str, content: bytes) -> dict[str, Any]:
-        """Offer a file; return it as a carrier of the lock file."""
+        """Offer a file; return it as a distribution of the lock file."""
         self.files[file] = content
         self.packages[file] = package
         return {

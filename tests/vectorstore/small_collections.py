@@ -9,7 +9,7 @@ from server.domain.models import ModelIdentity
 from server.domain.rag import Document
 from server.vectorstore.admin import create_collection
 from server.vectorstore.collection import Collection
-from server.vectorstore.segment_writer import Content
+from server.vectorstore.segment import Content
 
 EMBEDDER = ModelIdentity("embedder", "1", "sha256:0")
 

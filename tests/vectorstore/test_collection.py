@@ -11,7 +11,7 @@ from server.domain.errors import CollectionExists, ServerOverloaded
 from server.vectorstore.admin import drop_collection, publish_collection
 from server.vectorstore.layout import collection_names, generations_on_disk, remove_abandoned, staging_folder
 from server.vectorstore.log import LogPart, read_log
-from server.vectorstore.segment_writer import write_segment
+from server.vectorstore.segment import write_segment
 from tests.vectorstore.small_collections import add, content, documents, made, opened, parts, texts_of
 
 STEPS = st.lists(
@@ -86,9 +86,9 @@ def test_a_generation_that_was_never_current_is_not_served(tmp_path: Path) -> No
     collection.fold()
     (tmp_path / "notes" / "current").write_text("0\n")  # as if killed before the pointer moved
     again = opened(tmp_path)
-    assert (texts_of(again), again.faults, again.snapshot.segment.generation) == (["one", "two"], [], 0)
+    assert (texts_of(again), again.faults, again.snapshot.segment.info.generation) == (["one", "two"], [], 0)
     again.fold()
-    assert opened(tmp_path).snapshot.segment.generation == 1
+    assert opened(tmp_path).snapshot.segment.info.generation == 1
 
 
 def test_writes_during_a_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_writes_during_a_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("server.vectorstore.log.read_log", watched)
     assert collection.fold().generation == 3
     assert (seen, seen[-1]) == (sorted(seen), 3)
-    assert (collection.snapshot.segment.generation, collection.snapshot.log_count) == (1, 2)
+    assert (collection.snapshot.segment.info.generation, collection.snapshot.log_count) == (1, 2)
     for each in (collection, opened(tmp_path)):
         assert texts_of(each) == ["one", "two", "three", "four"]
 

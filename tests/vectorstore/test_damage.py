@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from server.domain.errors import CollectionBroken, StorageFull
 from server.vectorstore.admin import create_collection, publish_collection
 from server.vectorstore.layout import collection_names
-from server.vectorstore.log import Write, append, read_log
-from server.vectorstore.segment import kept_segments
+from server.vectorstore.log import Log, Write, read_log
+from server.vectorstore.segment import kept_generations
 from tests.vectorstore.small_collections import add, content, documents, made, opened, parts, texts_of
 
 FILES = sorted(
@@ -63,7 +63,7 @@ def test_what_a_killed_rollback_left_never_counts(tmp_path: Path) -> None:
     assert add(again, "third") == left.generation
     add(again, "fourth")
     again.fold()
-    assert [segment.generation for segment in kept_segments(again.folder)] == [3, 1, 0]
+    assert [each.generation for each in kept_generations(again.folder)] == [3, 1, 0]
     hurt(tmp_path / "notes" / "00000003" / "manifest.json", "remove")
     assert texts_of(opened(tmp_path)) == ["first", "second", "third", "fourth"]
 
@@ -147,16 +147,15 @@ def test_a_damaged_record_is_left_out_and_told(tmp_path: Path) -> None:
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_no_damage_of_a_log_is_taken_for_a_write(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    path = tmp_path_factory.mktemp("log") / "log"
-    end = 0
+    log = Log(tmp_path_factory.mktemp("log"), 0)
     for number in (1, 2, 3):
         text = f"text {number}"
-        end = append(path, end, Write(number, datetime.now(UTC), ("x",), documents(text), *parts(text)))
-    raw = bytearray(path.read_bytes())
+        log.append(Write(number, datetime.now(UTC), ("x",), documents(text), *parts(text)))
+    raw = bytearray(log.path.read_bytes())
     at = data.draw(st.integers(0, len(raw) - 1))
     raw[at] ^= data.draw(st.integers(1, 255))
-    path.write_bytes(raw)
-    part = read_log(path)
+    log.path.write_bytes(raw)
+    part = read_log(log.path)
     found = [(write.generation, write.documents, write.removed) for write in part.writes]
     assert len(found) == 2
     assert all(entry == (entry[0], documents(f"text {entry[0]}"), ("x",)) for entry in found)

@@ -14,7 +14,7 @@ from server.vectorstore import ann_index
 from server.vectorstore.admin import create_collection
 from server.vectorstore.collection import Collection
 from server.vectorstore.search import search
-from server.vectorstore.segment_writer import Content
+from server.vectorstore.segment import Content
 
 EMBEDDER = ModelIdentity("embedder", "1", "")
 KEYS, VALUES = ("a", "ab", "\U0010ffff"), ("", "1", "2.5", "-3", "x", "1e1", "nan", "\U0010ffff")

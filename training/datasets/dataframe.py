@@ -1,14 +1,13 @@
-"""Reading a table out of a pickled pandas DataFrame without pandas, and without trusting the pickle.
+"""Reads the columns of a pickled pandas DataFrame without pandas and without trusting the pickle.
 
-A pickle is a program. This reader runs it with a closed list of callables: arrays of numpy, and stand-ins for the
-parts of pandas that only keep what they are given. Whatever else the pickle names is refused before it is looked up.
+A pickle is a program. This reader runs it with a closed list of callables: numpy arrays, and stand-ins for the parts
+of pandas that only keep their arguments. Any other name in the pickle is refused before it is looked up.
 """
 
 import io
 import lzma
 import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,70 +19,52 @@ Array = NDArray[Any]
 
 
 class UnsafePickle(pickle.UnpicklingError):
-    """The pickle asks for something that is not on the list, or holds no table."""
+    """The pickle names something that is not on the list, or holds no table."""
 
 
-def read_frame(path: Path) -> dict[str, Array]:
-    """The columns of an xz-packed DataFrame, in order. Texts are `str`, or None where missing."""
+def read_dataframe(path: Path) -> dict[str, Array]:
+    """The columns of an xz-compressed DataFrame, in order. Texts are `str`, or None where missing."""
     unpacker = lzma.LZMADecompressor(format=lzma.FORMAT_XZ)
     pickled = unpacker.decompress(path.read_bytes(), max_length=UNPACKED_LIMIT)
     if not unpacker.eof:
         raise UnsafePickle(f"{path.name} is cut short, or longer than {UNPACKED_LIMIT} bytes")
-    return parse_frame(pickled)
+    return parse_dataframe(pickled)
 
 
-def parse_frame(pickled: bytes) -> dict[str, Array]:
+def parse_dataframe(pickled: bytes) -> dict[str, Array]:
     """The columns of a pickled DataFrame. Raises UnsafePickle."""
     frame = _ClosedUnpickler(io.BytesIO(pickled)).load()
     manager = getattr(frame, "_mgr", None)
-    if not isinstance(frame, _Frame) or not isinstance(manager, _Manager):
+    if not isinstance(manager, _StandIn):
         raise UnsafePickle("the pickle holds no DataFrame")
-    names = [str(name) for name in manager.axes[0]["data"]]
+    blocks, axes = manager.arguments
+    names = [str(name) for name in axes[0]["data"]]
     columns: dict[int, Array] = {}
-    for block in manager.blocks:
-        places = block.places
-        numbers = range(len(names))[places] if isinstance(places, slice) else places.tolist()
-        columns.update(zip(numbers, map(_tidy, block.values), strict=True))
+    for block in blocks:
+        values, positions, _ = block.arguments
+        numbers = range(len(names))[positions] if isinstance(positions, slice) else positions.tolist()
+        columns.update(zip(numbers, map(_with_none, values), strict=True))
     if sorted(columns) != list(range(len(names))):
         raise UnsafePickle("the blocks of the DataFrame do not cover its columns")
     return {name: columns[number] for number, name in enumerate(names)}
 
 
-def _tidy(values: Array) -> Array:
+def _with_none(values: Array) -> Array:
+    """Texts with None where one is missing: pandas writes None or the float nan."""
     if values.dtype != object:
         return values
-    # A missing text is None or the float nan.
-    return np.array(
-        [None if value is None or isinstance(value, float) else str(value) for value in values], dtype=object
-    )
+    found = [None if value is None or isinstance(value, float) else str(value) for value in values]
+    return np.array(found, dtype=object)
 
 
-class _Frame:
-    """Stands in for DataFrame; the pickle puts a manager into `_mgr`."""
+class _StandIn:
+    """A DataFrame (its state has `_mgr`), a BlockManager (blocks, axes) or a Block (values, positions, ndim)."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
 
 
-@dataclass(frozen=True)
-class _Block:
-    """Columns of one type: `values[i]` is the column with the number `places[i]`."""
-
-    values: Array
-    places: Array | slice
-    dimensions: int
-
-
-@dataclass(frozen=True)
-class _Manager:
-    """Stands in for BlockManager: blocks, and the axes that name columns and rows."""
-
-    blocks: tuple[_Block, ...]
-    axes: list[Any]
-
-
-class _Index:
-    """Stands in for Index and RangeIndex, which are only handed to `_new_index`."""
-
-
-def _new_index(_: type[_Index], state: Mapping[str, Any]) -> Mapping[str, Any]:
+def _new_index(_: object, state: Mapping[str, Any]) -> Mapping[str, Any]:
     return state
 
 
@@ -103,12 +84,12 @@ _ALLOWED: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy.core.numeric", "_frombuffer"): _from_buffer,
-    ("pandas._libs.internals", "_unpickle_block"): _Block,
-    ("pandas.core.frame", "DataFrame"): _Frame,
-    ("pandas.core.indexes.base", "Index"): _Index,
+    ("pandas._libs.internals", "_unpickle_block"): _StandIn,
+    ("pandas.core.frame", "DataFrame"): _StandIn,
+    ("pandas.core.indexes.base", "Index"): _StandIn,
     ("pandas.core.indexes.base", "_new_Index"): _new_index,
-    ("pandas.core.indexes.range", "RangeIndex"): _Index,
-    ("pandas.core.internals.managers", "BlockManager"): _Manager,
+    ("pandas.core.indexes.range", "RangeIndex"): _StandIn,
+    ("pandas.core.internals.managers", "BlockManager"): _StandIn,
 }
 
 

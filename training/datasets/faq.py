@@ -1,8 +1,8 @@
 """The FAQ set: documentation of four projects as documents, and their own frequently asked questions as queries.
 
-The answer to a question is the section under its heading, and that heading is withheld from what is indexed, so that a
-question must be matched with the answer's text. Other sections may answer too, which no one has judged: the measures
-are a floor, good for comparing one way with another.
+The answer to a question is the section under its heading. That heading is not indexed, so that a question must be
+matched with the answer's text. Other sections may answer too and were not judged: the measures are lower bounds, good
+for comparisons.
 """
 
 import re
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-_MIN_WORDS = 5  # a section with fewer says nothing
+_MIN_WORDS = 5  # shorter sections are left out
 
-# What has an adornment below, and maybe above, is a heading; adornments are ranked as a page uses them.
+# A heading has an adornment below, and maybe above. Adornments are ranked in the order of their first use on a page.
 _ADORNMENT = re.compile(r"([=\-~^\"'`#*+.:_])\1{2,}\s*")
 _DIRECTIVE = re.compile(r"\s*\.\. (?:\|[^|]+\| )?([\w:-]+)::\s*(.*)")
 _COMMENT = re.compile(r"\s*\.\.(?:\s|$)")
 _OPTION = re.compile(r"\s+:[\w-]+:.*")
-# Directives whose content is text, and those whose argument is. Of others neither is.
+# Directives whose content is text, and those whose argument is text. All others are left out.
 _BODIES = {
     *("note", "warning", "admonition", "tip", "seealso", "sidebar", "topic", "important", "hint", "caution"),
     *("versionadded", "versionchanged", "deprecated", "code-block", "sourcecode", "parsed-literal", "console"),
@@ -70,7 +70,7 @@ PROJECTS = (
 
 @dataclass(frozen=True)
 class Section:
-    """What stands between two headings; `question` is the one of the FAQ that it belongs to."""
+    """The text between two headings; `question` is the question of the FAQ that it answers, if any."""
 
     id: str
     title: str
@@ -79,7 +79,7 @@ class Section:
 
 
 def read_sections(archive: Path, docs: Docs) -> Iterator[Section]:
-    """The sections of a project's documentation, from its source distribution, which is only read."""
+    """The sections of a project's documentation, read from its source distribution."""
     pages = {}
     with tarfile.open(archive) as tar:
         for member in tar:
@@ -94,19 +94,19 @@ def read_sections(archive: Path, docs: Docs) -> Iterator[Section]:
 
 
 def split_page(name: str, source: str, *, is_faq: bool) -> Iterator[Section]:
-    """The sections of one page of reStructuredText that say something.
+    """The sections of one page of reStructuredText that have some text.
 
-    On a page of a FAQ, what has the level of the highest heading with a question mark is a question, marked or not
-    ("I can't log in"), and deeper headings are parts of its answer.
+    On a page of a FAQ, the highest heading with a question mark sets the level of questions. Other headings of that
+    level ("I can't log in") are questions, too, and deeper headings are parts of their answers.
     """
-    parts = list(_headed(source.splitlines()))
+    parts = list(_parts(source.splitlines()))
     page = next((part.heading for part in parts if part.heading), "")
-    asking = min((part.level for part in parts if is_faq and part.heading.endswith("?")), default=None)
+    question_level = min((part.level for part in parts if is_faq and part.heading.endswith("?")), default=None)
     question = ""
     for number, (level, heading, lines) in enumerate(parts):
-        if asking is not None and level <= asking:
-            question = heading if level == asking else ""
-        is_named = heading not in ("", page, question)  # a question must not help to find its answer
+        if question_level is not None and level <= question_level:
+            question = heading if level == question_level else ""
+        is_named = heading not in ("", page, question)  # the question must not be in its answer's title
         text = plain(lines)
         if len(text.split()) >= _MIN_WORDS:
             yield Section(f"{name}#{number}", f"{page}: {heading}" if is_named else page, text, question)
@@ -120,7 +120,7 @@ class Part(NamedTuple):
     lines: list[str]
 
 
-def _headed(lines: list[str]) -> Iterator[Part]:
+def _parts(lines: list[str]) -> Iterator[Part]:
     """The page's parts; the first may have no heading."""
     ranks: list[tuple[str, bool]] = []
     part = Part(0, "", [])
@@ -155,9 +155,9 @@ def _heading(lines: list[str], index: int) -> tuple[str, tuple[str, bool], int] 
 
 
 def plain(lines: list[str]) -> str:
-    """Text of reStructuredText without directives' names, options, targets and marks."""
-    kept: list[str] = []
-    skipped_indent: int | None = None  # of a directive whose content is left out
+    """The text of reStructuredText without the names of directives, options, targets and markup."""
+    text: list[str] = []
+    skipped_indent: int | None = None  # the indent of a directive whose content is left out
     in_options = False
     for line in lines:
         indent = len(line) - len(line.lstrip())
@@ -171,14 +171,14 @@ def plain(lines: list[str]) -> str:
             name = directive[1].rsplit(":", 1)[-1]
             in_options = name in _BODIES
             if name in _ARGUMENTS and directive[2]:
-                kept += ["", directive[2]]
+                text += ["", directive[2]]
             if name not in _BODIES:
                 skipped_indent = indent
         elif _COMMENT.match(line):
             skipped_indent = indent
         else:
-            kept.append(line.strip())
-    return re.sub(r"\n{3,}", "\n\n", inline("\n".join(kept))).strip()
+            text.append(line.strip())
+    return re.sub(r"\n{3,}", "\n\n", inline("\n".join(text))).strip()
 
 
 def inline(text: str) -> str:

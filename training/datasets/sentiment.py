@@ -5,17 +5,17 @@
 
 import hashlib
 import html
-import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 LABELS = ("negative", "neutral", "positive")
-THRESHOLD = 0.5  # a mean rating beyond it is not neutral; the authors' own bound
+THRESHOLD = 0.5  # the authors' own: a mean rating beyond it is not neutral
 SOURCES = {
     "tweets": "tweets_GroundTruth.txt",
     "amazon": "amazonReviewSnippets_GroundTruth.txt",
@@ -41,10 +41,12 @@ def read_examples(files: Mapping[str, Path]) -> dict[str, list[Example]]:
     parts: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
     seen: set[str] = set()
     for source, name in SOURCES.items():
-        for identity, rating, text in _lines(files[name].read_text(encoding="utf-8-sig").splitlines()):
+        for line in files[name].read_text(encoding="utf-8-sig").splitlines():
+            identity, rating, escaped = line.split("\t", 2)
+            text = html.unescape(html.unescape(escaped.strip()))  # some are escaped twice
             if (key := duplicate_key(text)) not in seen:
                 seen.add(key)
-                parts[part_of(source, identity)].append(Example(source, rating, text))
+                parts[part_of(source, identity)].append(Example(source, float(rating), text))
     return parts
 
 
@@ -79,16 +81,6 @@ def soft_labels(ratings: Floats, deviation: float) -> Floats:
 
     A mean of twenty ratings is noisy, and a label near the threshold should count for little.
     """
-    below = np.array([_normal((-THRESHOLD - rating) / deviation) for rating in ratings])
-    above = np.array([_normal((rating - THRESHOLD) / deviation) for rating in ratings])
-    return np.stack([below, 1 - below - above, above], axis=1)
-
-
-def _normal(value: float) -> float:
-    return 0.5 * (1 + math.erf(value / math.sqrt(2)))
-
-
-def _lines(lines: Iterable[str]) -> Iterable[tuple[str, float, str]]:
-    for line in lines:
-        identity, rating, text = line.split("\t", 2)
-        yield identity, float(rating), html.unescape(html.unescape(text.strip()))  # some are escaped twice
+    below = ndtr((-THRESHOLD - ratings) / deviation)
+    above = ndtr((ratings - THRESHOLD) / deviation)
+    return np.stack([below, ndtr((THRESHOLD - ratings) / deviation) - below, above], axis=1)

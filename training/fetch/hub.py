@@ -1,62 +1,57 @@
-"""The model hub as a source.
+"""The model hub as a source. QUINTET_HUB=off or HF_HUB_OFFLINE switches it off.
 
-Where the hub cannot be reached, finding that out costs at most 3 seconds, once a run: the first question decides
-for all that follow. QUINTET_HUB=off asks nothing.
+Files are fetched by `Downloader` from the URLs of huggingface_hub: `hf_hub_download` of 2.4 writes each attempt into a
+new temporary file, so the next run would fetch an interrupted gigabyte from its beginning.
 """
 
 import os
+import queue
 import threading
 import urllib.error
 import urllib.request
 
 from training.fetch.lock import HubSource
 
-BUDGET_SECONDS = 3.0
-_ANSWERS = range(200, 500)  # also a refusal shows that somebody is there
+TIMEOUT_SECONDS = 3.0
 
 
 class Hub:
-    """Knows the hub's URLs, and whether it is there."""
+    """Knows the hub's URLs, and whether it can be reached: the first answer holds for the whole run."""
 
-    def __init__(self, endpoint: str | None = None, *, budget: float = BUDGET_SECONDS) -> None:
+    def __init__(self, endpoint: str | None = None, *, timeout: float = TIMEOUT_SECONDS) -> None:
         self._endpoint = endpoint
-        self._budget = budget
+        self._timeout = timeout
         self._lock = threading.Lock()
-        self._reachable: bool | None = None
-        if os.environ.get("QUINTET_HUB", "").lower() in ("off", "0", "false") or os.environ.get("HF_HUB_OFFLINE"):
-            self._reachable = False
+        is_off = os.environ.get("QUINTET_HUB", "").lower() in ("off", "0", "false") or os.environ.get("HF_HUB_OFFLINE")
+        self._reachable: bool | None = False if is_off else None
 
     def reachable(self) -> bool:
-        """Whether the hub answers. The first caller waits up to the budget, the others for the first."""
+        """Whether the hub answers within the timeout. Concurrent callers wait for the first one's answer."""
         with self._lock:
             if self._reachable is None:
-                self._reachable = self._ask()
+                answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
+                # A name server may block for longer than any socket timeout, so another thread waits for it.
+                threading.Thread(target=lambda: answers.put(self._responds()), daemon=True, name="hub").start()
+                try:
+                    self._reachable = answers.get(timeout=self._timeout)
+                except queue.Empty:
+                    self._reachable = False
             return self._reachable
 
-    def url_of(self, source: HubSource, content: str) -> str:
+    def url_of(self, source: HubSource, path: str) -> str:
         """Where a file of a repository lies."""
         from huggingface_hub import hf_hub_url
 
-        return hf_hub_url(source.repository, source.name_of(content), revision=source.revision, endpoint=self._endpoint)
+        return hf_hub_url(source.repository, source.name_of(path), revision=source.revision, endpoint=self._endpoint)
 
-    def _ask(self) -> bool:
-        """A name server may hang longer than any socket's timeout, so the question is asked on a thread of its own."""
-        answered = threading.Event()
-        result: list[bool] = []
+    def _responds(self) -> bool:
+        from huggingface_hub import constants
 
-        def ask() -> None:
-            from huggingface_hub import constants
-
-            request = urllib.request.Request(self._endpoint or constants.ENDPOINT, method="HEAD")  # noqa: S310
-            try:
-                with urllib.request.urlopen(request, timeout=self._budget):  # noqa: S310
-                    result.append(True)
-            except urllib.error.HTTPError as error:
-                result.append(error.code in _ANSWERS)
-            except OSError:
-                pass
-            answered.set()
-
-        threading.Thread(target=ask, daemon=True, name="hub").start()
-        answered.wait(self._budget)
-        return bool(result and result[0])
+        request = urllib.request.Request(self._endpoint or constants.ENDPOINT, method="HEAD")  # noqa: S310
+        try:
+            urllib.request.urlopen(request, timeout=self._timeout).close()  # noqa: S310
+        except urllib.error.HTTPError as error:
+            return error.code < 500  # a refusal is an answer
+        except OSError:
+            return False
+        return True

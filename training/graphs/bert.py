@@ -3,13 +3,13 @@
     sentence encoder     input_ids, attention_mask -> embedding [batch, hidden size], rows of length 1
     sequence classifier  input_ids, attention_mask -> logits    [batch, labels]
 
-An exporter would trace the modules: two to three times as many nodes, many of which compute shapes, and attention that
-onnxruntime does not recognise. Each node takes one or two microseconds, and a short text less than a millisecond.
-Tokens are rows of one matrix from the first layer to the last. A classifier reads the first token alone, so the last
-layer computes nothing else of the others than their keys and values: of six layers five sixths of one are saved, and
-nothing changes in the result. token_type_ids are zeros inside the graph: every text has one segment.
+torch's exporter writes two to three times as many nodes, many of which compute shapes, and attention that onnxruntime
+does not recognise. Each node takes one or two microseconds, and a short text less than a millisecond.
 
-SkipLayerNormalization would fuse two nodes, but takes five times as long as the two: it is not vectorised.
+Tokens are rows of one matrix from the first layer to the last. A classifier reads only the first token, so the last
+layer computes only keys and values of the other tokens: this saves five sixths of one layer and changes no result.
+token_type_ids are zeros inside the graph: every text has one segment. SkipLayerNormalization would fuse two nodes, but
+takes five times as long as both: it is not vectorised.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ from server.inference.onnx_text import FILES
 from training.graphs.arithmetic import Arithmetic, Exact, Floats, Int8, Operand
 from training.graphs.onnx_graph import Graph
 
-_GELU_LEAST = -0.17  # x Phi(x) is nowhere less
+_GELU_LEAST = -0.17  # the lower bound of x Phi(x)
 _INPUTS = [
     helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"])
     for name in ("input_ids", "attention_mask")
@@ -34,7 +34,7 @@ _ARITHMETICS: dict[str, Arithmetic] = {"onnx": Exact(), "onnx-int8": Int8()}  # 
 
 
 def write_encoder(bert: BertModel, folder: Path) -> None:
-    """Write both graphs of a BERT, the mean of its token vectors under the mask, scaled to length 1."""
+    """Write both graphs of an encoder: the mean of the token vectors under the mask, scaled to length 1."""
     for engine, arithmetic in _ARITHMETICS.items():
         onnx.save(_encoder(bert, arithmetic), folder / FILES[engine])
 
@@ -54,7 +54,7 @@ def _encoder(bert: Any, arithmetic: Arithmetic) -> ModelProto:
     weights = graph.add("Cast", "attention_mask", to=TensorProto.FLOAT)
     weighted = graph.add("Mul", body.cube(rows), graph.add("Unsqueeze", weights, graph.integers(-1)))
     total = graph.add("ReduceSum", weighted, graph.integers(1), keepdims=0)
-    # The mean is a multiple of the sum, and the length becomes 1 anyway.
+    # The sum serves as the mean: both have the same direction, and the length becomes 1.
     unit = graph.add("LpNormalization", total, axis=-1, p=2)
     return graph.model(_INPUTS, unit, "embedding", body.width)
 
@@ -66,14 +66,14 @@ def _classifier(model: Any, arithmetic: Arithmetic) -> ModelProto:
     *inner, last = bert.encoder.layer
     for number, layer in enumerate(inner):
         rows = body.layer(f"layer{number}", layer, rows)
-    first = body.layer("last", last, rows, first_alone=True)
+    first = body.layer("last", last, rows, first_only=True)
     pooled = body.graph.add("Tanh", body.dense("pooler", bert.pooler.dense, first))
     logits = body.dense("classifier", model.classifier, pooled)
     return body.graph.model(_INPUTS, logits, "logits", model.config.num_labels)
 
 
 class _Body:
-    """What both kinds share. Rows are float32 [tokens of all texts, width]."""
+    """The part that both kinds share. Rows are float32 [tokens of all texts, width]."""
 
     def __init__(self, bert: Any, arithmetic: Arithmetic) -> None:
         if bert.config.hidden_act != "gelu":
@@ -81,7 +81,7 @@ class _Body:
         self.graph = graph = Graph()
         self.width = bert.config.hidden_size
         self._heads = bert.config.num_attention_heads
-        self._parts = bert.embeddings
+        self._embeddings = bert.embeddings
         self._arithmetic = arithmetic
         self._shape = graph.add("Shape", "input_ids")
         self._batch = graph.add("Slice", self._shape, graph.integers(0), graph.integers(1))
@@ -94,38 +94,36 @@ class _Body:
         return self.graph.add("Reshape", rows, self._cube)
 
     def embeddings(self) -> str:
-        """Words and positions, normalised."""
-        graph, parts = self.graph, self._parts
+        """Words plus positions, normalised."""
+        graph, parts = self.graph, self._embeddings
         words = self._arithmetic.look_up(graph, _numbers(parts.word_embeddings.weight), "input_ids", "words")
-        places = _numbers(parts.position_embeddings.weight) + _numbers(parts.token_type_embeddings.weight)[0]
+        positions = _numbers(parts.position_embeddings.weight) + _numbers(parts.token_type_embeddings.weight)[0]
         length = graph.add("Slice", self._shape, graph.integers(1), graph.integers(2))
-        there = graph.add("Slice", graph.constant("places", places), graph.integers(0), length)
-        found = self._normalised("embeddings", parts.LayerNorm, graph.add("Add", words, there))
-        return self._rows(found)
+        used = graph.add("Slice", graph.constant("positions", positions), graph.integers(0), length)
+        return self._rows(self._normalised("embeddings", parts.LayerNorm, graph.add("Add", words, used)))
 
-    def layer(self, name: str, layer: Any, rows: str, *, first_alone: bool = False) -> str:
-        """What a layer makes of the rows; of the first token of each text alone, if nothing else is read."""
+    def layer(self, name: str, layer: Any, rows: str, *, first_only: bool = False) -> str:
+        """The output of a layer: of all rows, or only of the first token of each text."""
         attention = layer.attention
-        read, read_count, asked_shape = rows, self._tokens, self._cube
-        operand = self._arithmetic.operand(self.graph, rows, self._tokens)
-        asking = operand
-        if first_alone:
+        queries, count, shape = rows, self._tokens, self._cube
+        keys_operand = queries_operand = self._arithmetic.operand(self.graph, rows, self._tokens)
+        if first_only:
             graph, begin, end = self.graph, self.graph.integers(0), self.graph.integers(1)
-            read = self._rows(graph.add("Slice", self.cube(rows), begin, end, end))
-            read_count = self._batch
-            asked_shape = graph.add("Concat", self._batch, graph.integers(1, self.width), axis=0)
-            asking = self._arithmetic.operand(graph, read, read_count)
-        context = self._attention(f"{name}.attention", attention.self, asking, operand, asked_shape)
+            queries = self._rows(graph.add("Slice", self.cube(rows), begin, end, end))
+            count = self._batch
+            shape = graph.add("Concat", self._batch, graph.integers(1, self.width), axis=0)
+            queries_operand = self._arithmetic.operand(graph, queries, count)
+        context = self._attention(f"{name}.attention", attention.self, queries_operand, keys_operand, shape)
         attended, bias = self._product(
-            f"{name}.attended", attention.output.dense, self._arithmetic.operand(self.graph, context, read_count)
+            f"{name}.attended", attention.output.dense, self._arithmetic.operand(self.graph, context, count)
         )
-        middle = self._summed(f"{name}.middle", attention.output.LayerNorm, attended, bias, read)
+        middle = self._summed(f"{name}.middle", attention.output.LayerNorm, attended, bias, queries)
         wide, bias = self._product(
-            f"{name}.up", layer.intermediate.dense, self._arithmetic.operand(self.graph, middle, read_count)
+            f"{name}.up", layer.intermediate.dense, self._arithmetic.operand(self.graph, middle, count)
         )
         wide = self.graph.add("BiasGelu", wide, self.graph.constant(f"{name}.up.bias", bias), extra=True)
         down, bias = self._product(
-            f"{name}.down", layer.output.dense, self._arithmetic.operand(self.graph, wide, read_count, _GELU_LEAST)
+            f"{name}.down", layer.output.dense, self._arithmetic.operand(self.graph, wide, count, _GELU_LEAST)
         )
         return self._summed(f"{name}.out", layer.output.LayerNorm, down, bias, middle)
 
@@ -136,16 +134,16 @@ class _Body:
             "Gemm", rows, self.graph.constant(name, weight), self.graph.constant(f"{name}.bias", bias)
         )
 
-    def _attention(self, name: str, part: Any, asking: Operand, operand: Operand, asked_shape: str) -> str:
+    def _attention(self, name: str, part: Any, queries: Operand, keys: Operand, shape: str) -> str:
         graph = self.graph
         inputs, biases = [], []
-        for what, linear, source, shape in (
-            ("query", part.query, asking, asked_shape),
-            ("key", part.key, operand, self._cube),
-            ("value", part.value, operand, self._cube),
+        for kind, linear, operand, cube in (
+            ("query", part.query, queries, shape),
+            ("key", part.key, keys, self._cube),
+            ("value", part.value, keys, self._cube),
         ):
-            product, bias = self._product(f"{name}.{what}", linear, source)
-            inputs.append(graph.add("Reshape", product, shape))
+            product, bias = self._product(f"{name}.{kind}", linear, operand)
+            inputs.append(graph.add("Reshape", product, cube))
             biases.append(bias)
         inputs += [graph.constant(f"{name}.bias", np.concatenate(biases)), self._mask]
         return self._rows(graph.add("MultiHeadAttention", *inputs, extra=True, num_heads=self._heads))
@@ -155,9 +153,8 @@ class _Body:
         return self._arithmetic.multiply(self.graph, operand, weight, bias, name)
 
     def _summed(self, name: str, norm: nn.LayerNorm, rows: str, bias: Floats, others: str) -> str:
-        graph = self.graph
-        moved = graph.add("Add", rows, graph.constant(f"{name}.bias", bias))
-        return self._normalised(name, norm, graph.add("Add", moved, others))
+        biased = self.graph.add("Add", rows, self.graph.constant(f"{name}.bias", bias))
+        return self._normalised(name, norm, self.graph.add("Add", biased, others))
 
     def _normalised(self, name: str, norm: nn.LayerNorm, values: str) -> str:
         gamma = self.graph.constant(f"{name}.gamma", _numbers(norm.weight))
@@ -169,6 +166,6 @@ class _Body:
 
 
 def _numbers(tensor: Any) -> Floats:
-    """float32, whatever it was."""
+    """As float32."""
     numbers: Floats = tensor.detach().float().numpy()
     return numbers

@@ -1,4 +1,4 @@
-"""Writing an ONNX graph node by node, with what onnxruntime adds to ONNX's operators."""
+"""Writes an ONNX graph node by node, with the operators of ONNX and of onnxruntime."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,28 +9,28 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 _OPSET = 18
 _ONNXRUNTIME = "com.microsoft"
-_IR_VERSION = 9  # what goes with the opset: onnxruntime reads it since 1.15
+_IR_VERSION = 9  # belongs to the opset; onnxruntime reads it since 1.15
 
 
 class Graph:
-    """Nodes and constants in the order in which they are added. Tensors are known by their names."""
+    """Nodes and constants in the order in which they are added. A tensor is referred to by its name."""
 
     def __init__(self) -> None:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, TensorProto] = {}
 
     def constant(self, name: str, value: Any) -> str:
-        """A constant, once for its name."""
+        """A constant; a second one of the same name is not added."""
         if name not in self._constants:
             self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
         return name
 
     def integers(self, *values: int) -> str:
-        """A constant of int64, of one dimension."""
+        """A constant: int64, one dimension."""
         return self.constant(f"integers{list(values)}", np.array(values, np.int64))
 
     def add(self, operator: str, *inputs: str, extra: bool = False, **attributes: Any) -> str:
-        """The result of an operator; `extra` says that it is one of onnxruntime's own."""
+        """The result of an operator; `extra` means one of onnxruntime's own."""
         name = f"{operator}_{len(self._nodes)}"
         domain = _ONNXRUNTIME if extra else ""
         self._nodes.append(helper.make_node(operator, inputs, [name], name, domain=domain, **attributes))

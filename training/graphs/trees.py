@@ -1,10 +1,10 @@
-"""Exporting gradient boosted trees of scikit-learn to ONNX, in double precision.
+"""Writes gradient boosted trees of scikit-learn as an ONNX graph in double precision.
 
     features [rows, features] float64 -> sum [rows, 1] float64
 
-One operator, TreeEnsemble of ai.onnx.ml 5, evaluates all trees and compares in float64, so that no split flips.
-skl2onnx 1.20 writes the older operator, whose sums are float32, and fails on scikit-learn 1.9; like it, this reads the
-nodes in `_predictors`, for which scikit-learn has no public name.
+One operator, TreeEnsemble of ai.onnx.ml 5, evaluates all trees and compares in float64, so no split changes.
+skl2onnx 1.20 writes the older operator, whose sums are float32, and fails on scikit-learn 1.9. Like skl2onnx, this
+module reads the nodes in `_predictors`, for which scikit-learn has no public name.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ _IR_VERSION = 10
 
 
 def export_trees(boosting: HistGradientBoostingRegressor, target: Path) -> float:
-    """Write the trees, which must split on numbers alone; return the constant that is to be added to their sum."""
+    """Write the trees, which must split on numbers only; return the constant to add to their sum."""
     ensemble = _Ensemble()
     for (predictor,) in boosting._predictors:
         ensemble.add(predictor.nodes)
@@ -39,7 +39,7 @@ def export_trees(boosting: HistGradientBoostingRegressor, target: Path) -> float
 
 
 class _Ensemble:
-    """The attributes of a TreeEnsemble while trees are added. Inner nodes and leaves are numbered apart."""
+    """Collects the attributes of a TreeEnsemble. Inner nodes and leaves are numbered separately."""
 
     def __init__(self) -> None:
         self._roots: list[int] = []
@@ -47,7 +47,7 @@ class _Ensemble:
         self._leaves: list[float] = []
 
     def add(self, nodes: Any) -> None:
-        """Add a tree: a structured array of nodes, the first of which is the root."""
+        """Add a tree: a structured array of nodes; the first is the root."""
         is_leaf = nodes["is_leaf"].astype(bool)
         if is_leaf[0] or nodes["is_categorical"].any():
             raise ValueError("a tree does not split, or splits on categories")
@@ -68,7 +68,7 @@ class _Ensemble:
         ]
 
     def attributes(self) -> dict[str, Any]:
-        """Everything that the operator needs."""
+        """All attributes of the operator."""
         columns: dict[str, Any] = {name: [node[name] for node in self._nodes] for name in self._nodes[0]}
         columns["nodes_splits"] = _tensor(columns["nodes_splits"], np.float64)
         return {

@@ -1,11 +1,11 @@
 """House prices: 18 features of a house in Ames, Iowa, to a price with a 90 % interval.
 
 The logarithm of the price is modelled, so that an error is a share of the price. The interval is conformal: it
-holds the middle 90 % of the errors that five models made on sales they had not seen, which needs no assumption
-about the errors' shape. Data: De Cock (2011), 2,930 sales from 2006 to 2010.
+contains the middle 90 % of the errors of five models on sales outside their training data, without an assumption about
+the errors' distribution. Data: De Cock (2011), 2,930 sales from 2006 to 2010.
 
-The trees are published as ONNX, which evaluates a house in microseconds where scikit-learn needs milliseconds, and with
-which serving unpickles nothing. model.joblib stays beside them for comparison: the server does not open it.
+The trees are published as ONNX: a house takes microseconds instead of scikit-learn's milliseconds, and the server
+unpickles nothing. model.joblib stays beside them for comparison; the server does not open it.
 """
 
 import math
@@ -14,6 +14,7 @@ from typing import Any
 
 import joblib
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingRegressor
@@ -24,16 +25,15 @@ from sklearn.preprocessing import OrdinalEncoder, TargetEncoder
 from threadpoolctl import threadpool_limits
 
 from server.domain.pricing import House
-from training.datasets.dataframe import read_frame
+from training.datasets.dataframe import read_dataframe
 from training.graphs.trees import export_trees
-from training.recipe import Outcome, Workshop
-from training.reports.plots import picture
-from training.reports.report import write_report
+from training.recipe import Outcome, Workspace
+from training.report import write_report
 
 COVERAGE = 0.90
 FOLDS = 5
 SEED = 0
-# Every tree is evaluated for every house: 200 take two thirds of the time of 300 at half the rate, for 0.001 of R2.
+# A prediction evaluates every tree: 200 take two thirds of the time of 300 at half the rate, and lose 0.001 of R2.
 BOOSTING: dict[str, Any] = {
     "max_iter": 200,
     "learning_rate": 0.07,
@@ -66,35 +66,35 @@ COLUMNS = {
 QUALITIES = ["Po", "Fa", "TA", "Gd", "Ex"]  # from worst to best; used as a number
 TEXT = f"""
 Gradient boosted trees on the logarithm of the price, trained on {{sales:,}} sales in Ames, Iowa, 2006 to 2010. All
-metrics are out of fold ({FOLDS} folds): every sale is judged by a model that had not seen it. Coverage is the share of
-sales within their interval, where the interval was set by the other folds. It is the same share of every price, which
-is too narrow for the cheapest houses: they are less alike. Prices are those of 2006 to 2010; other
-towns and years are beyond this model.
+metrics are out of fold ({FOLDS} folds): every sale is estimated by a model that was not trained on it. Coverage is the
+share of sales within their interval, which the other folds set. The interval is the same share of every price, which is
+too narrow for the cheapest houses, because they vary more. Prices are those of 2006 to 2010; the model does not know
+other towns and years.
 """
 
 Table = NDArray[np.object_]
 Vector = NDArray[np.float64]
 
 
-def build(workshop: Workshop) -> Outcome:
-    """Train on all sales; judge, and set the interval, out of fold."""
-    table, log_price = read_sales(workshop)
+def build(workspace: Workspace) -> Outcome:
+    """Train on all sales; measure, and set the interval, out of fold."""
+    table, log_price = read_sales(workspace)
     unseen = np.empty_like(log_price)
     fold_of = np.empty(len(log_price), dtype=int)
-    with threadpool_limits(1), workshop.steps(FOLDS + 1) as steps:  # more threads are slower on so few rows
+    with threadpool_limits(1), workspace.steps(FOLDS + 1) as advance:  # more threads are slower on so few rows
         for fold, (fit, test) in enumerate(KFold(FOLDS, shuffle=True, random_state=SEED).split(table)):
             unseen[test] = new_model(table).fit(table[fit], log_price[fit]).predict(table[test])
             fold_of[test] = fold
-            steps.advance(1)
+            advance(1)
         model = new_model(table).fit(table, log_price)
-        steps.advance(1)
+        advance(1)
     errors = log_price - unseen
     low, high = interval(errors)
-    joblib.dump(model, workshop.folder / "model.joblib", compress=3)
-    constant = export_trees(model["boost"], workshop.folder / "model.onnx")
-    metrics = judge(log_price, unseen, fold_of)
-    draw(workshop, np.exp(log_price), np.exp(unseen), (low, high))
-    write_report(workshop.folder, "house-prices", TEXT.format(sales=len(table)), metrics, ["prices.png"])
+    joblib.dump(model, workspace.folder / "model.joblib", compress=3)
+    constant = export_trees(model["boost"], workspace.folder / "model.onnx")
+    metrics = measure(log_price, unseen, fold_of)
+    _plot(workspace, np.exp(log_price), np.exp(unseen), (low, high))
+    write_report(workspace.folder, "house-prices", TEXT.format(sales=len(table)), metrics, "prices.png")
     schema = {
         "task": "regression",
         "features": [feature(name, table[:, column]) for column, name in enumerate(COLUMNS)],
@@ -107,14 +107,14 @@ def build(workshop: Workshop) -> Outcome:
     return Outcome(schema, metrics)
 
 
-def read_sales(workshop: Workshop) -> tuple[Table, Vector]:
+def read_sales(workspace: Workspace) -> tuple[Table, Vector]:
     """Features [sales, 18] in the order of House, and the logarithms of the prices.
 
     One sale lacks its basement's area and one its garage; they stay nan, which the trees handle.
     """
     if list(COLUMNS) != [field.name for field in fields(House)]:
         raise RuntimeError("COLUMNS and House differ")
-    frame = read_frame(workshop.input("ames")["ames.pkl.compress"])
+    frame = read_dataframe(workspace.input("ames")["ames.pkl.compress"])
     table = np.empty((len(frame["price"]), len(COLUMNS)), dtype=object)
     for column, name in enumerate(COLUMNS.values()):
         table[:, column] = [math.nan if value is None else value for value in frame[name].tolist()]
@@ -126,8 +126,8 @@ def read_sales(workshop: Workshop) -> tuple[Table, Vector]:
 def new_model(table: Table) -> Pipeline:
     """Categories become numbers, numbers stay; then boosting. Takes rows in the order of House.
 
-    A category becomes the mean of its prices' logarithms, drawn to the mean of all where there are few. Splits on
-    such numbers are evaluated faster than splits on sets of categories, and lose 0.001 of R2.
+    A category becomes the mean of its prices' logarithms, smoothed towards the mean of all. Splits on such numbers are
+    evaluated faster than splits on sets of categories, and lose 0.001 of R2.
     """
     encoders = []
     for column, name in enumerate(COLUMNS):
@@ -143,7 +143,7 @@ def new_model(table: Table) -> Pipeline:
 
 
 def codes(model: Pipeline) -> dict[str, dict[str, float]]:
-    """For each feature that is a category: the number that stands for each of its values."""
+    """The number of each value of each categorical feature."""
     found: dict[str, dict[str, float]] = {}
     for name, encoder, _ in model["encode"].transformers_:
         if isinstance(encoder, (OrdinalEncoder, TargetEncoder)):
@@ -154,15 +154,15 @@ def codes(model: Pipeline) -> dict[str, dict[str, float]]:
 
 
 def interval(errors: Vector) -> tuple[float, float]:
-    """What to add to a logarithmic estimate for the ends of its interval."""
+    """The offsets from a logarithmic estimate to the ends of its interval."""
     tail = (1 - COVERAGE) / 2
     count = len(errors)
     ordered = np.sort(errors)
-    rank = math.floor((count + 1) * tail)  # the correction for a finite sample
+    rank = math.floor((count + 1) * tail)  # with the correction for a finite sample
     return float(ordered[rank - 1]), float(ordered[count - rank])
 
 
-def judge(log_price: Vector, unseen: Vector, fold_of: NDArray[np.int_]) -> dict[str, float]:
+def measure(log_price: Vector, unseen: Vector, fold_of: NDArray[np.int_]) -> dict[str, float]:
     """Metrics in dollars, and the coverage of intervals that the other folds set."""
     price, estimate = np.exp(log_price), np.exp(unseen)
     errors = log_price - unseen
@@ -185,7 +185,7 @@ def judge(log_price: Vector, unseen: Vector, fold_of: NDArray[np.int_]) -> dict[
 
 
 def feature(name: str, values: Table) -> dict[str, Any]:
-    """What the service says of a feature: its categories, or the range of the data."""
+    """A feature as the service describes it: its categories, or the range of the data."""
     if name == "kitchen_quality":
         return {"name": name, "allowed_values": QUALITIES}
     if isinstance(values[0], str):
@@ -194,10 +194,13 @@ def feature(name: str, values: Table) -> dict[str, Any]:
     return {"name": name, "minimum": float(np.nanmin(numbers)), "maximum": float(np.nanmax(numbers))}
 
 
-def draw(workshop: Workshop, price: Vector, estimate: Vector, offsets: tuple[float, float]) -> None:
-    """Prices against out-of-fold estimates, with the interval."""
-    with picture(workshop.folder / "prices.png", "estimate, 1000 USD", "price, 1000 USD") as axes:
-        axes.scatter(estimate / 1000, price / 1000, s=4, alpha=0.4)
-        line = np.array([estimate.min(), estimate.max()]) / 1000
-        axes.plot(line, line, color="black", linewidth=1)
-        axes.fill_between(line, line * math.exp(offsets[0]), line * math.exp(offsets[1]), alpha=0.15)
+def _plot(workspace: Workspace, price: Vector, estimate: Vector, offsets: tuple[float, float]) -> None:
+    """Draw prices.png: prices against out-of-fold estimates, with the interval."""
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel="estimate, 1000 USD", ylabel="price, 1000 USD")
+    axes.scatter(estimate / 1000, price / 1000, s=4, alpha=0.4)
+    line = np.array([estimate.min(), estimate.max()]) / 1000
+    axes.plot(line, line, color="black", linewidth=1)
+    axes.fill_between(line, line * math.exp(offsets[0]), line * math.exp(offsets[1]), alpha=0.15)
+    figure.savefig(workspace.folder / "prices.png", dpi=100)

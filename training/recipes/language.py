@@ -1,17 +1,15 @@
 """Language identification: fastText's lid.176 in its compressed form, measured on Wikipedia. Nothing is trained.
 
-Accuracy is counted on the first N characters of 2,000 articles each in English, French and Spanish.
+Accuracy is measured on the first N characters of 2,000 articles each in English, French and Spanish.
 """
-
-import json
-from pathlib import Path
 
 import fasttext
 
-from training.recipe import Outcome, Workshop
-from training.reports.report import write_report
+from training.datasets.wikipedia import ENGLISH, FRENCH, SPANISH, read_articles
+from training.recipe import Outcome, Workspace
+from training.report import write_report
 
-LANGUAGES = {"en": "summaries_en-us.json", "fr": "summaries_fr-fr.json", "es": "summaries_es-es.json"}
+LANGUAGES = {"en": ENGLISH, "fr": FRENCH, "es": SPANISH}
 ARTICLES = 2000
 LENGTHS = (20, 50, 200)
 TEXT = """
@@ -20,13 +18,16 @@ French and Spanish. Texts of a few words are often ambiguous: treat low scores a
 """
 
 
-def build(workshop: Workshop) -> Outcome:
-    """Put the file in place and measure it."""
-    for path, source in workshop.input("lid.176").items():
-        workshop.place(source, path)
-    model = fasttext.load_model(str(workshop.folder / "lid.176.ftz"))
-    leads = workshop.input("wikipedia-leads")
-    texts = {language: _beginnings(leads[file]) for language, file in LANGUAGES.items()}
+def build(workspace: Workspace) -> Outcome:
+    """Link the file and measure it."""
+    for path, source in workspace.input("lid.176").items():
+        workspace.link(source, path)
+    model = fasttext.load_model(str(workspace.folder / "lid.176.ftz"))
+    files = workspace.input("wikipedia-leads")
+    texts = {}
+    for language, file in LANGUAGES.items():
+        long = [article.text for article in read_articles(files[file]) if len(article.text) >= max(LENGTHS)]
+        texts[language] = long[:ARTICLES]
     metrics = {}
     for length in LENGTHS:
         right = [
@@ -35,10 +36,5 @@ def build(workshop: Workshop) -> Outcome:
             for text in group
         ]
         metrics[f"accuracy_{length}_characters"] = sum(right) / len(right)
-    write_report(workshop.folder, "lid.176", TEXT, metrics)
+    write_report(workspace.folder, "lid.176", TEXT, metrics)
     return Outcome({"task": "language_id"}, metrics)
-
-
-def _beginnings(path: Path) -> list[str]:
-    articles = json.loads(path.read_text(encoding="utf-8")).values()
-    return [article["extract"] for article in articles if len(article["extract"]) >= max(LENGTHS)][:ARTICLES]

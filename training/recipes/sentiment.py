@@ -1,9 +1,9 @@
 """Sentiment: all-MiniLM-L6-v2, fine-tuned to tell negative, neutral and positive sentences apart.
 
-What makes it fast on two cores: the lower layers stay as they are, so what they make of every text is computed once;
-there is no dropout, batches hold texts of like length, and AdamW is fused. What makes it good in few passes: soft
-labels, a second head that predicts the rating itself and is thrown away, a higher learning rate for the heads, and a
-first pass over single words, which cost next to nothing.
+Training is fast on two cores because the lower layers are frozen, so their output for each text is computed once; there
+is no dropout; batches hold texts of similar length; and AdamW is fused. Few passes suffice because of soft labels, a
+second head that predicts the rating itself and is discarded, a higher learning rate for the heads, and a first pass
+over single words, which costs little.
 """
 
 import os
@@ -14,19 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from sklearn.metrics import f1_score
 from torch import nn
 from torch.nn import functional
 from transformers import AutoTokenizer, BertForSequenceClassification
 
 from training.datasets.sentiment import LABELS, SOURCES, Example, hard_labels, read_examples, read_words, soft_labels
 from training.graphs.bert import write_classifier
-from training.graphs.evaluate import recommend, run_graph
-from training.graphs.frozen_layers import HalfFrozen
-from training.recipe import Outcome, Workshop
-from training.reports.plots import draw_confusion
-from training.reports.report import write_report
+from training.graphs.evaluate import evaluate_classifier
+from training.graphs.frozen_layers import FrozenLayers
+from training.recipe import Outcome, Workspace
+from training.report import write_report
 
 EPOCHS = {"fast": 1.05, "long": 2.0}
 FROZEN_LAYERS = {"fast": 3, "long": 0}  # of six, besides the embeddings
@@ -51,22 +48,23 @@ Known limits: English only; irony and double negation are often missed.
 """
 
 
-def build(workshop: Workshop) -> Outcome:
+def build(workspace: Workspace) -> Outcome:
     """Train, write the graphs, test."""
-    folder = workshop.folder
+    folder = workspace.folder
     torch.manual_seed(SEED)
     torch.set_num_threads(os.cpu_count() or 1)
     torch.set_flush_denormal(True)
-    base = workshop.made("embedder") / "torch"
-    parts = read_examples(workshop.input("vader"))
+    embedder = workspace.artefact("embedder")
+    base = embedder / "torch"
+    parts = read_examples(workspace.input("vader"))
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    model = new_model(base, FROZEN_LAYERS[workshop.profile])
-    words = read_words(workshop.input("vader"))
-    train(workshop, model, tokenizer, words, parts["train"])
+    model = new_model(base, FROZEN_LAYERS[workspace.profile])
+    words = read_words(workspace.input("vader"))
+    train(workspace, model, tokenizer, words, parts["train"])
 
     model.save_pretrained(folder / "torch")
     tokenizer.save_pretrained(folder / "torch")
-    workshop.place(workshop.made("embedder") / "tokenizer.json", "tokenizer.json")
+    workspace.link(embedder / "tokenizer.json", "tokenizer.json")
     write_classifier(model, folder)
 
     schema: dict[str, Any] = {
@@ -76,14 +74,14 @@ def build(workshop: Workshop) -> Outcome:
         "max_tokens": MAX_TOKENS,
         "torch": "transformers",
     }
-    metrics = judge(workshop, schema, parts["test"])
-    text = TEXT.format(train=len(parts["train"]), test=len(parts["test"]), profile=workshop.profile)
-    write_report(folder, "sentiment", text, metrics, ["confusion.png"])
+    metrics = measure(workspace, schema, parts["test"])
+    text = TEXT.format(train=len(parts["train"]), test=len(parts["test"]), profile=workspace.profile)
+    write_report(folder, "sentiment", text, metrics, "confusion.png")
     return Outcome(schema, metrics)
 
 
 def new_model(base: Path, frozen_layers: int) -> BertForSequenceClassification:
-    """The encoder with a new head; what stays as it is needs no gradient."""
+    """The encoder with a new head. Frozen layers need no gradient."""
     model = BertForSequenceClassification.from_pretrained(
         base,
         local_files_only=True,
@@ -99,7 +97,7 @@ def new_model(base: Path, frozen_layers: int) -> BertForSequenceClassification:
 
 
 def train(
-    workshop: Workshop, model: Any, tokenizer: Any, words: Sequence[Example], sentences: Sequence[Example]
+    workspace: Workspace, model: Any, tokenizer: Any, words: Sequence[Example], sentences: Sequence[Example]
 ) -> None:
     """Fine-tune in place."""
     examples = [*words, *sentences]
@@ -111,10 +109,10 @@ def train(
     lengths = [len(row) for row in ids]
     plan = [
         *plan_batches(lengths[: len(words)], 1.0, WORD_BATCH),
-        *plan_batches(lengths[len(words) :], EPOCHS[workshop.profile], BATCH, first=len(words)),
+        *plan_batches(lengths[len(words) :], EPOCHS[workspace.profile], BATCH, first=len(words)),
     ]
-    with workshop.steps(len(ids)) as steps:
-        half = HalfFrozen(model.bert, FROZEN_LAYERS[workshop.profile], ids, steps.advance)
+    with workspace.steps(len(ids)) as advance:
+        bert = FrozenLayers(model.bert, FROZEN_LAYERS[workspace.profile], ids, advance)
 
     encoder = [parameter for parameter in model.bert.parameters() if parameter.requires_grad]
     heads = [*model.classifier.parameters(), *rating_head.parameters()]
@@ -124,9 +122,9 @@ def train(
         optimiser, lambda step: min((step + 1) / warm, (len(plan) - step) / (len(plan) - warm))
     )
     model.train()
-    with workshop.steps(len(plan)) as steps:
+    with workspace.steps(len(plan)) as advance:
         for batch in plan:
-            pooled = half.pooled(batch)
+            pooled = bert.pooled(batch)
             loss = functional.cross_entropy(model.classifier(pooled), targets[batch])
             rating_loss = functional.smooth_l1_loss(rating_head(pooled).squeeze(-1), rating_targets[batch])
             (loss + RATING_WEIGHT * rating_loss).backward()
@@ -134,12 +132,12 @@ def train(
             optimiser.step()
             schedule.step()
             optimiser.zero_grad(set_to_none=True)
-            steps.advance(1)
+            advance(1)
     model.eval()
 
 
 def new_optimiser(encoder: Sequence[nn.Parameter], heads: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW; biases and norms, which have one dimension, do not decay."""
+    """AdamW without weight decay for biases and norms, which have one dimension."""
     groups = [
         {"params": [weights for weights in group if (weights.ndim > 1) is decays], "lr": rate, "weight_decay": decay}
         for group, rate in ((encoder, LEARNING_RATE), (heads, HEAD_LEARNING_RATE))
@@ -149,44 +147,29 @@ def new_optimiser(encoder: Sequence[nn.Parameter], heads: Sequence[nn.Parameter]
 
 
 def plan_batches(lengths: Sequence[int], epochs: float, size: int, first: int = 0) -> list[list[int]]:
-    """Indices, from `first` on, for every step: batches of texts of like length, which need little padding."""
-    chance = random.Random(SEED)
+    """Indices, from `first` on, for every step: batches of texts of similar length, which need little padding."""
+    rng = random.Random(SEED)
     batches: list[list[int]] = []
     while epochs > 0:
         order = list(range(len(lengths)))
-        chance.shuffle(order)
-        order.sort(key=lambda index: lengths[index])  # it stays random within a length
+        rng.shuffle(order)
+        order.sort(key=lambda index: lengths[index])  # random within a length
         epoch = [[first + index for index in order[begin : begin + size]] for begin in range(0, len(order), size)]
-        chance.shuffle(epoch)
+        rng.shuffle(epoch)
         batches += epoch[: round(len(epoch) * min(1.0, epochs))]
         epochs -= 1.0
     return batches
 
 
-def judge(workshop: Workshop, schema: dict[str, Any], examples: Sequence[Example]) -> dict[str, float]:
-    """Test both graphs as they would be served, put the better engine into the schema, and draw its confusion."""
+def measure(workspace: Workspace, schema: dict[str, Any], examples: Sequence[Example]) -> dict[str, float]:
+    """Test both graphs as they would be served, and put the better engine into the schema."""
     texts = [example.text for example in examples]
     truth = hard_labels(np.array([example.rating for example in examples]))
-    with workshop.steps(2 * len(texts)) as task:
-        exact = run_graph(workshop.folder, schema, "logits", texts, task, engine="onnx")
-        quantised = run_graph(workshop.folder, schema, "logits", texts, task, engine="onnx-int8")
-    schema["engine"] = recommend(truth, exact.argmax(axis=1), quantised.argmax(axis=1))
-    logits = quantised if schema["engine"] == "onnx-int8" else exact
+    with workspace.steps(2 * len(texts)) as advance:
+        logits, metrics = evaluate_classifier(workspace.folder, schema, texts, truth, advance)
     found = logits.argmax(axis=1)
-    draw_confusion(workshop.folder / "confusion.png", LABELS, truth, found)
     polar = truth != LABELS.index("neutral")
     binary = np.where(logits[:, 2] > logits[:, 0], 2, 0)
-    metrics = {
-        "accuracy": _share(found == truth),
-        "binary_accuracy": _share((binary == truth)[polar]),
-        "macro_f1": float(f1_score(truth, found, average="macro")),
-        "accuracy_fp32": _share(exact.argmax(axis=1) == truth),
-        "accuracy_int8": _share(quantised.argmax(axis=1) == truth),
-        "agreement_int8": _share(exact.argmax(axis=1) == quantised.argmax(axis=1)),
-    }
+    metrics["binary_accuracy"] = float((binary == truth)[polar].mean())
     sources = np.array([example.source for example in examples])
-    return metrics | {f"accuracy_{source}": _share((found == truth)[sources == source]) for source in SOURCES}
-
-
-def _share(right: NDArray[np.bool_]) -> float:
-    return float(right.mean())
+    return metrics | {f"accuracy_{source}": float((found == truth)[sources == source].mean()) for source in SOURCES}

@@ -1,7 +1,7 @@
-"""Topics: a linear head on the embedder's vectors, which knows the eleven groups of Wikipedia's vital articles.
+"""Topics: a linear head on the embedder's vectors, for the eleven groups of Wikipedia's vital articles.
 
-The head is a logistic regression on the vectors that the collection "wikipedia" has anyway, so that nothing is
-embedded twice; a tenth of the articles, chosen by their titles, is kept for the test.
+The head is a logistic regression on the vectors of the collection "wikipedia", so nothing is embedded twice. A tenth of
+the articles, chosen by their titles, is the test.
 """
 
 import hashlib
@@ -16,35 +16,33 @@ from onnx import helper, numpy_helper
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Dense, Normalize
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score
 
 from server.inference.onnx_text import FILES
 from training.datasets.wikipedia import UNCATEGORISED
-from training.graphs.evaluate import recommend, run_graph
-from training.recipe import Outcome, Workshop
+from training.graphs.evaluate import evaluate_classifier
+from training.recipe import Outcome, Workspace
 from training.recipes.wikipedia import read_documents
-from training.reports.plots import draw_confusion
-from training.reports.report import write_report
+from training.report import write_report
 
 MAX_TOKENS = 256
-INVERSE_REGULARISATION = 3.0  # of 1 to 100, the best on other articles than the test's
+INVERSE_REGULARISATION = 3.0  # of 1 to 100, the best on articles outside the test
 SEED = 0
 TEXT = """
 A logistic regression on the vectors of all-MiniLM-L6-v2, trained on the first paragraphs of {train:,} articles and
-tested on {test:,} others, which were embedded without their titles, as a caller's text would be. The labels are the
-eleven groups of Wikipedia's vital articles. Texts that are no encyclopaedia articles are further from the training
-data than the test is.
+tested on {test:,} others, which were embedded without their titles, like a caller's text. The labels are the eleven
+groups of Wikipedia's vital articles. Texts that are not encyclopaedia articles differ more from the training data than
+the test does.
 """
 
 
-def build(workshop: Workshop) -> Outcome:
-    """Fit the head, put it behind the encoder, test."""
-    folder, embedder, corpus = workshop.folder, workshop.made("embedder"), workshop.made("wikipedia")
+def build(workspace: Workspace) -> Outcome:
+    """Fit the head, append it to the encoder, test."""
+    folder, embedder, corpus = workspace.folder, workspace.artefact("embedder"), workspace.artefact("wikipedia")
     documents = read_documents(corpus)
     topics = np.array([document.metadata["topic"] for document in documents])
-    owners = np.load(corpus / "passages.npy")[:, 0]
-    firsts = np.searchsorted(owners, np.arange(len(documents)))  # the first passage of each document
-    vectors = np.load(corpus / "vectors.npy")[firsts]
+    rows = np.load(corpus / "passages.npy")[:, 0]  # the document of each passage
+    first_passages = np.searchsorted(rows, np.arange(len(documents)))
+    vectors = np.load(corpus / "vectors.npy")[first_passages]
     labels = sorted(set(topics) - {UNCATEGORISED})
     known = topics != UNCATEGORISED
     test = np.array([is_test(document.title) for document in documents])
@@ -58,7 +56,7 @@ def build(workshop: Workshop) -> Outcome:
     dense.linear.weight.data = torch.from_numpy(head.weight)
     dense.linear.bias.data = torch.from_numpy(head.bias)
     SentenceTransformer(modules=[*modules, dense], device="cpu").save(str(folder / "torch"), create_model_card=False)
-    workshop.place(embedder / "tokenizer.json", "tokenizer.json")
+    workspace.link(embedder / "tokenizer.json", "tokenizer.json")
     for graph in FILES.values():
         append_head(embedder / graph, head, folder / graph)
 
@@ -72,21 +70,10 @@ def build(workshop: Workshop) -> Outcome:
     chosen = np.flatnonzero(known & test)
     texts = [documents[index].text for index in chosen]
     truth = np.array([labels.index(topics[index]) for index in chosen])
-    with workshop.steps(2 * len(texts)) as task:
-        exact = run_graph(folder, schema, "logits", texts, task, engine="onnx").argmax(axis=1)
-        quantised = run_graph(folder, schema, "logits", texts, task, engine="onnx-int8").argmax(axis=1)
-    schema["engine"] = recommend(truth, exact, quantised)
-    served = quantised if schema["engine"] == "onnx-int8" else exact
-    metrics = {
-        "accuracy": float(accuracy_score(truth, served)),
-        "macro_f1": float(f1_score(truth, served, average="macro")),
-        "accuracy_fp32": float(accuracy_score(truth, exact)),
-        "accuracy_int8": float(accuracy_score(truth, quantised)),
-        "agreement_int8": float((quantised == exact).mean()),
-    }
-    draw_confusion(folder / "confusion.png", labels, truth, served)
+    with workspace.steps(2 * len(texts)) as advance:
+        _, metrics = evaluate_classifier(folder, schema, texts, truth, advance)
     text = TEXT.format(train=int((known & ~test).sum()), test=len(texts))
-    write_report(folder, "topics", text, metrics, ["confusion.png"])
+    write_report(folder, "topics", text, metrics, "confusion.png")
     return Outcome(schema, metrics)
 
 
@@ -110,7 +97,7 @@ def fit_head(vectors: NDArray[np.float32], topics: NDArray[np.str_], labels: lis
 
 
 def append_head(encoder: Path, head: Head, target: Path) -> None:
-    """Write the encoder's graph with the head behind it. A Gemm stays fp32 in a quantised graph, too."""
+    """Write the encoder's graph with the head at its end. The head is fp32 in both graphs."""
     model = onnx.load(encoder)
     graph = model.graph
     graph.initializer.append(numpy_helper.from_array(head.weight, "head.weight"))

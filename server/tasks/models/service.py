@@ -1,7 +1,7 @@
 """quintet.v1.ModelService"""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -29,6 +29,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     def __init__(
         self,
         manager: ModelManager,
+        chat_models: Mapping[str, Handle[Any]],
         git_commit: str,
         *,
         services: Callable[[], Mapping[str, str]],
@@ -36,7 +37,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         limits: Mapping[str, int],
     ) -> None:
         self._manager = manager
-        self._handles: dict[str, Handle[Any]] = {}
+        self._chat_models = chat_models
         self._services = services
         self._changed = asyncio.Event()
         self._stopping = False
@@ -45,9 +46,14 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self._warnings = warnings
         self._started = datetime.now(UTC)
 
-    def show(self, handles: Iterable[Handle[Any]]) -> None:
-        """These are the models."""
-        self._handles = {handle.name: handle for handle in sorted(handles, key=lambda handle: handle.name)}
+    @property
+    def handles(self) -> list[Handle[Any]]:
+        """All models, sorted by name."""
+        return sorted(self._handles.values(), key=lambda handle: handle.name)
+
+    @property
+    def _handles(self) -> dict[str, Handle[Any]]:
+        return {**self._manager.handles, **self._chat_models}
 
     async def ListModels(self, request: model_pb2.ListModelsRequest, context: Any) -> model_pb2.ListModelsResponse:
         """Every model, sorted by name."""
@@ -87,14 +93,14 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self, request: model_pb2.WatchModelsRequest, context: Any
     ) -> AsyncIterator[model_pb2.WatchModelsResponse]:
         """All models, then those that change, then done. Nothing queues up for a slow reader but the latest."""
-        seen = {name: handle.revision for name, handle in self._handles.items()}
+        seen = {handle.name: handle.revision for handle in self.handles}
         snapshot = model_pb2.ModelsSnapshot(models=await self._models())
         yield model_pb2.WatchModelsResponse(snapshot=snapshot)
         while not self._stopping:
             changed = self._changed
-            for name, handle in self._handles.items():
-                if handle.revision != seen[name]:
-                    seen[name] = handle.revision
+            for handle in self.handles:
+                if handle.revision != seen[handle.name]:
+                    seen[handle.name] = handle.revision
                     yield model_pb2.WatchModelsResponse(changed=await self._model(handle))
             if changed is self._changed:
                 await changed.wait()
@@ -136,7 +142,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         return handle, handle.spec
 
     async def _models(self) -> list[model_pb2.Model]:
-        return [await self._model(handle) for handle in self._handles.values()]
+        return [await self._model(handle) for handle in self.handles]
 
     async def _model(self, handle: Handle[Any]) -> model_pb2.Model:
         model = model_pb2.Model(

@@ -67,19 +67,18 @@ class Answerer:
 
     async def _readable(self, question: str, passages: Sequence[Passage]) -> tuple[Passage, ...]:
         """The best passages that are near enough and fit the model's context together, with room for the answer."""
-        near = [passage for passage in passages if passage.score >= MIN_SCORE]  # a reranker has another order
+        near = tuple(passage for passage in passages if passage.score >= MIN_SCORE)  # a reranker has another order
         room = self._chat.description.max_input_tokens - _OPTIONS.max_output_tokens
 
         async def fits(count: int) -> bool:
             return await self._chat.prompt_tokens(_prompt(question, near[:count])) <= room
 
         if not near or await fits(len(near)):
-            return tuple(near)
-        few, many = 0, len(near)
-        while few + 1 < many:
-            middle = (few + many) // 2
-            few, many = (middle, many) if await fits(middle) else (few, middle)
-        return tuple(near[:few])
+            return near
+        count = 0
+        while await fits(count + 1):
+            count += 1
+        return near[:count]
 
 
 def _prompt(question: str, passages: Sequence[Passage]) -> list[Message]:

@@ -21,7 +21,7 @@ from server.vectorstore.admin import drop_collection
 from server.vectorstore.collection import Collection
 from server.vectorstore.manager import CollectionManager
 from server.vectorstore.search import documents_after
-from server.vectorstore.segment import kept_segments
+from server.vectorstore.segment import kept_generations
 from server.vectorstore.snapshot import Snapshot
 from server.vectorstore.threads import run_on_daemon_thread
 
@@ -91,19 +91,8 @@ class RagEngine:
     async def list_generations(self, name: str) -> tuple[IndexIdentity, list[GenerationInfo]]:
         """What is served now, and the generations that can be rolled back to, newest first."""
         collection = self._collections.get(name)
-        segments = await asyncio.to_thread(kept_segments, collection.folder)
-        return _identity(name, collection.snapshot), [
-            GenerationInfo(
-                generation=segment.generation,
-                create_time=segment.created,
-                document_count=len(segment.documents),
-                passage_count=len(segment.vectors),
-                size_bytes=segment.size_bytes,
-                model=segment.embedder,
-                origin=segment.origin,
-            )
-            for segment in segments
-        ]
+        kept = await asyncio.to_thread(kept_generations, collection.folder)
+        return _identity(name, collection.snapshot), kept
 
     def _info(self, collection: Collection) -> CollectionInfo:
         snapshot = collection.snapshot
@@ -120,8 +109,8 @@ class RagEngine:
             document_count=snapshot.document_count,
             passage_count=snapshot.passage_count,
             dimensions=snapshot.dimensions,
-            model=segment.embedder,
-            size_bytes=segment.size_bytes + collection.log_bytes,
+            model=segment.info.model,
+            size_bytes=segment.info.size_bytes + collection.log_bytes,
             update_time=snapshot.updated,
             fault_count=len(collection.faults),
             log_count=snapshot.log_count,

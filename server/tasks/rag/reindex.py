@@ -15,7 +15,7 @@ from server.domain.texts import Embedder
 from server.tasks.rag.changes import compare
 from server.vectorstore.collection import Collection
 from server.vectorstore.layout import full_disk_as_error
-from server.vectorstore.segment_writer import Content
+from server.vectorstore.segment import Content
 from server.vectorstore.threads import run_to_end
 
 _BATCH = 64  # documents whose passages are embedded between two reports of progress

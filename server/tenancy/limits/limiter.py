@@ -1,39 +1,59 @@
-"""Limits of tenants over time: rates, calls at once, budgets. In memory for one process, in Redis for several.
+"""Limiter: decides about calls under their tenant's limits, in memory for one server, in Redis for several.
 
-A decision is one step for all limits of a call: either all admit it and it is counted in all, or one refuses and
-nothing is counted. What a call will cost is reserved before it and settled after it.
+A call is admitted by all of its limits and counted in all, or refused and counted in none. Its estimated cost is
+reserved before it, and corrected to the actual cost when it is settled.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 from server.domain.money import Cost
+from server.tenancy.limits.budgets import Spent
+from server.tenancy.limits.memory import MemoryLimiter
 from server.tenancy.tenants import Tenant
 
 
 class Permit(Protocol):
-    """A call that was admitted. Settle it exactly once."""
+    """An admitted call. Settle it exactly once."""
 
     def settle(self, actual: Cost) -> None:
-        """The call has ended and cost this. Never blocks and never raises; it may be written a moment later."""
+        """The call has ended with this cost. Never blocks or raises; Redis gets it a moment later."""
         ...
 
 
 class Limiter(Protocol):
-    """Decides."""
+    """See above."""
 
     @property
     def degraded(self) -> bool:
-        """Whether it cannot see what other processes admit, though it should."""
+        """Whether this server decides alone, because Redis does not answer."""
         ...
 
     async def enter(self, tenant: Tenant, service: str, estimate: Cost, *, seconds: float) -> Permit | None:
         """Admit a call that ends within `seconds`, or raise QuotaExceeded, BudgetExhausted or LedgerUnavailable.
 
-        None if the tenant has no limits for this service ("ChatService"). Never takes longer than a fraction of a
-        second.
+        None if the tenant has no limits for this service ("ChatService"). Takes at most a fraction of a second.
         """
         ...
 
     async def close(self) -> None:
-        """Write what was settled and is not yet written."""
+        """Write the settlements that are not yet written."""
         ...
+
+
+@asynccontextmanager
+async def open_limiter(redis_url: str | None, replicas: int, spent: Spent) -> AsyncIterator[Limiter]:
+    """The limiter in Redis, or in memory without a URL. `spent` is the baseline of its budgets."""
+    limiter: Limiter
+    if redis_url is None:
+        limiter = MemoryLimiter(spent)
+    else:
+        from server.tenancy.limits.redis import RedisLimiter  # imported only if needed, because redis-py takes time
+
+        limiter = RedisLimiter(redis_url, spent, replicas=replicas)
+        await limiter.start()
+    try:
+        yield limiter
+    finally:
+        await limiter.close()

@@ -1,36 +1,34 @@
-"""Limits within one process: plain numbers on the event loop. A decision takes microseconds and waits for nothing,
-but for the ledger when a budget is first asked about in a period.
+"""Limits of one process, as numbers on the event loop. A decision takes microseconds; only the first one about a budget
+in each period waits, for the ledger.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+from server.domain.errors import Excess
 from server.domain.money import Cost
-from server.tenancy.limits.budget_baseline import BudgetBaseline, Spent, nothing_spent
-from server.tenancy.limits.periods import Span, moment
-from server.tenancy.limits.refusal import Broken, refusal
-from server.tenancy.limits.rules import Budget, Calls, RuleBook, Rules
+from server.tenancy.limits.budgets import Budget, BudgetBaseline, Dates, Spent, nothing_spent
+from server.tenancy.limits.limit_set import LimitSet, limit_sets, refusal
 from server.tenancy.tenants import Tenant
 
-_SWEEP_AT = 1024  # rates, at which those whose buckets are full again are forgotten
+_SWEEP_AT = 1024  # number of rates at which full buckets are forgotten
 
 
+@dataclass(slots=True, eq=False)
 class Account:
-    """What is spent or reserved of a budget in one period, and of that, what there was when counting began."""
+    """What is spent or reserved of a budget in one period. `baseline` is what the ledger said when counting began."""
 
-    __slots__ = ("micros", "seed", "span", "tokens")
-
-    def __init__(self, seed: Cost, span: Span) -> None:
-        self.seed = seed
-        self.span = span
-        self.tokens = seed.tokens
-        self.micros = seed.micros
+    dates: Dates
+    baseline: Cost
+    tokens: int
+    micros: int
 
 
 class MemoryLimiter:
-    """One process's limits; with `replicas`, its share of those of several.
+    """Implements Limiter. With `replicas`, the limits are this server's share.
 
-    `ticks` measures rates and must not jump, `wall` tells days and months; both in microseconds.
+    `ticks` measures rates and must not jump, `wall` gives days and months; both in microseconds.
     """
 
     degraded = False
@@ -43,119 +41,110 @@ class MemoryLimiter:
         ticks: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
         wall: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
-        self._rules = RuleBook(replicas)
-        self._seeds = BudgetBaseline(spent)
+        self._limits_of = limit_sets(replicas)
+        self._baseline = BudgetBaseline(spent)
         self._ticks = ticks
         self._wall = wall
         self._arrivals: dict[str, int] = {}  # theoretical ones, of rates
         self._running: dict[str, int] = {}
-        self._accounts: dict[str, Account] = {}  # of the current periods; calls that run hold theirs
+        self._accounts: dict[str, Account] = {}  # of the current periods; running calls hold theirs
         self._sweep_at = _SWEEP_AT
 
     async def enter(self, tenant: Tenant, service: str, estimate: Cost, *, seconds: float) -> "MemoryPermit | None":
-        """See Limiter. `seconds` does not matter: whoever was admitted settles."""
-        rules = self._rules.find(tenant, service)
-        if rules is None:
+        """See Limiter. `seconds` is not needed, because every admitted call settles."""
+        limits = self._limits_of(tenant, service)
+        if limits is None:
             return None
-        accounts = self._current(rules.budgets)
-        while None in accounts and (missing := _missing(rules.budgets, accounts, estimate)):
-            for budget in missing:
-                await self._seed(budget)
-            accounts = self._current(rules.budgets)
-        # Nothing is awaited from here on.
+        accounts = await self._open_accounts(limits.budgets, estimate) if limits.budgets else []
+        # No await from here on, so that all limits are decided at one instant.
         now = self._ticks()
-        if broken := self._broken(rules, accounts, estimate, now):
-            raise refusal(broken)
-        for rate in rules.rates:
+        if excesses := self._excesses(limits, accounts, estimate, now):
+            raise refusal(excesses)
+        for rate in limits.rates:
             if amount := rate.amount(estimate):
                 self._arrivals[rate.key] = max(self._arrivals.get(rate.key, 0), now) + rate.spacing(amount)
-        for calls in rules.calls:
-            self._running[calls.key] = self._running.get(calls.key, 0) + 1
-        counted = [account for account in accounts if account]
-        _add(counted, estimate.tokens, estimate.micros)
+        for each in limits.concurrency:
+            self._running[each.key] = self._running.get(each.key, 0) + 1
+        for account in accounts:
+            if account:
+                account.tokens += estimate.tokens
+                account.micros += estimate.micros
         if len(self._arrivals) >= self._sweep_at:
-            self._sweep(now)
-        return MemoryPermit(self, rules, counted, estimate)
+            self._arrivals = {key: arrival for key, arrival in self._arrivals.items() if arrival > now}
+            self._sweep_at = max(2 * len(self._arrivals), _SWEEP_AT)
+        return MemoryPermit(self, limits, accounts, estimate, self._wall() if None in accounts else 0)
 
-    def _current(self, budgets: Sequence[Budget]) -> list[Account | None]:
-        """The accounts of the current periods; None for those that were not begun."""
-        if not budgets:
-            return []
-        now = self._wall()
-        found = (self._accounts.get(budget.key) for budget in budgets)
-        return [account if account and account.span.start <= now < account.span.end else None for account in found]
+    async def _open_accounts(self, budgets: Sequence[Budget], cost: Cost) -> list[Account | None]:
+        """The accounts of the current periods. None for those that no call has needed yet, and this one does not."""
+        while True:
+            now = self._wall()
+            accounts = [self._account(budget, now) for budget in budgets]
+            if None not in accounts:
+                return accounts
+            pairs = zip(budgets, accounts, strict=True)
+            missing = [budget for budget, account in pairs if account is None and budget.applies_to(cost)]
+            if not missing:
+                return accounts
+            for budget in missing:
+                dates = budget.period.around(self._wall())
+                baseline, _ = await self._baseline.get(budget, dates.start)
+                if self._account(budget, self._wall()) is None:  # else another call has opened it in the meantime
+                    self._accounts[budget.key] = Account(dates, baseline, baseline.tokens, baseline.micros)
 
-    async def _seed(self, budget: Budget) -> None:
-        span = budget.period.around(self._wall())
-        seed, _ = await self._seeds.get(budget.tenant, budget.service, moment(span.start))
-        if self._current([budget]) == [None]:
-            self._accounts[budget.key] = Account(seed, span)
+    def _account(self, budget: Budget, now: int) -> Account | None:
+        account = self._accounts.get(budget.key)
+        return account if account and account.dates.start <= now < account.dates.end else None
 
-    def _broken(self, rules: Rules, accounts: Sequence[Account | None], cost: Cost, now: int) -> list[Broken]:
-        broken: list[Broken] = []
-        for rate in rules.rates:
+    def _excesses(self, limits: LimitSet, accounts: Sequence[Account | None], cost: Cost, now: int) -> list[Excess]:
+        found: list[Excess] = []
+        for rate in limits.rates:
             if amount := rate.amount(cost):
                 arrival = max(self._arrivals.get(rate.key, 0), now)
-                if (over := arrival + rate.spacing(amount) - now - rate.tolerance) > 0:
-                    broken.append(rate.broken(cost, over))
-        broken += [calls.broken() for calls in rules.calls if self._running.get(calls.key, 0) >= calls.most]
-        for budget, account in zip(rules.budgets, accounts, strict=True):
-            if account and not budget.fits(cost, account.tokens, account.micros, account.seed):
+                if (early := arrival + rate.spacing(amount) - now - rate.tolerance) > 0:
+                    found.append(rate.excess(cost, early))
+        found += [each.excess() for each in limits.concurrency if self._running.get(each.key, 0) >= each.calls]
+        for budget, account in zip(limits.budgets, accounts, strict=True):
+            if account and not budget.has_room(cost, account.tokens, account.micros, account.baseline):
                 used = Cost(account.tokens, account.micros)
-                broken += budget.broken(cost, used, account.seed, self._wall())
-        return broken
+                found += budget.excesses(cost, used, account.baseline, self._wall())
+        return found
 
-    def leave(self, rules: Rules, accounts: Sequence[Account], estimate: Cost, actual: Cost) -> None:
+    def leave(self, permit: "MemoryPermit", actual: Cost) -> None:
         """The call of a permit has ended."""
-        now = self._ticks()
-        for rate in rules.rates:
+        now, limits, estimate = self._ticks(), permit.limits, permit.estimate
+        for rate in limits.rates:
             if change := rate.change(estimate, actual):
                 self._arrivals[rate.key] = max(self._arrivals.get(rate.key, 0), now) + change
-        self._release(rules.calls)
-        _add(accounts, actual.tokens - estimate.tokens, actual.micros - estimate.micros)
-
-    def _release(self, limits: Sequence[Calls]) -> None:
-        for calls in limits:
-            if left := self._running[calls.key] - 1:
-                self._running[calls.key] = left
+        for each in limits.concurrency:
+            if left := self._running[each.key] - 1:
+                self._running[each.key] = left
             else:
-                del self._running[calls.key]
+                del self._running[each.key]
+        for budget, account in zip(limits.budgets, permit.accounts, strict=True):
+            # An account that was opened after the call began did not count it.
+            if found := account or self._account(budget, permit.entered):
+                found.tokens += actual.tokens - estimate.tokens
+                found.micros += actual.micros - estimate.micros
 
     def forget_budgets(self) -> None:
-        """Ask the ledger anew: others have counted in the meantime."""
+        """Read the baselines again: other servers have counted in the meantime."""
         self._accounts.clear()
-
-    def _sweep(self, now: int) -> None:
-        self._arrivals = {key: arrival for key, arrival in self._arrivals.items() if arrival > now}
-        self._sweep_at = max(2 * len(self._arrivals), _SWEEP_AT)
 
     async def close(self) -> None:
         """See Limiter."""
-        await self._seeds.close()
+        await self._baseline.close()
 
 
+@dataclass(slots=True, eq=False)
 class MemoryPermit:
-    """See Permit."""
+    """Implements Permit. `entered` is the time of day at the beginning, if some of the accounts are None."""
 
-    __slots__ = ("_accounts", "_estimate", "_limiter", "_rules")
-
-    def __init__(self, limiter: MemoryLimiter, rules: Rules, accounts: Sequence[Account], estimate: Cost) -> None:
-        self._limiter = limiter
-        self._rules = rules
-        self._accounts = accounts
-        self._estimate = estimate
+    limiter: MemoryLimiter
+    limits: LimitSet
+    accounts: Sequence[Account | None]
+    estimate: Cost
+    entered: int
 
     def settle(self, actual: Cost) -> None:
         """See Permit."""
-        self._limiter.leave(self._rules, self._accounts, self._estimate, actual)
-
-
-def _missing(budgets: Sequence[Budget], accounts: Sequence[Account | None], cost: Cost) -> list[Budget]:
-    """Those that decide about a call of this cost and have no account."""
-    return [budget for budget, account in zip(budgets, accounts, strict=True) if account is None and budget.needs(cost)]
-
-
-def _add(accounts: Iterable[Account], tokens: int, micros: int) -> None:
-    for account in accounts:
-        account.tokens += tokens
-        account.micros += micros
+        self.limiter.leave(self, actual)

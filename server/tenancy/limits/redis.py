@@ -1,7 +1,7 @@
-"""Limits across processes: Redis decides, by its own time, in one script for all limits of a call.
+"""Limits of several servers: Redis decides by its own clock, in one script for all limits of a call.
 
-While Redis is away, each server decides alone with its share of the limits; what its calls cost is added to the
-budgets when Redis is back.
+While Redis does not answer, each server decides alone with its share of the limits. The cost of those calls is added to
+the budgets in Redis when it is back.
 """
 
 import asyncio
@@ -10,214 +10,207 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from server.domain.errors import BudgetExhausted, LedgerUnavailable, QuotaExceeded
+from server.domain.errors import BudgetExhausted, Excess, LedgerUnavailable, QuotaExceeded
 from server.domain.money import Cost
-from server.tenancy.limits.budget_baseline import BudgetBaseline, Spent, nothing_spent
+from server.tenancy.limits.budgets import SECOND, Budget, BudgetBaseline, Dates, Spent, nothing_spent
+from server.tenancy.limits.limit_set import LimitSet, limit_sets, refusal
 from server.tenancy.limits.limiter import Permit
 from server.tenancy.limits.memory import MemoryLimiter
-from server.tenancy.limits.periods import SECOND, Span, moment
-from server.tenancy.limits.redis_batcher import ANSWER_SECONDS, Away, RedisBatcher, microseconds
-from server.tenancy.limits.refusal import Broken, refusal
-from server.tenancy.limits.rules import Budget, RuleBook, Rules
+from server.tenancy.limits.redis_batcher import ANSWER_SECONDS, Away, Fill, RedisBatcher, microseconds
 from server.tenancy.tenants import Tenant
 
 _ATTEMPTS = 4  # a period may end, accounts may be missing, an answer may be late
 _VALID = int(2 * ANSWER_SECONDS * SECOND)
 _SLACK = SECOND  # a call that is cancelled at its deadline takes a moment to end
-_LONGEST = 86_400 * SECOND  # a lease
+_LONGEST_LEASE = 86_400 * SECOND
 
-Accounts = Sequence[tuple[Budget, Span]]
+Accounts = Sequence[tuple[Budget, Dates]]
 
 
 class RedisLimiter:
-    """`url` is that of Redis; `replicas` are the servers that share limits while it is away.
+    """Implements Limiter. `replicas` are the servers that share the limits while Redis does not answer.
 
-    `clock` is for tests: it tells the time in microseconds instead of Redis.
+    `clock` is for tests: it replaces the clock of Redis, in microseconds.
     """
 
     def __init__(
         self, url: str, spent: Spent = nothing_spent, *, replicas: int = 1, clock: Callable[[], int] | None = None
     ) -> None:
-        self._rules = RuleBook()
-        self._seeds = BudgetBaseline(spent)
-        self._alone = MemoryLimiter(spent, replicas=replicas)
-        self._pipe = RedisBatcher(url, self._alone.forget_budgets)
+        self._limits_of = limit_sets()
+        self._baseline = BudgetBaseline(spent)
+        self._local = MemoryLimiter(spent, replicas=replicas)
+        self._batcher = RedisBatcher(url, self._local.forget_budgets)
         self._clock = clock
         self._sender = secrets.token_hex(8)
         self._numbers = count(1)
 
     async def start(self) -> None:
         """Connect. Without Redis it starts degraded."""
-        await self._pipe.start()
+        await self._batcher.start()
 
     @property
     def degraded(self) -> bool:
         """See Limiter."""
-        return self._pipe.away
+        return self._batcher.away
 
     async def enter(self, tenant: Tenant, service: str, estimate: Cost, *, seconds: float) -> Permit | None:
         """See Limiter."""
-        rules = self._rules.find(tenant, service)
-        if rules is None:
+        limits = self._limits_of(tenant, service)
+        if limits is None:
             return None
-        call = Reservation(self, rules, f"{self._sender}{next(self._numbers)}", estimate)
-        if not self._pipe.away:
+        permit = RedisPermit(self, limits, f"{self._sender}{next(self._numbers)}", estimate)
+        if not self._batcher.away:
             try:
-                call.asked = True
-                await self._decide(call, seconds)
-                return call
+                permit.sent = True
+                await self._decide(permit, seconds)
+                return permit
             except Away:
                 pass
             except asyncio.CancelledError:
-                call.settle(Cost())  # it may have been counted
+                permit.settle(Cost())  # it may have been counted
                 raise
-        call.accounts = _current(rules, self._now())
+        permit.accounts = _current(limits, self._now())
         try:
-            call.alone = await self._alone.enter(tenant, service, estimate, seconds=seconds)
+            permit.local = await self._local.enter(tenant, service, estimate, seconds=seconds)
         except (QuotaExceeded, BudgetExhausted, LedgerUnavailable, asyncio.CancelledError):
-            call.settle(Cost())
+            permit.settle(Cost())
             raise
-        return call
+        return permit
 
-    async def _decide(self, call: "Reservation", seconds: float) -> None:
+    async def _decide(self, permit: "RedisPermit", seconds: float) -> None:
         """Return if Redis admits the call. Raises Away, a refusal, or LedgerUnavailable."""
         now = self._now()
-        lease = min(max(int(seconds * SECOND), 0) + _SLACK, _LONGEST)
-        seeds: dict[str, Sequence[int]] = {}  # by position, as Lua counts
+        lease = min(max(int(seconds * SECOND), 0) + _SLACK, _LONGEST_LEASE)
+        baselines: dict[str, Sequence[int]] = {}  # by position, as Lua counts
         for _ in range(_ATTEMPTS):
-            call.accounts = _current(call.rules, now)
-            word, now, *rest = await self._pipe.ask(call.keys(), self._question(call, lease, seeds))
+            permit.accounts = _current(permit.limits, now)
+            word, now, *rest = await self._batcher.ask(permit.keys(), self._question(permit, lease, baselines))
             match word:
                 case b"ok":
-                    call.admitted(now)
+                    permit.admitted(now)
                     return
                 case b"refused":
-                    raise refusal(_broken(call, rest, now))
-                case b"seed":
+                    raise refusal(_excesses(permit, rest, now))
+                case b"missing":
                     for position in rest:
-                        budget, span = call.accounts[position - 1]
-                        seeds[str(position)] = await self._seed(budget, span, now)
+                        budget, dates = permit.accounts[position - 1]
+                        begun = microseconds()
+                        cost, read = await self._baseline.get(budget, dates.start)
+                        age = max(begun - int(read * SECOND), 0)  # another call may have begun the read earlier
+                        baselines[str(position)] = (cost.tokens, cost.micros, now - age)
                 case b"period":
-                    seeds.clear()
+                    baselines.clear()
         raise Away
 
-    async def _seed(self, budget: Budget, span: Span, now: int) -> Sequence[int]:
-        found = microseconds()
-        cost, asked = await self._seeds.get(budget.tenant, budget.service, moment(span.start))
-        age = max(found - int(asked * SECOND), 0)  # others may have asked before
-        return (cost.tokens, cost.micros, now - age)
-
-    def _question(
-        self, call: "Reservation", lease: int, seeds: Mapping[str, Sequence[int]]
-    ) -> Callable[[int], Mapping[str, Any]]:
-        cost = call.estimate
+    def _question(self, permit: "RedisPermit", lease: int, baselines: Mapping[str, Sequence[int]]) -> Fill:
+        cost = permit.estimate
         question: dict[str, Any] = {
-            "id": call.id,
+            "id": permit.id,
             "lease": lease,
-            "rates": [(rate.spacing(rate.amount(cost)), rate.tolerance) for rate in call.rules.rates],
-            "calls": [calls.most for calls in call.rules.calls],
+            "rates": [(rate.spacing(rate.amount(cost)), rate.tolerance) for rate in permit.limits.rates],
+            "concurrency": [each.calls for each in permit.limits.concurrency],
             "accounts": [
-                (span.start, span.end, cost.tokens, _or_none(budget.tokens), cost.micros, _or_none(budget.micros))
-                for budget, span in call.accounts
+                (dates.start, dates.end, cost.tokens, _or_none(budget.tokens), cost.micros, _or_none(budget.micros))
+                for budget, dates in permit.accounts
             ],
-            "seeds": seeds,
+            "baselines": baselines,
         }
         if self._clock:
             question["now"] = question["valid"] = self._clock()
             return lambda offset: question
         return lambda offset: {**question, "valid": microseconds() + offset + _VALID}
 
-    def settle(self, call: "Reservation", actual: Cost) -> None:
+    def settle(self, permit: "RedisPermit", actual: Cost) -> None:
         """Tell Redis how a call has ended."""
-        estimate, number, ended = call.estimate, next(self._numbers), microseconds()
+        estimate, ended = permit.estimate, microseconds()
         message: dict[str, Any] = {
-            "number": number,
-            "id": call.id,
+            "number": next(self._numbers),
+            "id": permit.id,
             "estimate": (estimate.tokens, estimate.micros),
             "actual": (actual.tokens, actual.micros),
-            "rates": [rate.change(estimate, actual) for rate in call.rules.rates],
-            "calls": len(call.rules.calls),
+            "rates": [rate.change(estimate, actual) for rate in permit.limits.rates],
+            "concurrency": len(permit.limits.concurrency),
         }
         if self._clock:
             message |= {"now": self._clock(), "began": self._clock(), "ended": self._clock() + 1}
-        began, own = call.began, call.offset
+        began, own = permit.began, permit.offset
 
         def fill(offset: int) -> Mapping[str, Any]:
             ahead = offset if own is None else own
             return {"began": began + ahead, "ended": ended + ahead, **message}
 
-        self._pipe.tell([f"{call.rules.prefix}:settled:{self._sender}", *call.keys()], fill)
+        self._batcher.tell([f"{permit.limits.prefix}:settled:{self._sender}", *permit.keys()], fill)
 
     def _now(self) -> int:
-        """Redis's time, as well as it is known here."""
-        return self._clock() if self._clock else microseconds() + self._pipe.offset
+        """About the time of Redis."""
+        return self._clock() if self._clock else microseconds() + self._batcher.offset
 
     async def close(self) -> None:
         """See Limiter."""
-        await self._pipe.close()
-        await self._alone.close()
-        await self._seeds.close()
+        await self._batcher.close()
+        await self._local.close()
+        await self._baseline.close()
 
 
-class Reservation:
-    """See Permit. `asked` is whether Redis may have counted the call, `alone` what was decided without it.
+class RedisPermit:
+    """Implements Permit. `sent` is whether Redis may have counted the call, `local` the permit of this server alone.
 
-    `offset` is what Redis's clock was ahead of microseconds() when it admitted the call.
+    `offset` is how far Redis's clock was ahead of microseconds() when it admitted the call.
     """
 
-    __slots__ = ("_limiter", "accounts", "alone", "asked", "began", "estimate", "id", "offset", "rules")
+    __slots__ = ("_limiter", "accounts", "began", "estimate", "id", "limits", "local", "offset", "sent")
 
-    def __init__(self, limiter: RedisLimiter, rules: Rules, call: str, estimate: Cost) -> None:
+    def __init__(self, limiter: RedisLimiter, limits: LimitSet, call: str, estimate: Cost) -> None:
         self._limiter = limiter
-        self.rules = rules
+        self.limits = limits
         self.id = call
         self.estimate = estimate
         self.began = microseconds()
         self.offset: int | None = None
-        self.asked = False
-        self.alone: Permit | None = None
+        self.sent = False
+        self.local: Permit | None = None
         self.accounts: Accounts = ()
 
     def admitted(self, now: int) -> None:
-        """Redis has counted it at `now`, by its clock."""
+        """Redis has counted the call at `now`, by its clock."""
         self.began = microseconds()
         self.offset = now - self.began
 
     def settle(self, actual: Cost) -> None:
         """See Permit."""
-        if self.alone is not None:
-            self.alone.settle(actual)
-        if self.asked or (self.accounts and actual != Cost()):
+        if self.local is not None:
+            self.local.settle(actual)
+        if self.sent or (self.accounts and actual != Cost()):
             self._limiter.settle(self, actual)
 
     def keys(self) -> list[str]:
-        """Keys of all that counts it."""
-        rules = self.rules
+        """The keys of all counters of the call."""
+        limits = self.limits
         return [
-            f"{rules.prefix}:open",
-            *(rate.key for rate in rules.rates),
-            *(calls.key for calls in rules.calls),
-            *(budget.account_key(span) for budget, span in self.accounts),
+            f"{limits.prefix}:open",
+            *(rate.key for rate in limits.rates),
+            *(each.key for each in limits.concurrency),
+            *(f"{budget.key}:{dates.first}" for budget, dates in self.accounts),
         ]
 
 
-def _current(rules: Rules, now: int) -> Accounts:
-    return [(budget, budget.period.around(now)) for budget in rules.budgets]
+def _current(limits: LimitSet, now: int) -> Accounts:
+    return [(budget, budget.period.around(now)) for budget in limits.budgets]
 
 
-def _broken(call: Reservation, found: Sequence[int], now: int) -> list[Broken]:
-    """What enter.lua says is broken: triples of a position and two numbers."""
-    rules, broken = call.rules, list[Broken]()
+def _excesses(permit: RedisPermit, found: Sequence[int], now: int) -> list[Excess]:
+    """From the answer "refused" of enter.lua: triples of a position and two numbers."""
+    limits, excesses = permit.limits, list[Excess]()
     for position, one, two in zip(found[::3], found[1::3], found[2::3], strict=True):
         index = position - 1
-        if index < len(rules.rates):
-            broken.append(rules.rates[index].broken(call.estimate, one))
-        elif (index := index - len(rules.rates)) < len(rules.calls):
-            broken.append(rules.calls[index].broken())
+        if index < len(limits.rates):
+            excesses.append(limits.rates[index].excess(permit.estimate, one))
+        elif (index := index - len(limits.rates)) < len(limits.concurrency):
+            excesses.append(limits.concurrency[index].excess())
         else:
-            budget, _ = call.accounts[index - len(rules.calls)]
-            broken += budget.broken(call.estimate, Cost(one, two), Cost(), now)
-    return broken
+            budget, _ = permit.accounts[index - len(limits.concurrency)]
+            excesses += budget.excesses(permit.estimate, Cost(one, two), Cost(), now)
+    return excesses
 
 
 def _or_none(limit: int | None) -> int:

@@ -1,15 +1,15 @@
--- A call has ended: free its place, and correct what was counted for it. Doing it twice changes nothing.
+-- A call has ended: remove it from the running calls, and correct its estimated cost. Doing it twice changes nothing.
 --
--- KEYS: how far the sender's settlements have come; the tenant's open calls; then one key for each of ask.rates, for
--- each of ask.calls, and for each account.
--- ARGV[1], JSON, instants and spans in microseconds of Redis's clock:
---   number      of the settlement, ascending for each sender
---   id          of the call
+-- KEYS: the number of the sender's last settlement; the tenant's running calls; then one key for each of ask.rates, each
+-- of ask.concurrency, and each account.
+-- ARGV[1], JSON, with instants and durations in microseconds of Redis's clock:
+--   number       of the settlement, ascending for each sender
+--   id           of the call
 --   began, ended
 --   estimate, actual    {tokens, micros}
---   rates       by how much each theoretical arrival moves
---   calls       the number of sets of calls at once
---   now         the time, in tests alone
+--   rates        by how much each theoretical arrival moves
+--   concurrency  the number of concurrency limits
+--   now          the time, only in tests
 
 local ask = cjson.decode(ARGV[1])
 
@@ -28,9 +28,9 @@ if ask.number <= tonumber(redis.call('GET', KEYS[1]) or 0) then
 end
 redis.call('SET', KEYS[1], text(ask.number), 'PXAT', text(math.ceil(now / 1000) + 2 * 86400000))
 
--- Whether it was counted here: it may have been admitted while this server was away.
+-- Whether it was counted here. It was not if Redis did not answer when the call was admitted.
 local reserved = redis.call('ZREM', KEYS[2], ask.id) == 1
-for i = 1, ask.calls do
+for i = 1, ask.concurrency do
   redis.call('ZREM', KEYS[2 + #ask.rates + i], ask.id)
 end
 
@@ -46,12 +46,12 @@ for i, change in ipairs(ask.rates) do
   end
 end
 
-for i = 2 + #ask.rates + ask.calls + 1, #KEYS do
+for i = 2 + #ask.rates + ask.concurrency + 1, #KEYS do
   local key = KEYS[i]
   local read = tonumber(redis.call('HGET', key, 'read') or nil)
-  -- Without an account, or with one that was read from the ledger later, the ledger has told everything.
+  -- An account that is missing, or was read from the ledger later, gets the cost of this call from the ledger.
   if read and read < ask.ended then
-    local known = reserved or ask.began <= read  -- the ledger, too, had it at its estimate
+    local known = reserved or ask.began <= read  -- the ledger counted the call at its estimate, too
     redis.call('HINCRBY', key, 'tokens', text(ask.actual[1] - (known and ask.estimate[1] or 0)))
     redis.call('HINCRBY', key, 'micros', text(ask.actual[2] - (known and ask.estimate[2] or 0)))
   end

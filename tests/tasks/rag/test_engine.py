@@ -235,5 +235,5 @@ async def test_freshness_and_whole_batches(
             assert {passage.metadata["batch"] for passage in found.passages} == {str(number)}
         ended.set()
     assert len(seen) > 3
-    assert reopened(tmp_path).snapshot.segment.generation > 0
+    assert reopened(tmp_path).snapshot.segment.info.generation > 0
     await engine.close()

@@ -29,7 +29,6 @@ class Batch(NamedTuple):
 
 
 def register(add: AddCommand) -> None:
-    """Add the command."""
     command = add(
         "add",
         run,

@@ -17,7 +17,6 @@ DEFAULT_TASKS = [task for task in TASKS if task != "syntax"]
 
 
 def register(add: AddCommand) -> None:
-    """Add the command."""
     parser = add(
         "analyze",
         run,

@@ -14,7 +14,6 @@ from quintet_client.inputs import ChatOptions, Message
 
 
 def register(add: AddCommand) -> None:
-    """Add the command."""
     parser = add(
         "chat",
         run,

@@ -16,7 +16,6 @@ BATCH = rules(classification_pb2.ClassifyRequest, "texts").repeated.max_items
 
 
 def register(add: AddCommand) -> None:
-    """Add the command."""
     parser = add(
         "classify",
         run,

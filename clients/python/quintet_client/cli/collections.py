@@ -19,7 +19,6 @@ _PAGE = 1000  # documents; the contract's maximum
 
 
 def register(add: AddCommand) -> None:
-    """Add the commands."""
     add(
         "collections",
         run_list,
@@ -59,7 +58,6 @@ def register(add: AddCommand) -> None:
 
 
 def run_list(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """Show a table of all collections."""
     found = list(_collections(client))
     header = ("NAME", "STATE", "DOCUMENTS", "GENERATION")
     out.records(
@@ -83,7 +81,6 @@ def _collections(client: QuintetClient) -> Iterator[rag_pb2.Collection]:
 
 
 def run_show(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """Describe a collection."""
     index = client.get_index(args.collection)
     if out.as_json:
         out.json(index)
@@ -121,7 +118,6 @@ def run_documents(args: argparse.Namespace, client: QuintetClient, out: Terminal
 
 
 def run_generations(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """Show a table of the kept generations."""
     response = client.list_generations(args.collection)
     out.records(
         ("GENERATION", "MADE", "DOCUMENTS", "PASSAGES", "SIZE", "BY"),
@@ -141,7 +137,6 @@ def run_generations(args: argparse.Namespace, client: QuintetClient, out: Termin
 
 
 def run_rollback(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """Roll back."""
     response = client.rollback(args.collection, args.generation)
     name, now = args.collection, response.index.generation
     out.result(response, f"{name}: generation {now} has the documents of generation {args.generation}")
@@ -149,7 +144,6 @@ def run_rollback(args: argparse.Namespace, client: QuintetClient, out: Terminal)
 
 
 def run_compact(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """Fold the log."""
     response = client.compact(args.collection)
     size = f"{response.size_bytes / 1e6:.1f} MB"
     out.result(response, f"{args.collection}: generation {response.index.generation} is in files, {size}")
@@ -157,7 +151,6 @@ def run_compact(args: argparse.Namespace, client: QuintetClient, out: Terminal) 
 
 
 def run_create(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """Create a collection."""
     response = client.create_collection(args.collection)
     out.result(response, f"{args.collection}: created, empty, for {response.model.name} {response.model.version}")
     return OK

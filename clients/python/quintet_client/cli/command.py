@@ -13,12 +13,13 @@ from quintet_client import __version__
 from quintet_client.cli import add as add_files
 from quintet_client.cli import analyze, chat, classify, collections, documents, models, price, server, tenants, usage
 from quintet_client.cli.failures import INTERRUPTED, READER_GONE, UsageError, tell
-from quintet_client.cli.options import GLOBAL_DEFAULTS, Run, add_global_options, decode, read_bytes
+from quintet_client.cli.options import Run, add_global_options, decode, read_bytes
 from quintet_client.cli.terminal import Terminal
 from quintet_client.client import QuintetClient
 from quintet_client.errors import QuintetError
 
-_EPILOG = """  quintet health --wait 60
+_EPILOG = """examples:
+  quintet health --wait 60
   quintet classify "I love it" "meh"
   quintet ask "Who painted the Night Watch?"
   quintet --address models.internal:50051 models --json
@@ -76,14 +77,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         prog="quintet",
         usage="quintet COMMAND [argument ...] [option ...]",
         description="Use a Quintet server: classify texts, price houses, chat, ask documents, analyse text.",
-        epilog=f"examples:\n{_EPILOG}",
+        epilog=_EPILOG,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"quintet {__version__}")
-    parser.set_defaults(**GLOBAL_DEFAULTS)
     groups = {"": parser.add_subparsers(title="commands", metavar="COMMAND", prog="quintet", required=True)}
-    add_global_options(parser)
+    add_global_options(parser, default=None)
 
     def add(
         name: str, run: Run, arguments: str, summary: str, examples: str, *, has_actions: bool = False

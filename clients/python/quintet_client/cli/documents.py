@@ -12,7 +12,6 @@ from quintet_client.client import QuintetClient
 
 
 def register(add: AddCommand) -> None:
-    """Add the commands."""
     ask = add(
         "ask",
         run_ask,

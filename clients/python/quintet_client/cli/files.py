@@ -1,6 +1,7 @@
 """Finds files, and makes documents of them."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,13 +10,14 @@ from quintet.v1 import rag_pb2
 
 from quintet_client.cli.failures import UsageError
 from quintet_client.cli.parsers import PARSERS, Unusable, parse
-from quintet_client.cli.parts import split
 from quintet_client.contract import rules
 from quintet_client.inputs import Document
 
 MAX_TEXT = rules(rag_pb2.Document, "text").string.max_len
 MAX_TITLE = rules(rag_pb2.Document, "title").string.max_len
 MAX_ID = rules(rag_pb2.Document, "id").string.max_len
+# Where a part may end, best first: at a blank line, a line end, a sentence end, between words.
+_BORDERS = (re.compile(r"\n[^\S\n]*\n"), re.compile(r"\n"), re.compile(r"(?<=[.!?。！？])\s?"), re.compile(r"\s"))
 
 
 class File(NamedTuple):
@@ -118,3 +120,30 @@ def _why(error: OSError) -> str:
 def _shown(path: Path | str) -> str:
     """The path as text; file names may be invalid UTF-8."""
     return os.fsencode(path).decode(errors="replace")
+
+
+class Part(NamedTuple):
+    """A part of a text; `start` is its offset in code points."""
+
+    start: int
+    text: str
+
+
+def split(text: str, limit: int) -> Iterator[Part]:
+    """Parts of at most `limit` code points, without surrounding white space; a text that fits is one part."""
+    start = 0
+    while start < len(text):
+        end = len(text) if len(text) - start <= limit else _border(text, start, limit)
+        part = text[start:end].strip()
+        if part:
+            yield Part(start + text[start:end].index(part[0]), part)
+        start = end
+
+
+def _border(text: str, start: int, limit: int) -> int:
+    """The last border in the second half of the limit, so that no part is tiny; else the limit."""
+    for border in _BORDERS:
+        found = [match.end() for match in border.finditer(text, start + limit // 2, start + limit)]
+        if found:
+            return found[-1]
+    return start + limit

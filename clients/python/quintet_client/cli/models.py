@@ -1,8 +1,11 @@
 """`quintet models`, and `load`, `unload`, `reload`, `alias` and `watch`."""
 
 import argparse
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC
+from functools import partial
+from typing import Any
 
 from quintet.v1 import model_pb2
 
@@ -16,7 +19,6 @@ _STYLES = {"ready": "green", "failed": "red"}
 
 
 def register(add: AddCommand) -> None:
-    """Add the commands."""
     models = add(
         "models",
         run_models,
@@ -26,12 +28,13 @@ def register(add: AddCommand) -> None:
   quintet models house-prices             features, metrics, licence, version""",
     )
     models.add_argument("name", metavar="NAME", nargs="?", help="the model to describe")
-    for name, run, summary in (
-        ("load", run_load, "load a model into memory"),
-        ("unload", run_unload, "free a model's memory until a call needs it"),
-        ("reload", run_reload, "check a model's files again and serve their present content"),
+    for name, method, summary in (
+        ("load", QuintetClient.load_model, "load a model into memory"),
+        ("unload", QuintetClient.unload_model, "free a model's memory until a call needs it"),
+        ("reload", QuintetClient.reload_model, "check a model's files again and serve their present content"),
     ):
-        add(name, run, "NAME", summary, f"  quintet {name} sentiment").add_argument("name", metavar="NAME")
+        command = add(name, partial(_change, method), "NAME", summary, f"  quintet {name} sentiment")
+        command.add_argument("name", metavar="NAME", help="the model")
     alias = add(
         "alias",
         run_alias,
@@ -123,23 +126,11 @@ def _values(feature: model_pb2.Feature) -> str:
     return ", ".join(feature.allowed_values) or f"{feature.minimum:g} to {feature.maximum:g}"
 
 
-def run_load(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """Load a model."""
-    return _tell(out, client.load_model(args.name).model)
-
-
-def run_unload(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """Unload a model."""
-    return _tell(out, client.unload_model(args.name).model)
-
-
-def run_reload(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """Reload a model."""
-    return _tell(out, client.reload_model(args.name).model)
+def _change(method: Callable[..., Any], args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
+    return _tell(out, method(client, args.name).model)
 
 
 def run_alias(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """Move an alias."""
     return _tell(out, client.set_alias(args.name, args.alias, args.target, force=args.force).model)
 
 

@@ -3,8 +3,10 @@
 import argparse
 import contextlib
 import math
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -16,22 +18,9 @@ from quintet_client.filters import Condition
 
 T = TypeVar("T")
 
-GLOBAL_DEFAULTS: dict[str, object] = {
-    "address": None,
-    "timeout": None,
-    "json": False,
-    "api_key_file": None,
-    "tls": False,
-    "tls_ca": None,
-    "tls_cert": None,
-    "tls_key": None,
-}
 
-
-class Run(Protocol):
-    """A command; it returns the exit status."""
-
-    def __call__(self, args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int: ...
+# A command; it returns the exit status.
+Run = Callable[[argparse.Namespace, QuintetClient, Terminal], int]
 
 
 class AddCommand(Protocol):
@@ -42,9 +31,9 @@ class AddCommand(Protocol):
     ) -> argparse.ArgumentParser: ...
 
 
-def add_global_options(parser: argparse.ArgumentParser) -> None:
-    """They may stand before or after the command. So they have no defaults here: GLOBAL_DEFAULTS has them."""
-    group = parser.add_argument_group("connection and output", argument_default=argparse.SUPPRESS)
+def add_global_options(parser: argparse.ArgumentParser, default: str | None = argparse.SUPPRESS) -> None:
+    """Options that may stand before or after the command; after it, their defaults would replace given values."""
+    group = parser.add_argument_group("connection and output", argument_default=default)
     group.add_argument("--address", metavar="HOST:PORT", help="the server; default: QUINTET_ADDRESS or 127.0.0.1:50051")
     group.add_argument("--timeout", metavar="SECONDS", type=seconds, help="longest wait for an answer")
     group.add_argument("--json", action="store_true", help="write JSON, one object a line")
@@ -53,6 +42,15 @@ def add_global_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tls-ca", metavar="FILE", help="encrypt; trust the certificates in FILE (PEM) instead")
     group.add_argument("--tls-cert", metavar="FILE", help="encrypt; authenticate with the certificate in FILE (PEM)")
     group.add_argument("--tls-key", metavar="FILE", help="the key of --tls-cert (PEM)")
+
+
+def duration(value: str) -> timedelta:
+    """A length of time: 90d, 12h, 30m or 0."""
+    found = re.fullmatch(r"(\d{1,6})([dhm])|0", value)
+    if not found:
+        raise argparse.ArgumentTypeError(f"must be a time such as 90d, 12h or 30m, not {value!r}")
+    units = {"d": "days", "h": "hours", "m": "minutes"}
+    return timedelta(**{units[found[2]]: int(found[1])}) if found[1] else timedelta()
 
 
 def seconds(value: str) -> float:

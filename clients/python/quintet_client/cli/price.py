@@ -41,7 +41,6 @@ EXAMPLE: House = {
 
 
 def register(add: AddCommand) -> None:
-    """Add the command."""
     parser = add(
         "price",
         run,

@@ -14,7 +14,6 @@ from quintet_client.errors import DeadlineExceeded, QuintetError
 
 
 def register(add: AddCommand) -> None:
-    """Add the commands."""
     health = add(
         "health",
         run_health,
@@ -54,7 +53,6 @@ def _reasons(client: QuintetClient) -> dict[str, str]:
 
 
 def run_info(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """Show version, uptime and limits."""
     info = client.server_info()
     if out.as_json:
         out.json(info)

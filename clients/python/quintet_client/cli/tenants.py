@@ -7,14 +7,14 @@ import re
 import secrets
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from quintet_client.cli.failures import OK, UsageError
-from quintet_client.cli.options import AddCommand
-from quintet_client.cli.tenants_file import edit_file, read_file, remove
+from quintet_client.cli.options import AddCommand, duration
+from quintet_client.cli.tenants_file import Table, edit_file, read_file, remove, table, tenant_of
 from quintet_client.cli.terminal import Cell, Terminal
 from quintet_client.client import QuintetClient
 from quintet_client.contract import SERVICES
@@ -22,17 +22,13 @@ from quintet_client.contract import SERVICES
 DEFAULT_FILE = "data/tenants.toml"
 _ROLES = ("call", "ingest", "admin")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-_DURATION = re.compile(r"(\d{1,6})([mhd])|0")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 _HEADER = """\
 # Who may call. The server reloads this file when it changes. Edit it with `quintet tenants` or by hand.
 # Keys are stored as salted hashes: a lost key cannot be recovered, only replaced.
 """
-Table = MutableMapping[str, Any]
 
 
 def register(add: AddCommand) -> None:
-    """Add the commands."""
     tenants = add(
         "tenants",
         run_list,
@@ -85,20 +81,11 @@ def register(add: AddCommand) -> None:
     revoking.add_argument("--all", action="store_true", help="revoke every key")
 
 
-def duration(value: str) -> timedelta:
-    """A time from now: 90d, 12h, 30m, 0."""
-    found = _DURATION.fullmatch(value)
-    if not found:
-        raise argparse.ArgumentTypeError(f"must be a time such as 90d, 12h or 30m, not {value!r}")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])}) if found[1] else timedelta()
-
-
 def _path(args: argparse.Namespace) -> Path:
     return Path(args.file or os.environ.get("QUINTET_TENANTS") or DEFAULT_FILE)
 
 
 def run_add(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """Add a tenant with one key."""
     path = _path(args)
     if not _NAME.fullmatch(args.name):
         raise UsageError("a tenant's name has lower-case letters, digits and . _ - only, 63 at most")
@@ -106,7 +93,7 @@ def run_add(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> i
     given = {"services": args.service, "models": args.model, "certificates": args.certificate}
 
     def edit(file: Table) -> None:
-        tenants = _table(file, "tenants")
+        tenants = table(file, "tenants")
         if args.name in tenants:
             raise UsageError(f"there is a tenant \"{args.name}\"; 'quintet tenants rotate {args.name}' adds a key")
         chosen = {name: values for name, values in given.items() if values}
@@ -123,7 +110,7 @@ def run_rotate(args: argparse.Namespace, client: QuintetClient, out: Terminal) -
     end = None if args.expire_old is None else _from_now(args.expire_old)  # computed once: edit() is called twice
 
     def edit(file: Table) -> None:
-        keys = _table(_tenant(file, args.name), "keys")
+        keys = table(tenant_of(file, args.name), "keys")
         if end is not None:
             for old in keys.values():
                 old["expires"] = min(_end(old) or end, end)
@@ -135,13 +122,12 @@ def run_rotate(args: argparse.Namespace, client: QuintetClient, out: Terminal) -
 
 
 def run_revoke(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    """Remove keys."""
     if bool(args.keys) == args.all:
         raise UsageError("quintet tenants revoke: give key ids, or --all; 'quintet tenants list' shows them")
 
     def edit(file: Table) -> None:
-        tenant = _tenant(file, args.name)
-        keys = _table(tenant, "keys")
+        tenant = tenant_of(file, args.name)
+        keys = table(tenant, "keys")
         for key_id in [*keys] if args.all else args.keys:
             if key_id not in keys:
                 raise UsageError(f'tenant "{args.name}" has no key {key_id}; it has: {", ".join(keys) or "none"}')
@@ -156,7 +142,7 @@ def run_revoke(args: argparse.Namespace, client: QuintetClient, out: Terminal) -
 
 def run_list(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
     """Show a table of tenants, keys and certificates."""
-    tenants = _table(tomllib.loads(read_file(_path(args))), "tenants")
+    tenants = table(tomllib.loads(read_file(_path(args))), "tenants")
     if not out.as_json:
         header = ("TENANT", "ROLES", "SERVICES", "MODELS", "KEY OR CERTIFICATE", "CREATED", "EXPIRES")
         out.table(header, [row for name, tenant in tenants.items() for row in _rows(name, tenant)])
@@ -226,20 +212,3 @@ def _tell_key(args: argparse.Namespace, out: Terminal, key_id: str, key: str, wh
 
 def _from_now(time: timedelta) -> datetime:
     return (datetime.now(UTC) + time).replace(microsecond=0)
-
-
-def _table(parent: Table, name: str) -> Table:
-    """A table within another; created if missing."""
-    if name not in parent:
-        parent[name] = {}
-    found = parent[name]
-    if not isinstance(found, MutableMapping):
-        raise UsageError(f"the file is not a tenants file: {name} is not a table")
-    return found
-
-
-def _tenant(file: Table, name: str) -> Table:
-    tenants = _table(file, "tenants")
-    if name not in tenants:
-        raise UsageError(f'there is no tenant "{name}"; there are: {", ".join(tenants) or "none"}')
-    return _table(tenants, name)

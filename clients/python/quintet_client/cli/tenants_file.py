@@ -16,7 +16,8 @@ from typing import Any
 
 from quintet_client.cli.failures import UsageError
 
-Edit = Callable[[MutableMapping[str, Any]], None]
+Table = MutableMapping[str, Any]
+Edit = Callable[[Table], None]
 _LOCK_SECONDS = 10.0
 _NO_GAP = re.compile(r"^([^#\n].*)\n(?=\[)", re.MULTILINE)  # a line directly above a table, other than a comment
 
@@ -64,21 +65,39 @@ def edit_file(path: Path, edit: Edit, *, new: str | None = None) -> None:
             raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}") from error
 
 
-def remove(table: MutableMapping[str, Any], key: str) -> None:
+def table(parent: Table, name: str) -> Table:
+    """A table within another; created if missing."""
+    if name not in parent:
+        parent[name] = {}
+    found = parent[name]
+    if not isinstance(found, MutableMapping):
+        raise UsageError(f"the file is not a tenants file: {name} is not a table")
+    return found
+
+
+def tenant_of(file: Table, name: str) -> Table:
+    """The table of a tenant. Raises UsageError if there is none."""
+    tenants = table(file, "tenants")
+    if name not in tenants:
+        raise UsageError(f'there is no tenant "{name}"; there are: {", ".join(tenants) or "none"}')
+    return table(tenants, name)
+
+
+def remove(parent: Table, key: str) -> None:
     """Delete a table from its parent in an edit; keep the comments below it.
 
     tomlkit attaches comments above the next table to the table before them.
     """
     from tomlkit.items import Comment, Whitespace
 
-    body = getattr(getattr(table[key], "value", None), "body", None)  # plain values have none
+    body = getattr(getattr(parent[key], "value", None), "body", None)  # plain values have none
     kept = []
     while body and body[-1][0] is None:
         item = body.pop()[1]
         kept += [item] if isinstance(item, Comment | Whitespace) else []
-    del table[key]
+    del parent[key]
     for item in reversed(kept):
-        table.add(item)  # type: ignore[attr-defined]  # the library's tables have it
+        parent.add(item)  # type: ignore[attr-defined]  # the library's tables have it
 
 
 def _plain(text: str) -> dict[str, Any] | None:

@@ -2,27 +2,24 @@
 
 import argparse
 import contextlib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from quintet.v1 import common_pb2, usage_pb2
 
 from quintet_client.cli.failures import FAILED, OK
-from quintet_client.cli.options import AddCommand, count
+from quintet_client.cli.options import AddCommand, count, duration
 from quintet_client.cli.terminal import Cell, Terminal
 from quintet_client.client import QuintetClient
 from quintet_client.contract import enum_name
 
 _PAGE = 1000  # calls; the contract's maximum
-_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 _NUMBERS = "CALLS PROMPT CACHED ANSWER COST"
 _CALLS = ("BEGUN (UTC)", "TENANT", "METHOD", "MODEL", "OUTCOME", "PROMPT", "ANSWER", "COST", "REQUEST")
 
 
 def register(add: AddCommand) -> None:
-    """Add the command."""
     usage = add(
         "usage",
         run_usage,
@@ -138,7 +135,7 @@ def money(micros: int, currency: str) -> str:
 def _moment(value: str) -> datetime:
     """A time ago, or a time."""
     with contextlib.suppress(ValueError, OverflowError):
-        if ago := re.fullmatch(r"(\d{1,6})([dhm])", value):
-            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        with contextlib.suppress(argparse.ArgumentTypeError):
+            return datetime.now(UTC) - duration(value)
         return datetime.fromisoformat(value).astimezone()
     raise argparse.ArgumentTypeError(f"must be 7d, 24h, 30m, or a day or time such as 2026-11-01, not {value!r}")

@@ -1,4 +1,4 @@
-"""The files that explain an artefact: report.md for people, LICENCE.txt for its terms."""
+"""The files that explain an artefact to people: report.md and LICENCE.txt."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,22 +8,20 @@ from training.fetch.lock import Input
 REPORT = "report.md"
 
 
-def write_report(
-    folder: Path, title: str, text: str, metrics: Mapping[str, float], pictures: Iterable[str] = ()
-) -> None:
-    """Write report.md: a text, the metrics as a table, and pictures that lie beside it."""
+def write_report(folder: Path, title: str, text: str, metrics: Mapping[str, float], *plots: str) -> None:
+    """Write report.md: a text, the metrics as a table, and plots that lie beside it."""
     lines = [f"# {title}", "", text.strip(), ""]
     if metrics:
         lines += ["| Metric | Value |", "| --- | ---: |"]
         lines += [f"| {name.replace('_', ' ')} | {number(value)} |" for name, value in metrics.items()]
         lines.append("")
-    for picture in pictures:
-        lines += [f"![{Path(picture).stem.replace('_', ' ')}]({picture})", ""]
+    for plot in plots:
+        lines += [f"![{Path(plot).stem.replace('_', ' ')}]({plot})", ""]
     (folder / REPORT).write_text("\n".join(lines), encoding="utf-8")
 
 
 def number(value: float) -> str:
-    """A metric for people: four digits that count, thousands apart."""
+    """A metric for people: four significant digits, thousands separated."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from training.datasets import dataframe as frames
-from training.datasets.dataframe import UnsafePickle, parse_frame, read_frame
+from training.datasets import dataframe
+from training.datasets.dataframe import UnsafePickle, parse_dataframe, read_dataframe
 
 
 class _Evil:
@@ -28,17 +28,17 @@ class _Evil:
 )
 def test_a_pickle_that_calls_anything_else_is_refused(pickled: bytes) -> None:
     with pytest.raises(UnsafePickle):
-        parse_frame(pickled)
+        parse_dataframe(pickled)
     assert not Path("/tmp/quintet-evil").exists()
 
 
 def test_a_pickle_without_a_table_is_refused() -> None:
     with pytest.raises(UnsafePickle, match="no DataFrame"):
-        parse_frame(pickle.dumps([1, 2, 3]))
+        parse_dataframe(pickle.dumps([1, 2, 3]))
 
 
 def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames, "UNPACKED_LIMIT", 1 << 20)
+    monkeypatch.setattr(dataframe, "UNPACKED_LIMIT", 1 << 20)
     (tmp_path / "bomb").write_bytes(lzma.compress(bytes(3 << 20)))
     with pytest.raises(UnsafePickle, match="longer than"):
-        read_frame(tmp_path / "bomb")
+        read_dataframe(tmp_path / "bomb")

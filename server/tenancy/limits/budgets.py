@@ -1,0 +1,156 @@
+"""Budgets of a day or a month of UTC, and what the ledger says was spent before counting began.
+
+Instants are microseconds since 1970.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from functools import lru_cache
+from math import inf
+from typing import NamedTuple
+
+from server.domain.errors import Excess, LedgerUnavailable
+from server.domain.money import Cost
+
+SECOND = 1_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_WAIT_SECONDS = 0.5
+_FRESH_SECONDS = 10.0
+
+
+class Dates(NamedTuple):
+    """The instants of one period, from `start` up to, but without, `end`. `first` is its first day, "2026-11-01"."""
+
+    start: int
+    end: int
+    first: str
+
+
+class Period(StrEnum):
+    """How long a budget lasts."""
+
+    DAY = "day"
+    MONTH = "month"
+
+    def around(self, now: int) -> Dates:
+        """The period that contains `now`."""
+        return _dates(self, now // (86_400 * SECOND))
+
+
+@lru_cache(maxsize=16)
+def _dates(period: Period, day: int) -> Dates:
+    start = _EPOCH + timedelta(days=day)
+    if period is Period.DAY:
+        end = start + timedelta(days=1)
+    else:
+        start = start.replace(day=1)
+        end = (start + timedelta(days=31)).replace(day=1)
+    microsecond = timedelta(microseconds=1)
+    return Dates((start - _EPOCH) // microsecond, (end - _EPOCH) // microsecond, start.date().isoformat())
+
+
+def to_datetime(instant: int) -> datetime:
+    """The instant as a time in UTC."""
+    return _EPOCH + timedelta(microseconds=instant)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What may be spent in a period: tokens, millionths of money, or both. None is no limit.
+
+    `service` is None for all services together. Each of the `replicas` has its share of what was left at its baseline.
+    """
+
+    key: str
+    subject: str
+    tenant: str
+    service: str | None
+    period: Period
+    tokens: int | None
+    micros: int | None
+    replicas: int
+
+    def applies_to(self, cost: Cost) -> bool:
+        """False for calls that cost nothing: they pass an exhausted budget."""
+        return bool((cost.tokens and self.tokens is not None) or (cost.micros and self.micros is not None))
+
+    def has_room(self, cost: Cost, tokens: int, micros: int, baseline: Cost) -> bool:
+        """Whether a call fits beside the `tokens` and `micros` that are spent or reserved."""
+        return (
+            self.tokens is None or not cost.tokens or tokens + cost.tokens <= self._share(self.tokens, baseline.tokens)
+        ) and (
+            self.micros is None or not cost.micros or micros + cost.micros <= self._share(self.micros, baseline.micros)
+        )
+
+    def _share(self, limit: int, baseline: int) -> int:
+        return limit if self.replicas == 1 else baseline + share(max(limit - baseline, 0), self.replicas)
+
+    def excesses(self, cost: Cost, used: Cost, baseline: Cost, now: int) -> Iterator[Excess]:
+        """Why a call does not fit."""
+        for name, limit, asked, spent, before, show in (
+            ("tokens", self.tokens, cost.tokens, used.tokens, baseline.tokens, "{} tokens".format),
+            ("micros", self.micros, cost.micros, used.micros, baseline.micros, _money),
+        ):
+            if limit is None or not asked or spent + asked <= self._share(limit, before):
+                continue
+            text = f"{show(limit)} a {self.period} (UTC); {show(spent)} are spent or reserved, and the call may take "
+            text += show(asked)
+            seconds = (self.period.around(now).end - now) / SECOND
+            if asked > limit:
+                text, seconds = f"{text}: never admitted", inf
+            yield Excess(self.subject, text, f"{name}_per_{self.period}", seconds, is_budget=True)
+
+
+def share(limit: int, replicas: int) -> int:
+    """One server's part of a limit: at least one, unless the limit is zero."""
+    return max(limit // replicas, 1) if limit else 0
+
+
+def _money(micros: int) -> str:
+    return f"{micros // 1_000_000}.{micros % 1_000_000:06} of money"
+
+
+# What a tenant spent since the start of a period, for all services or for one ("ChatService"): the cost of calls that
+# ended, and the reservations of running ones.
+Spent = Callable[[str, str | None, datetime], Awaitable[Cost]]
+
+
+async def nothing_spent(tenant: str, service: str | None, start: datetime) -> Cost:
+    """A `Spent` for servers without a ledger."""
+    return Cost()
+
+
+class BudgetBaseline:
+    """Reads from the ledger what was spent when counting begins, once for all calls that wait for it.
+
+    A read that takes too long for its caller goes on, and its result serves the next call within 10 s.
+    """
+
+    def __init__(self, spent: Spent) -> None:
+        self._spent = spent
+        self._reads: dict[tuple[str, str | None, int], tuple[float, asyncio.Future[Cost]]] = {}
+
+    async def get(self, budget: Budget, start: int) -> tuple[Cost, float]:
+        """What was spent, and when the read began as time.monotonic(). Raises LedgerUnavailable."""
+        key = (budget.tenant, budget.service, start)
+        read = self._reads.get(key)
+        if read is None or (read[1].done() and read[0] + _FRESH_SECONDS < time.monotonic()):
+            spent = asyncio.ensure_future(self._spent(budget.tenant, budget.service, to_datetime(start)))
+            read = self._reads[key] = (time.monotonic(), spent)
+        await asyncio.wait({read[1]}, timeout=_WAIT_SECONDS)
+        if not read[1].done():
+            raise LedgerUnavailable("reading from the ledger what was spent takes too long", retry_after=1.0)
+        if self._reads.get(key) is read:
+            del self._reads[key]
+        return read[1].result(), read[0]
+
+    async def close(self) -> None:
+        """Cancel the reads that still run."""
+        reads = [read for _, read in self._reads.values()]
+        for read in reads:
+            read.cancel()
+        await asyncio.gather(*reads, return_exceptions=True)
