@@ -80,14 +80,14 @@ class Loader:
     async def _construct(self, spec: ModelSpec[Any], artefact: Artefact | None, *, is_known: bool) -> Resident[Any]:
         work = partial(construct, spec, artefact, is_known=is_known)
         if spec.out_of_process:
-            engine, use = await _on(self._starter, work)
+            fresh, use = await _on(self._starter, work)
         else:
             async with self._measuring:
-                engine, use = await _on(self._loader, work)
+                fresh, use = await _on(self._loader, work)
         seconds = use.seconds
         if artefact:
             use = await asyncio.to_thread(self._store.note_use, artefact, spec.engine, use)
-        fresh: Resident[Any] = Resident(engine, use.resident_bytes)
+        fresh.bytes = use.resident_bytes
         self._memory.hold(fresh, fresh.bytes)
         log.info('model "%s": loaded in %.1f s, %.0f MiB', spec.name, seconds, fresh.bytes / 2**20)
         return fresh
@@ -147,10 +147,10 @@ async def _on(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(thread, work)
 
 
-def construct(spec: ModelSpec[T], artefact: Artefact | None, *, is_known: bool) -> tuple[T, Use]:
+def construct(spec: ModelSpec[T], artefact: Artefact | None, *, is_known: bool) -> tuple[Resident[T], Use]:
     """The engine and what it took. Libraries are imported before measuring: they stay, and belong to no model.
 
-    If the memory of this version `is_known`, it is not measured exactly: trimming stops all other allocations.
+    It comes in a Resident, which can give it up while this thread still has the result. If the memory of this version `is_known`, it is not measured exactly: trimming stops all other allocations.
     """
     make = spec.prepare()
     begun = time.monotonic()
@@ -158,7 +158,7 @@ def construct(spec: ModelSpec[T], artefact: Artefact | None, *, is_known: bool) 
         engine = make(artefact)
         assert isinstance(engine, OutOfProcess)
         resident, peak = process_memory.resident_bytes(engine.pid), process_memory.peak_bytes(engine.pid)
-        return engine, Use(resident, peak, time.monotonic() - begun)
+        return Resident(engine), Use(resident, peak, time.monotonic() - begun)
     if not is_known:
         process_memory.trim()
     before, begun = process_memory.resident_bytes(), time.monotonic()
@@ -168,7 +168,7 @@ def construct(spec: ModelSpec[T], artefact: Artefact | None, *, is_known: bool) 
     if not is_known:
         process_memory.trim()
     resident = max(0, process_memory.resident_bytes() - before)
-    return engine, Use(resident, max(resident, peak - before), time.monotonic() - begun)
+    return Resident(engine), Use(resident, max(resident, peak - before), time.monotonic() - begun)
 
 
 def _prepare_all(specs: Iterable[ModelSpec[Any]]) -> None:

@@ -252,7 +252,7 @@ def test_plain_metadata_is_enough(start: Start, tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (0, "")
     without = subprocess.run(command, capture_output=True, text=True, check=False)
     assert without.returncode == 1
-    assert "--api-key-file or QUINTET_API_KEY" in without.stderr
+    assert "--api-key-file, QUINTET_API_KEY" in without.stderr
 
 
 def refused(**settings: str) -> str:
