@@ -35,9 +35,10 @@ from server.rpc.tenant_limits import TenantLimits
 from server.settings import Settings
 from server.tasks.analysis import models as analysis_models
 from server.tasks.analysis import service as analysis
-from server.tasks.analysis.analyzer import SideBySideAnalyzer
+from server.tasks.analysis.analyzer import Analyzer
 from server.tasks.chat import service as chat
-from server.tasks.chat.registry import Chats
+from server.tasks.chat.configuration import ChatSettings
+from server.tasks.chat.registry import ChatModels
 from server.tasks.classification import service as classification
 from server.tasks.models import service as administration
 from server.tasks.pricing import models as pricing_models
@@ -102,13 +103,13 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             stack.callback(scheduler.close)
         registry = open_registry(settings.data / "models", settings.registry)
         manager = await stack.enter_async_context(ModelManager.running(registry, settings.memory_budget))
-        chats = Chats(settings, manager, ledger)
+        chats = ChatModels(_chat_settings(settings), manager, ledger)
         stack.push_async_callback(chats.close)
         certificates = _certificates(settings)
         files: list[ReloadingFile[Any]] = [certificates] if certificates else []
         models = administration.ModelServicer(
             manager,
-            {} if chats.is_off else chats.slots,
+            {} if chats.is_off else chats.handles,
             settings.git_commit,
             services=lambda: health.messages,
             warnings=lambda: [file.problem for file in files if file.problem],
@@ -130,7 +131,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             files.append(tenants)
             auth, limits = TenantAuth(tenants, services), _limits(limiter, tenants, services)
         for file in files:
-            await stack.enter_async_context(file.following())
+            await stack.enter_async_context(file.reloading())
         health = Health([each.full_name for each in services], {each.full_name for each in services if each.required})
         admission = Admission(
             settings.max_concurrent_calls,
@@ -152,7 +153,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
                 schedulers,
                 models.handles,
                 manager.memory,
-                legs=chats.legs,
+                upstreams=chats.upstreams,
                 auth_refused=auth.refused if auth else {},
                 followed=files,
                 limits=limits,
@@ -177,7 +178,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
 
 
 def _tasks(
-    settings: Settings, manager: ModelManager, chats: Chats, schedulers: dict[str, Scheduler]
+    settings: Settings, manager: ModelManager, chats: ChatModels, schedulers: dict[str, Scheduler]
 ) -> tuple[ServiceSpec, ...]:
     """The models and what is made of them, and a row for each service that uses them."""
     scheduler, cache = schedulers["models"], settings.result_cache
@@ -201,17 +202,17 @@ def _tasks(
     opened = rag_models.open_collections(settings.data / "index", embedder, reranker, scheduler)
     collections = manager.derive("collections", opened, depends_on=(embedder,))
     answers = manager.derive("answers", rag_models.make_answerer, depends_on=(collections, chats.default))
-    analyzer = SideBySideAnalyzer(
+    analyzer = Analyzer(
         sentiment=classifiers["sentiment"].use,
         topics=classifiers["topics"].use,
-        linguist=parser.use,
+        parser=parser.use,
         languages=languages.use,
     )
     asking = () if chats.is_off else (answers, chats.default)
     return (
         classification.spec(classifiers),
         pricing.spec(prices),
-        chat.spec(chats.slots, required=not chats.is_off),
+        chat.spec(chats.handles, required=not chats.is_off),
         rag.spec(collections, answers, chats.default.name, needs=(collections, *asking)),
         analysis.spec(analyzer, needs=(parser, languages), waits_for=tuple(classifiers.values())),
     )
@@ -271,7 +272,22 @@ def _publish(stack: AsyncExitStack, settings: Settings, port: int, collector: "C
     log.info("metrics on http://%s:%d/metrics", settings.host, found)
 
 
-async def _loaded(chats: Chats, manager: ModelManager) -> None:
+def _chat_settings(settings: Settings) -> ChatSettings:
+    return ChatSettings(
+        models=settings.data / "models",
+        llm=settings.llm,
+        providers=settings.providers,
+        base_url=settings.llm_base_url,
+        api_key=settings.read_llm_api_key() if settings.llm_base_url else "none",
+        model=settings.llm_model,
+        context_tokens=settings.llm_context_tokens,
+        slots=settings.llm_slots,
+        timeout_seconds=settings.llm_timeout_seconds,
+        concurrency=settings.max_concurrent_calls,
+    )
+
+
+async def _loaded(chats: ChatModels, manager: ModelManager) -> None:
     """Return when everything that is loaded at the start was loaded or has failed."""
     await chats.loaded()
     await manager.loaded()

@@ -1,16 +1,26 @@
-"""Chat with a provider, in tests: what the server's own parts do around one, without writing anything down."""
+"""Chat with an upstream in tests, without a ledger."""
 
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 
-from server.domain.chat import ChatAnswer, ChatDone, ChatOptions, ChatProvider, ChatStarted, Message, TextDelta
+from server.domain.chat import ChatDone, ChatOptions, ChatStarted, Message, TextDelta
 from server.domain.models import ModelDescription, ModelIdentity, ModelTask
-from server.tasks.chat.openai_upstream import Endpoint, OpenAIProvider, turns_of
-from server.tasks.chat.tokens import ByteCounter, TokenCounter
+from server.tasks.chat.circuit_breaker import CircuitBreaker
+from server.tasks.chat.endpoint import Endpoint
+from server.tasks.chat.openai_upstream import Upstream, limiter_of
+from server.tasks.chat.router import Router
+from server.tasks.chat.tokens import TokenCounter
 from tests.fakes import OpenAIServer
 
 MESSAGES = [Message("system", "Be brief."), Message("user", "Hi!")]
+
+
+@dataclass
+class ChatAnswer:
+    text: str
+    done: ChatDone
 
 
 def soon(seconds: float = 5.0) -> float:
@@ -26,15 +36,16 @@ def described(name: str = "gpt", context_tokens: int = 4096) -> ModelDescription
 
 @asynccontextmanager
 async def chatting(
-    endpoint: Endpoint, *, slots: int = 1, context_tokens: int = 4096, counter: TokenCounter | None = None
-) -> AsyncIterator[OpenAIProvider]:
-    """The model of an endpoint while the body runs."""
+    endpoint: Endpoint, *, slots: int = 1, context_tokens: int = 4096, breaker: CircuitBreaker | None = None
+) -> AsyncIterator[Upstream]:
+    """The upstream of an endpoint while the body runs."""
     description = described(endpoint.model, context_tokens)
-    provider = OpenAIProvider(description, endpoint, turns_of(slots), counter or ByteCounter())
+    breaker = breaker or CircuitBreaker(endpoint.provider)
+    upstream = Upstream(description, endpoint, limiter_of(slots), TokenCounter(), breaker)
     try:
-        yield provider
+        yield upstream
     finally:
-        await provider.close()
+        await upstream.close()
 
 
 def endpoint_of(server: OpenAIServer, provider: str = "fake") -> Endpoint:
@@ -43,27 +54,30 @@ def endpoint_of(server: OpenAIServer, provider: str = "fake") -> Endpoint:
 
 
 async def events_of(
-    provider: ChatProvider,
+    model: Upstream | Router,
     messages: Sequence[Message] = MESSAGES,
     options: ChatOptions | None = None,
     *,
     deadline: float | None = None,
 ) -> list[ChatStarted | TextDelta | ChatDone]:
     """All that it sends."""
-    stream = provider.stream(messages, options or ChatOptions(), deadline=deadline or soon())
+    stream = model.stream(messages, options or ChatOptions(), deadline=deadline or soon())
     async with aclosing(stream) as events:
         return [event async for event in events]
 
 
 async def complete(
-    provider: ChatProvider,
+    model: Upstream | Router,
     messages: Sequence[Message] = MESSAGES,
     options: ChatOptions | None = None,
     *,
     deadline: float | None = None,
 ) -> ChatAnswer:
     """The whole answer."""
-    events = await events_of(provider, messages, options, deadline=deadline)
+    return answer_of(await events_of(model, messages, options, deadline=deadline))
+
+
+def answer_of(events: Sequence[ChatStarted | TextDelta | ChatDone]) -> ChatAnswer:
     done = events[-1]
     assert isinstance(done, ChatDone)
     return ChatAnswer("".join(event.text for event in events if isinstance(event, TextDelta)), done)

@@ -13,10 +13,10 @@ import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-from server.domain.chat import ChatAnswer, ChatDone, ChatOptions, ChatProvider, ChatStarted, Message, TextDelta
+from server.domain.chat import ChatDone, ChatOptions, ChatStarted, Message, TextDelta
 from server.domain.errors import LedgerUnavailable
-from server.domain.money import Cost
 from server.domain.usage import Entry, Opened, Usage
+from server.tasks.chat.openai_upstream import Upstream
 
 
 @dataclass
@@ -180,38 +180,21 @@ class MemoryLedger:
 
 
 class UnaccountedChatModel:
-    """Implements `ChatModel` with a provider; nothing is written down."""
+    """Implements `ChatModel` with an upstream, without a ledger."""
 
-    def __init__(self, provider: ChatProvider) -> None:
-        self.description = provider.description
-        self._provider = provider
-
-    async def prompt_tokens(self, messages: Sequence[Message]) -> int:
-        """As the provider counts."""
-        return await self._provider.prompt_tokens(messages)
-
-    def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Cost:
-        """As the provider estimates."""
-        return self._provider.estimate(messages, options)
+    def __init__(self, upstream: Upstream) -> None:
+        self.description = upstream.description
+        self.prompt_tokens = upstream.prompt_tokens
+        self.estimate = upstream.estimate
+        self._upstream = upstream
 
     async def stream(
         self, messages: Sequence[Message], options: ChatOptions, *, deadline: float
     ) -> AsyncGenerator[TextDelta | ChatDone, None]:
-        """Deltas, then one ChatDone."""
-        async with aclosing(self._provider.stream(messages, options, deadline=deadline)) as events:
+        async with aclosing(self._upstream.stream(messages, options, deadline=deadline)) as events:
             async for event in events:
                 if not isinstance(event, ChatStarted):
                     yield event
-
-    async def complete(self, messages: Sequence[Message], options: ChatOptions, *, deadline: float) -> ChatAnswer:
-        """The stream, collected."""
-        texts: list[str] = []
-        async with aclosing(self.stream(messages, options, deadline=deadline)) as events:
-            async for event in events:
-                if isinstance(event, ChatDone):
-                    return ChatAnswer("".join(texts), event)
-                texts.append(event.text)
-        raise AssertionError("a stream ends with ChatDone")
 
 
 class TraceCollector(trace_service_pb2_grpc.TraceServiceServicer):

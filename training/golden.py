@@ -45,41 +45,34 @@ class Golden:
     tolerance: Mapping[str, float]
 
 
-def golden_of(name: str) -> Golden | None:
-    """The golden inputs of an artefact; None if it has none."""
-    texts = {"onnx": _EXACT, "torch": _EXACT, "onnx-int8": _QUANTISED}
-    match name:
-        case "sentiment" | "topics":
-            return Golden(_TEXTS, texts)
-        case "embedder":
-            return Golden(_TEXTS[:3], texts)
-        case "house-prices":
-            return Golden(_HOUSES, {"onnx": 1e-6})
-        case "lid.176":
-            return Golden((_TEXTS[0], "Guten Morgen, wie geht es Ihnen?", "Où est la gare ?"), {"fasttext": _EXACT})
-        case "en_core_web_sm":
-            return Golden(("Ada Lovelace lived in London.",), {"spacy": 0.0})
-    return None
+_OF_TEXTS = {"onnx": _EXACT, "torch": _EXACT, "onnx-int8": _QUANTISED}
+GOLDEN_OF = {
+    "sentiment": Golden(_TEXTS, _OF_TEXTS),
+    "topics": Golden(_TEXTS, _OF_TEXTS),
+    "embedder": Golden(_TEXTS[:3], _OF_TEXTS),
+    "house-prices": Golden(_HOUSES, {"onnx": 1e-6}),
+    "lid.176": Golden((_TEXTS[0], "Guten Morgen, wie geht es Ihnen?", "Où est la gare ?"), {"fasttext": _EXACT}),
+    "en_core_web_sm": Golden(("Ada Lovelace lived in London.",), {"spacy": 0.0}),
+}
 
 
 def lacks_golden(published: Path) -> bool:
     """Whether a published version should have golden inputs and has none. Raises what read_manifest raises."""
     manifest = read_manifest(published)
-    return golden_of(manifest.name) is not None and GOLDEN not in manifest.files
+    return manifest.name in GOLDEN_OF and GOLDEN not in manifest.files
 
 
 @contextmanager
 def with_golden(folder: Path, parent: Path) -> Iterator[Path]:
     """The artefact in `folder` with its golden inputs, in a temporary folder below `parent`."""
     manifest = read_manifest(folder)
-    golden = golden_of(manifest.name)
+    golden = GOLDEN_OF.get(manifest.name)
     if golden is None:
         yield folder
         return
     parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".golden-", dir=parent))
-    try:
-        staged = temporary / manifest.version
+    with tempfile.TemporaryDirectory(prefix=".golden-", dir=parent) as temporary:
+        staged = Path(temporary) / manifest.version
         shutil.copytree(folder, staged, copy_function=place)
         outputs = asyncio.run(_answers(Artefact(folder, manifest, ""), golden))
         content = json.dumps({"inputs": golden.inputs, "outputs": outputs}, ensure_ascii=False, indent=1)
@@ -88,8 +81,6 @@ def with_golden(folder: Path, parent: Path) -> Iterator[Path]:
         files = {**manifest.files, GOLDEN: entry_of(staged / GOLDEN)}
         save_manifest(staged, replace(manifest, files=files, schema=schema))
         yield staged
-    finally:
-        shutil.rmtree(temporary)
 
 
 async def _answers(artefact: Artefact, golden: Golden) -> dict[str, list[Answer]]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from server.domain.errors import ModelUnavailable
 from server.models.artefact import MANIFEST, POINTER, file_sha256, open_artefact
-from server.models.registry import Registry, open_registry
 from server.vectorstore.layout import FORMAT, segment_folder
 from training.fetch.cache import Cache
 from training.fetch.lock import Input, PackageSource
@@ -48,10 +47,6 @@ class Locations:
     models: Path
     index: Path
     registry_uri: str = ""
-
-    def registry(self) -> Registry:
-        """Where models are published."""
-        return open_registry(self.models, self.registry_uri)
 
 
 def make_plan(
@@ -121,7 +116,7 @@ def _is_published(name: str, version: str, models: Path, check: bool) -> bool:
 
 
 def _is_installed(collection: Path, versions: Mapping[str, str], models: Path, check: bool) -> bool:
-    """Whether there is a collection that fits the published embedder, whatever its documents are."""
+    """Whether there is a collection, of any documents, that fits the published embedder."""
     try:
         folder = segment_folder(collection, int((collection / POINTER).read_text()))
         manifest = json.loads((folder / MANIFEST).read_bytes())

@@ -9,7 +9,7 @@ REPORT = "report.md"
 
 
 def write_report(folder: Path, title: str, text: str, metrics: Mapping[str, float], *plots: str) -> None:
-    """Write report.md: a text, the metrics as a table, and plots that lie beside it."""
+    """Write report.md: a text, the metrics as a table, and plots beside it."""
     lines = [f"# {title}", "", text.strip(), ""]
     if metrics:
         lines += ["| Metric | Value |", "| --- | ---: |"]

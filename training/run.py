@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from types import ModuleType
+from typing import NamedTuple
 
 from server.domain.errors import QuintetError
 from server.models.artefact import write_manifest
+from server.models.registry import open_registry
 from training.errors import FetchFailed, TrainingError
 from training.fetch.fetcher import Fetcher
 from training.fetch.lock import Input
@@ -20,18 +22,6 @@ from training.recipe import Kind, Outcome, Profile, Recipe, Workspace
 from training.report import REPORT, licence_line, write_licence
 
 FETCHES = 2  # inputs at once; with more, the largest would slow down those that a recipe waits for
-
-
-class Module(Protocol):
-    """A recipe's module."""
-
-    def build(self, workspace: Workspace) -> Outcome:
-        """Fill the workspace's folder."""
-        ...
-
-    def install(self, folder: Path, index: Path, models: Path) -> None:
-        """Only of collections: write what was built below `index`; the published models are below `models`."""
-        ...
 
 
 class Result(NamedTuple):
@@ -120,7 +110,7 @@ class Run:
                 input=self._files,
                 artefact=self._artefacts.__getitem__,
             )
-            outcome = _module(recipe).build(workspace)
+            outcome: Outcome = _module(recipe).build(workspace)
             write_licence(folder, inputs)
             for item in inputs:
                 for file in item.files:
@@ -148,7 +138,7 @@ class Run:
             if published.exists() and not is_whole(published, check=True):
                 shutil.rmtree(published)  # publishing keeps a version with the same manifest, damaged or not
             with with_golden(folder, models) as finished:
-                self._locations.registry().publish(finished)
+                open_registry(models, self._locations.registry_uri).publish(finished)
 
     def _files(self, name: str) -> dict[str, Path]:
         """The verified files of an input, without licences."""
@@ -172,8 +162,9 @@ def _next(waiting: Sequence[Step], fetches: Mapping[str, Future[None]]) -> Step:
         wait([future for future in fetches.values() if not future.done()], return_when=FIRST_COMPLETED)
 
 
-def _module(recipe: Recipe) -> Module:
-    return cast(Module, import_module(f"training.recipes.{recipe.module}"))
+def _module(recipe: Recipe) -> ModuleType:
+    """Has `build(workspace)`; a collection's module has `install(folder, index, models)`, too."""
+    return import_module(f"training.recipes.{recipe.module}")
 
 
 def describe(error: OSError) -> str:

@@ -1,6 +1,5 @@
-"""Looking at a text in several ways."""
+"""Analysing a text: what there is to find, and the models that find it."""
 
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -22,7 +21,7 @@ class AnalysisTask(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TextSpan:
     """Code points `start` to `end` of the text."""
 
     text: str
@@ -34,7 +33,7 @@ class Span:
 class Entity:
     """A name with its OntoNotes type."""
 
-    span: Span
+    span: TextSpan
     type: str
 
 
@@ -42,7 +41,7 @@ class Entity:
 class KeyPhrase:
     """A noun phrase, its weight relative to the first (0..1) and how often it occurs."""
 
-    span: Span
+    span: TextSpan
     score: float
     count: int
 
@@ -51,7 +50,7 @@ class KeyPhrase:
 class Token:
     """A token with its grammar; `head` is the index of its head in the list of tokens, its own for a root."""
 
-    span: Span
+    span: TextSpan
     lemma: str
     pos: str
     tag: str
@@ -65,7 +64,7 @@ class ParsedText:
 
     entities: tuple[Entity, ...]
     key_phrases: tuple[KeyPhrase, ...]
-    sentences: tuple[Span, ...]
+    sentences: tuple[TextSpan, ...]
     tokens: tuple[Token, ...]
 
 
@@ -80,7 +79,7 @@ class TextParser(Protocol):
 
 
 class LanguageIdentifier(Protocol):
-    """Recognises languages."""
+    """Identifies languages."""
 
     description: ModelDescription
 
@@ -90,18 +89,18 @@ class LanguageIdentifier(Protocol):
 
 
 AnalysisValue = (
-    tuple[Entity, ...]
-    | Classification
+    Classification
     | tuple[Label, ...]
+    | tuple[Entity, ...]
     | tuple[KeyPhrase, ...]
-    | tuple[Span, ...]
+    | tuple[TextSpan, ...]
     | tuple[Token, ...]
 )
 
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """The value of one task: a Classification for SENTIMENT and TOPICS, Labels for LANGUAGE, else what it is named."""
+    """The value of one task: a Classification for SENTIMENT and TOPICS, Labels for LANGUAGE, else of ParsedText."""
 
     task: AnalysisTask
     value: AnalysisValue
@@ -115,13 +114,3 @@ class TaskFailed:
     task: AnalysisTask
     reason: str
     message: str
-
-
-class Analyzer(Protocol):
-    """Looks at a text in several ways at once."""
-
-    def stream(
-        self, text: str, tasks: frozenset[AnalysisTask], *, deadline: float
-    ) -> AsyncGenerator[TaskResult | TaskFailed, None]:
-        """One item a task, as they become ready."""
-        ...

@@ -12,15 +12,13 @@ from server.domain.usage import Usage
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
-
     role: Literal["system", "user", "assistant"]
     content: str
 
 
 @dataclass(frozen=True, slots=True)
 class ChatOptions:
-    """How to generate; None is the provider's default."""
+    """How to answer; None is the provider's default."""
 
     max_output_tokens: int = 512
     temperature: float | None = None
@@ -31,7 +29,7 @@ class ChatOptions:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Cost of a million tokens in millionths of `currency` (ISO 4217), and the version of the table that says so."""
+    """Cost of a million tokens in millionths of `currency` (ISO 4217), and the version of the price table."""
 
     prompt_micros: int = 0
     completion_micros: int = 0
@@ -40,14 +38,14 @@ class Prices:
     version: str = ""
 
     def cost_micros(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> int:
-        """Cost of one generation, rounded up."""
+        """Cost of one answer, rounded up."""
         cached_micros = self.prompt_micros if self.cached_micros is None else self.cached_micros
         prompt = (prompt_tokens - cached_tokens) * self.prompt_micros + cached_tokens * cached_micros
         return -((prompt + completion_tokens * self.completion_micros) // -1_000_000)
 
 
 class FinishReason(Enum):
-    """Why a generation ended. Values are those of quintet.v1.FinishReason."""
+    """Why an answer ended. Values are those of quintet.v1.FinishReason."""
 
     STOP = 1
     LENGTH = 2
@@ -56,34 +54,10 @@ class FinishReason(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class TextDelta:
-    """The next piece of a generated text."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ChatDone:
-    """The end of a generation."""
-
-    finish_reason: FinishReason
-    usage: Usage
-    model: ModelIdentity
-
-
-@dataclass(frozen=True, slots=True)
-class ChatAnswer:
-    """A whole generation."""
-
-    text: str
-    done: ChatDone
-
-
-@dataclass(frozen=True, slots=True)
 class ChatStarted:
-    """A provider is about to be asked; sent again if another one is asked instead, which happens before any text.
+    """An upstream is about to be asked. Another one may follow if it fails before any text.
 
-    `prompt_tokens` and `count` (tokens of a text) are our own, for when the provider will not tell.
+    `prompt_tokens` and `count` (tokens of a text) are our own, for when the provider reports none.
     """
 
     provider: str
@@ -93,45 +67,37 @@ class ChatStarted:
     count: Callable[[str], int]
 
 
-class ChatProvider(Protocol):
-    """Continues conversations, and says whom it asks. What is accounted is made of it: `ChatModel`."""
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """The next piece of an answer."""
 
-    description: ModelDescription
+    text: str
 
-    async def prompt_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of the conversation by our own count, which is the model's where its tokenizer is here."""
-        ...
 
-    def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Cost:
-        """About what the answer costs at most; it does not wait, so long prompts are guessed from their size."""
-        ...
+@dataclass(frozen=True, slots=True)
+class ChatDone:
+    """The end of an answer."""
 
-    def stream(
-        self, messages: Sequence[Message], options: ChatOptions, *, deadline: float
-    ) -> AsyncGenerator[ChatStarted | TextDelta | ChatDone, None]:
-        """ChatStarted, deltas, then exactly one ChatDone. Closing the iterator stops the provider."""
-        ...
+    finish_reason: FinishReason
+    usage: Usage
+    model: ModelIdentity
 
 
 class ChatModel(Protocol):
-    """Continues conversations."""
+    """Continues conversations. Every stream has an entry in the ledger and needs a current call."""
 
     description: ModelDescription
 
     async def prompt_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of the conversation by our own count, which is the model's where its tokenizer is here."""
+        """Our own count of the conversation's tokens; exact if the model's tokenizer is here."""
         ...
 
     def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Cost:
-        """About what the answer costs at most; it does not wait, so long prompts are guessed from their size."""
+        """What the answer costs at most, approximately. It does not block: long prompts are estimated by their size."""
         ...
 
     def stream(
         self, messages: Sequence[Message], options: ChatOptions, *, deadline: float
     ) -> AsyncGenerator[TextDelta | ChatDone, None]:
         """Deltas, then exactly one ChatDone. Closing the iterator stops the provider."""
-        ...
-
-    async def complete(self, messages: Sequence[Message], options: ChatOptions, *, deadline: float) -> ChatAnswer:
-        """The whole answer at once."""
         ...

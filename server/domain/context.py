@@ -90,6 +90,7 @@ class Context:
     caller: Caller = LOCAL
     brought_id: bool = False  # whether the client chose the request id
     trace: Trace | None = None  # None if calls are not traced
+    converted: object = None  # the request in the service's types, once converted for its estimate or its answer
     # Use of language models, added by the accounting; the tenant's limits are settled with it.
     spent_tokens: int = 0
     spent_micros: int = 0

@@ -1,43 +1,20 @@
-"""What can go wrong, in the words of the domain. No transport is known here.
+"""The exceptions of the server. `rpc/status.py` maps them to gRPC status codes.
 
     QuintetError
-    ├── InvalidRequest          the caller's fault; carries field violations
-    │   └── PromptTooLong       no room in the model's context; another model may have it
-    ├── MessageTooLarge
-    ├── Unauthenticated         nobody knows the caller
-    ├── PermissionDenied        the caller is known and may not
-    ├── RequestIdReused         the request id is another call's
-    ├── BudgetExhausted         the tenant's budget of the day or month is spent
-    ├── NotFound
-    │   ├── ModelNotFound
-    │   ├── ModelVersionNotFound
-    │   ├── CollectionNotFound
-    │   └── GenerationNotFound
+    ├── InvalidRequest ── PromptTooLong
+    ├── MessageTooLarge, Unauthenticated, PermissionDenied, RequestIdReused, BudgetExhausted
+    ├── NotFound ── ModelNotFound, ModelVersionNotFound, CollectionNotFound, GenerationNotFound
     ├── CollectionExists
-    ├── Unavailable             worth another try; carries a delay
-    │   ├── ModelLoading
-    │   ├── GenerationNotReached
-    │   ├── ServerStopping
-    │   ├── ServerOverloaded
-    │   │   └── UpstreamFull    the language model's endpoint has too much to do, and says until when
-    │   ├── QuotaExceeded       the tenant's rate is spent, or it has too many calls at once
-    │   ├── LedgerUnavailable   what a call costs cannot be written down, so it is not begun
-    │   ├── RegistryFailed
-    │   └── UpstreamFailed
-    │       ├── UpstreamRefused   no call would succeed there: it refuses the server, or is left alone for a while
-    │       └── UpstreamRejected  this call would not succeed there
-    ├── ModelUnavailable        the artefact is missing or broken; an operator must act
-    ├── ModelCheckFailed        the artefact is whole and answers otherwise than when it was made
-    ├── ModelDoesNotFit         the memory budget has no room for it
-    ├── CollectionUnavailable   the same for a collection
-    │   ├── CollectionBroken
-    │   └── EmbedderMismatch
-    ├── StorageFull             the disk is full; an operator must act
-    ├── UpstreamTimeout
-    └── DeadlineExceeded
+    ├── Unavailable (may succeed later: carries a delay)
+    │   ├── ModelLoading, GenerationNotReached, ServerStopping, QuotaExceeded, LedgerUnavailable, RegistryFailed
+    │   ├── ServerOverloaded ── UpstreamFull
+    │   └── UpstreamFailed ── UpstreamRefused, UpstreamRejected
+    ├── ModelUnavailable, ModelCheckFailed, ModelDoesNotFit, StorageFull (an operator must act)
+    ├── CollectionUnavailable ── CollectionBroken, EmbedderMismatch (an operator must act)
+    └── UpstreamTimeout, DeadlineExceeded
 
-`rpc/status.py` holds the one table from these classes to gRPC status codes. Messages reach the
-caller: they name fields, models and commands, never values of secrets and never the text of foreign exceptions.
+Messages reach the caller: they name fields, models and commands, never secrets and never texts of other libraries'
+exceptions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,16 +22,21 @@ from typing import ClassVar, NamedTuple
 
 
 class Violation(NamedTuple):
-    """One broken limit: the field's path in the request ("houses[0].neighborhood") and what it asks for."""
+    """A field that breaks a limit: its path in the request ("houses[0].neighborhood") and what the limit is."""
 
     field: str
     description: str
 
 
 class QuintetError(Exception):
-    """Base of all. `reason` is a name of quintet.v1.ErrorReason without its prefix."""
+    """Base of all. `reason` is a name of quintet.v1.ErrorReason without its prefix; subclasses inherit it."""
 
     reason: ClassVar[str] = "INTERNAL"
+
+    def __init_subclass__(cls, *, reason: str = "", **options: object) -> None:
+        super().__init_subclass__(**options)
+        if reason:
+            cls.reason = reason
 
     def __init__(self, message: str, *, metadata: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -62,10 +44,8 @@ class QuintetError(Exception):
         self.metadata = dict(metadata or {})
 
 
-class InvalidRequest(QuintetError):
-    """The request breaks limits; `violations` says which, one at least."""
-
-    reason = "INVALID_REQUEST"
+class InvalidRequest(QuintetError, reason="INVALID_REQUEST"):
+    """The request breaks limits; there is at least one violation."""
 
     def __init__(self, violations: Sequence[Violation]) -> None:
         super().__init__("; ".join(f"{field}: {text}" if field else text for field, text in violations[:5]))
@@ -73,7 +53,7 @@ class InvalidRequest(QuintetError):
 
 
 class PromptTooLong(InvalidRequest):
-    """The conversation leaves no room for an answer in the model's context. `exact`: the model itself counts so."""
+    """The conversation leaves no room for an answer in the model's context. `exact` if its tokenizer counted."""
 
     def __init__(self, tokens: int, context_tokens: int, *, exact: bool = True) -> None:
         about = "" if exact else "about "
@@ -83,28 +63,20 @@ class PromptTooLong(InvalidRequest):
         self.context_tokens = context_tokens
 
 
-class MessageTooLarge(QuintetError):
+class MessageTooLarge(QuintetError, reason="MESSAGE_TOO_LARGE"):
     """The request is over the size limit."""
 
-    reason = "MESSAGE_TOO_LARGE"
+
+class Unauthenticated(QuintetError, reason="UNAUTHENTICATED"):
+    """The API key or client certificate is missing, unknown, expired or revoked; the message does not say which."""
 
 
-class Unauthenticated(QuintetError):
-    """No API key and no client certificate, or one that is not known, expired or revoked: the message does not tell."""
-
-    reason = "UNAUTHENTICATED"
+class PermissionDenied(QuintetError, reason="PERMISSION_DENIED"):
+    """The tenant's roles or allow-lists do not permit the call."""
 
 
-class PermissionDenied(QuintetError):
-    """The tenant's roles or allow-lists do not cover the call."""
-
-    reason = "PERMISSION_DENIED"
-
-
-class RequestIdReused(QuintetError):
-    """The tenant sent this request id with another request, its call still runs, or it came too often."""
-
-    reason = "REQUEST_ID_REUSED"
+class RequestIdReused(QuintetError, reason="REQUEST_ID_REUSED"):
+    """The tenant sent this request id with another request, or its call still runs, or it came too often."""
 
 
 class Excess(NamedTuple):
@@ -119,10 +91,8 @@ class Excess(NamedTuple):
     is_budget: bool = False
 
 
-class BudgetExhausted(QuintetError):
-    """A budget of the day or month has no room for the call until `retry_after`; infinity if it never has."""
-
-    reason = "BUDGET_EXHAUSTED"
+class BudgetExhausted(QuintetError, reason="BUDGET_EXHAUSTED"):
+    """A budget of the day or month has no room for the call before `retry_after` seconds; infinity means never."""
 
     def __init__(self, excesses: Sequence[Excess]) -> None:
         super().__init__(_over(excesses), metadata=_limits(excesses))
@@ -131,23 +101,19 @@ class BudgetExhausted(QuintetError):
 
 
 class NotFound(QuintetError):
-    """Something that was named does not exist."""
+    """The request names something that does not exist."""
 
 
-class ModelNotFound(NotFound):
+class ModelNotFound(NotFound, reason="MODEL_NOT_FOUND"):
     """No model has this name."""
-
-    reason = "MODEL_NOT_FOUND"
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
         names = ", ".join(sorted(known)) or "none"
         super().__init__(f'no such model: "{name}"; known: {names}', metadata={"model": name, "known": names})
 
 
-class ModelVersionNotFound(NotFound):
-    """The model has no such version, and no alias of that name."""
-
-    reason = "MODEL_VERSION_NOT_FOUND"
+class ModelVersionNotFound(NotFound, reason="MODEL_VERSION_NOT_FOUND"):
+    """The model has no such version or alias."""
 
     def __init__(self, model: str, version: str, known: Sequence[str]) -> None:
         versions = ", ".join(known) or "none"
@@ -157,20 +123,16 @@ class ModelVersionNotFound(NotFound):
         )
 
 
-class CollectionNotFound(NotFound):
+class CollectionNotFound(NotFound, reason="COLLECTION_NOT_FOUND"):
     """No collection has this name."""
-
-    reason = "COLLECTION_NOT_FOUND"
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
         names = ", ".join(sorted(known)) or "none"
         super().__init__(f'no such collection: "{name}"; known: {names}', metadata={"collection": name, "known": names})
 
 
-class GenerationNotFound(NotFound):
-    """The generation is not kept."""
-
-    reason = "GENERATION_NOT_FOUND"
+class GenerationNotFound(NotFound, reason="GENERATION_NOT_FOUND"):
+    """The collection does not keep this generation."""
 
     def __init__(self, collection: str, number: int, kept: Sequence[int]) -> None:
         numbers = ", ".join(map(str, kept))
@@ -180,78 +142,61 @@ class GenerationNotFound(NotFound):
         )
 
 
-class CollectionExists(QuintetError):
-    """There is a collection of this name."""
-
-    reason = "COLLECTION_EXISTS"
+class CollectionExists(QuintetError, reason="COLLECTION_EXISTS"):
+    """A collection of this name exists."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f'there is a collection "{name}" already', metadata={"collection": name})
+        super().__init__(f'the collection "{name}" exists', metadata={"collection": name})
 
 
 class Unavailable(QuintetError):
-    """It does not work now and may work after `retry_after` seconds."""
+    """It may work after `retry_after` seconds."""
 
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
 
-class ModelLoading(Unavailable):
+class ModelLoading(Unavailable, reason="MODEL_LOADING"):
     """The model is being read and checked."""
 
-    reason = "MODEL_LOADING"
+
+class GenerationNotReached(Unavailable, reason="GENERATION_NOT_REACHED"):
+    """The collection has not reached the requested generation."""
 
 
-class GenerationNotReached(Unavailable):
-    """The collection has not come to the generation that was asked for."""
-
-    reason = "GENERATION_NOT_REACHED"
-
-
-class ServerStopping(Unavailable):
+class ServerStopping(Unavailable, reason="SERVER_STOPPING"):
     """The server takes no new work."""
 
-    reason = "SERVER_STOPPING"
 
-
-class UpstreamFailed(Unavailable):
+class UpstreamFailed(Unavailable, reason="UPSTREAM_FAILED"):
     """The language model's endpoint failed, refused or broke off."""
-
-    reason = "UPSTREAM_FAILED"
 
 
 class UpstreamRefused(UpstreamFailed):
-    """The endpoint refuses the server, whose configuration is at fault, or is not asked because it failed often."""
+    """The endpoint refuses every request, because of the server's configuration, or its circuit is open."""
 
 
 class UpstreamRejected(UpstreamFailed):
-    """The endpoint rejects the request for a reason that is none of the caller's; it would do so again."""
+    """The endpoint rejects this request, and would again, for a reason that is not the caller's fault."""
 
 
-class RegistryFailed(Unavailable):
-    """The model registry cannot be reached, refused, or gave something else than it promised."""
-
-    reason = "REGISTRY_FAILED"
+class RegistryFailed(Unavailable, reason="REGISTRY_FAILED"):
+    """The model registry cannot be reached, refused, or delivered something else than it announced."""
 
 
-class ServerOverloaded(Unavailable):
+class ServerOverloaded(Unavailable, reason="SERVER_OVERLOADED"):
     """A queue is full."""
-
-    reason = "SERVER_OVERLOADED"
 
 
 class UpstreamFull(ServerOverloaded):
-    """The language model's endpoint takes no more for now; `retry_after` is what it says itself, if it does."""
+    """The language model's endpoint is overloaded; `retry_after` is the endpoint's own, if it sends one."""
 
 
-class QuotaExceeded(Unavailable):
-    """The tenant's rate, or its number of calls at once, has no room; nothing was counted for this call.
-
-    `retry_after` is infinity if the call alone is over a burst.
+class QuotaExceeded(Unavailable, reason="QUOTA_EXCEEDED"):
+    """The tenant's rate or number of calls at once has no room; this call was not counted. `retry_after` is infinity if
+    the call alone is over a burst.
     """
-
-    reason = "QUOTA_EXCEEDED"
 
     def __init__(self, excesses: Sequence[Excess]) -> None:
         super().__init__(_over(excesses), retry_after=max(each.retry_after for each in excesses))
@@ -267,65 +212,47 @@ def _limits(excesses: Sequence[Excess]) -> dict[str, str]:
     return {"limits": ",".join(dict.fromkeys(each.limit for each in excesses))}
 
 
-class LedgerUnavailable(Unavailable):
-    """The ledger cannot be written to, so nothing that costs is begun."""
-
-    reason = "LEDGER_UNAVAILABLE"
+class LedgerUnavailable(Unavailable, reason="LEDGER_UNAVAILABLE"):
+    """The ledger cannot be read or written, so calls that cost are not begun."""
 
 
-class ModelUnavailable(QuintetError):
+class ModelUnavailable(QuintetError, reason="MODEL_UNAVAILABLE"):
     """The artefact is missing, truncated or does not match its manifest; the message says how to make it."""
 
-    reason = "MODEL_UNAVAILABLE"
+
+class ModelCheckFailed(QuintetError, reason="MODEL_CHECK_FAILED"):
+    """The model's outputs for its golden inputs differ from those of its training by more than the manifest allows."""
 
 
-class ModelCheckFailed(QuintetError):
-    """The golden inputs give other outputs than when the model was made, by more than its manifest allows."""
+class ModelDoesNotFit(QuintetError, reason="MODEL_DOES_NOT_FIT"):
+    """The memory limit has no room for the model, and no model can be evicted. Numbers are bytes."""
 
-    reason = "MODEL_CHECK_FAILED"
-
-
-class ModelDoesNotFit(QuintetError):
-    """The memory budget has no room for the model, and nothing can be evicted for it. Numbers are bytes."""
-
-    reason = "MODEL_DOES_NOT_FIT"
-
-    def __init__(self, model: str, needed: int, budget: int, in_use: int) -> None:
+    def __init__(self, model: str, needed: int, limit: int, in_use: int) -> None:
         super().__init__(
-            f'model "{model}" needs {needed} bytes; of the budget of {budget}, {in_use} are in use and cannot be freed',
-            metadata={"model": model, "needed": str(needed), "budget": str(budget), "in_use": str(in_use)},
+            f'model "{model}" needs {needed} bytes; of the memory limit of {limit}, {in_use} are in use',
+            metadata={"model": model, "needed": str(needed), "budget": str(limit), "in_use": str(in_use)},
         )
 
 
 class CollectionUnavailable(QuintetError):
-    """The collection cannot be used as it is; the message says how to mend it."""
+    """The collection cannot be used as it is; the message says how to repair it."""
 
 
-class CollectionBroken(CollectionUnavailable):
-    """No generation of the collection is whole."""
-
-    reason = "COLLECTION_BROKEN"
+class CollectionBroken(CollectionUnavailable, reason="COLLECTION_BROKEN"):
+    """No generation of the collection is complete."""
 
 
-class EmbedderMismatch(CollectionUnavailable):
+class EmbedderMismatch(CollectionUnavailable, reason="EMBEDDER_MISMATCH"):
     """Another embedder made the collection, and vectors of two embedders cannot be compared."""
 
-    reason = "EMBEDDER_MISMATCH"
+
+class StorageFull(QuintetError, reason="STORAGE_FULL"):
+    """The disk has no room for the write; the data from before is intact."""
 
 
-class StorageFull(QuintetError):
-    """The disk has no room for the write; what was there before is still there."""
-
-    reason = "STORAGE_FULL"
-
-
-class UpstreamTimeout(QuintetError):
+class UpstreamTimeout(QuintetError, reason="UPSTREAM_TIMEOUT"):
     """The language model's endpoint did not answer in time."""
 
-    reason = "UPSTREAM_TIMEOUT"
 
-
-class DeadlineExceeded(QuintetError):
+class DeadlineExceeded(QuintetError, reason="DEADLINE_EXCEEDED"):
     """The call's deadline passed before its work was started."""
-
-    reason = "DEADLINE_EXCEEDED"

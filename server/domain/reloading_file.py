@@ -1,8 +1,7 @@
-"""What is made of files that others edit, always of their latest good content.
+"""ReloadingFile: an object made from files that other programs edit, always from their latest valid content.
 
-Content is taken when two looks in a row have seen the same, so what is still being written is left alone; whether it
-was written in place or renamed into its place makes no difference. Content that cannot be used changes nothing but
-`problem`.
+New content is used once two reads in a row are equal, so that a file being written is not read half. Writing in place
+and renaming a file into place both work. Invalid content only sets `problem`; the object stays as it is.
 """
 
 import asyncio
@@ -16,7 +15,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Contents = tuple[bytes, ...]
 
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 _MAX_BYTES = 16 * 1024 * 1024
 
 
@@ -25,51 +24,50 @@ class BadFile(Exception):
 
 
 class ReloadingFile(Generic[T]):
-    """`latest` is what `make` made of the files' contents. `make` runs on a thread and raises BadFile."""
+    """`latest` is what `make` returned for the files' contents. `make` runs on a thread and raises BadFile."""
 
     def __init__(self, what: str, paths: Sequence[Path], make: Callable[[Contents], T]) -> None:
-        """Read the files now; raises BadFile. `what` is their name in the log and in metrics."""
+        """Read the files now; raises BadFile. `what` names them in the log and in metrics."""
         self.what = what
-        self.problem = ""  # what an operator must mend; empty while the files are good
+        self.problem = ""  # what an operator must repair; empty while the files are valid
         self._paths = paths
         self._make = make
-        self._glimpsed: Contents | str = _read(paths)
-        self._judged = self._glimpsed
-        self.latest: T = self._made(self._judged)
+        self._seen: Contents | str = _read(paths)
+        self._used = self._seen
+        self.latest: T = self._made(self._used)
 
     @contextlib.asynccontextmanager
-    async def following(self) -> AsyncIterator[None]:
-        """Look for changes while the body runs; what changed is in use within 2 s."""
-        task = asyncio.create_task(self._follow())
+    async def reloading(self) -> AsyncIterator[None]:
+        """Poll for changes while the body runs; new content is used within 2 s."""
+        task = asyncio.create_task(self._poll())
         try:
             yield
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _follow(self) -> None:
+    async def _poll(self) -> None:
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
             try:
-                await self._look()
-            except Exception:  # whatever it is, the next content must still be noticed
-                log.exception("%s: the new files were not taken", self.what)
-                self.problem = f"{self.what}: the new files were not taken; the server's log says why"
+                await self._reload_if_changed()
+            except Exception:  # of any kind, because polling must go on
+                log.exception("%s: reloading failed", self.what)
+                self.problem = f"{self.what}: reloading failed; the server's log says why"
 
-    async def _look(self) -> None:
-        seen = await asyncio.to_thread(_read, self._paths)
-        is_settled, self._glimpsed = seen == self._glimpsed, seen
-        if not is_settled or seen == self._judged:
+    async def _reload_if_changed(self) -> None:
+        before, self._seen = self._seen, await asyncio.to_thread(_read, self._paths)
+        if self._seen != before or self._seen == self._used:
             return
-        self._judged = seen
+        self._used = self._seen
         try:
-            self.latest = await asyncio.to_thread(self._made, seen)
+            self.latest = await asyncio.to_thread(self._made, self._used)
         except BadFile as error:
             self.problem = str(error)
-            log.error("%s stay as they were: %s", self.what, error)
+            log.error("invalid %s are ignored, the current ones stay: %s", self.what, error)
             return
         self.problem = ""
-        log.info("%s were read anew", self.what)
+        log.info("%s reloaded", self.what)
 
     def _made(self, contents: Contents | str) -> T:
         if isinstance(contents, str):
@@ -78,7 +76,7 @@ class ReloadingFile(Generic[T]):
 
 
 def _read(paths: Sequence[Path]) -> Contents | str:
-    """The contents, or why there are none."""
+    """The contents, or why they cannot be read."""
     contents = []
     for path in paths:
         try:

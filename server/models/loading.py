@@ -150,7 +150,8 @@ async def _on(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
 def construct(spec: ModelSpec[T], artefact: Artefact | None, *, is_known: bool) -> tuple[Resident[T], Use]:
     """The engine and what it took. Libraries are imported before measuring: they stay, and belong to no model.
 
-    It comes in a Resident, which can give it up while this thread still has the result. If the memory of this version `is_known`, it is not measured exactly: trimming stops all other allocations.
+    The engine comes in a Resident, so that it can be freed while this thread still holds the result. If the memory of
+    this version `is_known`, it is not measured exactly: trimming stops all other allocations.
     """
     make = spec.prepare()
     begun = time.monotonic()

@@ -1,65 +1,36 @@
-"""Metrics of language models, by provider: tokens, times, and circuit breakers; and of the ledger."""
+"""Metrics of language models by upstream: tokens, times and circuit breakers; and of the ledger."""
 
-from collections.abc import Iterator, Mapping
-from typing import Protocol
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from prometheus_client import Metric
 
 from server.observability.families import counters, gauges, histograms
-from server.tasks.chat.circuit_breaker import CircuitBreaker
-from server.tasks.chat.statistics import UpstreamStatistics
+from server.usage.ledger import SqlLedger
+
+if TYPE_CHECKING:
+    from server.tasks.chat.openai_upstream import Upstream
 
 
-class UpstreamMetrics(Protocol):
-    """A model of a provider."""
-
-    @property
-    def name(self) -> str:
-        """What the model is called."""
-        ...
-
-    @property
-    def breaker(self) -> CircuitBreaker:
-        """The provider's."""
-        ...
-
-    @property
-    def generations(self) -> UpstreamStatistics:
-        """The model's."""
-        ...
-
-
-class LedgerState(Protocol):
-    """How the ledger fares."""
-
-    @property
-    def away(self) -> bool:
-        """Whether it cannot be written to."""
-        ...
-
-    @property
-    def waiting(self) -> int:
-        """What is not yet being written."""
-        ...
-
-
-def ledger(state: LedgerState) -> Iterator[Metric]:
+def ledger(found: SqlLedger) -> Iterator[Metric]:
     """Whether calls can be accounted."""
-    yield gauges("quintet_ledger_away", "1 if it cannot be written to: what costs is refused", (), [((), state.away)])
-    yield gauges("quintet_ledger_waiting", "Rows, and ends of rows, not yet being written", (), [((), state.waiting)])
+    yield gauges(
+        "quintet_ledger_away", "1 while it cannot be written to: calls that cost are refused", (), [((), found.away)]
+    )
+    yield gauges("quintet_ledger_waiting", "New and settled entries not yet being written", (), [((), found.waiting)])
 
 
-def generations(legs: Mapping[str, UpstreamMetrics]) -> Iterator[Metric]:
-    """Tokens and times of generations."""
-    found = [(("chat", leg.breaker.name, leg.name), leg.generations) for leg in list(legs.values())]
+def upstreams(found: "Iterable[Upstream]") -> Iterator[Metric]:
+    """Tokens and times of complete answers."""
+    statistics = [(("chat", each.breaker.name, each.name), each.statistics) for each in list(found)]
     labels = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
     yield histograms(
         "gen_ai_client_token_usage",
-        "Tokens of a generation",
+        "Tokens of a prompt or an answer",
         (*labels, "gen_ai_token_type"),
         (
             row
-            for names, each in found
+            for names, each in statistics
             for row in (((*names, "input"), each.input_tokens), ((*names, "output"), each.output_tokens))
         ),
     )
@@ -67,28 +38,28 @@ def generations(legs: Mapping[str, UpstreamMetrics]) -> Iterator[Metric]:
         "gen_ai_client_operation_time_to_first_chunk_seconds",
         "From asking the endpoint to its first token",
         labels,
-        ((names, each.time_to_first_token) for names, each in found),
+        ((names, each.time_to_first_token) for names, each in statistics),
     )
     yield histograms(
         "gen_ai_client_operation_duration_seconds",
-        "UpstreamStatistics that came to their end",
+        "From asking the endpoint to the end of a complete answer",
         labels,
-        ((names, each.durations) for names, each in found),
+        ((names, each.durations) for names, each in statistics),
     )
 
 
-def breakers(legs: Mapping[str, UpstreamMetrics]) -> Iterator[Metric]:
-    """Whom nobody asks for a while."""
-    found = {leg.breaker.name: leg.breaker for leg in list(legs.values())}.items()
+def breakers(found: "Iterable[Upstream]") -> Iterator[Metric]:
+    """Circuit breakers by provider."""
+    states = {(each.breaker.name,): each.breaker for each in list(found)}.items()
     yield gauges(
         "quintet_provider_breaker_state",
-        "0 closed: it is asked; 1 half open: it is asked once; 2 open: it is left alone",
+        "0 closed: the provider is asked; 1 half open: one call probes it; 2 open: it is not asked",
         ("gen_ai_provider_name",),
-        (((name,), breaker.state.value) for name, breaker in found),
+        ((name, breaker.state.value) for name, breaker in states),
     )
     yield counters(
         "quintet_provider_breaker_openings",
-        "How often it was left alone because it had failed again and again",
+        "How often it opened because the provider failed repeatedly",
         ("gen_ai_provider_name",),
-        (((name,), breaker.opened) for name, breaker in found),
+        ((name, breaker.opened) for name, breaker in states),
     )

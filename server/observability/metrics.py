@@ -7,7 +7,7 @@ cover begins with `quintet_`. Scrapes are answered on a thread of their own.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, start_http_server
 
@@ -16,9 +16,12 @@ from server.inference.scheduler import Scheduler
 from server.models.handle import Handle
 from server.models.memory_limit import MemoryLimit
 from server.observability import call_metrics, chat_metrics, model_metrics
-from server.observability.chat_metrics import LedgerState, UpstreamMetrics
 from server.rpc.admission import Admission
 from server.rpc.tenant_limits import TenantLimits
+from server.usage.ledger import SqlLedger
+
+if TYPE_CHECKING:
+    from server.tasks.chat.openai_upstream import Upstream
 
 
 class Collector:
@@ -31,11 +34,11 @@ class Collector:
         handles: Sequence[Handle[Any]],
         memory: MemoryLimit,
         *,
-        legs: Mapping[str, UpstreamMetrics] = MappingProxyType({}),
+        upstreams: "Mapping[str, Upstream]" = MappingProxyType({}),
         auth_refused: Mapping[str, int] = MappingProxyType({}),
         followed: Sequence[ReloadingFile[Any]] = (),
         limits: TenantLimits | None = None,
-        ledger: LedgerState | None = None,
+        ledger: SqlLedger | None = None,
     ) -> None:
         self._admission = admission
         self._memory = memory
@@ -44,7 +47,7 @@ class Collector:
         self._auth_refused = auth_refused
         self._followed = followed
         self._limits = limits
-        self._legs = legs
+        self._upstreams = upstreams
         self._ledger = ledger
 
     def collect(self) -> Iterator[Metric]:
@@ -56,8 +59,8 @@ class Collector:
         yield from model_metrics.lane_times(self._lanes)
         yield from model_metrics.works(self._lanes)
         yield from model_metrics.models(self._handles, self._memory)
-        yield from chat_metrics.generations(self._legs)
-        yield from chat_metrics.breakers(self._legs)
+        yield from chat_metrics.upstreams(self._upstreams.values())
+        yield from chat_metrics.breakers(self._upstreams.values())
         if self._ledger is not None:
             yield from chat_metrics.ledger(self._ledger)
 

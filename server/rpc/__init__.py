@@ -1,0 +1,7 @@
+"""What surrounds every gRPC call: identity, admission, validation, tenant limits, and errors as statuses.
+
+May import `domain`, `tenancy`, the contract and grpc. Read first: `pipeline.py`, `service_spec.py`, `status.py`.
+
+Words: the pipeline is the two wrappers (unary and streaming) around each handler. Admission refuses calls that the
+server cannot serve in time. A Method has the numbers of one RPC method. A ServiceSpec is one service's row in `app.py`.
+"""

@@ -1,6 +1,6 @@
-"""Who calls, and whether they may: API keys, client certificates, roles and the services that a tenant may use.
+"""Finds the tenant of a call by API key or client certificate, and checks its roles and the services it may use.
 
-Which models a tenant may ask for is known once the request is read: `rpc/model_access.py`.
+The models that a tenant may use are checked when the request has been read: `rpc/model_access.py`.
 """
 
 import logging
@@ -11,21 +11,21 @@ from typing import Any, Protocol
 from server.domain.context import Caller, Metadata
 from server.domain.errors import PermissionDenied, Unauthenticated
 from server.rpc.service_spec import ServiceSpec, methods_by_path
-from server.tenancy.api_keys import NOBODYS, id_of
+from server.tenancy.api_keys import NO_KEY, id_of
 from server.tenancy.tenants import Tenant
 from server.tenancy.tenants_file import TenantsFile
 
 log = logging.getLogger(__name__)
 
-# One text for all: it must not tell which keys exist.
-_UNKNOWN = "this server asks for an API key that it knows (authorization: Bearer KEY) or a client certificate"
+# One text for all cases, so that it does not reveal which keys exist.
+_UNAUTHENTICATED = "a valid API key (authorization: Bearer KEY) or a known client certificate is required"
 _WARN_EVERY_SECONDS = 10.0
-# Where a verified certificate says whose it is, in gRPC's words and in those of the tenants' file.
+# The identities in a verified client certificate: names of gRPC and of the tenants file.
 _IDENTITIES = (("peer_uri", "uri"), ("peer_dns", "dns"), ("x509_common_name", "cn"))
 
 
 class Auth(Protocol):
-    """Knows the callers."""
+    """Authenticates and authorizes calls."""
 
     def identify(self, method: str, metadata: Metadata, context: Any) -> Caller:
         """The caller of "/quintet.v1.ChatService/Chat". Raises Unauthenticated or PermissionDenied."""
@@ -33,9 +33,9 @@ class Auth(Protocol):
 
 
 class TenantAuth:
-    """Knows those of a file of tenants, as it is at the moment of the call. `refused` counts by reason.
+    """Implements Auth with the tenants file as it is at the time of the call. `refused` counts by reason.
 
-    A key decides if there is one, else the client certificate. Used on the event loop alone.
+    If the call has an API key, its client certificate is ignored. Use it on the event loop only.
     """
 
     def __init__(self, tenants: TenantsFile, services: Iterable[ServiceSpec]) -> None:
@@ -48,12 +48,12 @@ class TenantAuth:
         self.refused = {Unauthenticated.reason: 0, PermissionDenied.reason: 0}
 
     def identify(self, method: str, metadata: Metadata, context: Any) -> Caller:
-        """The caller. Raises Unauthenticated or PermissionDenied."""
+        """As Auth.identify."""
         keys = [value for name, value in metadata if name == "authorization"]
         found = self._by_key(keys) if keys else self._by_certificate(context)
         if found is None:
             self._refuse(Unauthenticated.reason, context)
-            raise Unauthenticated(_UNKNOWN)
+            raise Unauthenticated(_UNAUTHENTICATED)
         tenant, key_id = found
         service, name, role = self._methods[method]
         if tenant.services is not None and service not in tenant.services:
@@ -68,20 +68,19 @@ class TenantAuth:
         scheme, _, text = values[0].partition(" ") if isinstance(values[0], str) else ("", "", "")
         if len(values) > 1 or scheme.lower() != "bearer" or (key_id := id_of(text)) is None:
             return None
-        key = self._tenants.latest.keys.get(key_id)
-        stored = key.stored if key else NOBODYS
-        if not stored.fits(text) or key is None or stored.expires <= time.time():
+        key, tenant = self._tenants.latest.keys.get(key_id, (NO_KEY, None))
+        if not key.matches(text) or key.expires <= time.time() or tenant is None:
             return None
-        return key.tenant, key_id
+        return tenant, key_id
 
     def _by_certificate(self, context: Any) -> tuple[Tenant, str] | None:
-        """Whose certificate it is; nobody's if what it says is known of several tenants, or of none."""
-        said = context.auth_context()
+        """The tenant of the client certificate; None if its identities belong to no tenant, or to several."""
+        presented = context.auth_context()
         known = self._tenants.latest.certificates
         found = {
             identity: known[identity]
             for name, kind in _IDENTITIES
-            for value in said.get(name, ())
+            for value in presented.get(name, ())
             if (identity := _identity(kind, value)) in known
         }
         if len({tenant.name for tenant in found.values()}) != 1:
@@ -97,7 +96,7 @@ class TenantAuth:
         if reason == Unauthenticated.reason and (now := time.monotonic()) >= self._next_warning:
             self._next_warning = now + _WARN_EVERY_SECONDS
             number = self.refused[reason]
-            log.warning("no known key or certificate: %s, the latest of %d such calls", context.peer(), number)
+            log.warning("unauthenticated call from %s; %d such calls since the start", context.peer(), number)
 
 
 def _identity(kind: str, value: bytes) -> str:

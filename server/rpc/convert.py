@@ -1,4 +1,4 @@
-"""Plain values to messages that several services share."""
+"""Conversions from domain values to messages that several services share."""
 
 from collections.abc import Iterable
 
@@ -12,12 +12,12 @@ from server.domain.usage import Usage
 
 
 def model_ref(identity: ModelIdentity) -> common_pb2.ModelRef:
-    """Which model answered."""
+    """The model that answered."""
     return common_pb2.ModelRef(name=identity.name, version=identity.version, digest=identity.digest)
 
 
 def index_ref(identity: IndexIdentity) -> common_pb2.IndexRef:
-    """Which state of a collection answered."""
+    """The state of a collection that answered."""
     return common_pb2.IndexRef(collection=identity.collection, generation=identity.generation)
 
 
@@ -27,7 +27,7 @@ def labels(values: Iterable[Label]) -> list[common_pb2.Label]:
 
 
 def usage(value: Usage) -> common_pb2.Usage:
-    """What a generation consumed."""
+    """Tokens and cost of a generation."""
     return common_pb2.Usage(
         prompt_tokens=value.prompt_tokens,
         completion_tokens=value.completion_tokens,

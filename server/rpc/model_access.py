@@ -1,13 +1,13 @@
-"""Which models a caller may ask for."""
+"""The models that a tenant may use."""
 
 from server.domain.context import current
 from server.domain.errors import PermissionDenied
 
 
 def permitted(model: str) -> str:
-    """The name of a model that was asked for, by name or by default. Raises PermissionDenied.
+    """Returns `model`, requested by name or by default, or raises PermissionDenied.
 
-    Asked before the model is looked up, so a caller learns nothing of models that are not for it.
+    Call it before the model is looked up, so that a tenant learns nothing about other models.
     """
     caller = current().caller
     if caller.models is not None and model not in caller.models:

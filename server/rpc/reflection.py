@@ -1,4 +1,4 @@
-"""grpc.reflection in both versions: v1 has the messages of v1alpha, which is all that the package ships."""
+"""grpc.reflection v1alpha and v1. The package has only v1alpha; v1 uses the same messages."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ _VERSIONS = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.Ser
 
 
 def add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
-    """Let clients ask for the contract of `services`."""
+    """Serve the descriptors of `services` to clients."""
     servicer = reflection.aio.ReflectionServicer([*services, *_VERSIONS])
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,

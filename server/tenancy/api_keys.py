@@ -1,8 +1,8 @@
-"""API keys: `qk_ID_SECRET`, and what is kept of them.
+"""API keys: `qk_ID_SECRET`, and the salted hashes that are stored of them.
 
-The secret is 256 random bits, so nobody can try them all, and one round of salted SHA-256 keeps a key as safe as it
-can be. Slow hashes exist for passwords, which people choose; here one would only let a flood of wrong keys take the
-processor. Checking a key costs the same whether or not there is one of its id, and nothing is kept of wrong ones.
+The secret has 256 random bits, so it cannot be guessed and one round of SHA-256 is enough. A slow password hash would
+only let a flood of wrong keys use up the processor. Checking takes the same time whether or not the
+key's id exists.
 """
 
 import hashlib
@@ -17,30 +17,30 @@ _HASH = re.compile(r"sha256:((?:[0-9a-f]{2}){16,64}):([0-9a-f]{64})")
 
 
 @dataclass(frozen=True, slots=True)
-class StoredKey:
-    """What is kept of a key. `expires` is in seconds since the epoch."""
+class ApiKey:
+    """The stored part of a key. `expires` is in seconds since the epoch."""
 
     id: str
     salt: bytes
     digest: bytes
     expires: float
 
-    def fits(self, key: str) -> bool:
-        """Whether it is this key. Takes the same time for all keys of a length."""
+    def matches(self, key: str) -> bool:
+        """Whether this is the key, in constant time."""
         return hmac.compare_digest(hashlib.sha256(self.salt + key.encode()).digest(), self.digest)
 
 
-NOBODYS = StoredKey("", bytes(16), bytes(32), 0.0)  # no key is known that fits
+NO_KEY = ApiKey("", bytes(16), bytes(32), 0.0)  # no known key matches it
 
 
 def id_of(key: str) -> str | None:
-    """The id in a key, or None if the text is no key."""
+    """The id in a key, or None if the text is not a key."""
     found = _KEY.fullmatch(key)
     return found[1] if found else None
 
 
 def without_keys(text: str) -> str:
-    """The text with stars for keys and for what may be a part of one."""
+    """The text with stars in place of keys and parts of keys."""
     return _LIKE_A_KEY.sub("qk_***", text)
 
 

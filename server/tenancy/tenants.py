@@ -1,4 +1,4 @@
-"""Who may call and how much: tenants as plain values. `tenants_file.py` reads them."""
+"""Tenants as plain values: roles, allow-lists and limits. `tenants_file.py` reads them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What a tenant may do. Each stands for itself: an admin who also calls has both."""
+    """What a tenant may do. No role includes another one."""
 
     CALL = "call"
     INGEST = "ingest"
@@ -15,9 +15,10 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Upper limits; None is none. Money is in millionths of the price table's currency, days and months are UTC's.
+    """Upper limits; None is unlimited. Money is in millionths of the price table's currency; days and months
+    are in UTC.
 
-    A burst is how much may come at once after a pause; unset, it is what comes in a minute.
+    A burst is how much is admitted at once after a pause; None is the amount of a minute.
     """
 
     requests_per_minute: int | None = None
@@ -35,7 +36,7 @@ class Limits:
 class Tenant:
     """One tenant. Services are short names ("ChatService"); None allows all services or models.
 
-    `limits` hold over all services together, `service_limits` for each besides.
+    `limits` apply to all services together, `service_limits` also to each one.
     """
 
     name: str

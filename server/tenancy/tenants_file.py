@@ -1,11 +1,11 @@
-"""The file of tenants: one TOML file that people read and `quintet tenants` edits. data/samples/tenants.toml shows all.
+"""The tenants file: TOML, written by people and by `quintet tenants`. data/samples/tenants.toml explains every key.
 
-What is wrong in it is told with its place: the line if it is no TOML, else table and key.
+Errors name the table and the key, or the line if the file is not TOML.
 """
 
 import math
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 from server.domain.money import micros
 from server.domain.reloading_file import BadFile, Contents, ReloadingFile
 from server.tenancy import api_keys
-from server.tenancy.api_keys import StoredKey
+from server.tenancy.api_keys import ApiKey
 from server.tenancy.tenants import Limits, Role, Tenant
 
 _MAX_PROBLEMS = 5
@@ -29,7 +29,7 @@ def _hash(text: object) -> tuple[bytes, bytes]:
 def _identity(text: object) -> str:
     kind, _, name = text.partition(":") if isinstance(text, str) else ("", "", "")
     if kind not in {"dns", "uri", "cn"} or not name:
-        raise ValueError('must be "dns:NAME", "uri:URI" or "cn:NAME" as it stands in the certificate')
+        raise ValueError('must be "dns:NAME", "uri:URI" or "cn:NAME" as in the certificate')
     return f"dns:{name.lower()}" if kind == "dns" else f"{kind}:{name}"
 
 
@@ -77,7 +77,7 @@ class _Limits(_Table):
 
 class _Key(_Table):
     hash: Annotated[tuple[bytes, bytes], BeforeValidator(_hash)]
-    created: datetime | None = None  # for people
+    created: datetime | None = None  # for information
     expires: AwareDatetime | None = None
 
 
@@ -92,80 +92,73 @@ class _Tenant(_Table):
 
 
 class _File(_Table):
-    # One at least: a file that is being written may be empty for a moment, and must not shut everybody out.
+    # At least one: a file that is being written may be empty for a moment, which must not lock out all tenants.
     tenants: Annotated[dict[_Name, _Tenant], Field(min_length=1)]
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """An API key and whose it is."""
-
-    stored: StoredKey
-    tenant: Tenant
-
-
-@dataclass(frozen=True, slots=True)
 class Directory:
-    """The tenants by their names, by the ids of their keys, and by what their certificates say ("dns:a.example")."""
+    """The tenants by their names, by the ids of their API keys, and by certificate identities ("dns:a.example")."""
 
     tenants: Mapping[str, Tenant]
-    keys: Mapping[str, Key]
+    keys: Mapping[str, tuple[ApiKey, Tenant]]
     certificates: Mapping[str, Tenant]
 
 
 class TenantsFile(ReloadingFile[Directory]):
-    """The tenants of a file as it is now. `services` are the short names that allow-lists and limits may use."""
+    """The current tenants of a file. `services` are the short names that allow-lists and limits may use."""
 
     def __init__(self, path: Path, services: Collection[str]) -> None:
-        """Read it. Raises BadFile."""
+        """Read the file. Raises BadFile, without API keys that are in the wrong place."""
 
         def make(contents: Contents) -> Directory:
             try:
                 return parse(contents[0], services)
             except BadFile as error:
-                raise BadFile(f"{path}: {api_keys.without_keys(str(error))}") from None  # somebody may write one there
+                raise BadFile(
+                    f"{path}: {api_keys.without_keys(str(error))}"
+                ) from None  # a misplaced key must not be logged
 
         super().__init__("tenants", [path], make)
 
     def tenant(self, name: str) -> Tenant | None:
-        """The tenant of this name as it is now."""
+        """The current tenant of this name."""
         return self.latest.tenants.get(name)
 
 
 def parse(content: bytes, services: Collection[str]) -> Directory:
-    """The tenants of a file's content. Raises BadFile with the place of everything that is wrong."""
+    """The tenants in a file's content. Raises BadFile with the place of each error."""
     try:
         file = _File.model_validate(tomllib.loads(content.decode()))
     except tomllib.TOMLDecodeError as error:
-        raise BadFile(f"no TOML: {error}") from None
+        raise BadFile(f"not TOML: {error}") from None
     except UnicodeDecodeError as error:
         raise BadFile(f"not UTF-8 at byte {error.start}") from None
     except RecursionError:
         raise BadFile("nested too deeply") from None
     except ValidationError as error:
-        raise BadFile(_told([(_place(each["loc"]), each["msg"]) for each in error.errors()])) from None
-    if wrong := [*_unknown_services(file, services), *_shared(file)]:
-        raise BadFile(_told(wrong))
-    tenants = {name: _tenant(name, table) for name, table in file.tenants.items()}
+        raise BadFile(_listed([(_place(each["loc"]), each["msg"]) for each in error.errors()])) from None
+    if problems := [*_unknown_services(file, services), *_shared(file)]:
+        raise BadFile(_listed(problems))
+    tenants = {
+        name: Tenant(
+            name,
+            frozenset(table.roles),
+            services=None if table.services is None else frozenset(table.services),
+            models=None if table.models is None else frozenset(table.models),
+            limits=table.limits.limits(),
+            service_limits={service: limits.limits() for service, limits in table.service_limits.items()},
+        )
+        for name, table in file.tenants.items()
+    }
     return Directory(
         tenants,
         {
-            id: Key(StoredKey(id, *key.hash, key.expires.timestamp() if key.expires else math.inf), tenant)
-            for name, tenant in tenants.items()
-            for id, key in file.tenants[name].keys.items()
+            id: (ApiKey(id, *key.hash, key.expires.timestamp() if key.expires else math.inf), tenants[name])
+            for name, table in file.tenants.items()
+            for id, key in table.keys.items()
         },
         {identity: tenants[name] for name, table in file.tenants.items() for identity in table.certificates},
-    )
-
-
-def _tenant(name: str, table: _Tenant) -> Tenant:
-    return Tenant(
-        name,
-        frozenset(table.roles),
-        services=None if table.services is None else frozenset(table.services),
-        models=None if table.models is None else frozenset(table.models),
-        limits=table.limits.limits(),
-        service_limits={service: limits.limits() for service, limits in table.service_limits.items()},
     )
 
 
@@ -178,22 +171,20 @@ def _unknown_services(file: _File, services: Collection[str]) -> Iterator[tuple[
 
 
 def _shared(file: _File) -> Iterator[tuple[str, str]]:
-    """Keys and certificates must say who calls."""
+    """Keys and certificates must identify one tenant."""
     owners: dict[str, str] = {}
     for name, table in file.tenants.items():
-        for place, mark in (
-            *((f"keys.{id}", id) for id in table.keys),
-            *(("certificates", c) for c in table.certificates),
-        ):
-            if (owner := owners.setdefault(mark, name)) != name:
-                yield f"tenants.{name}.{place}", f'"{mark}" is of tenants.{owner} already'
+        identities = [*((f"keys.{id}", id) for id in table.keys), *(("certificates", c) for c in table.certificates)]
+        for place, identity in identities:
+            if (owner := owners.setdefault(identity, name)) != name:
+                yield f"tenants.{name}.{place}", f'"{identity}" belongs to tenants.{owner}'
 
 
 def _place(path: tuple[Any, ...]) -> str:
     return ".".join(str(part) for part in path if part != "[key]")
 
 
-def _told(problems: list[tuple[str, str]]) -> str:
+def _listed(problems: Sequence[tuple[str, str]]) -> str:
     texts = [f"{place}: {what.removeprefix('Value error, ')}" for place, what in problems[:_MAX_PROBLEMS]]
     more = len(problems) - len(texts)
     return "; ".join(texts) + (f"; and {more} more" if more else "")

@@ -33,13 +33,14 @@ from server.vectorstore.segment import (
 )
 from server.vectorstore.snapshot import Memtable, Snapshot
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Collection:
     """The collection in `folder`. Raises CollectionBroken if no segment is whole.
 
-    `faults`: what was found damaged. `intact`: the newest generation on disk is served, so that writes can follow it.
+    `faults`: what was found damaged. `intact`: the newest generation on disk is served, so writes can follow it.
+    `log`: the log that is being written.
     """
 
     snapshot: Snapshot
@@ -84,25 +85,25 @@ class Collection:
         """Cut off what a killed process left at the end of the log, unless a process is writing it now."""
         if not part.torn:
             return
-        name = self._log.path.name
+        name = self.log.path.name
         try:
             with layout.locked(self.folder, wait=0):
-                if self._log.cut_torn(part):
+                if self.log.cut_torn(part):
                     self._fault(
                         f"{name} ended with {part.torn} bytes of an incomplete write, which were cut off: "
                         "a write that was not acknowledged, unless the file was damaged"
                     )
         except Exception as error:  # read-only, or being written: the next write cuts it off
-            log.info('collection "%s": the end of %s stays: %s', self.name, name, error)
+            logger.info('collection "%s": the end of %s stays: %s', self.name, name, error)
 
     def _serve(self, segment: Segment) -> LogPart:
         """Serve a segment with the logs from its generation on."""
-        self._memtable, self._log = Memtable(segment), Log(self.folder, segment.info.generation)
+        self._memtable, self.log = Memtable(segment), Log(self.folder, segment.info.generation)
         return self._catch_up()
 
     def _catch_up(self) -> LogPart:
         """Apply the new writes of the logs. They are served together, after all were read."""
-        new = self._log.read_new()
+        new = self.log.read_new()
         for fault in new.faults:
             self._fault(fault)
         for write in new.writes:
@@ -111,7 +112,7 @@ class Collection:
         return new
 
     def _fault(self, what: str) -> None:
-        log.error('collection "%s": %s', self.name, what)
+        logger.error('collection "%s": %s', self.name, what)
         self.faults.append(what)
 
     def refresh(self) -> bool:
@@ -125,11 +126,6 @@ class Collection:
             else:
                 self._catch_up()
             return True
-
-    @property
-    def log_bytes(self) -> int:
-        """Size of the log file that is being written."""
-        return self._log.end
 
     def find(self, document_id: str) -> tuple[Document, NDArray[np.int32], NDArray[np.float32]] | None:
         """A document with its passages and their vectors, as they are now; None if it is not in the collection."""
@@ -173,7 +169,7 @@ class Collection:
                 passages = np.empty((0, 3), np.int32)
                 vectors = self.snapshot.vectors[:0]
             write = Write(generation, datetime.now(UTC), removed, documents, passages, vectors)
-            self._log.append(write)
+            self.log.append(write)
             self._memtable.apply(write)
             self.snapshot = Snapshot(self._memtable)
             return self.snapshot
@@ -189,7 +185,7 @@ class Collection:
                 if self._highest > generation:
                     generation = self._highest + 1
                 else:
-                    self._log.begin_new_file()
+                    self.log.begin_new_file()
                     self._catch_up()
             with self._staged(generation, before.content(), "fold", before.segment) as folder, self._writing():
                 if self.snapshot.segment is not before.segment:  # another process folded first

@@ -30,7 +30,7 @@ from server.vectorstore.segment import Content
 from server.vectorstore.snapshot import Snapshot
 from server.vectorstore.threads import run_on_daemon_thread, run_to_end
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_COLLECTIONS = 64
@@ -97,20 +97,20 @@ class CollectionManager:
             await self.refresh(name)
         if name in self.open or name in self.failures:
             collection = self.get(name)
-            self.check_embedder(name, collection.snapshot)
+            self.check_embedder(collection.snapshot)
             return collection
         if len(self.open) + len(self.failures) >= MAX_COLLECTIONS:
             raise InvalidRequest([Violation("collection", f"is new, and there are {MAX_COLLECTIONS} already")])
         return None
 
-    def check_embedder(self, name: str, snapshot: Snapshot) -> None:
+    def check_embedder(self, snapshot: Snapshot) -> None:
         """Raises EmbedderMismatch if another embedder made the vectors."""
-        if reason := self.mismatch(name, snapshot):
+        if reason := self.mismatch(snapshot):
             raise EmbedderMismatch(reason)
 
-    def mismatch(self, name: str, snapshot: Snapshot) -> str:
+    def mismatch(self, snapshot: Snapshot) -> str:
         """Why the collection cannot be searched, and how to mend it; empty if `embedder` made its vectors."""
-        theirs, ours = snapshot.segment.info.model, self.embedder
+        name, theirs, ours = snapshot.index.collection, snapshot.segment.info.model, self.embedder
         if theirs == ours:
             return ""
         return (
@@ -120,8 +120,8 @@ class CollectionManager:
 
     # ------------------------------------------------------------ writing
 
-    def writer_turn(self, name: str, deadline: float) -> AbstractAsyncContextManager[None]:
-        """Hold the turn of the only writer to a collection. Raises ServerOverloaded and DeadlineExceeded."""
+    def only_writer(self, name: str, deadline: float) -> AbstractAsyncContextManager[None]:
+        """Wait until no other call writes to the collection. Raises ServerOverloaded and DeadlineExceeded."""
         made = ConcurrencyLimiter(f'writing to collection "{name}"', 1, _WAITING_WRITES)
         return self._limiters.setdefault(name, made).take(deadline)
 
@@ -134,7 +134,7 @@ class CollectionManager:
             self._fold_due.set()
 
     async def create(self, name: str, dimensions: int, *, deadline: float) -> Collection:
-        """Make an empty collection; call it in the writer's turn. Raises CollectionExists."""
+        """Make an empty collection; call it as the only writer. Raises CollectionExists."""
         if name in self.open or name in self.failures:
             raise CollectionExists(name)
         make = partial(create_collection, self.index, name, Content(self.embedder, dimensions))
@@ -150,7 +150,7 @@ class CollectionManager:
             try:
                 await self._look()
             except OSError as error:
-                log.error("the folder of collections cannot be read: %s", error)
+                logger.error("the folder of collections cannot be read: %s", error)
 
     async def _look(self) -> None:
         """Open what is new, take over what was written, forget what was removed."""
@@ -174,7 +174,7 @@ class CollectionManager:
             if name not in self.open:  # else what was read before is still served
                 self.failures[name] = f"{error.message}. {_remedy(name)}"
         except OSError as error:
-            log.error('collection "%s" cannot be read: %s', name, error)
+            logger.error('collection "%s" cannot be read: %s', name, error)
 
     def _opened(self, collection: Collection) -> None:
         self.open[collection.name] = collection
@@ -195,9 +195,9 @@ class CollectionManager:
                     try:
                         await run_on_daemon_thread(collection.fold)
                     except QuintetError as error:
-                        log.error('collection "%s" could not be folded: %s', collection.name, error.message)
+                        logger.error('collection "%s" could not be folded: %s', collection.name, error.message)
                     except Exception:
-                        log.exception('collection "%s" could not be folded', collection.name)
+                        logger.exception('collection "%s" could not be folded', collection.name)
 
 
 def _is_fold_due(collection: Collection) -> bool:

@@ -38,7 +38,7 @@ from server.vectorstore.files import (
 from server.vectorstore.layout import FORMAT, committed_generations, read_pointer, segment_folder
 from server.vectorstore.metadata_index import MetadataIndex, MetadataIndexWriter, read_metadata_index
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 VECTORS, PASSAGES, INDEX = "vectors.npy", "passages.npy", "vectors.index"
 BROKEN = (OSError, ValueError, KeyError, TypeError)  # raised when a damaged segment is read
 
@@ -47,6 +47,7 @@ BROKEN = (OSError, ValueError, KeyError, TypeError)  # raised when a damaged seg
 class Segment:
     """An opened segment. `passage_starts` int64 [documents + 1]: rows of passages at which documents begin."""
 
+    collection: str
     info: GenerationInfo
     vectors: NDArray[np.float32]
     passages: NDArray[np.int32]
@@ -58,7 +59,6 @@ class Segment:
     ann: AnnIndex | None
 
     def document(self, row: int) -> Document:
-        """The document of a row."""
         return Document(**json.loads(self.documents[row]))
 
     def row_of(self, document_id: str) -> int | None:
@@ -154,6 +154,7 @@ def read_segment(folder: Path, collection: str, *, check: bool = True) -> Segmen
         raise ValueError("documents and ids do not fit the manifest")
     counts = np.bincount(passages[:, 0], minlength=len(documents))
     return Segment(
+        collection=collection,
         info=_info(manifest),
         vectors=vectors,
         passages=passages,
@@ -175,7 +176,7 @@ def kept_generations(folder: Path) -> list[GenerationInfo]:
             found.append(_info(read_manifest(path, folder.name)))
         except BROKEN as error:
             if path.exists():  # else a fold has just removed it
-                log.warning('collection "%s": generation %d is broken: %s', folder.name, generation, error)
+                logger.warning('collection "%s": generation %d is broken: %s', folder.name, generation, error)
     return found
 
 

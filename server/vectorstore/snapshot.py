@@ -13,7 +13,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from server.domain.rag import Document
+from server.domain.rag import Document, IndexIdentity
 from server.vectorstore.log import Write
 from server.vectorstore.segment import Content, Segment
 
@@ -31,6 +31,7 @@ class Snapshot:
 
     def __init__(self, memtable: "Memtable") -> None:
         self.generation = memtable.generation
+        self.index = IndexIdentity(memtable.segment.collection, memtable.generation)
         self.segment = memtable.segment
         self.updated = memtable.updated
         self.log_count = memtable.log_count

@@ -63,7 +63,7 @@ async def main() -> None:
     """Measure and print."""
     scheduler, lane = Scheduler(2, queue_limit=64), Scheduler(1, queue_limit=64)
     artefact = open_artefact(MODELS, "en_core_web_sm")
-    linguist = SpacyParser(artefact, lane)
+    parser = SpacyParser(artefact, lane)
     inside = Parser(str(artefact.part("pipeline")))
     classifier = onnx_classifier(open_artefact(MODELS, "topics"), scheduler)
 
@@ -71,7 +71,7 @@ async def main() -> None:
         await lane.run(partial(inside.parse, TEXT), deadline=soon())
 
     async def in_a_process() -> None:
-        await linguist.parse(TEXT, deadline=soon())
+        await parser.parse(TEXT, deadline=soon())
 
     kinds = {"alone": None, "spaCy on a thread": on_a_thread, "spaCy in a process": in_a_process}
     found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
@@ -83,7 +83,7 @@ async def main() -> None:
         ratio = statistics.median(row[0] / alone[0] for row, alone in zip(rows, found["alone"], strict=True))
         slow, parse_seconds = (1e3 * statistics.median(column) for column in zip(*rows, strict=True))
         print(f"{kind:20} {slow:20.1f} {ratio:16.2f} {parse_seconds:13.0f}")
-    linguist.close()
+    parser.close()
     lane.close()
     scheduler.close()
 

@@ -1,4 +1,4 @@
-"""How calls go: what is tried again, deadlines, streams that are left."""
+"""Retries, deadlines, cancelled streams."""
 
 import asyncio
 from contextlib import aclosing

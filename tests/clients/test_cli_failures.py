@@ -1,4 +1,4 @@
-"""What the command says when things go wrong, and how it behaves among other programs."""
+"""Error messages and exit codes of the command; pipes, signals, locales."""
 
 import subprocess
 import sys
@@ -133,7 +133,7 @@ def test_the_key_comes_from_a_file_and_is_told_to_nobody(
 
 
 def make_certificate(folder: Path) -> tuple[bytes, bytes]:
-    """A key and a certificate for localhost that signs itself."""
+    """A key and a self-signed certificate for localhost."""
     what = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
     where = "-addext subjectAltName=DNS:localhost -keyout key.pem -out cert.pem"
     subprocess.run(["openssl", *what.split(), *where.split()], cwd=folder, check=True, capture_output=True)

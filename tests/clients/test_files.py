@@ -1,4 +1,4 @@
-"""Which files become documents, and how."""
+"""Finding files and making documents of them."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What is read out of files, and what is said of those that cannot be read."""
+"""Extracting text from files, and the reasons for skipping others."""
 
 import os
 import sys

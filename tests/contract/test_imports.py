@@ -10,12 +10,6 @@ ROOT = Path(__file__).parents[2]
 SERVER = ROOT / "server"
 ROOMS = {"domain", "rpc", "tasks", "models", "inference", "vectorstore", "tenancy", "usage", "observability"}
 FILES = {"__init__.py", "__main__.py", "app.py", "settings.py"}
-# Imports that the moves left; each goes when its room is tidied.
-LEFT_BY_THE_MOVES = {
-    "server/tasks/chat/configuration.py": "server.settings",
-    "server/tasks/chat/registry.py": "server.settings",
-    "server/tasks/chat/upstreams.py": "server.settings",
-}
 TRANSPORT = {"grpc", "quintet", "buf", "google", "grpc_health", "grpc_reflection", "grpc_status", "protovalidate"}
 ENGINES = {
     "torch", "transformers", "sentence_transformers", "onnxruntime", "onnx", "sklearn", "joblib", "faiss", "spacy",
@@ -113,7 +107,6 @@ def test_rooms_import_only_the_rooms_below(part: str) -> None:
             f"{module.relative_to(ROOT)} imports {name}"
             for name in imports(module)
             if name.startswith("server.")
-            if not is_in(name, LEFT_BY_THE_MOVES.get(str(module.relative_to(ROOT)), "-"))
             if not any(is_in(name, package) or is_in(package, name) for package in allowed)
         ]
     assert found == []

@@ -12,7 +12,7 @@ from quintet_client import AsyncQuintetClient, QuintetClient, errors
 
 from tests.certificates import Authority, Pair
 from tests.conftest import ServerProcess, start_server
-from tests.e2e.test_identity import KEY_OF_NOBODY, refused
+from tests.e2e.test_identity import UNKNOWN_KEY, refused
 from tests.tenants import add_tenant
 from tests.waiting import until
 
@@ -83,15 +83,15 @@ async def test_certificates_are_replaced_while_calls_run(start: Start, tmp_path:
 
         (tmp_path / "server.pem").write_bytes(Authority().issue_server().certificate)  # the key is not this one's
         log = tmp_path / "log.txt"
-        await until(lambda: "certificates stay as they were" in log.read_text())
-        assert "the key is not the certificate's" in log.read_text()
+        await until(lambda: "invalid certificates are ignored" in log.read_text())
+        assert "the key does not belong to the certificate" in log.read_text()
         (warning,) = (await client.server_info()).warnings
-        assert warning == f"{tmp_path}/server.pem and {tmp_path}/server.key: the key is not the certificate's"
+        assert warning == f"{tmp_path}/server.pem and {tmp_path}/server.key: the key does not belong to the certificate"
         assert await asyncio.to_thread(works, server.address, authority.pem)
 
         new = Authority()
         new.issue_server().write(tmp_path)
-        await until(lambda: "certificates were read anew" in log.read_text())
+        await until(lambda: "certificates reloaded" in log.read_text())
         assert await asyncio.to_thread(works, server.address, new.pem)
         assert not await asyncio.to_thread(works, server.address, authority.pem)
         assert not (await client.server_info()).warnings
@@ -136,7 +136,7 @@ def test_clients_are_known_by_their_certificates(start: Start, tmp_path: Path, a
         (clients.issue("stranger", dns="worker.acme.example.evil"), None),
         (clients.issue("worker.acme.example"), None),  # the name stands in another place
         (clients.issue("acme worker", uri="spiffe://acme.example/worker"), None),  # it is two tenants'
-        (worker, KEY_OF_NOBODY),  # who shows a key is judged by it
+        (worker, UNKNOWN_KEY),  # the key decides, not the certificate
     ):
         with pytest.raises(errors.Unauthenticated):
             info(server.address, authority.pem, pair, wrong)
@@ -170,10 +170,11 @@ def test_files_that_cannot_be_used_are_told_at_the_start(tmp_path: Path, authori
     authority.issue_server().write(tmp_path, "a")
     authority.issue_server().write(tmp_path, "b")
     a, b = tmp_path / "a.pem", tmp_path / "b.key"
-    assert refused(tls_cert=str(a), tls_key=str(b)) == f"error: {a} and {b}: the key is not the certificate's\n"
+    expected = f"error: {a} and {b}: the key does not belong to the certificate\n"
+    assert refused(tls_cert=str(a), tls_key=str(b)) == expected
     missing = tmp_path / "c.key"
     assert refused(tls_cert=str(a), tls_key=str(missing)) == f"error: {missing}: no such file or directory\n"
     (tmp_path / "rubbish").write_bytes(b"rubbish")
     rubbish = str(tmp_path / "rubbish")
     told = refused(tls_cert=str(a), tls_key=str(tmp_path / "a.key"), tls_client_ca=rubbish)
-    assert told.startswith(f"error: {rubbish}: no unencrypted PEM")
+    assert told.startswith(f"error: {rubbish}: not unencrypted PEM")

@@ -33,7 +33,7 @@ from tests.tenants import add_tenant, bearer, replace
 from tests.waiting import until
 
 Code = grpc.StatusCode
-KEY_OF_NOBODY = "qk_k00000000_" + "A" * 43
+UNKNOWN_KEY = "qk_k00000000_" + "A" * 43
 METHODS = [method for service in SERVICES.values() for method in service.methods]
 Start = Callable[..., ServerProcess]
 
@@ -100,10 +100,10 @@ def test_every_method_asks_for_its_role(start: Start, tmp_path: Path) -> None:
                 assert (code is Code.PERMISSION_DENIED) != allowed, (method.full_name, role, code)
                 assert code is not Code.UNAUTHENTICATED
         check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
-        assert check.status == health_pb2.HealthCheckResponse.SERVING, "health asks nobody"
+        assert check.status == health_pb2.HealthCheckResponse.SERVING, "health requires no authentication"
 
 
-def test_strangers_learn_nothing(start: Start, tmp_path: Path) -> None:
+def test_unauthenticated_callers_learn_nothing(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "tenants.toml"
     ago = datetime.now(UTC) - timedelta(seconds=1)
     good = add_tenant(file, "acme")
@@ -112,7 +112,7 @@ def test_strangers_learn_nothing(start: Start, tmp_path: Path) -> None:
         (),
         bearer(""),
         bearer("secret"),
-        bearer(KEY_OF_NOBODY),
+        bearer(UNKNOWN_KEY),
         bearer(good[:-1]),
         bearer(good[:-1] + ("A" if good[-1] != "A" else "B")),
         bearer(good.replace("qk_", "QK_")),
@@ -139,11 +139,9 @@ def test_strangers_learn_nothing(start: Start, tmp_path: Path) -> None:
             stub.GetServerInfo(model_pb2.GetServerInfoRequest(), timeout=10, metadata=metadata)
     ((code, message, reason),) = seen
     assert (code, reason) == (Code.UNAUTHENTICATED, "UNAUTHENTICATED")
-    assert (
-        message == "this server asks for an API key that it knows (authorization: Bearer KEY) or a client certificate"
-    )
+    assert message == "a valid API key (authorization: Bearer KEY) or a known client certificate is required"
     log = (tmp_path / "log.txt").read_text()
-    assert log.count("no known key or certificate") == 1, "a flood of wrong keys is no flood of log"
+    assert log.count("unauthenticated call from") == 1, "a flood of wrong keys must not flood the log"
 
 
 def test_services_are_allowed_one_by_one(start: Start, tmp_path: Path) -> None:
@@ -156,7 +154,7 @@ def test_services_are_allowed_one_by_one(start: Start, tmp_path: Path) -> None:
         assert caught.value.message == 'tenant "acme" may not use ChatService; services allowed: ModelService'
         with pytest.raises(errors.PermissionDenied):
             next(client.stream_chat("hello"))
-    with QuintetClient(client.address, api_key=KEY_OF_NOBODY) as client, pytest.raises(errors.Unauthenticated):
+    with QuintetClient(client.address, api_key=UNKNOWN_KEY) as client, pytest.raises(errors.Unauthenticated):
         client.server_info()
 
 
@@ -219,7 +217,7 @@ async def test_keys_are_rotated_while_calls_run(start: Start, tmp_path: Path) ->
                 replace(file, good + "[tenants.")
                 await until(lambda: server_info(sync, admin).warnings)
                 (warning,) = server_info(sync, admin).warnings
-                assert warning.startswith(f"{file}: no TOML: ")
+                assert warning.startswith(f"{file}: not TOML: ")
                 assert knows(sync, old)
                 assert not server_info(sync, old).warnings, "it may name other tenants"
                 replace(file, good.partition("[tenants.operations]")[0])

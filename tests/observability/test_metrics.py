@@ -11,7 +11,6 @@ from server.models.memory_limit import MemoryLimit
 from server.observability.metrics import Collector, serving
 from server.rpc.admission import Admission
 from server.tasks.chat.circuit_breaker import CircuitBreaker
-from server.tasks.chat.router import Upstream
 from tests.chatting import chatting, complete, endpoint_of
 from tests.fakes import OpenAIServer
 from tests.rpc.test_pipeline import CLASSIFY, Served, classify
@@ -71,15 +70,15 @@ async def test_calls_lanes_and_refusals() -> None:
 
 async def test_tokens_and_time_to_the_first_one() -> None:
     breaker = CircuitBreaker("fake", failures=1)
-    async with OpenAIServer("key").running() as upstream, chatting(endpoint_of(upstream)) as provider:
-        await complete(provider)
+    async with OpenAIServer("key").running() as server, chatting(endpoint_of(server), breaker=breaker) as upstream:
+        await complete(upstream)
         breaker.failed(breaker.enter() or 0)
         admission = Admission(1, 1, max_wait_seconds=1, lanes=1)
         memory = MemoryLimit(1000)
         memory.hold("gpt", 700)
         handle: Handle[object] = Handle("gpt")
         handle.move(State.READY)
-        collector = Collector(admission, {}, [handle], memory, legs={"fake/gpt": Upstream(provider, breaker)})
+        collector = Collector(admission, {}, [handle], memory, upstreams={"fake/gpt": upstream})
         with serving("127.0.0.1", 0, collector) as port:
             found = await scrape(port)
             with pytest.raises(OSError, match="in use"), serving("127.0.0.1", port, collector):

@@ -1,30 +1,36 @@
 """What servicers say that requests cost at most, for the limits of tenants."""
 
+import time
 from typing import cast
 
 import pytest
 from quintet.v1 import chat_pb2, rag_pb2
 
 from server.domain.chat import ChatModel
+from server.domain.context import Context, set_current
 from server.domain.errors import InvalidRequest, ModelLoading, ModelNotFound
 from server.domain.money import Cost
 from server.domain.rag import Query
 from server.models.handle import Handle, Resident
-from server.tasks.chat.accounting import AccountedChatModel
 from server.tasks.chat.service import ChatServicer
 from server.tasks.rag.answerer import Answerer
 from server.tasks.rag.service import RagServicer
 from tests.e2e.tasks import conversation
 from tests.fakes import MemoryLedger
-from tests.tasks.chat.test_accounting import Script
+from tests.usage.test_accounting import Script, accounted
 
 
 def test_chat() -> None:
     handle: Handle[ChatModel] = Handle("gpt")
-    estimate = ChatServicer({"gpt": handle}).estimate
+    servicer = ChatServicer({"gpt": handle})
+
+    def estimate(request: chat_pb2.ChatRequest) -> Cost:
+        set_current(Context("/quintet.v1.ChatService/Chat", "r-1", time.monotonic() + 60))
+        return servicer.estimate(request)
+
     with pytest.raises(ModelLoading):
         estimate(chat_pb2.ChatRequest(messages=conversation("hi")))
-    handle.install(Resident(AccountedChatModel(Script(), MemoryLedger())))
+    handle.install(Resident(accounted(Script(), MemoryLedger())))
     assert estimate(chat_pb2.ChatRequest(messages=conversation("hi"))) == Cost(30, 50)
     with pytest.raises(ModelNotFound):
         estimate(chat_pb2.ChatRequest(messages=conversation("hi"), model="other"))

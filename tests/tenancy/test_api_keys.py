@@ -7,21 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quintet_client.cli.tenants import new_key
 
-from server.tenancy.api_keys import NOBODYS, StoredKey, id_of, parse_hash
+from server.tenancy.api_keys import NO_KEY, ApiKey, id_of, parse_hash
 
 IDS = st.text("abcxyz0189", min_size=4, max_size=32)
 SECRETS = st.text("ABCXYZabcxyz0189_-", min_size=43, max_size=43)
 
 
-def stored(kept: str, key_id: str = "") -> StoredKey:
-    return StoredKey(key_id, *parse_hash(kept), math.inf)
+def stored(kept: str, key_id: str = "") -> ApiKey:
+    return ApiKey(key_id, *parse_hash(kept), math.inf)
 
 
 def test_keys_that_the_command_makes_are_known() -> None:
     (key_id, key, kept), (_, other, _) = new_key(None), new_key(None)
     assert id_of(key) == key_id
-    assert stored(kept["hash"]).fits(key)
-    assert not stored(kept["hash"]).fits(other)
+    assert stored(kept["hash"]).matches(key)
+    assert not stored(kept["hash"]).matches(other)
     assert key not in str(kept)
     assert key[-43:] not in str(kept)
 
@@ -51,8 +51,8 @@ def test_a_key_with_a_character_too_many_is_none(key_id: str, secret: str, where
 def test_one_character_makes_another_key(secret: str, at: int, other: str) -> None:
     key_id, key, kept = new_key(None)
     changed = key[:at] + other + key[at + 1 :]
-    assert stored(kept["hash"], key_id).fits(changed) == (changed == key)
-    assert not NOBODYS.fits(f"qk_{key_id}_{secret}")
+    assert stored(kept["hash"], key_id).matches(changed) == (changed == key)
+    assert not NO_KEY.matches(f"qk_{key_id}_{secret}")
 
 
 @given(st.binary(min_size=16, max_size=64), st.binary(min_size=32, max_size=32))

@@ -1,4 +1,4 @@
-"""The file of tenants: what it says, what is wrong in it, and how it is followed."""
+"""The file of tenants: what it says, what is wrong in it, and how it is reloading."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -40,7 +40,7 @@ def test_the_example_says_all() -> None:
     )
     assert acme.service_limits == {"ChatService": Limits(tokens_per_minute=50_000, concurrent_calls=4)}
     assert (operations.roles, operations.services, operations.models) == (frozenset({Role.ADMIN}), None, None)
-    assert [(id, key.tenant.name) for id, key in found.keys.items()] == [("k5d0c7e2a", "acme")]
+    assert [(id, tenant.name) for id, (_, tenant) in found.keys.items()] == [("k5d0c7e2a", "acme")]
     assert {identity: tenant.name for identity, tenant in found.certificates.items()} == {
         "dns:worker.acme.example": "acme",
         "uri:spiffe://acme.example/worker": "acme",
@@ -53,7 +53,7 @@ def test_the_example_says_all() -> None:
     [
         ("", "tenants: Field required"),
         ("[tenants]", "tenants: Dictionary should have at least 1 item"),
-        ("[tenants.a]\nroles = [", "no TOML: Invalid value (at end of document)"),
+        ("[tenants.a]\nroles = [", "not TOML: Invalid value (at end of document)"),
         ("[tenants.a]\n\n[tenants.a]", "(at line 3, column 11)"),
         ("[tenants.A]", "tenants.A: String should match pattern"),
         ("[tenants.a]\nrole = 1", "tenants.a.role: Extra inputs are not permitted"),
@@ -72,10 +72,10 @@ def test_the_example_says_all() -> None:
         ("[tenants.a.keys.K_]\nhash = 'x'", "tenants.a.keys.K_: String should match pattern"),
         ("[tenants.a.keys.k1234]\nhash = 'hunter2'", "tenants.a.keys.k1234.hash: must be sha256:SALT:DIGEST"),
         (GOOD + "expires = 2027-01-01T00:00:00", "tenants.a.keys.k12345678.expires: Input should have timezone info"),
-        (GOOD + GOOD.replace("tenants.a", "tenants.b"), 'keys.k12345678: "k12345678" is of tenants.a already'),
+        (GOOD + GOOD.replace("tenants.a", "tenants.b"), 'keys.k12345678: "k12345678" belongs to tenants.a'),
         (
             "[tenants.a]\ncertificates = ['dns:X.example']\n[tenants.b]\ncertificates = ['dns:x.EXAMPLE']",
-            'tenants.b.certificates: "dns:x.example" is of tenants.a already',
+            'tenants.b.certificates: "dns:x.example" belongs to tenants.a',
         ),
         ("x = " + "[" * 100_000, "nested too deeply"),
         ("[tenants.a]\n" + "\n".join(f"x{n} = 1" for n in range(9)), "; and 4 more"),
@@ -113,47 +113,47 @@ def test_what_is_no_money_is_refused(value: object) -> None:
 
 
 @pytest.fixture
-async def followed(tmp_path: Path) -> AsyncIterator[TenantsFile]:
+async def reloading(tmp_path: Path) -> AsyncIterator[TenantsFile]:
     path = tmp_path / "tenants.toml"
     add_tenant(path, "acme")
     file = TenantsFile(path, SERVICES)
-    async with file.following():
+    async with file.reloading():
         yield file
 
 
 @pytest.mark.parametrize("how", ["renamed", "in place"])
-async def test_a_change_is_noticed(followed: TenantsFile, tmp_path: Path, how: str) -> None:
+async def test_a_change_is_noticed(reloading: TenantsFile, tmp_path: Path, how: str) -> None:
     path = tmp_path / "tenants.toml"
     if how == "renamed":
         add_tenant(path, "bob", 'roles = ["admin"]')
     else:
         path.write_text(path.read_text() + '[tenants.bob]\nroles = ["admin"]')
-    await until(lambda: followed.tenant("bob"))
-    assert followed.tenant("acme")
-    bob = followed.tenant("bob")
+    await until(lambda: reloading.tenant("bob"))
+    assert reloading.tenant("acme")
+    bob = reloading.tenant("bob")
     assert bob
     assert bob.roles == {Role.ADMIN}
     path.write_text(path.read_text().replace('["admin"]', '["call"] '))  # of the same size, perhaps in the same tick
-    await until(lambda: (bob := followed.tenant("bob")) and bob.roles == {Role.CALL})
+    await until(lambda: (bob := reloading.tenant("bob")) and bob.roles == {Role.CALL})
 
 
 @pytest.mark.parametrize("broken", ["", "[tenants.acme", "[tenants.acme]\nroles = 1", None])
 async def test_broken_content_changes_nothing_but_the_problem(
-    followed: TenantsFile, tmp_path: Path, broken: str | None, caplog: pytest.LogCaptureFixture
+    reloading: TenantsFile, tmp_path: Path, broken: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "tenants.toml"
-    good, before = path.read_text(), followed.latest
+    good, before = path.read_text(), reloading.latest
     if broken is None:
         path.unlink()
     else:
         replace(path, broken)
-    await until(lambda: followed.problem)
-    assert followed.problem.startswith(f"{path}: ")
-    assert followed.latest is before
-    assert f"tenants stay as they were: {path}: " in caplog.text
+    await until(lambda: reloading.problem)
+    assert reloading.problem.startswith(f"{path}: ")
+    assert reloading.latest is before
+    assert f"invalid tenants are ignored, the current ones stay: {path}: " in caplog.text
     replace(path, good)
-    await until(lambda: not followed.problem)
-    assert followed.tenant("acme")
+    await until(lambda: not reloading.problem)
+    assert reloading.tenant("acme")
 
 
 def test_a_server_does_not_start_without_its_tenants(tmp_path: Path) -> None:

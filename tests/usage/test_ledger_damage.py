@@ -11,8 +11,9 @@ import pytest
 from server.domain.errors import LedgerUnavailable
 from server.domain.usage import Entry, Opened, Outcome, Selection
 from server.observability import chat_metrics as metrics
-from server.usage.ledger import Pulse, SqlLedger
+from server.usage.ledger import SqlLedger
 from server.usage.reader import SqlReader
+from server.usage.writer import Pulse
 from tests.ledgers import entry, postgres, settled, used
 from tests.postgres import Postgres
 

@@ -1,4 +1,4 @@
-"""Collections on disk: what is written is read, whoever writes and whenever it is folded."""
+"""Collections on disk: what any process writes is read, before and after folds."""
 
 from pathlib import Path
 from typing import Any

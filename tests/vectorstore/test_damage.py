@@ -199,7 +199,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
         full_disk(Path("{tmp_path}"))'
     """
     if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", tmp_path], check=False).returncode:
-        pytest.skip("this system lets nobody mount a file system in a namespace")
+        pytest.skip("this system does not allow mounting a file system in a namespace")
     command = textwrap.dedent(script).replace("\n        ", "\n")
     done = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, check=False)
     assert "nothing was lost" in done.stdout, done.stderr

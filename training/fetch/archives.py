@@ -94,7 +94,7 @@ def _check_name(name: str) -> None:
 
 
 def _bounded(member: IO[bytes], name: str, limit: int) -> Iterator[bytes]:
-    """The member's content, whatever size the archive declares."""
+    """The member's content, which may exceed the size that the archive declares."""
     seen = 0
     while chunk := member.read(_CHUNK):
         if seen == 0 and chunk.startswith(_LFS_POINTER):

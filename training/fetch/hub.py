@@ -39,10 +39,11 @@ class Hub:
             return self._reachable
 
     def url_of(self, source: HubSource, path: str) -> str:
-        """Where a file of a repository lies."""
+        """The URL of a file of a repository."""
         from huggingface_hub import hf_hub_url
 
-        return hf_hub_url(source.repository, source.name_of(path), revision=source.revision, endpoint=self._endpoint)
+        name = source.names.get(path, path)
+        return hf_hub_url(source.hub, name, revision=source.revision, endpoint=self._endpoint)
 
     def _responds(self) -> bool:
         from huggingface_hub import constants

@@ -4,109 +4,17 @@ The sources of an input are tried in order. It does not matter which of them del
 and digest are those of the lock file.
 """
 
-import json
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+import itertools
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from training.errors import LockError
 
 LOCK_FILE = Path(__file__).parents[1] / "artefacts.lock.json"
-NESTED = "!/"  # in a member's name: "model.zip!/config.json" lies in an archive within the archive
+NESTED = "!/"  # in a member's name: "model.zip!/config.json" is in an archive within the archive
 WHOLE = "."  # in place of a member's name: the file is the distribution itself
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-@dataclass(frozen=True)
-class PinnedFile:
-    """A file of an input. An optional one (a licence text) is taken where the source has it."""
-
-    path: str
-    bytes: int
-    sha256: str
-    optional: bool = False
-
-    @property
-    def is_licence(self) -> bool:
-        """Whether it is the text of a licence or notice."""
-        return PurePosixPath(self.path).name.upper().startswith(("LICEN", "NOTICE"))
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """A wheel or source distribution of the package index, which is only read as an archive."""
-
-    package: str
-    version: str
-    file: str
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class HubSource:
-    """A repository of the model hub at a commit; `names` maps paths of the input to other names there."""
-
-    repository: str
-    revision: str
-    names: Mapping[str, str]
-
-    def name_of(self, path: str) -> str:
-        """The file's path in the repository."""
-        return self.names.get(path, path)
-
-    def __str__(self) -> str:
-        return f"model hub {self.repository}"
-
-
-@dataclass(frozen=True)
-class PackageSource:
-    """Distributions that contain the files. With several of them, a file is the join of one member of each."""
-
-    distributions: tuple[Distribution, ...]
-    folder: str
-    names: Mapping[str, tuple[str, ...]]
-
-    def members_of(self, path: str) -> tuple[str, ...]:
-        """The pieces of a file: the name of one member of each distribution, in order."""
-        return self.names.get(path, (self.folder + path,))
-
-    def __str__(self) -> str:
-        first, *others = self.distributions
-        return f"package {first.package} {first.version}" + (f" and {len(others)} more" if others else "")
-
-
-@dataclass(frozen=True)
-class Licence:
-    """The terms of an input, and whom to name."""
-
-    name: str
-    url: str
-    attribution: str
-
-
-@dataclass(frozen=True)
-class Input:
-    """Files that belong together."""
-
-    name: str
-    title: str
-    licence: Licence
-    files: tuple[PinnedFile, ...]
-    sources: tuple[HubSource | PackageSource, ...]
-
-
-def read_lock(path: Path = LOCK_FILE) -> dict[str, Input]:
-    """All inputs by name. Raises LockError if the file is malformed."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        return {name: _input(name, entry) for name, entry in raw["inputs"].items()}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise LockError(f"{path.name} is malformed: {type(error).__name__} {error}") from error
 
 
 def safe_path(path: str) -> str:
@@ -117,41 +25,109 @@ def safe_path(path: str) -> str:
     return path
 
 
-def _input(name: str, raw: Mapping[str, Any]) -> Input:
-    files = tuple(PinnedFile(safe_path(path), **entry) for path, entry in raw["files"].items())
-    for file in files:
-        _check_pin(file)
-    sources = tuple(_source(entry, files) for entry in raw["sources"])
-    if not files or not sources:
-        raise LockError(f"input {name} needs files and sources")
-    return Input(name, raw["title"], Licence(**raw["licence"]), files, sources)
+SafePath = Annotated[str, AfterValidator(safe_path)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-def _check_pin(pin: PinnedFile | Distribution) -> None:
-    if not _SHA256.fullmatch(pin.sha256) or pin.bytes < 1:
-        raise LockError(f"{pin} needs a size and a SHA-256")
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _source(raw: Mapping[str, Any], files: tuple[PinnedFile, ...]) -> HubSource | PackageSource:
-    if "hub" in raw:
-        if not _COMMIT.fullmatch(raw["revision"]):
-            raise LockError(f"hub source {raw['hub']} needs a full commit")
-        return HubSource(raw["hub"], raw["revision"], raw.get("names", {}))
-    names = {
-        path: (members,) if isinstance(members, str) else tuple(members)
-        for path, members in raw.get("names", {}).items()
-    }
-    source = PackageSource(tuple(Distribution(**each) for each in raw["distributions"]), raw.get("folder", ""), names)
-    for distribution in source.distributions:
-        _check_pin(distribution)
-        if "/" in distribution.file:
-            raise LockError(f"{distribution.file} is not a file name")
-    for file in files:
-        members = source.members_of(file.path)
-        if len(members) != len(source.distributions):
-            raise LockError(f"{file.path} needs one member in each of {len(source.distributions)} distributions")
-        for member, distribution in zip(members, source.distributions, strict=True):
-            safe_path(member)
-            if member == WHOLE and (len(files) > 1 or file.sha256 != distribution.sha256):
-                raise LockError(f"{file.path} must be its distribution, and the only file")
-    return source
+class PinnedFile(_Entry):
+    """A file of an input. An optional one (a licence text) is taken where the source has it."""
+
+    path: SafePath
+    bytes: PositiveInt
+    sha256: Sha256
+    optional: bool = False
+
+    @property
+    def is_licence(self) -> bool:
+        """Whether it is the text of a licence or notice."""
+        return PurePosixPath(self.path).name.upper().startswith(("LICEN", "NOTICE"))
+
+
+class Distribution(_Entry):
+    """A wheel or source distribution of the package index, which is only read as an archive.
+
+    `member` is its piece of the input's only file, where several distributions carry a piece each.
+    """
+
+    package: str
+    version: str
+    file: Annotated[str, Field(pattern="^[^/]+$")]
+    bytes: PositiveInt
+    sha256: Sha256
+    member: SafePath | None = None
+
+
+class HubSource(_Entry):
+    """A repository of the model hub at a commit; `names` maps paths of the input to other names there."""
+
+    hub: str
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    names: dict[str, str] = {}
+
+    def __str__(self) -> str:
+        return f"model hub {self.hub}"
+
+
+class PackageSource(_Entry):
+    """One distribution that contains the files, or several that contain a piece of the only file each.
+
+    A file is the member `folder` + its path, unless `names` has another member for it.
+    """
+
+    distributions: Annotated[tuple[Distribution, ...], Field(min_length=1)]
+    folder: str = ""
+    names: dict[str, SafePath] = {}
+
+    def members_of(self, path: str) -> list[str]:
+        """The pieces of a file: the name of one member of each distribution, in order."""
+        pieces = [distribution.member for distribution in self.distributions if distribution.member]
+        return pieces or [self.names.get(path) or safe_path(self.folder + path)]
+
+    def __str__(self) -> str:
+        first, *others = self.distributions
+        return f"package {first.package} {first.version}" + (f" and {len(others)} more" if others else "")
+
+
+class Licence(_Entry):
+    """The terms of an input, and whom to name."""
+
+    name: str
+    url: str
+    attribution: str
+
+
+class Input(_Entry):
+    """Files that belong together."""
+
+    name: str
+    title: str
+    licence: Licence
+    files: Annotated[tuple[PinnedFile, ...], Field(min_length=1)]
+    sources: Annotated[tuple[HubSource | PackageSource, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _check_members(self) -> "Input":
+        packages = [source for source in self.sources if isinstance(source, PackageSource)]
+        for source, file in itertools.product(packages, self.files):
+            members, first = source.members_of(file.path), source.distributions[0]
+            if len(members) != len(source.distributions) or (first.member and len(self.files) > 1):
+                raise ValueError(f"{file.path} needs one member in each distribution, and must be the only file")
+            if WHOLE in members and (len(self.files) > 1 or file.sha256 != first.sha256):
+                raise ValueError(f"{file.path} must be its distribution, and the only file")
+        return self
+
+
+class _Lock(_Entry):
+    inputs: tuple[Input, ...]
+
+
+def read_lock(path: Path = LOCK_FILE) -> dict[str, Input]:
+    """All inputs by name. Raises LockError if the file is malformed."""
+    try:
+        return {item.name: item for item in _Lock.model_validate_json(path.read_bytes()).inputs}
+    except ValidationError as error:
+        raise LockError(f"{path.name} is malformed: {error}") from error

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urldefrag, urljoin
 
 from training.errors import DownloadFailed
-from training.fetch.downloads import Downloader
+from training.fetch.downloads import Downloader, Page
 from training.fetch.lock import Distribution
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
@@ -35,7 +35,7 @@ def pip_settings() -> PipSettings:
     answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if answer.returncode:
         raise DownloadFailed(
-            f"pip did not show its settings: {answer.stderr.strip()}. Add it with: python -m ensurepip"
+            f"pip did not show its settings: {answer.stderr.strip()}. Add pip with: python -m ensurepip"
         )
     lines = (line.partition("=") for line in answer.stdout.splitlines() if "=" in line)
     values = {key: str(ast.literal_eval(value)) for key, _, value in lines}
@@ -56,7 +56,7 @@ class PackageIndex:
         self._urls = tuple(downloader.without_password(url).rstrip("/") for url in index_urls)
 
     def url_of(self, distribution: Distribution) -> str:
-        """Where the distribution lies. Raises DownloadFailed if no index lists it."""
+        """The URL of the distribution. Raises DownloadFailed if no index lists it."""
         project = re.sub(r"[-_.]+", "-", distribution.package).lower()
         failures = []
         for index in self._urls:
@@ -66,13 +66,16 @@ class PackageIndex:
             except DownloadFailed as error:
                 failures.append(str(error))
                 continue
-            if page.content_type.endswith("json"):
-                links: list[str] = [entry["url"] for entry in json.loads(page.body)["files"]]
-            else:
-                links = [html.unescape(link.decode()) for link in _LINK.findall(page.body)]
-            for link in links:
-                target = urldefrag(link).url
-                if unquote(target).rpartition("/")[2] == distribution.file:
-                    return urljoin(page.url, target)
+            for name, link in _links(page):
+                if name == distribution.file:
+                    return urljoin(page.url, link)
             failures.append(f"the index does not list {distribution.file}")
         raise DownloadFailed("; ".join(failures))
+
+
+def _links(page: Page) -> list[tuple[str, str]]:
+    """File names with their URLs, without fragments."""
+    if page.content_type.endswith("json"):
+        return [(entry["filename"], urldefrag(entry["url"]).url) for entry in json.loads(page.body)["files"]]
+    links = [urldefrag(html.unescape(link.decode())).url for link in _LINK.findall(page.body)]
+    return [(unquote(link).rpartition("/")[2], link) for link in links]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.metrics import mean_absolute_error, mean_absolute_percentage_error, r2_score
-from sklearn.model_selection import KFold
+from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OrdinalEncoder, TargetEncoder
 from threadpoolctl import threadpool_limits
@@ -79,15 +79,13 @@ Vector = NDArray[np.float64]
 def build(workspace: Workspace) -> Outcome:
     """Train on all sales; measure, and set the interval, out of fold."""
     table, log_price = read_sales(workspace)
-    unseen = np.empty_like(log_price)
+    folds = KFold(FOLDS, shuffle=True, random_state=SEED)
     fold_of = np.empty(len(log_price), dtype=int)
-    with threadpool_limits(1), workspace.steps(FOLDS + 1) as advance:  # more threads are slower on so few rows
-        for fold, (fit, test) in enumerate(KFold(FOLDS, shuffle=True, random_state=SEED).split(table)):
-            unseen[test] = new_model(table).fit(table[fit], log_price[fit]).predict(table[test])
-            fold_of[test] = fold
-            advance(1)
+    for number, (_, test) in enumerate(folds.split(table)):
+        fold_of[test] = number
+    with threadpool_limits(1):  # more threads are slower on so few rows
+        unseen = cross_val_predict(new_model(table), table, log_price, cv=folds)
         model = new_model(table).fit(table, log_price)
-        advance(1)
     errors = log_price - unseen
     low, high = interval(errors)
     joblib.dump(model, workspace.folder / "model.joblib", compress=3)

@@ -1,4 +1,4 @@
-"""Sentiment: all-MiniLM-L6-v2, fine-tuned to tell negative, neutral and positive sentences apart.
+"""Sentiment: all-MiniLM-L6-v2, fine-tuned to classify sentences as negative, neutral or positive.
 
 Training is fast on two cores because the lower layers are frozen, so their output for each text is computed once; there
 is no dropout; batches hold texts of similar length; and AdamW is fused. Few passes suffice because of soft labels, a

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["AsyncQuintetClient", "ChatOptions", "Document", "House", "Message", "QuintetClient", "QuintetError"]
 
-_HOMES = {"AsyncQuintetClient": "aio", "QuintetClient": "client", "QuintetError": "errors"}
+_MODULES = {"AsyncQuintetClient": "aio", "QuintetClient": "client", "QuintetError": "errors"}
 
 
 def __getattr__(name: str) -> object:
-    """Import on first use: gRPC reads its settings when it is imported, and the command line has some for it."""
+    """Import on first use: the `quintet` command must set gRPC's environment before grpc is imported."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'inputs')}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'inputs')}"), name)

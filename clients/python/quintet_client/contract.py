@@ -1,4 +1,4 @@
-"""What the contract itself says: its services, and the limits that stand beside its fields."""
+"""Reads the contract: its services, and the limits beside its fields."""
 
 from buf.validate import validate_pb2
 from google.protobuf.message import Message
@@ -18,11 +18,11 @@ def rules(message: type[Message], field: str) -> validate_pb2.FieldRules:
 
 
 def enum_name(message: Message, field: str) -> str:
-    """The value of an enum field in lower case without its prefix; its number if this version does not know it."""
+    """The value of an enum field in lower case without its prefix; its number if this version lacks it."""
     number: int = getattr(message, field)
     enum = message.DESCRIPTOR.fields_by_name[field].enum_type
     assert enum is not None, f"{field} is an enum"
-    # Every name begins with the enum's own, as the zero value shows: MODEL_STATE_UNSPECIFIED.
+    # Every name starts with the enum's own; the zero value is, for instance, MODEL_STATE_UNSPECIFIED.
     prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
     value = enum.values_by_number.get(number)
     return value.name.removeprefix(prefix).lower() if value else str(number)

@@ -2,8 +2,8 @@
 
     where = {"kind": "faq", "lang": ["en", "fr"], "year": (1990, 2000), "date": ("2024-01-01", None)}
 
-A text must be equal; of a list, one must be; a pair is a range with both ends inside, of numbers or of texts, where
-None leaves an end open; a number must be equal as a number. All conditions must hold.
+A text or a number must be equal. A list matches if one of its texts is equal. A pair is a range of numbers or texts
+that includes both ends; None leaves an end open. All conditions must hold.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _KINDS = "a text, a number, a list of texts, or a pair of numbers or texts"
 
 
 def filters(where: Where | None) -> list[rag_pb2.MetadataFilter]:
-    """As the contract has them. Raises InvalidRequest for what is no condition."""
+    """The filters of a request. Raises InvalidRequest for a value that is not a condition."""
     return [_filter(key, condition) for key, condition in (where or {}).items()]
 
 
@@ -42,6 +42,6 @@ def _filter(key: str, condition: Condition) -> rag_pb2.MetadataFilter:
 
 
 def _are(kind: type | tuple[type, ...], *ends: object) -> bool:
-    """Whether all ends that are given are of this kind, and one is given at least."""
+    """Whether at least one end is given, and all given ends are of this kind."""
     given = [end for end in ends if end is not None]
     return bool(given) and all(isinstance(end, kind) and not isinstance(end, bool) for end in given)

@@ -1,4 +1,4 @@
-"""What callers pass, in plain Python, and the requests that are made of it."""
+"""The plain Python that callers pass, and the messages made of it."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,20 +17,20 @@ Task = Literal["entities", "sentiment", "topics", "language", "key_phrases", "se
 TASKS: tuple[Task, ...] = get_args(Task)
 M = TypeVar("M", chat_pb2.ChatMessage, pricing_pb2.House, rag_pb2.Document)
 MAX_DOCUMENTS = rules(rag_pb2.AddDocumentsRequest, "documents").repeated.max_items
-# Of one write; far below the 4 MiB that servers read: small steps show progress, and lose little when one fails.
+# Size of one write, far below the 4 MiB that servers accept: small steps show progress and lose little on failure.
 BATCH_BYTES = 256 * 1024
 C = TypeVar("C", chat_pb2.ChatRequest, chat_pb2.StreamChatRequest)
 
 
 class Message(TypedDict):
-    """One turn of a conversation."""
+    """One message of a conversation."""
 
     role: Role
     content: str
 
 
 class ChatOptions(TypedDict, total=False):
-    """How to generate. What is not given is the server's or the model's default."""
+    """How to generate. Missing options have the server's or the model's default."""
 
     model: str | None
     max_output_tokens: int | None
@@ -41,7 +41,7 @@ class ChatOptions(TypedDict, total=False):
 
 
 class House(TypedDict):
-    """One house, all 18 features; areas in square feet. The limits and categories are those of quintet.v1.House."""
+    """One house with all 18 features; areas in square feet. quintet.v1.House has the limits and categories."""
 
     above_ground_area_sqft: float
     lot_area_sqft: float
@@ -64,7 +64,7 @@ class House(TypedDict):
 
 
 class Document(TypedDict):
-    """A text to be found again."""
+    """A document of a collection."""
 
     id: str
     text: str
@@ -73,44 +73,43 @@ class Document(TypedDict):
     metadata: NotRequired[Mapping[str, str]]
 
 
-def listed(value: str | Iterable[str]) -> list[str]:
-    """One string or several; a string alone would otherwise be taken for its letters."""
+def as_list(value: str | Iterable[str]) -> list[str]:
+    """One string or several, as a list; iterating over one string would yield its letters."""
     return [value] if isinstance(value, str) else list(value)
 
 
 def chat(kind: type[C], messages: str | Sequence[Message], options: ChatOptions) -> C:
     """The request of Chat or StreamChat."""
     if "stop" in options:
-        options["stop"] = listed(options["stop"])
-    return kind(messages=_turns(messages), **options)
+        options["stop"] = as_list(options["stop"])
+    return kind(messages=_chat_messages(messages), **options)
 
 
-def _turns(messages: str | Sequence[Message]) -> list[chat_pb2.ChatMessage]:
-    turns: Sequence[Message] = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-    wire = []
-    for index, turn in enumerate(turns):
+def _chat_messages(messages: str | Sequence[Message]) -> Iterator[chat_pb2.ChatMessage]:
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    for index, message in enumerate(messages):
         path = f"messages[{index}]"
-        if turn.get("role") not in get_args(Role):
+        if message.get("role") not in get_args(Role):
             raise invalid([Violation(f"{path}.role", f"must be one of {', '.join(get_args(Role))}")])
-        named = {**turn, "role": f"CHAT_ROLE_{turn['role'].upper()}"}
-        wire.append(_message(chat_pb2.ChatMessage, named, path, Message.__required_keys__))
-    return wire
+        fields = {**message, "role": f"CHAT_ROLE_{message['role'].upper()}"}
+        yield _message(chat_pb2.ChatMessage, fields, path, Message.__required_keys__)
 
 
 def houses(values: Iterable[House | Mapping[str, object]]) -> list[pricing_pb2.House]:
-    """All 18 features are required: on the wire, a feature that is left out would count as 0."""
+    """All 18 features are required: a missing feature would arrive as 0."""
     return [_message(pricing_pb2.House, v, f"houses[{i}]", House.__required_keys__) for i, v in enumerate(values)]
 
 
 def documents(values: Iterable[Document | Mapping[str, object]]) -> list[rag_pb2.Document]:
-    """Documents with id and text at least."""
+    """Each document needs at least id and text."""
     return [_message(rag_pb2.Document, v, f"documents[{i}]", Document.__required_keys__) for i, v in enumerate(values)]
 
 
 def imports(
     collection: str, values: Iterable[Document | Mapping[str, object]]
 ) -> Iterator[rag_pb2.ImportDocumentsRequest]:
-    """The requests of ImportDocuments, each as large as one write should be."""
+    """The requests of ImportDocuments, each within the limits of one write."""
     batch = rag_pb2.ImportDocumentsRequest(collection=collection)
     size = 0
     for index, value in enumerate(values):
@@ -124,25 +123,25 @@ def imports(
 
 
 def tasks(names: Iterable[Task | str] | None) -> list[analysis_pb2.AnalysisTask.ValueType]:
-    """Tasks by name; none means all."""
-    wire = []
+    """Tasks by name; None means all."""
+    values = []
     for index, name in enumerate(names or ()):
         if name not in TASKS:
             raise invalid([Violation(f"tasks[{index}]", f"must be one of {', '.join(TASKS)}")])
-        wire.append(analysis_pb2.AnalysisTask.Value(f"ANALYSIS_TASK_{name.upper()}"))
-    return wire
+        values.append(analysis_pb2.AnalysisTask.Value(f"ANALYSIS_TASK_{name.upper()}"))
+    return values
 
 
 def usage_filter(
     since: datetime | None, until: datetime | None, tenant: str | None, service: str | None, model: str | None
 ) -> usage_pb2.UsageFilter:
-    """Which calls are meant."""
-    wire = usage_pb2.UsageFilter(tenant=tenant, service=service, model=model)
+    """The calls to report. Times without a zone are local."""
+    found = usage_pb2.UsageFilter(tenant=tenant, service=service, model=model)
     if since:
-        wire.start_time.FromDatetime(since.astimezone(UTC))
+        found.start_time.FromDatetime(since.astimezone(UTC))
     if until:
-        wire.end_time.FromDatetime(until.astimezone(UTC))
-    return wire
+        found.end_time.FromDatetime(until.astimezone(UTC))
+    return found
 
 
 def _message(kind: type[M], given: Mapping[str, object], path: str, required: Iterable[str]) -> M:

@@ -1,4 +1,4 @@
-"""Looks at a text in several ways at once, with models that come and go by themselves."""
+"""Runs the tasks of an analysis concurrently, each on its model."""
 
 import asyncio
 import logging
@@ -20,6 +20,9 @@ from server.domain.errors import QuintetError
 from server.domain.texts import Classifier
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+UseModel = Callable[[float], AbstractAsyncContextManager[T]]  # Handle.use
+_Tasks = tuple[AnalysisTask, ...]
 
 _FROM_PARSE: dict[AnalysisTask, Callable[[ParsedText], AnalysisValue]] = {
     AnalysisTask.ENTITIES: lambda parsed: parsed.entities,
@@ -29,32 +32,24 @@ _FROM_PARSE: dict[AnalysisTask, Callable[[ParsedText], AnalysisValue]] = {
 }
 
 
-T = TypeVar("T")
-Lender = Callable[[float], AbstractAsyncContextManager[T]]
-_Members = tuple[AnalysisTask, ...]
-_Work = Coroutine[Any, Any, list[TaskResult]]
-
-
 @dataclass(frozen=True)
-class SideBySideAnalyzer:
-    """An Analyzer. Every field lends an engine for the length of a block, given the deadline; entering the block may
-    load it, and raises ModelLoading, ModelUnavailable or ModelDoesNotFit.
-    """
+class Analyzer:
+    """Each field gives a model for the length of a block, by the deadline. Entering may load it, and may fail."""
 
-    sentiment: Lender[Classifier]
-    topics: Lender[Classifier]
-    linguist: Lender[TextParser]
-    languages: Lender[LanguageIdentifier]
+    sentiment: UseModel[Classifier]
+    topics: UseModel[Classifier]
+    parser: UseModel[TextParser]
+    languages: UseModel[LanguageIdentifier]
 
     async def stream(
         self, text: str, tasks: frozenset[AnalysisTask], *, deadline: float
     ) -> AsyncGenerator[TaskResult | TaskFailed, None]:
         """One item a task: results as they become ready, then the failures.
 
-        If no task succeeds and all fail for one reason, for instance the deadline, that error is raised instead.
-        Closing the iterator cancels what still runs.
+        If all tasks fail for the same reason, for instance the deadline, that error is raised instead. Closing the
+        iterator cancels what still runs.
         """
-        parts = {asyncio.create_task(work): members for members, work in self._parts(text, tasks, deadline).items()}
+        parts = {asyncio.create_task(part): served for served, part in self._parts(text, tasks, deadline).items()}
         failed: dict[AnalysisTask, QuintetError] = {}
         running = set(parts)
         try:
@@ -62,7 +57,7 @@ class SideBySideAnalyzer:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for part in done:
                     if error := part.exception():
-                        failed |= dict.fromkeys(parts[part], _known(error, parts[part]))
+                        failed |= dict.fromkeys(parts[part], _for_the_caller(error, parts[part]))
                         continue
                     for result in part.result():
                         yield result
@@ -75,23 +70,31 @@ class SideBySideAnalyzer:
         for task, error in failed.items():
             yield TaskFailed(task, error.reason, error.message)
 
-    def _parts(self, text: str, tasks: frozenset[AnalysisTask], deadline: float) -> dict[_Members, _Work]:
-        """What is to be done, by the tasks that it serves."""
-        parts: dict[_Members, _Work] = {}
+    def _parts(
+        self, text: str, tasks: frozenset[AnalysisTask], deadline: float
+    ) -> dict[_Tasks, Coroutine[Any, Any, list[TaskResult]]]:
+        """What is to be computed, by the tasks that it serves."""
+        parts: dict[_Tasks, Coroutine[Any, Any, list[TaskResult]]] = {}
         if parsed := tuple(task for task in _FROM_PARSE if task in tasks):
             parts[parsed] = self._parse(parsed, text, deadline)
-        for task, classifier in ((AnalysisTask.SENTIMENT, self.sentiment), (AnalysisTask.TOPICS, self.topics)):
+        for task, use in ((AnalysisTask.SENTIMENT, self.sentiment), (AnalysisTask.TOPICS, self.topics)):
             if task in tasks:
-                parts[task,] = _classify(task, classifier, text, deadline)
+                parts[task,] = self._classify(task, use, text, deadline)
         if AnalysisTask.LANGUAGE in tasks:
             parts[AnalysisTask.LANGUAGE,] = self._identify(text, deadline)
         return parts
 
-    async def _parse(self, tasks: _Members, text: str, deadline: float) -> list[TaskResult]:
-        async with self.linguist(deadline) as linguist:
-            parsed = await linguist.parse(text, deadline=deadline)
-            model = linguist.description.identity
+    async def _parse(self, tasks: _Tasks, text: str, deadline: float) -> list[TaskResult]:
+        async with self.parser(deadline) as parser:
+            parsed = await parser.parse(text, deadline=deadline)
+            model = parser.description.identity
         return [TaskResult(task, _FROM_PARSE[task](parsed), model) for task in tasks]
+
+    @staticmethod
+    async def _classify(task: AnalysisTask, use: UseModel[Classifier], text: str, deadline: float) -> list[TaskResult]:
+        async with use(deadline) as classifier:
+            (classification,) = await classifier.classify([text], deadline=deadline)
+            return [TaskResult(task, classification, classifier.description.identity)]
 
     async def _identify(self, text: str, deadline: float) -> list[TaskResult]:
         async with self.languages(deadline) as identifier:
@@ -99,14 +102,8 @@ class SideBySideAnalyzer:
             return [TaskResult(AnalysisTask.LANGUAGE, labels, identifier.description.identity)]
 
 
-async def _classify(task: AnalysisTask, classifier: Lender[Classifier], text: str, deadline: float) -> list[TaskResult]:
-    async with classifier(deadline) as engine:
-        (classification,) = await engine.classify([text], deadline=deadline)
-        return [TaskResult(task, classification, engine.description.identity)]
-
-
-def _known(error: BaseException, tasks: _Members) -> QuintetError:
-    """An error whose text may reach the caller."""
+def _for_the_caller(error: BaseException, tasks: _Tasks) -> QuintetError:
+    """The error itself, or for a foreign one, which the log gets, an error without its text."""
     if isinstance(error, QuintetError):
         return error
     log.error("analysis failed: %s", ", ".join(task.name for task in tasks), exc_info=error)

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from server.domain.analysis import KeyPhrase, Span
+from server.domain.analysis import KeyPhrase, TextSpan
 
 MAX_PHRASES = 20
 MAX_WORDS = 8  # longer phrases are lists or quotations, and the parts of a phrase grow with the square of its words
@@ -21,12 +21,12 @@ class Candidate(NamedTuple):
     """An occurrence of a phrase: its words in their dictionary form, and where it stands."""
 
     words: tuple[str, ...]
-    span: Span
+    span: TextSpan
 
 
 def rank(candidates: Sequence[Candidate]) -> tuple[KeyPhrase, ...]:
     """The best phrases, each with its first occurrence. `candidates` are in the order of the text."""
-    occurrences: dict[tuple[str, ...], list[Span]] = defaultdict(list)
+    occurrences: dict[tuple[str, ...], list[TextSpan]] = defaultdict(list)
     for words, span in candidates:
         if 0 < len(words) <= MAX_WORDS:
             occurrences[words].append(span)

@@ -1,23 +1,24 @@
 """quintet.v1.AnalysisService"""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from google.protobuf.message import Message
-from quintet.v1 import analysis_pb2, analysis_pb2_grpc, common_pb2, errors_pb2
+from quintet.v1 import analysis_pb2, analysis_pb2_grpc, errors_pb2
 
-from server.domain.analysis import AnalysisTask, Analyzer, Entity, KeyPhrase, Span, TaskFailed, TaskResult, Token
+from server.domain.analysis import AnalysisTask, TaskFailed, TaskResult, TextSpan, Token
 from server.domain.context import current
 from server.rpc.convert import labels, model_ref
 from server.rpc.service_spec import FREE, Dependency, MethodSpec, ServiceSpec
+from server.tasks.analysis.analyzer import Analyzer
 from server.tenancy.tenants import Role
 
 Request = analysis_pb2.AnalyzeRequest | analysis_pb2.StreamAnalyzeRequest
 
 
 class AnalysisServicer(analysis_pb2_grpc.AnalysisServiceServicer):
-    """A text to everything that can be seen in it."""
+    """Analyses a text in several ways at once."""
 
     def __init__(self, analyzer: Analyzer) -> None:
         self._analyzer = analyzer
@@ -28,10 +29,9 @@ class AnalysisServicer(analysis_pb2_grpc.AnalysisServiceServicer):
         async with aclosing(self._results(request)) as results:
             async for result in results:
                 if isinstance(result, TaskFailed):
-                    response.failures.append(_failure(result))
+                    response.failures.append(_fail(result))
                 else:
-                    field, message = _result(result)
-                    getattr(response, field).CopyFrom(message)
+                    _put(result, response)
         return response
 
     async def StreamAnalyze(
@@ -43,12 +43,11 @@ class AnalysisServicer(analysis_pb2_grpc.AnalysisServiceServicer):
             async for result in results:
                 if isinstance(result, TaskFailed):
                     done.failed_count += 1
-                    yield analysis_pb2.StreamAnalyzeResponse(failure=_failure(result))
+                    yield analysis_pb2.StreamAnalyzeResponse(failure=_fail(result))
                 else:
                     done.succeeded_count += 1
-                    field, message = _result(result)
                     event = analysis_pb2.StreamAnalyzeResponse()
-                    getattr(event, field).CopyFrom(message)
+                    _put(result, event)
                     yield event
         yield analysis_pb2.StreamAnalyzeResponse(done=done)
 
@@ -70,7 +69,7 @@ def spec(analyzer: Analyzer, *, needs: Sequence[Dependency], waits_for: Sequence
     )
 
 
-def _failure(failed: TaskFailed) -> analysis_pb2.TaskFailure:
+def _fail(failed: TaskFailed) -> analysis_pb2.TaskFailure:
     return analysis_pb2.TaskFailure(
         task=analysis_pb2.AnalysisTask.ValueType(failed.task.value),
         reason=errors_pb2.ErrorReason.Value(f"ERROR_REASON_{failed.reason}"),
@@ -78,52 +77,32 @@ def _failure(failed: TaskFailed) -> analysis_pb2.TaskFailure:
     )
 
 
-def _result(result: TaskResult) -> tuple[str, Message]:
-    """The response's field for this task, and the message that goes into it."""
-    return result.task.name.lower(), _RESULTS[result.task](result.value, model_ref(result.model))
-
-
-def _entity(entity: Entity) -> analysis_pb2.Entity:
-    span = entity.span
-    return analysis_pb2.Entity(text=span.text, type=entity.type, start=span.start, end=span.end)
-
-
-def _key_phrase(phrase: KeyPhrase) -> analysis_pb2.KeyPhrase:
-    span = phrase.span
-    return analysis_pb2.KeyPhrase(
-        text=span.text, score=phrase.score, count=phrase.count, start=span.start, end=span.end
-    )
+def _put(result: TaskResult, message: Message) -> None:
+    """Fill the field of `message` that is named like the task."""
+    made: Any = getattr(message, result.task.name.lower())
+    made.model.CopyFrom(model_ref(result.model))
+    value: Any = result.value
+    match result.task:
+        case AnalysisTask.SENTIMENT | AnalysisTask.TOPICS:
+            made.labels.extend(labels(value.labels))
+            made.truncated = value.truncated
+        case AnalysisTask.LANGUAGE:
+            made.labels.extend(labels(value))
+        case AnalysisTask.ENTITIES:
+            made.entities.extend(analysis_pb2.Entity(type=each.type, **_span(each.span)) for each in value)
+        case AnalysisTask.KEY_PHRASES:
+            phrases = (analysis_pb2.KeyPhrase(score=p.score, count=p.count, **_span(p.span)) for p in value)
+            made.key_phrases.extend(phrases)
+        case AnalysisTask.SENTENCES:
+            made.sentences.extend(analysis_pb2.TextSpan(**_span(each)) for each in value)
+        case AnalysisTask.SYNTAX:
+            made.tokens.extend(map(_token, value))
 
 
 def _token(token: Token) -> analysis_pb2.Token:
-    return analysis_pb2.Token(
-        text=token.span.text,
-        lemma=token.lemma,
-        pos=token.pos,
-        tag=token.tag,
-        dependency=token.dependency,
-        head=token.head,
-        start=token.span.start,
-        end=token.span.end,
-    )
+    grammar = {name: getattr(token, name) for name in ("lemma", "pos", "tag", "dependency", "head")}
+    return analysis_pb2.Token(**grammar, **_span(token.span))
 
 
-def _span(span: Span) -> analysis_pb2.TextSpan:
-    return analysis_pb2.TextSpan(text=span.text, start=span.start, end=span.end)
-
-
-_RESULTS: dict[AnalysisTask, Callable[[Any, common_pb2.ModelRef], Message]] = {
-    AnalysisTask.ENTITIES: lambda found, model: analysis_pb2.EntitiesResult(entities=map(_entity, found), model=model),
-    AnalysisTask.SENTIMENT: lambda found, model: analysis_pb2.SentimentResult(
-        labels=labels(found.labels), truncated=found.truncated, model=model
-    ),
-    AnalysisTask.TOPICS: lambda found, model: analysis_pb2.TopicsResult(
-        labels=labels(found.labels), truncated=found.truncated, model=model
-    ),
-    AnalysisTask.LANGUAGE: lambda found, model: analysis_pb2.LanguageResult(labels=labels(found), model=model),
-    AnalysisTask.KEY_PHRASES: lambda found, model: analysis_pb2.KeyPhrasesResult(
-        key_phrases=map(_key_phrase, found), model=model
-    ),
-    AnalysisTask.SENTENCES: lambda found, model: analysis_pb2.SentencesResult(sentences=map(_span, found), model=model),
-    AnalysisTask.SYNTAX: lambda found, model: analysis_pb2.SyntaxResult(tokens=map(_token, found), model=model),
-}
+def _span(span: TextSpan) -> dict[str, Any]:
+    return {"text": span.text, "start": span.start, "end": span.end}

@@ -1,9 +1,7 @@
-"""Entities, sentences, syntax and key phrases with a spaCy pipeline, in a process of its own.
+"""Entities, sentences, syntax and key phrases with a spaCy pipeline, in a child process.
 
-spaCy holds the GIL while it parses, and whatever else the server does must wrest it away every 5 ms. Of a text of 5,000
-characters, 290 ms of CPU time are spent in the process and 6 ms here, on reading its answer (medians of nine). What is
-left of the effect on Classify is the core that parsing takes: the process has a lower priority than the lanes.
-tests/bench/analyze.py measures it. A crash of native code ends the process alone.
+spaCy holds the GIL while it parses; a crash of native code ends the child alone. docs/notes/spacy-process.md has the
+costs, and why it is not a ProcessPoolExecutor.
 """
 
 import json
@@ -15,9 +13,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from server.domain.analysis import Entity, KeyPhrase, ParsedText, Span, Token
+from server.domain.analysis import Entity, KeyPhrase, ParsedText, TextSpan, Token
 from server.domain.errors import ModelLoading, ModelUnavailable, ServerStopping
 from server.domain.models import ModelTask
+from server.inference.computation import Computation
 from server.inference.result_cache import ResultCache
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact
@@ -26,17 +25,17 @@ from server.models.describe import describe
 log = logging.getLogger(__name__)
 
 _PROBE = "Is Ada Lovelace ready to answer in London?"
-_SPAN_BYTES = 450  # of a token with its span and its words; the other results have fewer
-_ANSWER_SECONDS = 60.0  # for one text, and for the first one of a process, which must start; then it hangs
+_TOKEN_BYTES = 450  # of a token in memory; the other results take less
+_ANSWER_SECONDS = 60.0  # for a text, and for the start of the child; then it hangs
 
 
 class SpacyParser:
     """A TextParser from an artefact's pipeline/ folder, between its construction and close().
 
-    `lane` must be a single one and its own: its thread waits for the process, which parses one text at a time. If the
-    process ends, the call that it worked on raises ModelLoading, and another process is started at once. The process
-    also ends with the server. Blocks: construct it on a thread. Raises ModelUnavailable if the process cannot parse.
-    `cache_bytes` of results are kept for texts that recur.
+    `lane` must have a single lane and serve nothing else: its thread waits for the child, which parses one text at a
+    time. If the child ends, the call that it served raises ModelLoading, and another child is started at once. The
+    child also ends with the server. Construct it on a thread: that blocks until the child has parsed a text. Raises
+    ModelUnavailable if it cannot. `cache_bytes` of results are kept for texts that recur.
     """
 
     def __init__(self, artefact: Artefact, lane: Scheduler, *, cache_bytes: int = 0) -> None:
@@ -44,8 +43,9 @@ class SpacyParser:
             raise ValueError("a spaCy pipeline works on exactly one lane")
         self.description = describe(artefact, ModelTask.LINGUISTICS, "spacy")
         self._lane = lane
-        self._work = lane.computation(self.description.identity.name, self._parse, cost=len)
-        self._cache: ResultCache[ParsedText] = ResultCache(cache_bytes, _weigh, self._work.counters)
+        name = self.description.identity.name
+        self._computation = Computation(name, self._parse, lane.counters[name], len)
+        self._cache: ResultCache[ParsedText] = ResultCache(cache_bytes, _size, self._computation.counters)
         self._pipeline = str(artefact.part("pipeline").resolve())
         self._closed = False
         self._start()
@@ -57,46 +57,39 @@ class SpacyParser:
 
     async def parse(self, text: str, *, deadline: float) -> ParsedText:
         """All of it; one parse serves every task."""
-        (parsed,) = await self._cache.through([text], partial(self._lane.map, self._work, deadline=deadline))
+        (parsed,) = await self._cache.through([text], partial(self._lane.map, self._computation, deadline=deadline))
         return parsed
 
     @property
     def pid(self) -> int:
-        """The process, for whoever watches it."""
+        """The child, whose memory counts as the model's."""
         return self._process.pid
 
     def close(self) -> None:
-        """End the process; a call that it works on raises ServerStopping."""
+        """End the child; the call that it serves raises ServerStopping."""
         self._closed = True
-        self._end()
+        self._kill()
 
-    def _end(self) -> None:
-        self._process.kill()  # it keeps nothing
+    def _kill(self) -> None:
+        self._process.kill()  # it has nothing to save
         self._process.wait()
 
     def _start(self) -> None:
-        self._connection, theirs = multiprocessing.Pipe()
-        with theirs:
+        self._connection, childs = multiprocessing.Pipe()
+        with childs:
+            module, descriptor = "server.tasks.analysis.spacy_process", childs.fileno()
             self._process = subprocess.Popen(  # noqa: S603  # the command is our own
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "server.tasks.analysis.spacy_process",
-                    str(theirs.fileno()),
-                    self._pipeline,
-                ],
+                [sys.executable, "-P", "-m", module, str(descriptor), self._pipeline],
                 stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                # Ctrl-C in a terminal is for the server, which lets running calls finish. No session: see priority.py.
-                process_group=0,
+                pass_fds=[descriptor],
+                process_group=0,  # Ctrl-C is for the server, which drains. No session of its own: see priority.py.
             )
 
     def _parse(self, texts: Sequence[str]) -> list[ParsedText]:
         try:
-            return [decode(text, self._ask(text)) for text in texts]
+            return [_decode(text, self._ask(text)) for text in texts]
         except (EOFError, OSError) as error:
-            self._end()
+            self._kill()
             self._connection.close()
             if self._closed:
                 raise ServerStopping("the server is stopping") from error
@@ -111,12 +104,12 @@ class SpacyParser:
         return self._connection.recv_bytes()
 
 
-def decode(text: str, answer: bytes) -> ParsedText:
-    """What the process found in `text`."""
+def _decode(text: str, answer: bytes) -> ParsedText:
+    """From the lists of spacy_process.Parser.parse()."""
     found: dict[str, list[Any]] = json.loads(answer)
 
-    def span(start: int, end: int) -> Span:
-        return Span(text[start:end], start, end)
+    def span(start: int, end: int) -> TextSpan:
+        return TextSpan(text[start:end], start, end)
 
     return ParsedText(
         entities=tuple(Entity(span(start, end), kind) for start, end, kind in found["entities"]),
@@ -126,6 +119,6 @@ def decode(text: str, answer: bytes) -> ParsedText:
     )
 
 
-def _weigh(parsed: ParsedText) -> int:
+def _size(parsed: ParsedText) -> int:
     parts = (parsed.entities, parsed.key_phrases, parsed.sentences, parsed.tokens)
-    return _SPAN_BYTES * (1 + sum(map(len, parts)))
+    return _TOKEN_BYTES * (1 + sum(map(len, parts)))

@@ -1,28 +1,28 @@
-"""A circuit breaker: who fails again and again is left alone for a while, then asked once to see whether it is back."""
+"""A circuit breaker: a provider that fails repeatedly is not asked for a while; then one call probes it."""
 
 import time
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
 
-_LATEST = 20  # outcomes that are looked at
+_LATEST = 20  # outcomes that are considered
 
 
 class CircuitState(Enum):
     """Values are those of the metric."""
 
-    CLOSED = 0  # asked
-    HALF_OPEN = 1  # asked once
-    OPEN = 2  # left alone
+    CLOSED = 0  # the provider is asked
+    HALF_OPEN = 1  # by one call at a time
+    OPEN = 2  # by none
 
 
 class CircuitBreaker:
-    """That of one provider. Used on the event loop alone.
+    """That of one provider. Use it on the event loop only.
 
-    It opens when `failures` of the latest outcomes, and at least half of them, were failures, not counting what is
-    older than `window_seconds`. After `open_seconds` one call is admitted, the probe: if it succeeds the breaker is
-    closed, else it is open again. `enter` gives out tickets; reports on tickets from before the latest change of state
-    are ignored, so that a call that began long ago decides nothing. `on_change` is called after the state changed.
+    It opens when `failures` of the latest outcomes, and at least half of them, were failures, ignoring those older than
+    `window_seconds`. After `open_seconds` it admits one call, the probe: if that succeeds it closes, otherwise it opens
+    again. Each call gets a ticket and reports with it. Reports on tickets from before the latest change of state are
+    ignored, so that a call that began long ago decides nothing. `on_change` is called after each change of state.
     """
 
     def __init__(
@@ -48,18 +48,17 @@ class CircuitBreaker:
 
     @property
     def state(self) -> CircuitState:
-        """Where it is now."""
         if self._open_until is None:
             return CircuitState.CLOSED
         return CircuitState.OPEN if self.seconds_left else CircuitState.HALF_OPEN
 
     @property
     def seconds_left(self) -> float:
-        """How long it is left alone yet; 0 if it may be asked."""
+        """Until it is half open; 0 if it is not open."""
         return 0.0 if self._open_until is None else max(0.0, self._open_until - self._clock())
 
     def enter(self) -> int | None:
-        """A ticket to report on, or None if it must not be asked now."""
+        """A call's ticket, or None if the provider must not be asked now."""
         if self.state is CircuitState.CLOSED:
             return self._epoch
         if self.state is CircuitState.OPEN or self._probing:
@@ -69,7 +68,7 @@ class CircuitBreaker:
         return self._epoch
 
     def succeeded(self, ticket: int) -> None:
-        """It answered."""
+        """The provider answered."""
         if ticket != self._epoch:
             return
         if self._open_until is None:
@@ -78,7 +77,7 @@ class CircuitBreaker:
             self._move(None)
 
     def failed(self, ticket: int) -> None:
-        """It failed, by its own fault."""
+        """The provider failed."""
         if ticket != self._epoch:
             return
         now = self._clock()
@@ -88,8 +87,8 @@ class CircuitBreaker:
             self._move(now + self._open_seconds)
 
     def gave_up(self, ticket: int) -> None:
-        """The call ended before it was known whether it would have succeeded. Of no effect after another report."""
-        if ticket == self._epoch and self._probing:
+        """The call ended. Without an earlier report that decides nothing, and another call may probe."""
+        if ticket == self._epoch:
             self._probing = False
 
     def _is_failing(self, now: float) -> bool:

@@ -1,11 +1,11 @@
-"""From the settings to providers and the names that callers use for them."""
+"""From the server's settings to providers and the names that callers use."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pydantic import ValidationError
 
-from server.settings import Settings
 from server.tasks.chat.providers_file import (
     DEFAULT,
     EMBEDDED,
@@ -17,57 +17,70 @@ from server.tasks.chat.providers_file import (
     read_providers,
 )
 
-EMBEDDED_LLMS = {"default": "qwen2.5-coder-1.5b-instruct", "small": "smollm2-135m-instruct"}
-_ENDPOINT = "endpoint"  # the provider where the settings name but one
+_EMBEDDED_MODELS = {"default": "qwen2.5-coder-1.5b-instruct", "small": "smollm2-135m-instruct"}
+_ENDPOINT = "endpoint"  # the provider's name if the settings name one endpoint
 
 
 @dataclass(frozen=True)
-class Lineup:
-    """`names` has what callers may name, with whom to ask in which order; the first is the default. `keys` are those of
-    the providers. `embedded` is the artefact of the embedded model, empty if the settings want none.
+class ChatSettings:
+    """The settings that concern language models: those of the same names, QUINTET_LLM, QUINTET_LLM_BASE_URL etc."""
+
+    models: Path  # folder of artefacts
+    llm: str = "default"  # or "small" or "off"
+    providers: Path | None = None
+    base_url: str | None = None
+    api_key: str = field(default="none", repr=False)
+    model: str | None = None
+    context_tokens: int = 4096
+    slots: int = 2
+    timeout_seconds: float = 120.0
+    concurrency: int = 64  # of the one endpoint
+
+
+@dataclass(frozen=True)
+class Routes:
+    """`names` has what callers may name, with the upstreams ("provider/model") in their order; the first is the
+    default. `keys` are those of the providers. `embedded` is the embedded model's artefact, or empty.
     """
 
-    config: Providers
+    providers: Providers
     names: Mapping[str, Sequence[str]]
     keys: Mapping[str, str] = field(repr=False)
     embedded: str
 
 
-def lineup(settings: Settings) -> Lineup:
+def read_routes(settings: ChatSettings) -> Routes:
     """What the settings and the file of providers say together. Raises BadProviders."""
-    embedded = EMBEDDED_LLMS.get(settings.llm, "")
+    embedded = _EMBEDDED_MODELS.get(settings.llm, "")
     if settings.providers:
-        if settings.llm_base_url:
+        if settings.base_url:
             raise BadProviders("QUINTET_PROVIDERS and QUINTET_LLM_BASE_URL are both set: name the endpoint in the file")
-        config = read_providers(settings.providers)
-        return Lineup(config, _names(config, embedded), config.read_keys(), embedded)
-    if settings.llm_base_url and settings.llm_model:
-        config = _one_endpoint(settings, settings.llm_base_url, settings.llm_model)
-        names = {settings.llm_model: config.routes[DEFAULT]}
-        return Lineup(config, names, {_ENDPOINT: settings.read_llm_api_key()}, embedded)
-    return Lineup(Providers(routes={}), {embedded: [EMBEDDED]} if embedded else {}, {}, embedded)
+        providers = read_providers(settings.providers)
+        return Routes(providers, _names(providers, embedded), providers.read_keys(), embedded)
+    if settings.base_url and settings.model:
+        providers = _one_endpoint(settings, settings.base_url, settings.model)
+        return Routes(providers, {settings.model: providers.routes[DEFAULT]}, {_ENDPOINT: settings.api_key}, embedded)
+    return Routes(Providers(routes={}), {embedded: [EMBEDDED]} if embedded else {}, {}, embedded)
 
 
-def _names(config: Providers, embedded: str) -> dict[str, list[str]]:
+def _names(providers: Providers, embedded: str) -> dict[str, list[str]]:
     """The default route, the other routes, and every model by itself."""
-    names = {DEFAULT: config.routes[DEFAULT], **config.routes}
-    if any(EMBEDDED in legs for legs in names.values()):
+    names = {DEFAULT: providers.routes[DEFAULT], **providers.routes}
+    if any(EMBEDDED in upstreams for upstreams in names.values()):
         if not embedded:
             raise BadProviders(f'a route has "{EMBEDDED}", but QUINTET_LLM is off')
         names.setdefault(embedded, [EMBEDDED])
-    for name, _, model_name, _ in config.models():
-        names[f"{name}/{model_name}"] = [f"{name}/{model_name}"]
-    return names
+    return names | {ref: [ref] for ref, *_ in providers.models()}
 
 
-def _one_endpoint(settings: Settings, base_url: str, model: str) -> Providers:
+def _one_endpoint(settings: ChatSettings, base_url: str, model: str) -> Providers:
     try:
         provider = OpenAI(
             kind="openai",
             base_url=base_url,
-            concurrency=settings.max_concurrent_calls,
-            token_seconds=settings.llm_timeout_seconds,
-            models={model: Model(context_tokens=settings.llm_context_tokens)},
+            concurrency=settings.concurrency,
+            token_seconds=settings.timeout_seconds,
+            models={model: Model(context_tokens=settings.context_tokens)},
         )
     except ValidationError as error:
         raise BadProviders(f"QUINTET_LLM_BASE_URL, QUINTET_LLM_MODEL: {'; '.join(problems(error))}") from None

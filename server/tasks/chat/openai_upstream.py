@@ -1,31 +1,33 @@
-"""Chat with any endpoint that speaks the OpenAI protocol: a provider's, a local server's, or the embedded model's."""
+"""An upstream: one model of an endpoint that speaks the OpenAI protocol, be it a provider's or the embedded one."""
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import openai
 
-from server.domain.chat import (
-    ChatDone,
-    ChatOptions,
-    ChatStarted,
-    FinishReason,
-    Message,
-    Prices,
-    TextDelta,
-)
+from server.domain.chat import ChatDone, ChatOptions, ChatStarted, FinishReason, Message, TextDelta
 from server.domain.concurrency_limiter import ConcurrencyLimiter, remaining
 from server.domain.context import charge, trace_upstream
-from server.domain.errors import PromptTooLong, UpstreamFailed
+from server.domain.errors import (
+    ModelLoading,
+    PromptTooLong,
+    UpstreamFailed,
+    UpstreamFull,
+    UpstreamRefused,
+    UpstreamRejected,
+    UpstreamTimeout,
+)
 from server.domain.models import ModelDescription
 from server.domain.money import Cost
 from server.domain.usage import Usage, UsageSource
-from server.tasks.chat.read_ahead import gathered
+from server.tasks.chat.circuit_breaker import CircuitBreaker, CircuitState
+from server.tasks.chat.endpoint import Endpoint, client_of
+from server.tasks.chat.read_ahead import ReadAhead
 from server.tasks.chat.statistics import UpstreamStatistics
 from server.tasks.chat.stream_reader import Answer
 from server.tasks.chat.tokens import TokenCounter, estimated_tokens, prompt_tokens, text_tokens
@@ -34,50 +36,36 @@ from server.tasks.chat.upstream_errors import translated
 Chunks = openai.AsyncStream[object]  # of chat.completion.chunk, as dictionaries
 
 _QUEUE_PER_SLOT = 4
-_FREE = Prices()
 _FINISH_REASONS = {"length": FinishReason.LENGTH, "content_filter": FinishReason.CONTENT_FILTER}  # others: STOP
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where to ask, and for which model. Key and headers appear in no representation.
-
-    With `azure_api_version` it is one of Azure's: `base_url` is the resource's, and `model` the deployment's name.
-    """
-
-    provider: str
-    base_url: str
-    model: str
-    api_key: str = field(repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    prices: Prices = _FREE
-    is_embedded: bool = False
-    azure_api_version: str = ""
-    connect_seconds: float = 5.0
-    token_seconds: float = 60.0  # the longest wait for the next token
-
-
-def turns_of(concurrency: int) -> ConcurrencyLimiter:
-    """So many generations of a provider at once; four times as many wait, more are refused."""
+def limiter_of(concurrency: int) -> ConcurrencyLimiter:
+    """So many answers of a provider at once; four times as many wait, more are refused."""
     return ConcurrencyLimiter("the language model", concurrency, concurrency * _QUEUE_PER_SLOT)
 
 
-class OpenAIProvider:
-    """Implements `ChatProvider`. The models of one provider share its `turns`.
-
-    It is `Router` that tries again and asks others. Usage that is no pair of counts is treated as if there were none.
-    """
+class Upstream:
+    """Asks one model. The models of one provider share `limiter` and `breaker`. `Router` retries and asks others."""
 
     def __init__(
-        self, description: ModelDescription, endpoint: Endpoint, turns: ConcurrencyLimiter, counter: TokenCounter
+        self,
+        description: ModelDescription,
+        endpoint: Endpoint,
+        limiter: ConcurrencyLimiter,
+        counter: TokenCounter,
+        breaker: CircuitBreaker,
+        *,
+        is_ready: Callable[[], bool] = lambda: True,
     ) -> None:
         self.description = description
-        self.provider = endpoint.provider
-        self.generations = UpstreamStatistics()
+        self.name = description.identity.name
+        self.breaker = breaker
+        self.statistics = UpstreamStatistics()
         self._endpoint = endpoint
-        self._turns = turns
+        self._limiter = limiter
         self._counter = counter
-        self._client = _client(endpoint)
+        self._is_ready = is_ready
+        self._client = client_of(endpoint)
 
     def move(self, base_url: str) -> None:
         """The endpoint has another address from now on."""
@@ -87,105 +75,117 @@ class OpenAIProvider:
         """Close all connections."""
         await self._client.close()
 
+    def trouble(self) -> str:
+        """Why it cannot be asked now; empty if it can."""
+        if not self._is_ready():
+            return f'model "{self.name}" is being restarted'
+        if self.breaker.state is CircuitState.OPEN:
+            return f'provider "{self.breaker.name}" is not asked for a while, because it failed repeatedly'
+        return ""
+
     async def prompt_tokens(self, messages: Sequence[Message]) -> int:
-        """By our own count; exact for a model whose tokenizer and chat template are here."""
+        """Our own count; exact for a model whose tokenizer and chat template are here."""
         return await prompt_tokens(self._counter, messages)
 
     def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Cost:
-        """What the answer costs at most. It does not wait: long prompts are guessed from their size."""
-        prompt = estimated_tokens(self._counter, messages)
-        cost = self._endpoint.prices.cost_micros(prompt, options.max_output_tokens)
-        return Cost(prompt + options.max_output_tokens, cost)
+        """What the answer costs at most. It does not block: long prompts are estimated by their size."""
+        return self.cost(estimated_tokens(self._counter, messages), options.max_output_tokens)
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> Cost:
+        return Cost(
+            prompt_tokens + completion_tokens, self._endpoint.prices.cost_micros(prompt_tokens, completion_tokens)
+        )
 
     async def stream(
         self, messages: Sequence[Message], options: ChatOptions, *, deadline: float
     ) -> AsyncGenerator[ChatStarted | TextDelta | ChatDone, None]:
         """ChatStarted, deltas, one ChatDone. Closing it closes the connection, which stops the provider.
 
-        Raises InvalidRequest for what the caller asked, PromptTooLong before anybody is asked, ServerOverloaded,
-        UpstreamFailed, UpstreamTimeout and DeadlineExceeded.
+        Before the endpoint is asked it raises UpstreamRefused if the circuit is open, ModelLoading, PromptTooLong and
+        ServerOverloaded; then InvalidRequest for the caller's fault, UpstreamFailed, UpstreamTimeout, DeadlineExceeded.
         """
-        context = self.description.max_input_tokens
-        prompt = await prompt_tokens(self._counter, messages)
-        if prompt >= context:
-            raise PromptTooLong(prompt, context, exact=self._counter.exact)
+        endpoint, context = self._endpoint, self.description.max_input_tokens
         answer, waited = Answer(), 0.0
-        patience = partial(self._patience, deadline)
-        async with self._turns.take(deadline):
-            yield ChatStarted(
-                self.provider, self.description.identity, self._endpoint.prices, prompt, self._counter.text
-            )
-            most = min(options.max_output_tokens, context - prompt)
-            asked = waiting_since = time.monotonic()
-            tracing = trace_upstream(self.provider, self._endpoint.model, self._endpoint.base_url)
-            try:
-                with tracing as traced, translated(self.provider, prompt, context):
-                    chunks = await self._open(messages, options, most, deadline, traced.headers)
-                    async with aclosing(chunks), aclosing(gathered(chunks, patience)) as batches:
-                        async for batch in batches:
-                            text = "".join([answer.add(chunk) for chunk in batch])
-                            now = time.monotonic()
-                            waited += now - waiting_since
-                            if text:
-                                if not answer.texts:
-                                    self.generations.time_to_first_token.add(now - asked)
-                                    traced.first_token()
-                                answer.texts.append(text)
-                                yield TextDelta(text)
-                            waiting_since = time.monotonic()
-                    traced.answered(answer.model, answer.finish_reason, answer.usage)
-            finally:
-                charge(upstream=waited)
-            if answer.finish_reason is None:
-                raise UpstreamFailed("the language model's endpoint broke off in the middle of an answer")
-            self.generations.durations.add(time.monotonic() - asked)
-        yield await self._done(prompt, answer)
+        with self._reported(deadline) as succeeded:
+            if not self._is_ready():
+                raise ModelLoading(f'model "{self.name}" is being restarted', retry_after=2.0)
+            prompt = await prompt_tokens(self._counter, messages)
+            if prompt >= context:
+                raise PromptTooLong(prompt, context, exact=self._counter.exact)
+            async with self._limiter.take(deadline):
+                yield ChatStarted(
+                    endpoint.provider, self.description.identity, endpoint.prices, prompt, self._counter.text
+                )
+                body = _body(endpoint.model, messages, options, min(options.max_output_tokens, context - prompt))
+                asked = waiting_since = time.monotonic()
+                tracing = trace_upstream(endpoint.provider, endpoint.model, endpoint.base_url)
+                try:
+                    with tracing as trace, translated(endpoint.provider, prompt, context):
+                        chunks = await self._ask(body, trace.headers, deadline)
+                        async with aclosing(chunks), ReadAhead(chunks, partial(self._patience, deadline)) as batches:
+                            async for batch in batches:
+                                is_first = not answer.texts
+                                text = answer.add(batch)
+                                now = time.monotonic()
+                                waited += now - waiting_since
+                                if text and is_first:
+                                    succeeded()
+                                    self.statistics.time_to_first_token.add(now - asked)
+                                    trace.first_token()
+                                if text:
+                                    yield TextDelta(text)
+                                waiting_since = time.monotonic()
+                        trace.answered(answer.model, answer.finish_reason, answer.usage)
+                finally:
+                    charge(upstream=waited)
+                if answer.finish_reason is None:
+                    raise UpstreamFailed("the language model's endpoint broke off in the middle of an answer")
+                if not answer.texts:
+                    succeeded()
+                self.statistics.durations.add(time.monotonic() - asked)
+            yield await self._done(prompt, answer)
 
-    async def _open(
-        self,
-        messages: Sequence[Message],
-        options: ChatOptions,
-        max_output_tokens: int,
-        deadline: float,
-        headers: Mapping[str, str],
-    ) -> Chunks:
-        """Ask, and at once again if the connection fails: a kept one may have been closed by the other side."""
+    @contextmanager
+    def _reported(self, deadline: float) -> Iterator[Callable[[], None]]:
+        """Tells the circuit breaker how the request ends; yields the function that reports the start of an answer."""
+        breaker = self.breaker
+        ticket = breaker.enter()
+        if ticket is None:
+            raise UpstreamRefused(
+                f'provider "{breaker.name}" failed repeatedly, so it is not asked for a while',
+                retry_after=max(1.0, breaker.seconds_left),
+            )
         try:
-            return await self._ask(messages, options, max_output_tokens, deadline, headers)
-        except openai.APITimeoutError:
+            yield partial(breaker.succeeded, ticket)
+        except (UpstreamFull, UpstreamRejected):
+            breaker.succeeded(ticket)
             raise
-        except openai.APIConnectionError:
-            return await self._ask(messages, options, max_output_tokens, deadline, headers)
+        except (UpstreamFailed, UpstreamTimeout):
+            if time.monotonic() < deadline:  # otherwise the caller's deadline was too short
+                breaker.failed(ticket)
+            raise
+        finally:
+            breaker.gave_up(ticket)
 
     async def _ask(
-        self,
-        messages: Sequence[Message],
-        options: ChatOptions,
-        max_output_tokens: int,
-        deadline: float,
-        headers: Mapping[str, str],
+        self, body: Mapping[str, Any], headers: Mapping[str, str], deadline: float, *, is_last: bool = False
     ) -> Chunks:
-        body = {
-            "model": self._endpoint.model,
-            "messages": [{"role": message.role, "content": message.content} for message in messages],
-            "max_completion_tokens": max_output_tokens,
-            "temperature": options.temperature,
-            "top_p": options.top_p,
-            "stop": list(options.stop) or None,
-            "seed": options.seed,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        # The method of this endpoint would make a model of every chunk, which takes half of the time of a stream.
-        async with asyncio.timeout(self._patience(deadline)):
-            return await self._client.post(
-                "/chat/completions",
-                cast_to=object,
-                body={name: value for name, value in body.items() if value is not None},
-                options={"headers": headers},
-                stream=True,
-                stream_cls=Chunks,
-            )
+        """Send a request, twice if the connection fails: the endpoint may have closed one that was kept open."""
+        try:
+            # The SDK's method for this endpoint would make a model of each chunk: half of the time of a stream.
+            async with asyncio.timeout(self._patience(deadline)):
+                return await self._client.post(
+                    "/chat/completions",
+                    cast_to=object,
+                    body=body,
+                    options={"headers": headers},
+                    stream=True,
+                    stream_cls=Chunks,
+                )
+        except openai.APIConnectionError as error:
+            if is_last or isinstance(error, openai.APITimeoutError):
+                raise
+        return await self._ask(body, headers, deadline, is_last=True)
 
     def _patience(self, deadline: float) -> float:
         return min(self._endpoint.token_seconds, remaining(deadline))
@@ -196,34 +196,29 @@ class OpenAIProvider:
         else:
             completion = await text_tokens(self._counter, "".join(answer.texts))
             cached, source = 0, UsageSource.ESTIMATED
-        self.generations.input_tokens.add(prompt)
-        self.generations.output_tokens.add(completion)
+        self.statistics.input_tokens.add(prompt)
+        self.statistics.output_tokens.add(completion)
         prices = self._endpoint.prices
         cost = prices.cost_micros(prompt, completion, cached)
         identity = self.description.identity
-        if not identity.digest:  # a provider's model: it knows its version best
+        if not identity.digest:  # a provider's model: the answer names its version
             identity = replace(identity, version=answer.model or identity.version)
         finish_reason = _FINISH_REASONS.get(answer.finish_reason or "", FinishReason.STOP)
         return ChatDone(finish_reason, Usage(prompt, completion, source, cost, prices.currency, cached), identity)
 
 
-def _client(endpoint: Endpoint) -> openai.AsyncOpenAI:
-    # llama.cpp closes the connection after a stream although it promised to keep it: ask for what it does.
-    closing = {"Connection": "close"} if endpoint.is_embedded else {}
-    common: dict[str, Any] = {
-        "api_key": endpoint.api_key,
-        "default_headers": {**endpoint.headers, **closing},
-        "max_retries": 0,  # the SDK would sleep through a provider's Retry-After
-        "http_client": openai.DefaultAsyncHttpxClient(
-            timeout=openai.Timeout(None, connect=endpoint.connect_seconds),
-            trust_env=not endpoint.is_embedded,  # a proxy cannot reach this machine's loopback
-        ),
+def _body(
+    model: str, messages: Sequence[Message], options: ChatOptions, max_completion_tokens: int
+) -> Mapping[str, Any]:
+    body = {
+        "model": model,
+        "messages": [{"role": message.role, "content": message.content} for message in messages],
+        "max_completion_tokens": max_completion_tokens,
+        "temperature": options.temperature,
+        "top_p": options.top_p,
+        "stop": list(options.stop) or None,
+        "seed": options.seed,
+        "stream": True,
+        "stream_options": {"include_usage": True},
     }
-    if endpoint.azure_api_version:
-        return openai.AsyncAzureOpenAI(
-            azure_endpoint=endpoint.base_url,
-            azure_deployment=endpoint.model,
-            api_version=endpoint.azure_api_version,
-            **common,
-        )
-    return openai.AsyncOpenAI(base_url=endpoint.base_url, **common)
+    return {name: value for name, value in body.items() if value is not None}

@@ -1,7 +1,7 @@
-"""The file of providers (QUINTET_PROVIDERS): who can be asked for chat, at what price, and in which order.
+"""The file of providers (QUINTET_PROVIDERS): their models, prices, and the order in which they are asked.
 
-`data/samples/providers.toml` explains every key. Keys of providers are never in it: it names the environment variables
-or files that hold them.
+`data/samples/providers.toml` explains every key. API keys are never in it: it names the environment variables or files
+that hold them.
 """
 
 import os
@@ -18,12 +18,12 @@ from server.domain.chat import Prices
 from server.domain.money import micros
 
 EMBEDDED, DEFAULT = "embedded", "default"
-_LONGEST_NAME = 128  # that requests can carry
-_NO_KEY = "none"  # endpoints without keys still want a word in its place
+_LONGEST_NAME = 128  # of a model, in requests
+_NO_KEY = "none"  # the SDK wants one even if the endpoint does not
 
 
 class BadProviders(Exception):
-    """The file cannot be used; the message names table and key, and no values."""
+    """The file cannot be used; the message names table and key, but no values."""
 
 
 def _address(url: str) -> str:
@@ -81,7 +81,7 @@ class _Provider(_Table):
     models: dict[Word, Model] = Field(min_length=1)
 
     def key(self, folder: Path) -> str:
-        """The key. Raises ValueError, which does not say it, or OSError; the file is looked for in `folder`."""
+        """The API key. A relative path begins in `folder`. Raises ValueError, without the key, or OSError."""
         if self.api_key_env and self.api_key_file:
             raise ValueError("has both api_key_env and api_key_file")
         if self.api_key_env:
@@ -116,7 +116,7 @@ Provider = Annotated[OpenAI | Azure, Field(discriminator="kind")]
 
 
 class Providers(_Table):
-    """The whole file. `folder` is where it lies; paths in it begin there."""
+    """The whole file. Relative paths in it begin in `folder`, where it lies."""
 
     price_table: Word = "unpriced"
     currency: Annotated[str, Text(pattern=r"^[A-Z]{3}$")] = "USD"
@@ -124,14 +124,14 @@ class Providers(_Table):
     routes: dict[Name, Annotated[list[str], Field(min_length=1, max_length=8)]]
     folder: Path = Field(Path(), exclude=True)
 
-    def models(self) -> Iterator[tuple[str, OpenAI | Azure, str, Model]]:
-        """Every model: provider's name, provider, model's name, model."""
+    def models(self) -> Iterator[tuple[str, OpenAI | Azure, Model]]:
+        """Every model, with "provider/model" and its provider."""
         for name, provider in self.providers.items():
             for model_name, model in provider.models.items():
-                yield name, provider, model_name, model
+                yield f"{name}/{model_name}", provider, model
 
     def read_keys(self) -> dict[str, str]:
-        """The providers' keys. Raises BadProviders, which does not say them."""
+        """API keys by provider. Raises BadProviders, without keys."""
         keys: dict[str, str] = {}
         for name, provider in self.providers.items():
             try:
@@ -141,7 +141,7 @@ class Providers(_Table):
         return keys
 
     def prices(self, model: Model) -> Prices:
-        """Its prices, by this table."""
+        """Of a model, in this table."""
         return Prices(
             model.prompt_price, model.completion_price, model.cached_price, self.currency, version=self.price_table
         )
@@ -176,23 +176,24 @@ def parse_providers(content: str, folder: Path) -> Providers:
 
 
 def _check(found: Providers) -> None:
-    """What no single field can say."""
+    """What concerns several fields."""
     if DEFAULT not in found.routes:
         raise BadProviders(f'[routes]: there must be a route "{DEFAULT}"')
     if EMBEDDED in found.providers:
         raise BadProviders(f"[providers.{EMBEDDED}]: this name is the embedded model's")
-    known = {EMBEDDED, *(f"{name}/{model}" for name, _, model, _ in found.models())}
-    for name, legs in found.routes.items():
-        for leg in legs:
-            if leg not in known:
-                raise BadProviders(f"[routes] {name}: there is no {leg}; known: {', '.join(sorted(known))}")
-        if len(set(legs)) < len(legs):
+    known = {EMBEDDED, *(ref for ref, *_ in found.models())}
+    for name, refs in found.routes.items():
+        for ref in refs:
+            if ref not in known:
+                raise BadProviders(f"[routes] {name}: there is no {ref}; known: {', '.join(sorted(known))}")
+        if len(set(refs)) < len(refs):
             raise BadProviders(f"[routes] {name}: names one of them twice")
-    for name, provider, model_name, model in found.models():
-        if len(f"{name}/{model_name}") > _LONGEST_NAME:
-            raise BadProviders(f"[providers.{name}.models.{model_name}]: callers name it by at most 128 characters")
+    for ref, provider, model in found.models():
+        table = "[providers.{}.models.{}]".format(*ref.split("/", 1))
+        if len(ref) > _LONGEST_NAME:
+            raise BadProviders(f"{table}: callers name it by at most {_LONGEST_NAME} characters")
         if model.deployment and not isinstance(provider, Azure):
-            raise BadProviders(f"[providers.{name}.models.{model_name}] deployment: is for kind azure")
+            raise BadProviders(f"{table} deployment: is for kind azure")
 
 
 def problems(error: ValidationError) -> Iterator[str]:

@@ -1,49 +1,56 @@
-"""Reading ahead: what came while its taker was busy is handed over at once."""
+"""Reading ahead of a slow consumer."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
-# So many are read ahead of a slow taker, and so many are handled without giving way to others.
-_AHEAD = 32
+_AHEAD = 32  # items read ahead of a slow consumer, and handled without giving way to other tasks
 
 
-async def gathered(items: AsyncIterator[T], patience: Callable[[], float]) -> AsyncGenerator[list[T], None]:
-    """Lists of all that has come since the last one, one item at least, in order.
+class ReadAhead(Generic[T]):
+    """Iterates over lists of all items that arrived since the last one, at least one, in order.
 
-    `patience` says how many seconds to wait for the next; TimeoutError is raised after that. What `items` raises is
-    raised once everything before it was taken. `items` is no longer in use when the generator is closed.
+    Waiting longer for the next item than `patience` says, in seconds, raises TimeoutError. An error of `items` is
+    raised after the items before it. `items` is no longer in use when the block has ended.
     """
-    waiting: list[T] = []
-    come, taken = asyncio.Event(), asyncio.Event()
 
-    async def read() -> None:
+    def __init__(self, items: AsyncIterator[T], patience: Callable[[], float]) -> None:
+        self._items = items
+        self._patience = patience
+        self._waiting: list[T] = []
+        self._arrived, self._taken = asyncio.Event(), asyncio.Event()
+        self._reader = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
         try:
-            async for item in items:
-                waiting.append(item)
-                come.set()
-                if len(waiting) >= _AHEAD:
-                    taken.clear()
-                    await taken.wait()
+            async for item in self._items:
+                self._waiting.append(item)
+                self._arrived.set()
+                if len(self._waiting) >= _AHEAD:
+                    self._taken.clear()
+                    await self._taken.wait()
         finally:
-            come.set()
+            self._arrived.set()
 
-    reader = asyncio.create_task(read())
-    try:
-        while True:
-            if not waiting and not reader.done():
-                come.clear()
-                async with asyncio.timeout(patience()):
-                    await come.wait()
-            if waiting:
-                batch = waiting.copy()
-                waiting.clear()
-                taken.set()
-                yield batch
-            elif reader.done():
-                reader.result()
-                return
-    finally:
-        reader.cancel()
-        await asyncio.gather(reader, return_exceptions=True)
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._reader.cancel()
+        await asyncio.gather(self._reader, return_exceptions=True)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[T]:
+        if not self._waiting and not self._reader.done():
+            self._arrived.clear()
+            async with asyncio.timeout(self._patience()):
+                await self._arrived.wait()
+        if not self._waiting:
+            await self._reader  # raises what it raised
+            raise StopAsyncIteration
+        batch, self._waiting = self._waiting, []
+        self._taken.set()
+        return batch

@@ -1,80 +1,80 @@
-"""What callers can name as a chat model: a slot for every route and every model, filled in the background."""
+"""What callers can name as a chat model: a handle for every route and every model, filled in the background."""
 
 import asyncio
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from server.domain.chat import ChatModel
 from server.domain.errors import ModelUnavailable
 from server.domain.models import ModelTask
 from server.domain.usage import Ledger
+from server.models import process_memory
+from server.models.artefact import open_artefact
 from server.models.handle import Handle, State, explain
 from server.models.manager import ModelManager
-from server.settings import Settings
 from server.tasks.chat.circuit_breaker import CircuitBreaker
-from server.tasks.chat.configuration import lineup
-from server.tasks.chat.providers_file import EMBEDDED
+from server.tasks.chat.configuration import ChatSettings, read_routes
+from server.tasks.chat.embedded import EMBEDDED, EmbeddedModel
+from server.tasks.chat.router import Router
 
 if TYPE_CHECKING:
-    from server.tasks.chat.router import Router, Upstream
+    from server.tasks.chat.openai_upstream import Upstream
 
-NO_LLM = "none"
+_OFF = "there is no language model: QUINTET_LLM is off"
 
 
-class Chats:
-    """`slots` has everything that callers name, the default first; load() fills them. `legs` are the models of
-    providers that could be had, by "provider/model". Raises BadProviders.
+class ChatModels:
+    """`handles` has everything that callers can name, the default first; start() begins to fill them. `upstreams` are
+    those that could be made, by "provider/model" or "embedded". Raises BadProviders.
     """
 
-    def __init__(self, settings: Settings, manager: ModelManager, ledger: Ledger) -> None:
+    def __init__(self, settings: ChatSettings, manager: ModelManager, ledger: Ledger) -> None:
         self._settings = settings
         self._ledger = ledger
         self._manager = manager
-        self._lineup = lineup(settings)
-        self.slots: dict[str, Handle[ChatModel]] = {
-            name: Handle(name, manager.changed, ModelTask.CHAT) for name in self._lineup.names or (NO_LLM,)
+        self._config = read_routes(settings)
+        self.handles: dict[str, Handle[ChatModel]] = {
+            name: Handle(name, manager.changed, ModelTask.CHAT) for name in self._config.names or ("none",)
         }
-        self.legs: dict[str, Upstream] = {}
-        self._missing: dict[str, str] = {}  # why others could not be had
-        self._routes: dict[str, Router] = {}
+        self.upstreams: dict[str, Upstream] = {}
+        self._missing: dict[str, str] = {}  # why other upstreams could not be made
+        self._routers: dict[str, Router] = {}
         self._closing = AsyncExitStack()
         self._loading: asyncio.Task[None] | None = None
 
     @property
     def default(self) -> Handle[ChatModel]:
-        """The slot for those who name none."""
-        return next(iter(self.slots.values()))
+        """The handle for requests that name no model."""
+        return next(iter(self.handles.values()))
 
     @property
     def is_off(self) -> bool:
         """True if the settings ask for no language model."""
-        return not self._lineup.names
+        return not self._config.names
 
     async def load(self) -> None:
-        """Fill all slots, first those that need not wait for the embedded model. A route does without a model that
-        cannot be had, unless it has no other.
+        """Fill all handles, first those that need not wait for the embedded model. A route does without an upstream
+        that could not be made, unless it has no other.
         """
         if self.is_off:
-            # Wanted so, and no error of the log.
-            self.default.move(State.FAILED, "there is no language model: QUINTET_LLM is off")
+            self.default.move(State.FAILED, _OFF)  # as the settings ask, so it is not logged as an error
             return
-        from server.tasks.chat.upstreams import Legs
-
-        legs = Legs(self._settings, self._lineup, self._breaker, self._closing)
+        config = self._config
         try:
-            self.legs |= await legs.remote()
+            await self._load_providers()
         except Exception as error:
             why = explain("providers", error)
-            self._missing |= {ref: why for refs in self._lineup.names.values() for ref in refs if ref != EMBEDDED}
-        late = [name for name, refs in self._lineup.names.items() if EMBEDDED in refs]
-        await self._fill(name for name in self.slots if name not in late)
+            self._missing |= {ref: why for refs in config.names.values() for ref in refs if ref != EMBEDDED}
+        late = [name for name, refs in config.names.items() if EMBEDDED in refs]
+        await self._fill(name for name in self.handles if name not in late)
         if late:
             try:
-                self.legs[EMBEDDED] = await legs.embedded(self._manager, self._follow)
+                await self._load_embedded()
             except Exception as error:
-                self._missing[EMBEDDED] = explain(self._lineup.embedded, error)
+                self._missing[EMBEDDED] = explain(config.embedded, error)
             await self._fill(late)
 
     def start(self) -> None:
@@ -93,41 +93,66 @@ class Chats:
             await asyncio.gather(self._loading, return_exceptions=True)
         await self._closing.aclose()
 
+    async def _load_providers(self) -> None:
+        if not self._config.providers.providers:
+            return
+        await asyncio.to_thread(import_module, "server.tasks.chat.upstreams")
+        from server.tasks.chat.upstreams import provider_upstreams
+
+        found = await asyncio.to_thread(provider_upstreams, self._config, self._settings.models, self._breaker)
+        for upstream in found.values():
+            self._closing.push_async_callback(upstream.close)
+        self.upstreams |= found
+
+    async def _load_embedded(self) -> None:
+        """Raises ModelUnavailable and ModelDoesNotFit."""
+        settings, name = self._settings, self._config.embedded
+        artefact = await asyncio.to_thread(open_artefact, settings.models, name)
+        await self._manager.reserve_memory(name, artefact.manifest.size_bytes)
+        embedded = EmbeddedModel(
+            artefact,
+            self._breaker(EMBEDDED),
+            slots=settings.slots,
+            context_tokens=settings.context_tokens,
+            token_seconds=settings.timeout_seconds,
+            on_change=self._update,
+        )
+        self._closing.push_async_callback(embedded.close)
+        self.upstreams[EMBEDDED] = await embedded.start()
+        self._manager.memory.hold(name, process_memory.resident_bytes(embedded.pid))
+
     async def _fill(self, names: Iterable[str]) -> None:
         for name in names:
-            await self.slots[name].load(partial(self._model, name))
-        self._follow()
+            await self.handles[name].load(partial(self._router, name))
+        self._update()
 
-    async def _model(self, name: str) -> ChatModel:
-        from server.tasks.chat.accounting import AccountedChatModel
-        from server.tasks.chat.router import Router
-
-        refs = self._lineup.names[name]
-        legs = [self.legs[ref] for ref in refs if ref in self.legs]
+    async def _router(self, name: str) -> ChatModel:
+        refs = self._config.names[name]
+        upstreams = [self.upstreams[ref] for ref in refs if ref in self.upstreams]
         missing = "; ".join(self._missing[ref] for ref in refs if ref in self._missing)
-        if not legs:
+        if not upstreams:
             raise ModelUnavailable(missing, metadata={"model": name})
-        self._routes[name] = route = Router(name, legs, missing)
-        return AccountedChatModel(route, self._ledger)
+        self._routers[name] = router = Router(name, upstreams, self._ledger, missing)
+        return router
 
-    def _follow(self) -> None:
-        """Tell the slots whom they can ask now."""
-        for name, route in self._routes.items():
-            slot, remark = self.slots[name], route.remark()
-            if route.is_available:
-                slot.resume()
-                if slot.state is State.READY and slot.message != remark:
-                    slot.move(State.READY, remark)
-            else:
-                slot.pause(remark)
+    def _update(self) -> None:
+        """Set the handles to which upstreams can be asked now."""
+        for name, router in self._routers.items():
+            handle, remark = self.handles[name], router.remark()
+            if not router.is_available:
+                handle.pause(remark)
+                continue
+            handle.resume()
+            if handle.state is State.READY and handle.message != remark:
+                handle.move(State.READY, remark)
 
     def _breaker(self, provider: str) -> CircuitBreaker:
         breaker = CircuitBreaker(provider)
 
-        def follow() -> None:
-            if breaker.seconds_left:  # no call tells when the time is over
-                asyncio.get_running_loop().call_later(breaker.seconds_left + 0.01, self._follow)
-            self._follow()
+        def changed() -> None:
+            if breaker.seconds_left:  # it becomes half open without an event
+                asyncio.get_running_loop().call_later(breaker.seconds_left + 0.01, self._update)
+            self._update()
 
-        breaker.on_change = follow
+        breaker.on_change = changed
         return breaker

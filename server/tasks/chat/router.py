@@ -1,15 +1,17 @@
-"""Several providers in a row: the next is asked where one fails before its first token."""
+"""A route: upstreams in an order, of which the next is asked if one fails before its first token."""
 
 import asyncio
+import random
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from server.domain.chat import ChatDone, ChatOptions, ChatProvider, ChatStarted, Message, TextDelta
+from server.domain.chat import ChatDone, ChatOptions, ChatStarted, Message, TextDelta
 from server.domain.context import charge
 from server.domain.errors import (
+    LedgerUnavailable,
     PromptTooLong,
     QuintetError,
     Unavailable,
@@ -21,156 +23,126 @@ from server.domain.errors import (
 )
 from server.domain.models import ModelIdentity
 from server.domain.money import Cost
-from server.tasks.chat.backoff import full_jitter
-from server.tasks.chat.circuit_breaker import CircuitBreaker, CircuitState
-from server.tasks.chat.statistics import UpstreamStatistics
+from server.domain.usage import Ledger
+from server.usage.accounting import Accounting
 
-Events = AsyncGenerator[ChatStarted | TextDelta | ChatDone, None]
+if TYPE_CHECKING:  # it imports the SDK, which takes a second
+    from server.tasks.chat.openai_upstream import Upstream
 
-_ATTEMPTS = 3  # of one provider
-# A provider that is full is waited for if it says that it takes no longer than this, and less if another one can be
-# asked; else the caller hears how long it takes.
-_PATIENCE_SECONDS, _PATIENCE_BEFORE_NEXT = 5.0, 1.0
-_ELSEWHERE = (PromptTooLong, Unavailable, UpstreamTimeout)  # what another provider may be better at
-
-
-class Counting(ChatProvider, Protocol):
-    """A provider that counts its generations."""
-
-    generations: UpstreamStatistics
-
-
-@dataclass(frozen=True, slots=True)
-class Upstream:
-    """A model of a provider, and the breaker that all models of this provider share."""
-
-    chat: Counting
-    breaker: CircuitBreaker
-    is_ready: Callable[[], bool] = lambda: True
-
-    @property
-    def name(self) -> str:
-        """What it is called where nothing else is said."""
-        return self.chat.description.identity.name
-
-    @property
-    def generations(self) -> UpstreamStatistics:
-        """Those of this model."""
-        return self.chat.generations
-
-    def trouble(self) -> str:
-        """Why it is not asked now; empty if it is."""
-        if not self.is_ready():
-            return f'model "{self.name}" is being started again'
-        if self.breaker.state is CircuitState.OPEN:
-            return f'provider "{self.breaker.name}" is not asked for a while: it failed again and again'
-        return ""
-
-    async def stream(self, messages: Sequence[Message], options: ChatOptions, *, deadline: float) -> Events:
-        """What the provider sends, once; the breaker is told how it went. Raises UpstreamRefused if it is open."""
-        ticket = self.breaker.enter()
-        if ticket is None:
-            raise UpstreamRefused(
-                f'provider "{self.breaker.name}" failed again and again, so it is not asked for a while',
-                retry_after=max(1.0, self.breaker.seconds_left),
-            )
-        answers = False
-        try:
-            async with aclosing(self.chat.stream(messages, options, deadline=deadline)) as events:
-                async for event in events:
-                    if not answers and not isinstance(event, ChatStarted):
-                        answers = True
-                        self.breaker.succeeded(ticket)
-                    yield event
-        except (UpstreamFull, UpstreamRejected):
-            self.breaker.succeeded(ticket)
-            raise
-        except (UpstreamFailed, UpstreamTimeout):
-            if time.monotonic() < deadline:  # else it was the caller who had no patience
-                self.breaker.failed(ticket)
-            raise
-        finally:
-            self.breaker.gave_up(ticket)
+_ATTEMPTS = 3  # of one upstream
+# An upstream that is full is waited for if the Retry-After it sends is at most this long, and less if another one can
+# be asked; otherwise the caller gets the delay.
+_FULL_SECONDS, _FULL_SECONDS_BEFORE_NEXT = 5.0, 1.0
+_BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 0.25, 4.0
+_MAY_SUCCEED_ELSEWHERE = (PromptTooLong, Unavailable, UpstreamTimeout)
 
 
 class Router:
-    """Implements `ChatProvider`. A prompt is refused if it fits into the context of none of them; those that it does
-    not fit are passed over, so the route's context is the largest. Nobody is asked again once text has come.
+    """Implements `ChatModel`. A prompt that does not fit one upstream's context goes to the next, so the route's
+    context is the largest. Nothing is retried once text has come.
 
-    Connections that failed and HTTP 5xx are tried three times, 429 after the delay that the provider names if it is
-    short, all within the caller's deadline. What is the caller's fault is not tried again.
+    Failed connections and HTTP 5xx are tried three times; 429 is retried after the provider's delay if that is short;
+    all within the caller's deadline. What is the caller's fault is not retried.
     """
 
-    def __init__(self, name: str, legs: Sequence[Upstream], missing: str = "") -> None:
-        """`missing` says which others there should be."""
-        self._legs = tuple(legs)
+    def __init__(self, name: str, upstreams: Sequence["Upstream"], ledger: Ledger, missing: str = "") -> None:
+        """`missing` says which other upstreams the route should have, and why it does not."""
+        self._upstreams = tuple(upstreams)
+        self._ledger = ledger
         self._missing = missing
-        first = legs[0].chat.description
-        context = max(leg.chat.description.max_input_tokens for leg in legs)
+        first = upstreams[0].description
+        context = max(upstream.description.max_input_tokens for upstream in upstreams)
         self.description = replace(first, max_input_tokens=context)
-        if len(legs) > 1:
-            engine = f"route: {', '.join(leg.name for leg in legs)}"
+        if len(upstreams) > 1:
+            engine = f"route: {', '.join(upstream.name for upstream in upstreams)}"
             self.description = replace(
                 self.description, identity=ModelIdentity(name, "", ""), engine=engine, size_bytes=0, created=None
             )
 
     @property
     def is_available(self) -> bool:
-        """Whether somebody can be asked now."""
-        return not all(leg.trouble() for leg in self._legs)
+        """Whether an upstream can be asked now."""
+        return not all(upstream.trouble() for upstream in self._upstreams)
 
     def remark(self) -> str:
-        """Who cannot be asked now, and why; empty if all can."""
-        troubles = (*(leg.trouble() for leg in self._legs), self._missing)
+        """Which upstreams cannot be asked now, and why; empty if all can."""
+        troubles = (*(upstream.trouble() for upstream in self._upstreams), self._missing)
         return "; ".join(dict.fromkeys(filter(None, troubles)))
 
     async def prompt_tokens(self, messages: Sequence[Message]) -> int:
-        """Of the first provider's model."""
-        return await self._legs[0].chat.prompt_tokens(messages)
+        """As the first upstream counts."""
+        return await self._upstreams[0].prompt_tokens(messages)
 
     def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Cost:
-        """Of the most expensive."""
-        found = [leg.chat.estimate(messages, options) for leg in self._legs]
-        return Cost(max(each.tokens for each in found), max(each.micros for each in found))
+        """The most expensive upstream's."""
+        return _most(upstream.estimate(messages, options) for upstream in self._upstreams)
 
-    async def stream(self, messages: Sequence[Message], options: ChatOptions, *, deadline: float) -> Events:
-        """ChatStarted of whoever is asked, deltas, one ChatDone. Closing it stops whoever is asked.
+    async def stream(
+        self, messages: Sequence[Message], options: ChatOptions, *, deadline: float
+    ) -> AsyncGenerator[TextDelta | ChatDone, None]:
+        """Deltas, then one ChatDone once the call is settled. Closing it stops the upstream, and then settles.
 
-        Raises what the providers raise; if all failed, what is over soonest.
+        Raises LedgerUnavailable and RequestIdReused before an upstream is asked, and the errors of upstreams; if all
+        failed, the one with the shortest delay.
         """
         failures: list[QuintetError] = []
-        for leg in self._legs:
-            started = False
-            for attempt in range(_ATTEMPTS):
-                begun = False
-                try:
-                    async with aclosing(leg.stream(messages, options, deadline=deadline)) as events:
-                        async for event in events:
-                            begun = begun or not isinstance(event, ChatStarted)
-                            if begun or not started:
-                                started = True
-                                yield event
-                    return
-                except _ELSEWHERE as error:
-                    if begun or time.monotonic() >= deadline:
+        with Accounting(self._ledger, self.description.identity.name, messages, options, deadline) as accounting:
+            for upstream in self._upstreams:
+                for attempt in range(_ATTEMPTS):
+                    has_answered = False
+                    try:
+                        async with aclosing(upstream.stream(messages, options, deadline=deadline)) as events:
+                            async for event in events:
+                                if isinstance(event, ChatStarted):
+                                    await accounting.start(event, self._reserved(event, options))
+                                    continue
+                                has_answered = True
+                                if isinstance(event, TextDelta):
+                                    accounting.add(event.text)
+                                    yield event
+                                else:
+                                    yield replace(event, usage=await accounting.finish(event))
+                        return
+                    except LedgerUnavailable:
                         raise
-                    failure = error
-                delay = _delay(failure, attempt, deadline, is_last=leg is self._legs[-1])
-                if delay is None:
-                    failures.append(failure)
-                    break
-                charge(upstream=delay)
-                await asyncio.sleep(delay)
-        raise _soonest(failures)
+                    except _MAY_SUCCEED_ELSEWHERE as error:
+                        if has_answered or time.monotonic() >= deadline:
+                            raise
+                        failure = error
+                    delay = _delay(failure, attempt, deadline, is_last=upstream is self._upstreams[-1])
+                    if delay is None:
+                        failures.append(failure)
+                        break
+                    charge(upstream=delay)
+                    await asyncio.sleep(delay)
+            raise _soonest(failures)
+
+    def _reserved(self, started: ChatStarted, options: ChatOptions) -> Cost:
+        """What the call may cost with any upstream, now that the prompt's tokens are counted."""
+        tokens = started.prompt_tokens, options.max_output_tokens
+        return _most(upstream.cost(*tokens) for upstream in self._upstreams)
+
+
+def _most(costs: Iterable[Cost]) -> Cost:
+    found = list(costs)
+    return Cost(max(cost.tokens for cost in found), max(cost.micros for cost in found))
+
+
+def full_jitter(attempt: int) -> float:
+    """Seconds to wait after attempt 0, 1, ...: random up to a bound that doubles, so that callers that failed together
+    do not retry together.
+    """
+    return random.uniform(0.0, min(_LONGEST_BACKOFF_SECONDS, _BACKOFF_SECONDS * 2.0 ** min(attempt, 16)))
 
 
 def _delay(failure: QuintetError, attempt: int, deadline: float, *, is_last: bool) -> float | None:
-    """Seconds until the same provider is asked again; None if it is not. `is_last`: there is no other one."""
-    delay, patience = full_jitter(attempt), _PATIENCE_SECONDS if is_last else _PATIENCE_BEFORE_NEXT
+    """Seconds until the same upstream is asked again; None if it is not. `is_last`: there is no other one."""
+    delay = full_jitter(attempt)
+    longest = _FULL_SECONDS if is_last else _FULL_SECONDS_BEFORE_NEXT
     match failure:
         case UpstreamRefused() | UpstreamRejected():
             return None
-        case UpstreamFull(retry_after=wait) if wait <= patience:
+        case UpstreamFull(retry_after=wait) if wait <= longest:
             delay += wait
         case UpstreamFailed():
             pass
@@ -181,10 +153,10 @@ def _delay(failure: QuintetError, attempt: int, deadline: float, *, is_last: boo
 
 
 def _soonest(failures: Sequence[QuintetError]) -> QuintetError:
-    """What the caller is told when all have failed. A prompt that is too long for some says nothing of the others."""
+    """The error to report when all failed. PromptTooLong of one says nothing about the others."""
     waits = [failure for failure in failures if isinstance(failure, Unavailable)]
     if waits:
         return min(waits, key=lambda failure: failure.retry_after)
     others = [failure for failure in failures if not isinstance(failure, PromptTooLong)]
-    longest = [failure for failure in failures if isinstance(failure, PromptTooLong)]
-    return others[0] if others else max(longest, key=lambda failure: failure.context_tokens)
+    too_long = [failure for failure in failures if isinstance(failure, PromptTooLong)]
+    return others[0] if others else max(too_long, key=lambda failure: failure.context_tokens)

@@ -1,12 +1,12 @@
 """quintet.v1.ChatService"""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from quintet.v1 import chat_pb2, chat_pb2_grpc, common_pb2
 
-from server.domain.chat import ChatModel, ChatOptions, Message, TextDelta
+from server.domain.chat import ChatDone, ChatModel, ChatOptions, Message, TextDelta
 from server.domain.context import current
 from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
@@ -17,6 +17,7 @@ from server.rpc.service_spec import MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
 
 Request = chat_pb2.ChatRequest | chat_pb2.StreamChatRequest
+_Converted = tuple[ChatModel, Sequence[Message], ChatOptions]
 
 _ROLES: dict[int, Literal["system", "user", "assistant"]] = {
     chat_pb2.CHAT_ROLE_SYSTEM: "system",
@@ -36,38 +37,52 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
 
     def estimate(self, request: Request) -> Cost:
         """What a request costs at most. Raises what serving it would raise."""
-        model = find(self._models, request.model or self._default).get()
-        return model.estimate(_messages(request), _options(request))
+        model, messages, options = self._converted(request)
+        return model.estimate(messages, options)
 
     async def Chat(self, request: chat_pb2.ChatRequest, context: Any) -> chat_pb2.ChatResponse:
-        """The whole answer."""
-        messages = _messages(request)
-        model = find(self._models, permitted(request.model or self._default)).get()
-        answer = await model.complete(messages, _options(request), deadline=current().deadline)
-        return chat_pb2.ChatResponse(
-            message=chat_pb2.ChatMessage(role=chat_pb2.CHAT_ROLE_ASSISTANT, content=answer.text),
-            finish_reason=finish_reason(answer.done),
-            usage=usage(answer.done.usage),
-            model=model_ref(answer.done.model),
-        )
+        """The answer of StreamChat, collected."""
+        texts: list[str] = []
+        response = chat_pb2.ChatResponse()
+        async with aclosing(self._stream(request)) as events:
+            async for event in events:
+                if isinstance(event, TextDelta):
+                    texts.append(event.text)
+                else:
+                    response = chat_pb2.ChatResponse(
+                        message=chat_pb2.ChatMessage(role=chat_pb2.CHAT_ROLE_ASSISTANT, content="".join(texts)),
+                        finish_reason=finish_reason(event),
+                        usage=usage(event.usage),
+                        model=model_ref(event.model),
+                    )
+        return response
 
     async def StreamChat(
         self, request: chat_pb2.StreamChatRequest, context: Any
     ) -> AsyncIterator[chat_pb2.StreamChatResponse]:
         """The answer as it is generated."""
-        messages = _messages(request)
-        model = find(self._models, permitted(request.model or self._default)).get()
-        events = model.stream(messages, _options(request), deadline=current().deadline)
-        async with aclosing(events):
+        async with aclosing(self._stream(request)) as events:
             async for event in events:
                 if isinstance(event, TextDelta):
                     yield chat_pb2.StreamChatResponse(delta=common_pb2.TextDelta(text=event.text))
                 else:
-                    yield chat_pb2.StreamChatResponse(
-                        done=chat_pb2.ChatDone(
-                            finish_reason=finish_reason(event), usage=usage(event.usage), model=model_ref(event.model)
-                        )
+                    done = chat_pb2.ChatDone(
+                        finish_reason=finish_reason(event), usage=usage(event.usage), model=model_ref(event.model)
                     )
+                    yield chat_pb2.StreamChatResponse(done=done)
+
+    def _stream(self, request: Request) -> AsyncGenerator[TextDelta | ChatDone, None]:
+        model, messages, options = self._converted(request)
+        return model.stream(messages, options, deadline=current().deadline)
+
+    def _converted(self, request: Request) -> _Converted:
+        """The model, messages and options of a request, converted once for both its estimate and its answer."""
+        call = current()
+        if call.converted is None:
+            messages = _messages(request)
+            model = find(self._models, permitted(request.model or self._default)).get()
+            call.converted = (model, messages, _options(request))
+        return cast(_Converted, call.converted)
 
 
 def spec(models: Mapping[str, Handle[ChatModel]], *, required: bool) -> ServiceSpec:

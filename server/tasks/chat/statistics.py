@@ -1,4 +1,4 @@
-"""What a language model was asked for and what it gave, as plain numbers."""
+"""Statistics of an upstream, as plain numbers for metrics."""
 
 from server.domain.histogram import Histogram
 
@@ -7,10 +7,10 @@ _FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75
 
 
 class UpstreamStatistics:
-    """Those of one model that came to their end. Tokens are the provider's counts, or estimates where it gave none."""
+    """Of complete answers. Tokens are the provider's counts, or our own where it reported none."""
 
     def __init__(self) -> None:
         self.input_tokens = Histogram(_TOKENS)
         self.output_tokens = Histogram(_TOKENS)
-        self.time_to_first_token = Histogram(_FIRST_TOKEN)  # in seconds, from asking the endpoint
+        self.time_to_first_token = Histogram(_FIRST_TOKEN)  # seconds, from asking the endpoint
         self.durations = Histogram()

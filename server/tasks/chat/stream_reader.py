@@ -1,25 +1,31 @@
 """Reading what an endpoint of the OpenAI protocol streams."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeGuard
 
-_MOST_TOKENS = 2**31 - 1  # more in one generation is no count
+_MAX_TOKENS = 2**31 - 1  # a larger number is no count
 
 
 class Answer:
-    """What is known of an answer so far."""
+    """What is known of an answer so far. `usage` is tokens of prompt and answer, and cached ones of the prompt."""
 
     def __init__(self) -> None:
         self.finish_reason: str | None = None
-        self.usage: tuple[int, int, int] | None = None  # tokens of prompt and answer, cached ones of the prompt
+        self.usage: tuple[int, int, int] | None = None
         self.model = ""
         self.texts: list[str] = []
 
-    def add(self, chunk: Any) -> str:
-        """Take note of a chunk and return its text. The last chunk may carry usage and no choice.
+    def add(self, chunks: Iterable[Any]) -> str:
+        """Note chunks and return their text. The last chunk may have usage and no choice.
 
-        Raises one of the errors of which `translated` makes UpstreamFailed if the chunk is none.
+        An object that is no chunk raises an error that `translated` turns into UpstreamFailed.
         """
+        text = "".join([self._text_of(chunk) for chunk in chunks])
+        if text:
+            self.texts.append(text)
+        return text
+
+    def _text_of(self, chunk: Any) -> str:
         self.model = chunk.get("model") or self.model
         if usage := chunk.get("usage"):
             self.usage = _usage(usage) if isinstance(usage, dict) else None
@@ -31,7 +37,7 @@ class Answer:
 
 
 def _usage(reported: Mapping[str, Any]) -> tuple[int, int, int] | None:
-    """Counts of prompt, answer and cached tokens; None if the first two are not both counts."""
+    """None if the tokens of prompt and answer are not both counts."""
     prompt, completion = reported.get("prompt_tokens"), reported.get("completion_tokens")
     if not (_is_count(prompt) and _is_count(completion)):
         return None
@@ -41,4 +47,4 @@ def _usage(reported: Mapping[str, Any]) -> tuple[int, int, int] | None:
 
 
 def _is_count(number: object) -> TypeGuard[int]:
-    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= _MOST_TOKENS
+    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= _MAX_TOKENS

@@ -51,18 +51,18 @@ class RagEngine:
 
     async def drop(self, name: str, *, deadline: float) -> IndexIdentity:
         """Remove a collection, a broken one too; return its last state."""
-        async with self._collections.writer_turn(name, deadline):
+        async with self._collections.only_writer(name, deadline):
             broken = name in self._collections.failures
-            last = IndexIdentity(name, 0) if broken else _identity(name, self._collections.get(name).snapshot)
+            last = IndexIdentity(name, 0) if broken else self._collections.get(name).snapshot.index
             await self._collections.write(partial(drop_collection, self._collections.index, name), deadline)
             self._collections.forget(name)
             return last
 
     async def rollback(self, name: str, generation: int, *, deadline: float) -> IndexIdentity:
         """Make a new generation with the content of a kept one. Raises GenerationNotFound."""
-        async with self._collections.writer_turn(name, deadline):
+        async with self._collections.only_writer(name, deadline):
             rollback = partial(self._collections.get(name).rollback, generation)
-            return _identity(name, await self._collections.write(rollback, deadline))
+            return (await self._collections.write(rollback, deadline)).index
 
     async def compact(self, name: str, *, deadline: float) -> CollectionInfo:
         """Fold the log into a segment now. Writes go on meanwhile."""
@@ -86,31 +86,31 @@ class RagEngine:
 
     async def list_documents(self, name: str, after: str, limit: int) -> DocumentPage:
         """Up to `limit` documents with ids after `after`, sorted by id; fewer if their metadata are long."""
-        return await asyncio.to_thread(_page, name, self._collections.get(name).snapshot, after, limit)
+        return await asyncio.to_thread(_page, self._collections.get(name).snapshot, after, limit)
 
     async def list_generations(self, name: str) -> tuple[IndexIdentity, list[GenerationInfo]]:
         """What is served now, and the generations that can be rolled back to, newest first."""
         collection = self._collections.get(name)
         kept = await asyncio.to_thread(kept_generations, collection.folder)
-        return _identity(name, collection.snapshot), kept
+        return collection.snapshot.index, kept
 
     def _info(self, collection: Collection) -> CollectionInfo:
         snapshot = collection.snapshot
         segment = snapshot.segment
         state, message = CollectionState.READY, ""
-        if mismatch := self._collections.mismatch(collection.name, snapshot):
+        if mismatch := self._collections.mismatch(snapshot):
             state, message = CollectionState.NEEDS_REINDEX, mismatch
         elif collection.faults:
             state, message = CollectionState.DEGRADED, "; ".join(collection.faults[-_FAULTS_SHOWN:])
         return CollectionInfo(
-            _identity(collection.name, snapshot),
+            snapshot.index,
             state,
             message,
             document_count=snapshot.document_count,
             passage_count=snapshot.passage_count,
             dimensions=snapshot.dimensions,
             model=segment.info.model,
-            size_bytes=segment.info.size_bytes + collection.log_bytes,
+            size_bytes=segment.info.size_bytes + collection.log.end,
             update_time=snapshot.updated,
             fault_count=len(collection.faults),
             log_count=snapshot.log_count,
@@ -119,16 +119,12 @@ class RagEngine:
         )
 
 
-def _identity(name: str, snapshot: Snapshot) -> IndexIdentity:
-    return IndexIdentity(name, snapshot.generation)
-
-
-def _page(name: str, snapshot: Snapshot, after: str, limit: int) -> DocumentPage:
+def _page(snapshot: Snapshot, after: str, limit: int) -> DocumentPage:
     found: list[DocumentInfo] = []
     size = 0
     for each in documents_after(snapshot, after):
         if len(found) == limit or size > _PAGE_CODE_POINTS:
-            return DocumentPage(tuple(found), complete=False, index=_identity(name, snapshot))
+            return DocumentPage(tuple(found), complete=False, index=snapshot.index)
         found.append(DocumentInfo(each.id, each.title, each.uri, each.metadata, len(each.text)))
         size += sum(map(len, (each.title, each.uri, *each.metadata, *each.metadata.values())))
-    return DocumentPage(tuple(found), complete=True, index=_identity(name, snapshot))
+    return DocumentPage(tuple(found), complete=True, index=snapshot.index)

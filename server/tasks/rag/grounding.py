@@ -24,7 +24,7 @@ _ABSTENTION = re.compile(
 
 
 def is_grounded(answer: str, question: str, passages: Sequence[Passage]) -> bool:
-    """True if the passages say what the answer says, as far as words can tell."""
+    """Whether the words of the answer are in the passages."""
     if _ABSTENTION.search(answer):
         return False
     known = _content_words(" ".join(f"{passage.title} {passage.text}" for passage in passages))

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from server.domain.rag import IndexIdentity, Query, Retrieval
+from server.domain.rag import Query, Retrieval
 from server.domain.texts import Embedder, Reranker
 from server.inference.scheduler import Scheduler
 from server.vectorstore.manager import CollectionManager
@@ -36,7 +36,7 @@ class Retriever:
         collection = await self._collections.reached(query.collection, query.min_generation, deadline)
         vector = await self._embedder.embed([query.text], deadline=deadline)
         snapshot = collection.snapshot
-        self._collections.check_embedder(collection.name, snapshot)
+        self._collections.check_embedder(snapshot)
         count = max(query.top_k, RERANKED) if self._reranker else query.top_k
         work = partial(search, snapshot, vector, count, query.filters)
         passages = await self._scheduler.run(work, deadline=deadline, name="search")
@@ -45,5 +45,4 @@ class Retriever:
             scores = await self._reranker.scores(query.text, [(p.title, p.text) for p in read], deadline=deadline)
             order = sorted(range(len(read)), key=scores.__getitem__, reverse=True)
             passages = (*(read[place] for place in order), *rest)[: query.top_k]
-        index = IndexIdentity(collection.name, snapshot.generation)
-        return Retrieval(passages, index, self._embedder.description.identity)
+        return Retrieval(passages, snapshot.index, self._embedder.description.identity)

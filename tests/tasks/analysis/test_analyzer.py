@@ -10,13 +10,13 @@ from typing import TypeVar
 
 import pytest
 
-from server.domain.analysis import AnalysisTask, Entity, KeyPhrase, ParsedText, Span, TaskFailed, TaskResult, Token
+from server.domain.analysis import AnalysisTask, Entity, KeyPhrase, ParsedText, TaskFailed, TaskResult, TextSpan, Token
 from server.domain.errors import DeadlineExceeded, ModelLoading, ModelUnavailable, QuintetError, ServerOverloaded
 from server.domain.models import ModelDescription, ModelIdentity, ModelTask
 from server.domain.texts import Classification, Classifier, Label
 from server.inference.scheduler import Scheduler
 from server.models.artefact import open_artefact
-from server.tasks.analysis.analyzer import SideBySideAnalyzer
+from server.tasks.analysis.analyzer import Analyzer
 from server.tasks.analysis.language import FastTextIdentifier
 from server.tasks.analysis.spacy_parser import SpacyParser
 from tests.small_artefacts import onnx_classifier, soon
@@ -26,10 +26,10 @@ T = TypeVar("T")
 ALL = frozenset(AnalysisTask)
 TEXT = "Ann lives in Paris."
 PARSED = ParsedText(
-    entities=(Entity(Span("Paris", 13, 18), "GPE"),),
-    key_phrases=(KeyPhrase(Span("Paris", 13, 18), 1.0, 1),),
-    sentences=(Span(TEXT, 0, 19),),
-    tokens=(Token(Span("Ann", 0, 3), "Ann", "PROPN", "NNP", "ROOT", 0),),
+    entities=(Entity(TextSpan("Paris", 13, 18), "GPE"),),
+    key_phrases=(KeyPhrase(TextSpan("Paris", 13, 18), 1.0, 1),),
+    sentences=(TextSpan(TEXT, 0, 19),),
+    tokens=(Token(TextSpan("Ann", 0, 3), "Ann", "PROPN", "NNP", "ROOT", 0),),
 )
 
 
@@ -72,8 +72,8 @@ class Engine:
         return (Label("en", 1.0),)
 
 
-def lender(engine: T) -> Callable[[float], AbstractAsyncContextManager[T]]:
-    """Lends an engine that is always there."""
+def always(engine: T) -> Callable[[float], AbstractAsyncContextManager[T]]:
+    """As Handle.use() of a model that is in memory."""
     return lambda deadline: nullcontext(engine)
 
 
@@ -83,24 +83,24 @@ class Bench:
 
     sentiment: Engine = field(default_factory=lambda: Engine("sentiment"))
     topics: Engine = field(default_factory=lambda: Engine("topics"))
-    linguist: Engine = field(default_factory=lambda: Engine("linguist"))
+    parser: Engine = field(default_factory=lambda: Engine("parser"))
     languages: Engine = field(default_factory=lambda: Engine("languages"))
 
     @property
     def engines(self) -> tuple[Engine, ...]:
-        return self.sentiment, self.topics, self.linguist, self.languages
+        return self.sentiment, self.topics, self.parser, self.languages
 
-    def analyzer(self) -> SideBySideAnalyzer:
-        return SideBySideAnalyzer(
-            sentiment=lender(self.sentiment),
-            topics=lender(self.topics),
-            linguist=lender(self.linguist),
-            languages=lender(self.languages),
+    def analyzer(self) -> Analyzer:
+        return Analyzer(
+            sentiment=always(self.sentiment),
+            topics=always(self.topics),
+            parser=always(self.parser),
+            languages=always(self.languages),
         )
 
 
 async def analyse(
-    analyzer: SideBySideAnalyzer, tasks: frozenset[AnalysisTask] = ALL, text: str = TEXT
+    analyzer: Analyzer, tasks: frozenset[AnalysisTask] = ALL, text: str = TEXT
 ) -> list[TaskResult | TaskFailed]:
     return [item async for item in analyzer.stream(text, tasks, deadline=soon())]
 
@@ -118,15 +118,15 @@ async def test_every_task_gets_one_result_with_its_model() -> None:
     assert found[AnalysisTask.LANGUAGE].value == (Label("en", 1.0),)
     assert found[AnalysisTask.TOPICS].value == Classification((Label("topics", 1.0),), truncated=False)
     assert {task.name: item.model.name for task, item in found.items()} == {
-        "ENTITIES": "linguist",
+        "ENTITIES": "parser",
         "SENTIMENT": "sentiment",
         "TOPICS": "topics",
         "LANGUAGE": "languages",
-        "KEY_PHRASES": "linguist",
-        "SENTENCES": "linguist",
-        "SYNTAX": "linguist",
+        "KEY_PHRASES": "parser",
+        "SENTENCES": "parser",
+        "SYNTAX": "parser",
     }
-    assert bench.linguist.calls == 1, "one parse serves four tasks"
+    assert bench.parser.calls == 1, "one parse serves four tasks"
 
 
 @pytest.mark.parametrize("task", list(AnalysisTask))
@@ -142,7 +142,7 @@ async def test_results_come_as_they_are_ready_and_side_by_side() -> None:
     bench = Bench(
         sentiment=Engine("s", gates[AnalysisTask.SENTIMENT]),
         topics=Engine("t", gates[AnalysisTask.TOPICS]),
-        linguist=Engine("l", asyncio.Event()),
+        parser=Engine("l", asyncio.Event()),
     )
     async with aclosing(bench.analyzer().stream(TEXT, ALL, deadline=soon())) as results:
         assert (await anext(results)).task is AnalysisTask.LANGUAGE
@@ -164,7 +164,7 @@ async def test_results_come_as_they_are_ready_and_side_by_side() -> None:
 async def test_a_task_that_fails_does_not_lose_the_others(
     error: Exception, reason: str, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    results = await analyse(Bench(linguist=Engine("l", error=error)).analyzer())
+    results = await analyse(Bench(parser=Engine("l", error=error)).analyzer())
     failed = [item for item in results if isinstance(item, TaskFailed)]
     assert {item.task.name for item in failed} == {"ENTITIES", "KEY_PHRASES", "SENTENCES", "SYNTAX"}
     assert {(item.reason, item.message) for item in failed} == {(reason, message)}
@@ -212,10 +212,10 @@ async def test_if_all_fail_for_different_reasons_each_is_told() -> None:
 
 
 async def test_closing_cancels_the_rest() -> None:
-    bench = Bench(linguist=Engine("l", asyncio.Event()), sentiment=Engine("s", asyncio.Event()))
+    bench = Bench(parser=Engine("l", asyncio.Event()), sentiment=Engine("s", asyncio.Event()))
     async with aclosing(bench.analyzer().stream(TEXT, ALL, deadline=soon())) as results:
         await anext(results)
-    assert (bench.linguist.cancelled, bench.sentiment.cancelled) == (1, 1)
+    assert (bench.parser.cancelled, bench.sentiment.cancelled) == (1, 1)
 
 
 async def test_cancelling_the_caller_cancels_everything() -> None:
@@ -231,12 +231,12 @@ async def test_cancelling_the_caller_cancels_everything() -> None:
 async def test_real_models_side_by_side(models: Path, scheduler: Scheduler) -> None:
     lane = Scheduler(1, queue_limit=8)
     sentiment, topics = (onnx_classifier(open_artefact(models, name), scheduler) for name in ("sentiment", "topics"))
-    linguist = SpacyParser(open_artefact(models, "en_core_web_sm"), lane)
+    parser = SpacyParser(open_artefact(models, "en_core_web_sm"), lane)
     languages = FastTextIdentifier(open_artefact(models, "lid.176"), scheduler)
-    analyzer = SideBySideAnalyzer(lender(sentiment), lender(topics), lender(linguist), lender(languages))
+    analyzer = Analyzer(always(sentiment), always(topics), always(parser), always(languages))
     text = ("I love the wonderful museums of Paris. " * 150)[:5000]
     found = {item.task: item for item in await analyse(analyzer, text=text)}
-    linguist.close()
+    parser.close()
     lane.close()
     assert all(isinstance(item, TaskResult) for item in found.values())
     feeling, topic, language = (

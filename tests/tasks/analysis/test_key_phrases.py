@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.domain.analysis import KeyPhrase, Span
+from server.domain.analysis import KeyPhrase, TextSpan
 from server.tasks.analysis.key_phrases import MAX_PHRASES, MAX_WORDS, Candidate, rank
 
 
@@ -11,7 +11,7 @@ def candidates(*phrases: str) -> list[Candidate]:
     """The phrases in this order, one after the other in a text."""
     found, start = [], 0
     for phrase in phrases:
-        found.append(Candidate(tuple(phrase.lower().split()), Span(phrase, start, start + len(phrase))))
+        found.append(Candidate(tuple(phrase.lower().split()), TextSpan(phrase, start, start + len(phrase))))
         start += len(phrase) + 1
     return found
 
@@ -41,7 +41,7 @@ def test_a_part_of_one_longer_phrase_counts_less_than_one_of_many() -> None:
 
 def test_the_first_occurrence_is_shown() -> None:
     (phrase,) = rank(candidates("Solar Panel", "solar panel"))
-    assert phrase == KeyPhrase(Span("Solar Panel", 0, 11), 1.0, 2)
+    assert phrase == KeyPhrase(TextSpan("Solar Panel", 0, 11), 1.0, 2)
 
 
 def test_nothing_and_overlong_phrases_give_nothing() -> None:

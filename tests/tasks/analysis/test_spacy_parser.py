@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.domain.analysis import ParsedText, Span
+from server.domain.analysis import ParsedText, TextSpan
 from server.domain.errors import DeadlineExceeded, ModelLoading, ModelUnavailable, ServerStopping
 from server.domain.models import ModelTask
 from server.domain.priority import PARSING
@@ -31,7 +31,7 @@ TEXT = (
 
 
 @pytest.fixture(scope="module")
-async def linguist(models: Path) -> AsyncIterator[SpacyParser]:
+async def parser(models: Path) -> AsyncIterator[SpacyParser]:
     lane = Scheduler(1, queue_limit=64)
     made = await asyncio.to_thread(SpacyParser, open_artefact(models, "en_core_web_sm"), lane)
     yield made
@@ -40,11 +40,11 @@ async def linguist(models: Path) -> AsyncIterator[SpacyParser]:
 
 
 @pytest.fixture(scope="module")
-async def parsed(linguist: SpacyParser) -> ParsedText:
-    return await linguist.parse(TEXT, deadline=soon())
+async def parsed(parser: SpacyParser) -> ParsedText:
+    return await parser.parse(TEXT, deadline=soon())
 
 
-def spans(parsed: ParsedText) -> list[Span]:
+def spans(parsed: ParsedText) -> list[TextSpan]:
     return [
         *(entity.span for entity in parsed.entities),
         *(phrase.span for phrase in parsed.key_phrases),
@@ -110,8 +110,8 @@ pieces = st.sampled_from(
 
 @given(text=st.lists(pieces, min_size=1, max_size=40).map(" ".join) | st.text(min_size=1, max_size=80))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
-async def test_offsets_are_code_points_of_the_text(linguist: SpacyParser, text: str) -> None:
-    parsed = await linguist.parse(text, deadline=soon())
+async def test_offsets_are_code_points_of_the_text(parser: SpacyParser, text: str) -> None:
+    parsed = await parser.parse(text, deadline=soon())
     for span in spans(parsed):
         assert text[span.start : span.end] == span.text
         assert span.text == span.text.strip()
@@ -126,8 +126,8 @@ async def test_offsets_are_code_points_of_the_text(linguist: SpacyParser, text: 
 
 
 @pytest.mark.parametrize("text", [" ", "\n", "\u200b", "x", "?" * 300])
-async def test_odd_texts_are_parsed(linguist: SpacyParser, text: str) -> None:
-    parsed = await linguist.parse(text, deadline=soon())
+async def test_odd_texts_are_parsed(parser: SpacyParser, text: str) -> None:
+    parsed = await parser.parse(text, deadline=soon())
     assert all(sentence.text.strip() for sentence in parsed.sentences)
 
 
@@ -148,9 +148,9 @@ assert sys.modules.get("torch") is None
     subprocess.run([sys.executable, "-c", f"import sys\n{code}"], check=True)
 
 
-async def test_calls_side_by_side_do_not_disturb_each_other(linguist: SpacyParser, parsed: ParsedText) -> None:
+async def test_calls_side_by_side_do_not_disturb_each_other(parser: SpacyParser, parsed: ParsedText) -> None:
     found = await asyncio.gather(
-        *(linguist.parse(text, deadline=soon()) for text in [TEXT, "Berlin is large.", TEXT, "Paris is old."] * 3)
+        *(parser.parse(text, deadline=soon()) for text in [TEXT, "Berlin is large.", TEXT, "Paris is old."] * 3)
     )
     assert found[0] == found[2] == found[8] == parsed
     assert [e.span.text for e in found[1].entities] == ["Berlin"]
@@ -166,19 +166,19 @@ async def test_a_text_that_recurs_is_not_parsed_again(models: Path, parsed: Pars
     lane.close()
 
 
-async def test_ctrl_c_is_not_for_the_process_and_its_priority_counts(linguist: SpacyParser) -> None:
-    assert os.getpgid(linguist.pid) == linguist.pid != os.getpgid(0)
-    assert os.getsid(linguist.pid) == os.getsid(0)  # priorities of sessions may not be compared
-    assert os.getpriority(os.PRIO_PROCESS, linguist.pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + PARSING)
+async def test_ctrl_c_is_not_for_the_process_and_its_priority_counts(parser: SpacyParser) -> None:
+    assert os.getpgid(parser.pid) == parser.pid != os.getpgid(0)
+    assert os.getsid(parser.pid) == os.getsid(0)  # priorities of sessions may not be compared
+    assert os.getpriority(os.PRIO_PROCESS, parser.pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + PARSING)
 
 
-async def test_a_late_call_is_refused(linguist: SpacyParser) -> None:
+async def test_a_late_call_is_refused(parser: SpacyParser) -> None:
     with pytest.raises(DeadlineExceeded):
-        await linguist.parse(TEXT, deadline=0.0)
+        await parser.parse(TEXT, deadline=0.0)
 
 
-async def test_it_wants_one_lane_of_its_own(models: Path, linguist: SpacyParser, scheduler: Scheduler) -> None:
-    assert linguist.description.task is ModelTask.LINGUISTICS
+async def test_it_wants_one_lane_of_its_own(models: Path, parser: SpacyParser, scheduler: Scheduler) -> None:
+    assert parser.description.task is ModelTask.LINGUISTICS
     with pytest.raises(ValueError, match="exactly one lane"):
         SpacyParser(open_artefact(models, "en_core_web_sm"), scheduler)
 
@@ -191,25 +191,25 @@ def test_the_server_does_not_import_spacy() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 async def test_a_crash_fails_one_call_and_the_next_is_answered(
-    linguist: SpacyParser, parsed: ParsedText, number: signal.Signals
+    parser: SpacyParser, parsed: ParsedText, number: signal.Signals
 ) -> None:
-    crashed = linguist.pid
+    crashed = parser.pid
     os.kill(crashed, number)
     await until(lambda: not is_alive(crashed))
     with pytest.raises(ModelLoading):
-        await linguist.parse(TEXT, deadline=soon())
-    assert await linguist.parse(TEXT, deadline=soon()) == parsed
-    assert linguist.pid != crashed
+        await parser.parse(TEXT, deadline=soon())
+    assert await parser.parse(TEXT, deadline=soon()) == parsed
+    assert parser.pid != crashed
     assert not is_alive(crashed)
 
 
 async def test_a_call_that_is_cancelled_does_not_leave_its_answer_to_the_next(
-    linguist: SpacyParser, parsed: ParsedText
+    parser: SpacyParser, parsed: ParsedText
 ) -> None:
-    long = asyncio.create_task(linguist.parse(TEXT * 20, deadline=soon()))
+    long = asyncio.create_task(parser.parse(TEXT * 20, deadline=soon()))
     await asyncio.sleep(0.01)
     long.cancel()
-    assert await linguist.parse(TEXT, deadline=soon()) == parsed
+    assert await parser.parse(TEXT, deadline=soon()) == parsed
     with pytest.raises(asyncio.CancelledError):
         await long
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.tasks.chat.backoff import full_jitter
 from server.tasks.chat.circuit_breaker import CircuitBreaker, CircuitState
+from server.tasks.chat.router import full_jitter
 
 OPEN_SECONDS, WINDOW = 10.0, 30.0
 

@@ -19,8 +19,10 @@ from server.domain.errors import InvalidRequest, ModelLoading, ModelUnavailable,
 from server.domain.priority import LANES
 from server.domain.usage import UsageSource
 from server.models.artefact import Artefact, open_artefact
-from server.tasks.chat.embedded import EmbeddedProvider
-from server.tasks.chat.openai_upstream import Endpoint
+from server.tasks.chat.circuit_breaker import CircuitBreaker
+from server.tasks.chat.embedded import EMBEDDED, EmbeddedModel
+from server.tasks.chat.endpoint import Endpoint
+from server.tasks.chat.openai_upstream import Upstream
 from tests.chatting import chatting, complete
 from tests.waiting import is_alive, until
 
@@ -35,15 +37,22 @@ def small_llm(models: Path) -> Artefact:
 
 
 @pytest.fixture(scope="module")
-async def model(small_llm: Artefact) -> AsyncIterator[EmbeddedProvider]:
-    provider = embedded(small_llm, slots=2)
-    await provider.start()
-    yield provider
-    await provider.close()
+async def process(small_llm: Artefact) -> AsyncIterator[EmbeddedModel]:
+    found = embedded(small_llm, slots=2)
+    await found.start()
+    yield found
+    await found.close()
 
 
-def embedded(artefact: Artefact, slots: int = 1, on_change: Callable[[], None] = lambda: None) -> EmbeddedProvider:
-    return EmbeddedProvider(artefact, slots=slots, context_tokens=512, token_seconds=20.0, on_change=on_change)
+@pytest.fixture
+def model(process: EmbeddedModel) -> Upstream:
+    assert process.upstream
+    return process.upstream
+
+
+def embedded(artefact: Artefact, slots: int = 1, on_change: Callable[[], None] = lambda: None) -> EmbeddedModel:
+    breaker = CircuitBreaker(EMBEDDED)
+    return EmbeddedModel(artefact, breaker, slots=slots, context_tokens=512, token_seconds=20.0, on_change=on_change)
 
 
 def soon() -> float:
@@ -59,7 +68,7 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def test_answer(model: EmbeddedProvider) -> None:
+async def test_answer(model: Upstream) -> None:
     answer = await complete(model, QUESTION, GREEDY, deadline=soon())
     assert "Paris" in answer.text
     assert answer.done.model == model.description.identity
@@ -73,48 +82,47 @@ async def test_answer(model: EmbeddedProvider) -> None:
     assert 0 < again.done.usage.cached_tokens < usage.prompt_tokens
 
 
-async def test_limit_of_output_tokens(model: EmbeddedProvider) -> None:
+async def test_limit_of_output_tokens(model: Upstream) -> None:
     answer = await complete(model, LONG, ChatOptions(max_output_tokens=2, temperature=0.0), deadline=soon())
     assert (answer.done.finish_reason, answer.done.usage.completion_tokens) == (FinishReason.LENGTH, 2)
 
 
-async def test_prompt_over_the_context(model: EmbeddedProvider) -> None:
+async def test_prompt_over_the_context(model: Upstream) -> None:
     with pytest.raises(InvalidRequest, match=r"messages: has \d+ tokens; the model's context is 512"):
         await complete(model, [Message("user", "word " * 600)], GREEDY, deadline=soon())
 
 
-async def test_closing_the_stream_stops_the_generation(model: EmbeddedProvider) -> None:
-    assert model.pid
+async def test_closing_the_stream_stops_the_answer(process: EmbeddedModel, model: Upstream) -> None:
+    assert process.pid
     async with aclosing(model.stream(LONG, ChatOptions(max_output_tokens=400), deadline=soon())) as events:
         assert isinstance(await anext(events), ChatStarted)
         assert isinstance(await anext(events), TextDelta)
     async with asyncio.timeout(2.0):  # all 400 tokens take longer
         busy = 1.0
         while busy > 0.02:
-            before = cpu_seconds(model.pid)
+            before = cpu_seconds(process.pid)
             await asyncio.sleep(0.2)
-            busy = cpu_seconds(model.pid) - before
+            busy = cpu_seconds(process.pid) - before
 
 
-async def test_only_who_has_the_key_is_answered_and_it_is_not_visible(model: EmbeddedProvider) -> None:
-    chat = model._speaker()
-    key, base_url = chat._endpoint.api_key, str(chat._client.base_url)
+async def test_only_who_has_the_key_is_answered_and_it_is_not_visible(process: EmbeddedModel, model: Upstream) -> None:
+    key, base_url = model._endpoint.api_key, str(model._client.base_url)
     async with chatting(Endpoint("embedded", base_url, "any", "wrong", is_embedded=True)) as stranger:
         with pytest.raises(UpstreamRefused, match="configuration"):
             await complete(stranger, QUESTION, GREEDY)
-    assert model.pid
-    arguments, environment = (proc(model.pid, file) for file in ("cmdline", "environ"))
-    assert b"llm_child" in arguments
+    assert process.pid
+    arguments, environment = (proc(process.pid, file) for file in ("cmdline", "environ"))
+    assert b"embedded_process" in arguments
     assert b"GOMP_SPINCOUNT=2000" in environment
     assert key.encode() not in arguments + environment
     assert b"\0PATH=" not in environment
 
 
-async def test_ctrl_c_is_not_for_the_child_and_its_priority_counts(model: EmbeddedProvider) -> None:
-    assert model.pid
-    assert os.getpgid(model.pid) == model.pid != os.getpgid(0)
-    assert os.getsid(model.pid) == os.getsid(0)  # priorities of sessions may not be compared
-    assert os.getpriority(os.PRIO_PROCESS, model.pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + LANES)
+async def test_ctrl_c_is_not_for_the_child_and_its_priority_counts(process: EmbeddedModel) -> None:
+    assert process.pid
+    assert os.getpgid(process.pid) == process.pid != os.getpgid(0)
+    assert os.getsid(process.pid) == os.getsid(0)  # priorities of sessions may not be compared
+    assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + LANES)
 
 
 async def test_child_that_is_killed_comes_back(small_llm: Artefact) -> None:
@@ -125,9 +133,9 @@ async def test_child_that_is_killed_comes_back(small_llm: Artefact) -> None:
 
     llm = embedded(small_llm, on_change=note)
     try:
-        await llm.start()
+        upstream = await llm.start()
         assert llm.pid
-        running = asyncio.create_task(complete(llm, LONG, ChatOptions(max_output_tokens=400), deadline=soon()))
+        running = asyncio.create_task(complete(upstream, LONG, ChatOptions(max_output_tokens=400), deadline=soon()))
         before = cpu_seconds(llm.pid)
         await until(lambda: cpu_seconds(llm.pid or 0) > before + 0.05)
         os.kill(llm.pid, signal.SIGKILL)
@@ -135,11 +143,9 @@ async def test_child_that_is_killed_comes_back(small_llm: Artefact) -> None:
             await running
         await until(lambda: not llm.ready)
         with pytest.raises(ModelLoading):
-            await complete(llm, QUESTION, GREEDY, deadline=soon())
-        with pytest.raises(ModelLoading):
-            llm.stream(QUESTION, GREEDY, deadline=soon())
+            await complete(upstream, QUESTION, GREEDY, deadline=soon())
         await until(lambda: llm.ready)
-        assert (await complete(llm, QUESTION, GREEDY, deadline=soon())).text
+        assert (await complete(upstream, QUESTION, GREEDY, deadline=soon())).text
         assert changes == [True, False, True]
     finally:
         await llm.close()
@@ -150,11 +156,13 @@ def test_child_does_not_outlive_its_parent(small_llm: Artefact, models: Path, wh
     script = """
         import asyncio, sys
         from pathlib import Path
-        from server.tasks.chat.embedded import EmbeddedProvider
+        from server.tasks.chat.circuit_breaker import CircuitBreaker
+        from server.tasks.chat.embedded import EmbeddedModel
         from server.models.artefact import open_artefact
         async def main():
             artefact = open_artefact(Path(sys.argv[1]), "smollm2-135m-instruct")
-            model = EmbeddedProvider(artefact, slots=1, context_tokens=512, token_seconds=20.0)
+            breaker = CircuitBreaker("embedded")
+            model = EmbeddedModel(artefact, breaker, slots=1, context_tokens=512, token_seconds=20.0)
             start = asyncio.create_task(model.start())
             while not model.pid:
                 await asyncio.sleep(0.01)

@@ -32,7 +32,8 @@ from server.domain.errors import (
 from server.domain.models import ModelIdentity
 from server.domain.money import Cost
 from server.domain.usage import Usage, UsageSource
-from server.tasks.chat.openai_upstream import Endpoint, OpenAIProvider
+from server.tasks.chat.endpoint import Endpoint
+from server.tasks.chat.openai_upstream import Upstream
 from tests.chatting import MESSAGES, complete, events_of, soon
 from tests.chatting import chatting as chatting_with
 from tests.fakes import OpenAIServer, Reply
@@ -57,24 +58,24 @@ def chatting(
     prices: Prices = FREE,
     token_seconds: float = 5.0,
     context_tokens: int = 4096,
-) -> AbstractAsyncContextManager[OpenAIProvider]:
+) -> AbstractAsyncContextManager[Upstream]:
     endpoint = Endpoint("fake", base_url, "gpt", key, {"X-Team": KEY}, prices, token_seconds=token_seconds)
     return chatting_with(endpoint, slots=slots, context_tokens=context_tokens)
 
 
 @pytest.fixture
-async def model(upstream: OpenAIServer) -> AsyncIterator[OpenAIProvider]:
+async def model(upstream: OpenAIServer) -> AsyncIterator[Upstream]:
     async with chatting(upstream.base_url, slots=2) as provider:
         yield provider
 
 
-async def failure(model: OpenAIProvider, deadline: float | None = None) -> QuintetError:
+async def failure(model: Upstream, deadline: float | None = None) -> QuintetError:
     with pytest.raises(QuintetError) as caught:
         await complete(model, deadline=deadline)
     return caught.value
 
 
-async def test_stream(upstream: OpenAIServer, model: OpenAIProvider) -> None:
+async def test_stream(upstream: OpenAIServer, model: Upstream) -> None:
     upstream.replies = [Reply(pause=0.05)]
     started, *events = await events_of(model)
     assert isinstance(started, ChatStarted)
@@ -87,7 +88,7 @@ async def test_stream(upstream: OpenAIServer, model: OpenAIProvider) -> None:
     ]
 
 
-async def test_only_given_options_are_sent(upstream: OpenAIServer, model: OpenAIProvider) -> None:
+async def test_only_given_options_are_sent(upstream: OpenAIServer, model: Upstream) -> None:
     answer = await complete(model)
     options = ChatOptions(max_output_tokens=7, temperature=0.0, top_p=0.5, stop=("END",), seed=3)
     await complete(model, options=options)
@@ -114,14 +115,12 @@ async def test_only_given_options_are_sent(upstream: OpenAIServer, model: OpenAI
         ("tool_calls", FinishReason.STOP),
     ],
 )
-async def test_finish_reasons(
-    upstream: OpenAIServer, model: OpenAIProvider, reported: str, expected: FinishReason
-) -> None:
+async def test_finish_reasons(upstream: OpenAIServer, model: Upstream, reported: str, expected: FinishReason) -> None:
     upstream.replies = [Reply(finish_reason=reported)]
     assert (await complete(model)).done.finish_reason is expected
 
 
-async def test_usage_is_estimated_where_the_provider_sends_none(upstream: OpenAIServer, model: OpenAIProvider) -> None:
+async def test_usage_is_estimated_where_the_provider_sends_none(upstream: OpenAIServer, model: Upstream) -> None:
     upstream.replies = [Reply(deltas=["four", "", "猫猫猫猫"], usage=None)]
     answer = await complete(model)
     assert answer.done.usage == Usage(COUNTED, 4, UsageSource.ESTIMATED)
@@ -135,12 +134,14 @@ async def test_usage_is_estimated_where_the_provider_sends_none(upstream: OpenAI
         {"prompt_tokens": 11.5, "completion_tokens": 3},
         {"prompt_tokens": True, "completion_tokens": 3},
         {"prompt_tokens": "11", "completion_tokens": 3},
+        {"prompt_tokens": 11, "completion_tokens": -3},
         {"prompt_tokens": 11, "completion_tokens": 2**40},
+        {"prompt_tokens": None, "completion_tokens": 3},
         ["nonsense"],
         "nonsense",
     ],
 )
-async def test_usage_that_is_no_count_is_none(upstream: OpenAIServer, model: OpenAIProvider, usage: Any) -> None:
+async def test_usage_that_is_no_count_is_none(upstream: OpenAIServer, model: Upstream, usage: Any) -> None:
     upstream.replies = [Reply(usage=usage)]
     assert (await complete(model)).done.usage == Usage(COUNTED, 3, UsageSource.ESTIMATED)
 
@@ -244,7 +245,7 @@ PARAMETER = '{"error": {"message": "unsupported", "code": "unsupported_value", "
 )
 async def test_failures(
     upstream: OpenAIServer,
-    model: OpenAIProvider,
+    model: Upstream,
     reply: Reply,
     kind: type[QuintetError],
     message: str,
@@ -287,7 +288,7 @@ async def test_wrong_key_is_the_operators_fault_and_appears_nowhere(
     ],
 )
 async def test_full_provider_is_not_waited_for(
-    upstream: OpenAIServer, model: OpenAIProvider, headers: dict[str, str], seconds: float
+    upstream: OpenAIServer, model: Upstream, headers: dict[str, str], seconds: float
 ) -> None:
     upstream.replies = [Reply(status=429, headers=headers)]
     error = await failure(model, deadline=soon(1.0))
@@ -295,7 +296,7 @@ async def test_full_provider_is_not_waited_for(
     assert error.retry_after == seconds
 
 
-async def test_connection_that_fails_is_tried_once_more(upstream: OpenAIServer, model: OpenAIProvider) -> None:
+async def test_connection_that_fails_is_tried_once_more(upstream: OpenAIServer, model: Upstream) -> None:
     upstream.replies = [Reply(hang_up=True)]
     assert (await complete(model)).text == "Hello there."
     upstream.replies = [Reply(hang_up=True), Reply(hang_up=True)]
@@ -335,12 +336,12 @@ async def test_slow_tokens_are_not_a_timeout(upstream: OpenAIServer) -> None:
         assert (await complete(model)).text == "aaaaa"
 
 
-async def test_deadline_that_has_passed_asks_nobody(upstream: OpenAIServer, model: OpenAIProvider) -> None:
+async def test_deadline_that_has_passed_asks_nobody(upstream: OpenAIServer, model: Upstream) -> None:
     assert isinstance(await failure(model, deadline=soon(-1.0)), DeadlineExceeded)
     assert upstream.requests == []
 
 
-async def test_closing_the_stream_closes_the_connection(upstream: OpenAIServer, model: OpenAIProvider) -> None:
+async def test_closing_the_stream_closes_the_connection(upstream: OpenAIServer, model: Upstream) -> None:
     upstream.replies = [Reply(deltas=["a"] * 1000, pause=0.01)]
     async with aclosing(model.stream(MESSAGES, ChatOptions(), deadline=soon())) as events:
         assert isinstance(await anext(events), ChatStarted)
@@ -349,9 +350,7 @@ async def test_closing_the_stream_closes_the_connection(upstream: OpenAIServer, 
 
 
 @pytest.mark.parametrize("reply", [Reply(delay=5.0), Reply(pause=5.0)], ids=["before the answer", "in the answer"])
-async def test_cancelling_the_call_closes_the_connection(
-    upstream: OpenAIServer, model: OpenAIProvider, reply: Reply
-) -> None:
+async def test_cancelling_the_call_closes_the_connection(upstream: OpenAIServer, model: Upstream, reply: Reply) -> None:
     upstream.replies = [reply]
     call = asyncio.create_task(complete(model))
     await until(lambda: upstream.requests)

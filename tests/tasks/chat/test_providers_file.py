@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.settings import Settings
-from server.tasks.chat.configuration import lineup
+from server.tasks.chat.configuration import ChatSettings, read_routes
 from server.tasks.chat.providers_file import Azure, BadProviders, OpenAI, parse_providers, read_providers
 
 SAMPLE = Path(__file__).parents[3] / "data" / "samples" / "providers.toml"
@@ -47,9 +46,9 @@ def test_the_sample_is_right_and_has_every_key() -> None:
 
 def test_a_small_file() -> None:
     found = parse_providers(SMALL, Path())
-    ((name, provider, model, _),) = found.models()
+    ((ref, provider, _),) = found.models()
     assert isinstance(provider, OpenAI)
-    assert (name, provider.base_url, model) == ("one", "http://127.0.0.1:8000/v1", "org/model:7b")
+    assert (ref, provider.base_url) == ("one/org/model:7b", "http://127.0.0.1:8000/v1")
 
 
 @pytest.mark.parametrize(
@@ -111,11 +110,12 @@ def test_what_is_written_is_what_is_read(tables: dict[str, Any], version: str, d
             lines += [f"[providers.{name}.models.{quoted(model)}]", f"context_tokens = {context}"]
             lines += [f'prompt_price = "{whole}.{millionths:06}"']
             refs += [f"{name}/{model}"]
-    legs = data.draw(st.lists(st.sampled_from(refs), min_size=1, max_size=8, unique=True))
-    lines += ["[routes]", f"default = [{', '.join(map(quoted, legs))}]"]
+    refs_drawn = data.draw(st.lists(st.sampled_from(refs), min_size=1, max_size=8, unique=True))
+    lines += ["[routes]", f"default = [{', '.join(map(quoted, refs_drawn))}]"]
     found = parse_providers("\n".join(lines), Path())
-    assert found.routes == {"default": legs}
-    for name, _, model, value in found.models():
+    assert found.routes == {"default": refs_drawn}
+    for ref, _, value in found.models():
+        name, model = ref.split("/", 1)
         context, (whole, millionths) = tables[name][model]
         assert (value.context_tokens, value.prompt_price) == (context, whole * 1_000_000 + millionths)
         assert found.prices(value).version == version
@@ -131,8 +131,8 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         parse_providers(text, Path())
 
 
-def settings(path: Path | None, **others: Any) -> Settings:
-    return Settings(providers=path, **others)
+def settings(path: Path | None, **others: Any) -> ChatSettings:
+    return ChatSettings(Path("models"), providers=path, **others)
 
 
 def file(folder: Path, content: str = SMALL) -> Path:
@@ -147,19 +147,19 @@ def test_names_keys_and_no_trace_of_them(
     monkeypatch.setenv("ONE_KEY", KEY)
     content = SMALL.replace('kind = "openai"', f'kind = "openai"\nheaders = {{ X-Key = "{KEY}" }}')
     with caplog.at_level(logging.DEBUG):
-        found = lineup(settings(file(tmp_path, content)))
+        found = read_routes(settings(file(tmp_path, content)))
     assert found.keys == {"one": KEY}
     assert found.names == {"default": ["one/org/model:7b"], "one/org/model:7b": ["one/org/model:7b"]}
-    assert KEY not in f"{found!r} {found.config!r} {found.config.model_dump_json()} {caplog.text}"
+    assert KEY not in f"{found!r} {found.providers!r} {found.providers.model_dump_json()} {caplog.text}"
 
 
 def test_the_key_in_a_file_beside_it(tmp_path: Path) -> None:
     (tmp_path / "key").write_text(f"{KEY}\n")
     path = file(tmp_path, SMALL.replace('api_key_env = "ONE_KEY"', 'api_key_file = "key"'))
-    assert lineup(settings(path)).keys == {"one": KEY}
+    assert read_routes(settings(path)).keys == {"one": KEY}
     (tmp_path / "key").write_text(f"two\n{KEY}\n")
     with pytest.raises(BadProviders, match=r"\[providers.one\]: .*no line of printable ASCII") as caught:
-        lineup(settings(path))
+        read_routes(settings(path))
     assert KEY not in str(caught.value)
 
 
@@ -174,28 +174,28 @@ def test_the_key_in_a_file_beside_it(tmp_path: Path) -> None:
 def test_a_key_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, message: str) -> None:
     monkeypatch.delenv("ONE_KEY", raising=False)
     with pytest.raises(BadProviders, match=message):
-        lineup(settings(file(tmp_path, SMALL.replace('api_key_env = "ONE_KEY"', key))))
+        read_routes(settings(file(tmp_path, SMALL.replace('api_key_env = "ONE_KEY"', key))))
 
 
 def test_the_short_ways() -> None:
-    found = lineup(settings(None, llm_base_url="http://127.0.0.1:8000/v1", llm_model="gpt", llm_api_key=KEY))
+    found = read_routes(settings(None, base_url="http://127.0.0.1:8000/v1", model="gpt", api_key=KEY))
     assert (found.names, found.keys) == ({"gpt": ["endpoint/gpt"]}, {"endpoint": KEY})
     assert KEY not in repr(found)
-    assert lineup(settings(None, llm="small")).names == {"smollm2-135m-instruct": ["embedded"]}
-    assert lineup(settings(None, llm="off")).names == {}
+    assert read_routes(settings(None, llm="small")).names == {"smollm2-135m-instruct": ["embedded"]}
+    assert read_routes(settings(None, llm="off")).names == {}
 
 
 def test_settings_that_contradict_each_other(tmp_path: Path) -> None:
     path = file(tmp_path, '[routes]\ndefault = ["embedded"]\n')
-    assert lineup(settings(path, llm="small")).names == {
+    assert read_routes(settings(path, llm="small")).names == {
         "default": ["embedded"],
         "smollm2-135m-instruct": ["embedded"],
     }
     with pytest.raises(BadProviders, match="QUINTET_LLM is off"):
-        lineup(settings(path, llm="off"))
+        read_routes(settings(path, llm="off"))
     with pytest.raises(BadProviders, match="both set"):
-        lineup(settings(path, llm_base_url="http://host", llm_model="gpt"))
+        read_routes(settings(path, base_url="http://host", model="gpt"))
     with pytest.raises(BadProviders, match=r"QUINTET_PROVIDERS: nowhere.toml cannot be read: No such file"):
-        lineup(settings(tmp_path / "nowhere.toml"))
+        read_routes(settings(tmp_path / "nowhere.toml"))
     with pytest.raises(BadProviders, match=r"QUINTET_LLM_BASE_URL.* must have no user"):
-        lineup(settings(None, llm_base_url=f"http://me:{KEY}@host", llm_model="gpt"))
+        read_routes(settings(None, base_url=f"http://me:{KEY}@host", model="gpt"))

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from server.tasks.chat.read_ahead import gathered
+from server.tasks.chat.read_ahead import ReadAhead
 
 
 def patience() -> float:
@@ -21,9 +21,10 @@ async def test_what_came_meanwhile_is_handed_over_together() -> None:
             yield number
         left.set()
 
-    async for batch in gathered(numbers(), patience):
-        batches.append(batch)
-        await asyncio.sleep(0)
+    async with ReadAhead(numbers(), patience) as ahead:
+        async for batch in ahead:
+            batches.append(batch)
+            await asyncio.sleep(0)
     assert [number for batch in batches for number in batch] == list(range(1000))
     assert 10 < len(batches) < 100  # bounded, and far fewer than items
     assert left.is_set()
@@ -37,12 +38,12 @@ async def test_an_item_that_is_alone_does_not_wait_for_others() -> None:
         await more.wait()
         yield "second"
 
-    batches = gathered(slow(), patience)
-    assert await anext(batches) == ["first"]
-    more.set()
-    assert await anext(batches) == ["second"]
-    with pytest.raises(StopAsyncIteration):
-        await anext(batches)
+    async with ReadAhead(slow(), patience) as batches:
+        assert await anext(batches) == ["first"]
+        more.set()
+        assert await anext(batches) == ["second"]
+        with pytest.raises(StopAsyncIteration):
+            await anext(batches)
 
 
 async def test_an_error_comes_after_what_came_before_it() -> None:
@@ -50,10 +51,10 @@ async def test_an_error_comes_after_what_came_before_it() -> None:
         yield 1
         raise ValueError("broken")
 
-    batches = gathered(breaking(), patience)
-    assert await anext(batches) == [1]
-    with pytest.raises(ValueError, match="broken"):
-        await anext(batches)
+    async with ReadAhead(breaking(), patience) as batches:
+        assert await anext(batches) == [1]
+        with pytest.raises(ValueError, match="broken"):
+            await anext(batches)
 
 
 async def test_silence_ends_and_closing_ends_the_reader() -> None:
@@ -66,8 +67,8 @@ async def test_silence_ends_and_closing_ends_the_reader() -> None:
         finally:
             ended.set()
 
-    batches = gathered(silent(), lambda: 0.01)
-    assert await anext(batches) == [1]
-    with pytest.raises(TimeoutError):
-        await anext(batches)
+    async with ReadAhead(silent(), lambda: 0.01) as batches:
+        assert await anext(batches) == [1]
+        with pytest.raises(TimeoutError):
+            await anext(batches)
     assert ended.is_set()

@@ -13,11 +13,11 @@ from server.domain.errors import ModelLoading, UpstreamFailed
 from server.models.handle import State
 from server.models.manager import ModelManager
 from server.models.registry import open_registry
-from server.settings import Settings
-from server.tasks.chat import registry as chats_module
+from server.tasks.chat import registry as registry_module
 from server.tasks.chat.circuit_breaker import CircuitBreaker
-from server.tasks.chat.registry import Chats
-from tests.chatting import MESSAGES, soon
+from server.tasks.chat.configuration import ChatSettings
+from server.tasks.chat.registry import ChatModels
+from tests.chatting import MESSAGES, answer_of, soon
 from tests.fakes import MemoryLedger, OpenAIServer, Reply
 from tests.waiting import until
 
@@ -28,17 +28,17 @@ base_url = "{address}"
 [providers.one.models.gpt]
 context_tokens = 1000
 [routes]
-default = [{legs}]
+default = [{upstreams}]
 """
 
 
 @asynccontextmanager
-async def chatting(folder: Path, upstream: OpenAIServer, legs: str) -> AsyncIterator[Chats]:
+async def chatting(folder: Path, upstream: OpenAIServer, upstreams: str) -> AsyncIterator[ChatModels]:
     file = folder / "providers.toml"
-    file.write_text(ROUTES.format(address=upstream.base_url, legs=legs))
-    settings = Settings(data=folder, providers=file)
+    file.write_text(ROUTES.format(address=upstream.base_url, upstreams=upstreams))
+    settings = ChatSettings(folder / "models", providers=file)
     async with ModelManager.running(open_registry(folder / "models", ""), None) as manager:
-        found = Chats(settings, manager, MemoryLedger())
+        found = ChatModels(settings, manager, MemoryLedger())
         try:
             yield found
         finally:
@@ -53,23 +53,23 @@ async def upstream() -> AsyncIterator[OpenAIServer]:
 
 async def answer(model: ChatModel) -> str:
     set_current(Context("/quintet.v1.ChatService/Chat", "1", soon()))
-    return (await model.complete(MESSAGES, ChatOptions(), deadline=soon())).text
+    return answer_of([event async for event in model.stream(MESSAGES, ChatOptions(), deadline=soon())]).text
 
 
 async def test_health_hears_of_an_open_breaker_and_calls_pass(
     tmp_path: Path, upstream: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chats_module, "CircuitBreaker", partial(CircuitBreaker, failures=1, open_seconds=0.2))
+    monkeypatch.setattr(registry_module, "CircuitBreaker", partial(CircuitBreaker, failures=1, open_seconds=0.2))
     async with chatting(tmp_path, upstream, '"one/gpt"') as chats:
-        assert list(chats.slots) == ["default", "one/gpt"]
+        assert list(chats.handles) == ["default", "one/gpt"]
         with pytest.raises(ModelLoading):
             chats.default.get()
         await chats.load()
-        assert [slot.trouble() for slot in chats.slots.values()] == ["", ""]
+        assert [handle.trouble() for handle in chats.handles.values()] == ["", ""]
         upstream.default = Reply(status=500)
         with pytest.raises(UpstreamFailed):
             await answer(chats.default.get())
-        assert [slot.state for slot in chats.slots.values()] == [State.LOADING] * 2
+        assert [handle.state for handle in chats.handles.values()] == [State.LOADING] * 2
         assert 'provider "one" is not asked for a while' in chats.default.trouble()
         upstream.default = Reply()
         await until(lambda: not chats.default.trouble())  # by itself, before anybody has asked
@@ -83,6 +83,6 @@ async def test_a_route_does_without_what_cannot_be_had(tmp_path: Path, upstream:
         assert await answer(chats.default.get()) == "Hello there."
         assert (chats.default.state, chats.default.trouble()) == (State.READY, "")
         assert "make train ONLY=qwen2.5-coder-1.5b-instruct" in chats.default.message
-        alone = chats.slots["qwen2.5-coder-1.5b-instruct"]
+        alone = chats.handles["qwen2.5-coder-1.5b-instruct"]
         assert alone.state is State.FAILED
         assert "make train" in alone.message

@@ -1,13 +1,15 @@
 """Routes against scripted servers: who is asked, how often, in which order, and what the caller hears."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 
 import pytest
 
-from server.domain.chat import ChatOptions, ChatStarted, Message, TextDelta
+from server.domain import context
+from server.domain.chat import ChatOptions, Message, TextDelta
+from server.domain.context import Context
 from server.domain.errors import (
     InvalidRequest,
     PromptTooLong,
@@ -18,12 +20,12 @@ from server.domain.errors import (
     UpstreamTimeout,
 )
 from server.domain.money import Cost
-from server.tasks.chat import router as route_module
+from server.tasks.chat import router as router_module
 from server.tasks.chat.circuit_breaker import CircuitBreaker, CircuitState
-from server.tasks.chat.openai_upstream import OpenAIProvider
-from server.tasks.chat.router import Router, Upstream
+from server.tasks.chat.openai_upstream import Upstream
+from server.tasks.chat.router import Router
 from tests.chatting import MESSAGES, chatting, complete, endpoint_of, events_of, soon
-from tests.fakes import OpenAIServer, Reply
+from tests.fakes import MemoryLedger, OpenAIServer, Reply
 from tests.waiting import until
 
 FAILS = Reply(status=503)
@@ -31,10 +33,10 @@ FAILS = Reply(status=503)
 
 @dataclass
 class Side:
-    """A server, and the leg that leads to it."""
+    """A server and its upstream."""
 
     server: OpenAIServer
-    leg: Upstream
+    upstream: Upstream
 
     @property
     def asked(self) -> int:
@@ -42,7 +44,7 @@ class Side:
 
     @property
     def state(self) -> CircuitState:
-        return self.leg.breaker.state
+        return self.upstream.breaker.state
 
 
 @pytest.fixture
@@ -54,10 +56,11 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 async def side(stack: AsyncExitStack, name: str, context_tokens: int = 4096, slots: int = 4) -> Side:
     server = await stack.enter_async_context(OpenAIServer().running())
     server.default = Reply(deltas=[f"from {name}"])
-    chat = await stack.enter_async_context(
-        chatting(endpoint_of(server, name), slots=slots, context_tokens=context_tokens)
+    breaker = CircuitBreaker(name, failures=3, open_seconds=60.0)
+    upstream = await stack.enter_async_context(
+        chatting(endpoint_of(server, name), slots=slots, context_tokens=context_tokens, breaker=breaker)
     )
-    return Side(server, Upstream(chat, CircuitBreaker(name, failures=3, open_seconds=60.0)))
+    return Side(server, upstream)
 
 
 @pytest.fixture
@@ -70,9 +73,31 @@ async def second(stack: AsyncExitStack) -> Side:
     return await side(stack, "second")
 
 
+@pytest.fixture(autouse=True)
+def call() -> Iterator[None]:
+    token = context._current.set(Context("/quintet.v1.ChatService/Chat", "r-1", soon(60)))
+    yield
+    context._current.reset(token)
+
+
 @pytest.fixture
-def route(first: Side, second: Side) -> Router:
-    return Router("both", [first.leg, second.leg])
+def ledger() -> MemoryLedger:
+    return MemoryLedger()
+
+
+@pytest.fixture
+def route(first: Side, second: Side, ledger: MemoryLedger) -> Router:
+    return Router("both", [first.upstream, second.upstream], ledger)
+
+
+def router(*upstreams: Upstream, missing: str = "") -> Router:
+    return Router("one" if len(upstreams) == 1 else "both", upstreams, MemoryLedger(), missing)
+
+
+def asked_first_and_last(ledger: MemoryLedger) -> tuple[str, str]:
+    """The upstreams of the one call that the ledger has."""
+    (opened,), (settled,) = ledger.opened.values(), ledger.settled.values()
+    return opened.provider, settled.provider
 
 
 async def failure(route: Router, deadline: float | None = None) -> QuintetError:
@@ -81,10 +106,9 @@ async def failure(route: Router, deadline: float | None = None) -> QuintetError:
     return caught.value
 
 
-async def test_the_first_is_asked_and_says_so(route: Router, first: Side, second: Side) -> None:
-    started, delta, _ = await events_of(route)
-    assert isinstance(started, ChatStarted)
-    assert (started.provider, delta) == ("first", TextDelta("from first"))
+async def test_the_first_is_asked(route: Router, second: Side, ledger: MemoryLedger) -> None:
+    delta, _ = await events_of(route)
+    assert (asked_first_and_last(ledger), delta) == (("first", "first"), TextDelta("from first"))
     assert second.asked == 0
 
 
@@ -101,19 +125,19 @@ async def test_the_first_is_asked_and_says_so(route: Router, first: Side, second
     ],
 )
 async def test_the_next_is_asked_before_the_first_token(
-    route: Router, first: Side, second: Side, reply: Reply, asked: int
+    route: Router, first: Side, second: Side, ledger: MemoryLedger, reply: Reply, asked: int
 ) -> None:
     first.server.default = reply
-    *started, delta, _ = await events_of(route, deadline=soon(20))
-    assert [event.provider for event in started if isinstance(event, ChatStarted)] == ["first", "second"]
+    delta, _ = await events_of(route, deadline=soon(20))
+    assert asked_first_and_last(ledger) == ("first", "second")
     assert delta == TextDelta("from second")
     assert (first.asked, second.asked) == (asked, 1)
 
 
 async def test_a_try_later_the_same_answers(route: Router, first: Side, second: Side) -> None:
     first.server.replies = [FAILS, FAILS]
-    started, delta, _ = await events_of(route)
-    assert (isinstance(started, ChatStarted), delta) == (True, TextDelta("from first"))
+    delta, _ = await events_of(route)
+    assert delta == TextDelta("from first")
     assert (first.asked, second.asked, first.state) == (3, 0, CircuitState.CLOSED)
 
 
@@ -140,9 +164,8 @@ async def test_the_callers_fault_is_tried_once(route: Router, first: Side, secon
 async def test_silence_leads_to_the_next(stack: AsyncExitStack, second: Side) -> None:
     silent = await stack.enter_async_context(OpenAIServer().running())
     silent.default = Reply(delay=60)
-    chat = await stack.enter_async_context(chatting(replace(endpoint_of(silent), token_seconds=0.1)))
-    breaker = CircuitBreaker("silent")
-    assert (await complete(Router("both", [Upstream(chat, breaker), second.leg]))).text == "from second"
+    upstream = await stack.enter_async_context(chatting(replace(endpoint_of(silent), token_seconds=0.1)))
+    assert (await complete(router(upstream, second.upstream))).text == "from second"
     assert len(silent.requests) == 1
     await until(lambda: silent.abandoned == 1)
 
@@ -150,13 +173,13 @@ async def test_silence_leads_to_the_next(stack: AsyncExitStack, second: Side) ->
 async def test_a_caller_without_patience_is_no_failure_of_the_provider(first: Side) -> None:
     first.server.default = Reply(delay=60)
     for _ in range(3):
-        assert isinstance(await failure(Router("one", [first.leg]), deadline=soon(0.05)), UpstreamTimeout)
+        assert isinstance(await failure(router(first.upstream), deadline=soon(0.05)), UpstreamTimeout)
     assert first.state is CircuitState.CLOSED
 
 
 async def test_a_try_that_would_be_too_late_is_not_made(first: Side) -> None:
     first.server.default = Reply(status=429, headers={"Retry-After": "4"})
-    error = await failure(Router("one", [first.leg]), deadline=soon(3))
+    error = await failure(router(first.upstream), deadline=soon(3))
     assert isinstance(error, UpstreamFull)
     assert (error.retry_after, first.asked) == (4.0, 1)
 
@@ -164,15 +187,15 @@ async def test_a_try_that_would_be_too_late_is_not_made(first: Side) -> None:
 async def test_the_breaker_opens_probes_and_closes(stack: AsyncExitStack, second: Side) -> None:
     now = [0.0]
     first = await side(stack, "first")
-    breaker = CircuitBreaker("first", failures=3, open_seconds=10.0, clock=lambda: now[0])
-    route = Router("both", [Upstream(first.leg.chat, breaker), second.leg])
+    first.upstream.breaker = breaker = CircuitBreaker("first", failures=3, open_seconds=10.0, clock=lambda: now[0])
+    route = router(first.upstream, second.upstream)
     first.server.default = FAILS
     await complete(route)
     assert (breaker.state, first.asked) == (CircuitState.OPEN, 3)
     assert (await complete(route)).text == "from second"
     assert first.asked == 3
     assert route.is_available
-    assert route.remark() == 'provider "first" is not asked for a while: it failed again and again'
+    assert route.remark() == 'provider "first" is not asked for a while, because it failed repeatedly'
 
     now[0] = 10.0
     await complete(route)
@@ -181,9 +204,10 @@ async def test_the_breaker_opens_probes_and_closes(stack: AsyncExitStack, second
     now[0] = 20.0
     first.server.default = Reply(deltas=["back", " again"], pause=0.05)
     async with aclosing(route.stream(MESSAGES, ChatOptions(), deadline=soon())) as events:
-        assert isinstance(await anext(events), ChatStarted)
+        probe = asyncio.create_task(anext(events))
+        await until(lambda: first.asked == 5)
         assert (await complete(route)).text == "from second"  # one probe at a time
-        assert await anext(events) == TextDelta("back")
+        assert await probe == TextDelta("back")
     assert breaker.seconds_left == 0
     assert route.remark() == ""
 
@@ -191,8 +215,8 @@ async def test_the_breaker_opens_probes_and_closes(stack: AsyncExitStack, second
 async def test_a_probe_that_is_cancelled_decides_nothing(stack: AsyncExitStack) -> None:
     now = [0.0]
     first = await side(stack, "first")
-    breaker = CircuitBreaker("first", failures=1, open_seconds=10.0, clock=lambda: now[0])
-    route = Router("one", [Upstream(first.leg.chat, breaker)])
+    first.upstream.breaker = breaker = CircuitBreaker("first", failures=1, open_seconds=10.0, clock=lambda: now[0])
+    route = router(first.upstream)
     breaker.failed(breaker.enter() or 0)
     error = await failure(route)
     assert isinstance(error, UpstreamRefused)
@@ -225,9 +249,9 @@ async def test_cancelling_ends_the_wait_before_another_try(first: Side, monkeypa
         waits.set()
         return 60.0
 
-    monkeypatch.setattr(route_module, "full_jitter", long)
+    monkeypatch.setattr(router_module, "full_jitter", long)
     first.server.default = FAILS
-    call = asyncio.create_task(complete(Router("one", [first.leg]), deadline=soon(600)))
+    call = asyncio.create_task(complete(router(first.upstream), deadline=soon(600)))
     await waits.wait()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -238,14 +262,14 @@ async def test_cancelling_ends_the_wait_before_another_try(first: Side, monkeypa
 async def test_a_full_queue_leads_to_the_next(stack: AsyncExitStack, second: Side) -> None:
     first = await side(stack, "first", slots=1)
     first.server.default = Reply(deltas=["from first"], delay=0.2)
-    route = Router("both", [first.leg, second.leg])
+    route = router(first.upstream, second.upstream)
     answers = await asyncio.gather(*(complete(route) for _ in range(8)))
     assert sorted(answer.text for answer in answers) == ["from first"] * 5 + ["from second"] * 3
 
 
 async def test_a_prompt_goes_to_whom_it_fits(stack: AsyncExitStack) -> None:
     small, large = await side(stack, "small", context_tokens=50), await side(stack, "large", context_tokens=100)
-    route = Router("both", [small.leg, large.leg])
+    route = router(small.upstream, large.upstream)
     assert route.description.max_input_tokens == 100
     assert (await complete(route, [Message("user", "a" * 300)])).text == "from large"
     with pytest.raises(PromptTooLong, match="about 104 tokens; the model's context is 100"):
@@ -266,7 +290,6 @@ async def test_what_is_over_soonest_is_told(route: Router, first: Side, second: 
 
 async def test_the_description_names_what_is_behind_it(route: Router, first: Side) -> None:
     assert (route.description.identity.name, route.description.engine) == ("both", "route: gpt, gpt")
-    assert Router("one", [first.leg]).description == first.leg.chat.description
+    assert router(first.upstream).description == first.upstream.description
     assert route.estimate(MESSAGES, ChatOptions(max_output_tokens=10)) == Cost(22, 0)
-    assert isinstance(first.leg.chat, OpenAIProvider)
-    assert Router("one", [first.leg], missing="another is not there").remark() == "another is not there"
+    assert router(first.upstream, missing="another is not there").remark() == "another is not there"

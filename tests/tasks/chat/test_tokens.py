@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from server.domain.chat import ChatOptions, Message
 from server.domain.errors import PromptTooLong
 from server.models.artefact import Artefact, open_artefact, open_part
-from server.tasks.chat.embedded import EmbeddedProvider, read_counter
-from server.tasks.chat.tokens import ByteCounter, Frame, TokenizerCounter, estimated_tokens, prompt_tokens, text_tokens
+from server.tasks.chat.circuit_breaker import CircuitBreaker
+from server.tasks.chat.embedded import EmbeddedModel, read_counter
+from server.tasks.chat.openai_upstream import Upstream
+from server.tasks.chat.tokens import Frame, TokenCounter, TokenizerCounter, estimated_tokens, prompt_tokens, text_tokens
 from tests.chatting import complete, soon
 
 TEXTS = (
@@ -51,15 +53,14 @@ def counter(artefact: Artefact) -> TokenizerCounter:
 
 
 @pytest.fixture(scope="module")
-async def model(artefact: Artefact, counter: TokenizerCounter) -> AsyncIterator[EmbeddedProvider]:
-    provider = EmbeddedProvider(artefact, slots=1, context_tokens=CONTEXT, token_seconds=60.0)
-    await provider.start()
-    yield provider
-    await provider.close()
+async def model(artefact: Artefact, counter: TokenizerCounter) -> AsyncIterator[Upstream]:
+    embedded = EmbeddedModel(artefact, CircuitBreaker("embedded"), slots=1, context_tokens=CONTEXT, token_seconds=60.0)
+    yield await embedded.start()
+    await embedded.close()
 
 
-async def test_texts_are_counted_as_the_model_does(model: EmbeddedProvider, counter: TokenizerCounter) -> None:
-    client = model._speaker()._client
+async def test_texts_are_counted_as_the_model_does(model: Upstream, counter: TokenizerCounter) -> None:
+    client = model._client
     address = str(client.base_url).removesuffix("v1/") + "tokenize"
     for text in (*TEXTS, CODE, *random_texts(200)):
         body = {"content": text, "add_special": False, "parse_special": True}
@@ -78,12 +79,12 @@ async def test_texts_are_counted_as_the_model_does(model: EmbeddedProvider, coun
     ],
     ids=["short", "with instructions", "without any", "turns", "long"],
 )
-async def test_prompts_are_counted_as_the_model_does(model: EmbeddedProvider, messages: list[Message]) -> None:
+async def test_prompts_are_counted_as_the_model_does(model: Upstream, messages: list[Message]) -> None:
     usage = (await complete(model, messages, OPTIONS, deadline=soon(60))).done.usage
     assert usage.prompt_tokens == await model.prompt_tokens(messages)
 
 
-async def test_the_longest_prompt_that_fits(model: EmbeddedProvider) -> None:
+async def test_the_longest_prompt_that_fits(model: Upstream) -> None:
     frame = await model.prompt_tokens([Message("user", "")])
     longest = [Message("user", "1" * (CONTEXT - 1 - frame))]  # digits are tokens
     usage = (await complete(model, longest, deadline=soon(60))).done.usage
@@ -104,17 +105,17 @@ def test_one_file_is_checked_without_the_others(models: Path, artefact: Artefact
     assert open_part(models, "smollm2-135m-instruct", "tokenizer.json") == artefact.path / "tokenizer.json"
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ValueError, match=r"no tokenizer.json"):
-        TokenizerCounter.read(tmp_path / "other.json")
+        TokenizerCounter(tmp_path / "other.json")
 
 
 def test_a_tokenizer_for_another_model_counts_turns_in_a_rough_way(artefact: Artefact) -> None:
-    counter = TokenizerCounter.read(artefact.path / "tokenizer.json")
+    counter = TokenizerCounter(artefact.path / "tokenizer.json")
     assert not counter.exact
     assert counter.prompt([Message("user", "12"), Message("assistant", "3")]) == 2 + 4 + 1 + 4
 
 
 def test_bytes() -> None:
-    counter = ByteCounter()
+    counter = TokenCounter()
     assert [counter.text(text) for text in ("", "a", "abcd", "abcde", "猫")] == [0, 1, 1, 2, 1]
 
 
@@ -127,8 +128,8 @@ def test_the_frame_takes_what_looks_like_its_own_words() -> None:
 @given(st.lists(st.text(max_size=400), min_size=1, max_size=4))
 def test_an_estimate_is_not_less_than_a_quarter_of_the_bytes(texts: list[str]) -> None:
     messages = [Message("user", text) for text in texts]
-    exact = ByteCounter().prompt(messages)
-    assert exact <= estimated_tokens(ByteCounter(), messages) <= 2 * exact
+    exact = TokenCounter().prompt(messages)
+    assert exact <= estimated_tokens(TokenCounter(), messages) <= 2 * exact
 
 
 def test_metadata_of_the_artefact(artefact: Artefact) -> None:

@@ -14,7 +14,8 @@ from server.domain.rag import AskDone, Document, Passage, Query, Retrieval
 from server.domain.usage import Usage, UsageSource
 from server.inference.scheduler import Scheduler
 from server.models.artefact import open_artefact
-from server.tasks.chat.embedded import EmbeddedProvider
+from server.tasks.chat.circuit_breaker import CircuitBreaker
+from server.tasks.chat.embedded import EmbeddedModel
 from server.tasks.rag.answerer import MIN_SCORE, NOTHING_FOUND, Answerer
 from server.tasks.rag.engine import RagEngine
 from server.tasks.rag.grounding import is_grounded
@@ -129,10 +130,12 @@ async def test_closing_stops_the_generation(engine: RagEngine, chat: ChatModel, 
 
 async def test_with_a_real_model(engine: RagEngine, models: Path) -> None:
     artefact = open_artefact(models, "smollm2-135m-instruct")
-    chat = EmbeddedProvider(artefact, slots=1, context_tokens=1024, token_seconds=20.0)
-    await chat.start()
+    chat = EmbeddedModel(artefact, CircuitBreaker("embedded"), slots=1, context_tokens=1024, token_seconds=20.0)
     try:
-        _, answer, done = await ask(Answerer(engine.retriever, UnaccountedChatModel(chat)), "Where does the cat sleep?")
+        upstream = await chat.start()
+        _, answer, done = await ask(
+            Answerer(engine.retriever, UnaccountedChatModel(upstream)), "Where does the cat sleep?"
+        )
     finally:
         await chat.close()
     assert "mat" in answer

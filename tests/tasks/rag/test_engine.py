@@ -1,4 +1,4 @@
-"""Collections over time: made, followed by other processes, folded, rolled back, reindexed, removed."""
+"""Collections over time: made, written to by other processes, folded, rolled back, reindexed, removed."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The retriever: what is added is found, writes are complete or absent, and nobody waits for a writer."""
+"""The retriever: what is added is found, writes are complete or absent, and searches never wait for a writer."""
 
 import asyncio
 import re

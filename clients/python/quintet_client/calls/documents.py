@@ -27,7 +27,7 @@ def delete_documents(
     services: Services, collection: str, document_ids: str | Iterable[str], *, timeout: float | None = None
 ) -> Call[rag_pb2.DeleteDocumentsResponse]:
     """Remove up to 128 documents by id; unknown ids are ignored."""
-    request = rag_pb2.DeleteDocumentsRequest(collection=collection, document_ids=inputs.listed(document_ids))
+    request = rag_pb2.DeleteDocumentsRequest(collection=collection, document_ids=inputs.as_list(document_ids))
     return Call(services.rag.DeleteDocuments, request, timeout, WRITE)
 
 

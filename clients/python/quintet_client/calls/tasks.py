@@ -22,7 +22,7 @@ def classify(
     timeout: float | None = None,
 ) -> Call[classification_pb2.ClassifyResponse]:
     """Classify up to 64 texts. Each result has all labels, or the `top_k` most probable ones."""
-    request = classification_pb2.ClassifyRequest(texts=inputs.listed(texts), model=model, top_k=top_k)
+    request = classification_pb2.ClassifyRequest(texts=inputs.as_list(texts), model=model, top_k=top_k)
     return Call(services.classification.Classify, request, timeout)
 
 

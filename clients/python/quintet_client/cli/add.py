@@ -75,7 +75,7 @@ def run(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
     else:
         out.warn("nothing was added: found no usable text, Markdown, HTML or PDF")
     if skipped and not out.as_json:
-        _tell_skipped(out, skipped)
+        _write_skipped(out, skipped)
     return OK if any(done.counts.values()) else FAILED
 
 
@@ -135,7 +135,7 @@ def _batches(files: Sequence[File], skipped: list[Skipped]) -> Iterator[Batch]:
     yield batch
 
 
-def _tell_skipped(out: Terminal, skipped: Sequence[Skipped]) -> None:
+def _write_skipped(out: Terminal, skipped: Sequence[Skipped]) -> None:
     """Write a table with the first few files of each reason."""
     counts = Counter(each.reason for each in skipped)
     rows: list[tuple[str, str]] = []

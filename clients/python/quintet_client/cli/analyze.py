@@ -42,13 +42,13 @@ def run(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
     if out.as_json:
         out.json(response)
     else:
-        _tell(out, text, response)
+        _write(out, text, response)
     for failure in response.failures:
         out.warn(f"{enum_name(failure, 'task')} failed: {failure.message}")
     return FAILED if response.failures else OK
 
 
-def _tell(out: Terminal, text: str, response: analysis_pb2.AnalyzeResponse) -> None:
+def _write(out: Terminal, text: str, response: analysis_pb2.AnalyzeResponse) -> None:
     for name, result in (
         ("Language", response.language),
         ("Sentiment", response.sentiment),

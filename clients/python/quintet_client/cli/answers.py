@@ -39,7 +39,7 @@ def show(out: Terminal, events: Iterable[Event]) -> Answer:
     return Answer(text, citations, done)
 
 
-def tell_end(out: Terminal, done: Done) -> None:
+def write_summary(out: Terminal, done: Done) -> None:
     """Write whether the answer is complete, which model made it, and its tokens and cost."""
     if done.finish_reason == common_pb2.FINISH_REASON_LENGTH:
         out.warn("warning: the answer was cut off at the token limit")

@@ -4,8 +4,8 @@ import argparse
 import contextlib
 import sys
 
-from quintet_client.cli.answers import show, tell_end
-from quintet_client.cli.failures import OK, tell
+from quintet_client.cli.answers import show, write_summary
+from quintet_client.cli.failures import OK, report
 from quintet_client.cli.options import AddCommand, count, text_or_stdin
 from quintet_client.cli.terminal import Terminal
 from quintet_client.client import QuintetClient
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
         for event in events:
             out.json(event)
     else:
-        tell_end(out, show(out, events).done)
+        write_summary(out, show(out, events).done)
     return OK
 
 
@@ -68,8 +68,8 @@ def _converse(client: QuintetClient, out: Terminal, start: list[Message], option
             try:
                 answer = show(out, client.stream_chat(asked, **options))
                 history = [*asked, {"role": "assistant", "content": answer.text}]
-                tell_end(out, answer.done)
+                write_summary(out, answer.done)
             except KeyboardInterrupt:
                 out.note("stopped; the question is not part of the conversation")
             except QuintetError as error:
-                tell(error, client.address)
+                report(error, client.address)

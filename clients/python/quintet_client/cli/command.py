@@ -12,7 +12,7 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 from quintet_client import __version__
 from quintet_client.cli import add as add_files
 from quintet_client.cli import analyze, chat, classify, collections, documents, models, price, server, tenants, usage
-from quintet_client.cli.failures import INTERRUPTED, READER_GONE, UsageError, tell
+from quintet_client.cli.failures import INTERRUPTED, READER_GONE, UsageError, report
 from quintet_client.cli.options import Run, add_global_options, decode, read_bytes
 from quintet_client.cli.terminal import Terminal
 from quintet_client.client import QuintetClient
@@ -28,10 +28,13 @@ Exit status: 0 success, 1 failure, 2 invalid command line or request, 130 interr
 
 
 class HelpFormatter(RawDescriptionRichHelpFormatter):
-    """Brackets in texts are literal; titles stay as written."""
+    """Coloured help on terminals. Brackets in texts are literal; titles stay as written."""
 
     text_markup = False
     group_name_formatter = str
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
 
 
 def execute(argv: Sequence[str]) -> int:
@@ -67,7 +70,7 @@ def _run(argv: Sequence[str]) -> int:
             address = client.address
             return int(args.run(args, client, Terminal(as_json=args.json)))
     except (QuintetError, UsageError) as error:
-        return tell(error, address)
+        return report(error, address)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

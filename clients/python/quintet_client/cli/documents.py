@@ -4,7 +4,7 @@ import argparse
 
 from quintet.v1 import common_pb2, rag_pb2
 
-from quintet_client.cli.answers import show, tell_end
+from quintet_client.cli.answers import show, write_summary
 from quintet_client.cli.failures import OK
 from quintet_client.cli.options import AddCommand, condition, count, text_or_stdin
 from quintet_client.cli.terminal import Terminal
@@ -56,13 +56,13 @@ def run_ask(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> i
     if answer.citations:
         out.line()
         for number, citation in enumerate(answer.citations, 1):
-            _tell_passage(out, number, citation, citation.snippet, lines=2)
+            _write_passage(out, number, citation, citation.snippet, lines=2)
         out.line()
     if answer.done.finish_reason == common_pb2.FINISH_REASON_NO_PASSAGES:
         out.warn("no passage fits the question; the language model was not called")
     elif isinstance(answer.done, rag_pb2.AskDone) and not answer.done.grounded:
         out.warn("warning: the passages do not support the answer")
-    tell_end(out, answer.done)
+    write_summary(out, answer.done)
     return OK
 
 
@@ -74,13 +74,13 @@ def run_retrieve(args: argparse.Namespace, client: QuintetClient, out: Terminal)
         if out.as_json:
             out.json(passage)
         else:
-            _tell_passage(out, number, passage, passage.text)
+            _write_passage(out, number, passage, passage.text)
     index = response.index
     out.note(f"{len(response.passages)} passages of {index.collection}, generation {index.generation}")
     return OK
 
 
-def _tell_passage(
+def _write_passage(
     out: Terminal, number: int, passage: rag_pb2.Citation | rag_pb2.Passage, text: str, lines: int | None = None
 ) -> None:
     source = passage.uri or passage.document_id

@@ -30,7 +30,7 @@ class UsageError(Exception):
     """The command line, or a file that it names, cannot be used."""
 
 
-def tell(error: QuintetError | UsageError, address: str = "") -> int:
+def report(error: QuintetError | UsageError, address: str = "") -> int:
     """Write the error to standard error; return the exit status."""
     lines = _lines(error, address) if isinstance(error, QuintetError) else [str(error)]
     to_stderr(("error:", "red"), (" " + "\n  ".join(lines), ""))

@@ -63,11 +63,11 @@ def run_models(args: argparse.Namespace, client: QuintetClient, out: Terminal) -
     models = client.list_models().models
     out.records(("NAME", "TASK", "STATE", "ENGINE", "SIZE"), models, _row, right="SIZE")
     if not out.as_json:
-        tell_reasons(out, {model.ref.name: model.state_message for model in models})
+        write_reasons(out, {model.ref.name: model.state_message for model in models})
     return OK
 
 
-def tell_reasons(out: Terminal, reasons: dict[str, str]) -> None:
+def write_reasons(out: Terminal, reasons: dict[str, str]) -> None:
     """Write why models or services do not work."""
     for name, reason in reasons.items():
         if reason:
@@ -127,11 +127,11 @@ def _values(feature: model_pb2.Feature) -> str:
 
 
 def _change(method: Callable[..., Any], args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    return _tell(out, method(client, args.name).model)
+    return _write(out, method(client, args.name).model)
 
 
 def run_alias(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    return _tell(out, client.set_alias(args.name, args.alias, args.target, force=args.force).model)
+    return _write(out, client.set_alias(args.name, args.alias, args.target, force=args.force).model)
 
 
 def run_watch(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
@@ -139,12 +139,12 @@ def run_watch(args: argparse.Namespace, client: QuintetClient, out: Terminal) ->
     with closing(client.watch_models()) as events:
         for event in events:
             for model in event.snapshot.models or ([event.changed] if event.HasField("changed") else []):
-                _tell(out, model)
+                _write(out, model)
     out.warn("the server stops")
     return FAILED
 
 
-def _tell(out: Terminal, model: model_pb2.Model) -> int:
+def _write(out: Terminal, model: model_pb2.Model) -> int:
     parts = (f"{model.ref.name}: {enum_name(model, 'state')}", model.ref.version, _memory(model), _aliases(model))
     out.result(model, "  ".join(part for part in parts if part))
     if model.state_message and not out.as_json:

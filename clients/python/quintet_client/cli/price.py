@@ -55,7 +55,7 @@ def register(add: AddCommand) -> None:
     parser.add_argument("--example", action="store_true", help="print a house as JSON to start from")
     group = parser.add_argument_group(
         "features",
-        "Without --file, all 18 are required; with it, they replace the features of every house.\n"
+        "Without --file, all 18 are required; with it, they change every house.\n"
         "Areas are in square feet. 'quintet models house-prices' lists the categories.",
     )
     for field in FIELDS:

@@ -5,7 +5,7 @@ import contextlib
 from datetime import UTC
 
 from quintet_client.cli.failures import FAILED, OK
-from quintet_client.cli.models import tell_reasons
+from quintet_client.cli.models import write_reasons
 from quintet_client.cli.options import AddCommand, seconds
 from quintet_client.cli.terminal import Cell, Terminal
 from quintet_client.client import QuintetClient
@@ -40,7 +40,7 @@ def run_health(args: argparse.Namespace, client: QuintetClient, out: Terminal) -
     else:
         rows = [(service, (state, "green" if state == "SERVING" else "red")) for service, state in states.items()]
         out.table(("SERVICE", "STATE"), rows)
-        tell_reasons(out, reasons)
+        write_reasons(out, reasons)
     return OK if is_ready else FAILED
 
 

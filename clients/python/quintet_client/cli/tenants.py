@@ -35,8 +35,8 @@ def register(add: AddCommand) -> None:
         "[ACTION]",
         "list or edit the tenants in a server's file",
         """  quintet tenants
-  quintet tenants add acme --role call --role ingest > acme.key   the key is shown only this once
-  quintet tenants rotate acme --expire-old 7d > acme.key          a new key; the old ones expire in a week""",
+  quintet tenants add acme --role call --role ingest > acme.key   the key is shown once
+  quintet tenants rotate acme --expire-old 7d > acme.key          a new key, old ones expire""",
         has_actions=True,
     )
     listing = add("tenants list", run_list, "", "list the tenants and their keys", "  quintet tenants list")
@@ -49,7 +49,7 @@ def register(add: AddCommand) -> None:
         "NAME",
         "add a key to a tenant and print it",
         """  quintet tenants rotate acme > acme.key
-  quintet tenants rotate acme --expire-old 7d > acme.key          the old keys expire in a week""",
+  quintet tenants rotate acme --expire-old 7d > acme.key   old keys expire in a week""",
     )
     revoking = add(
         "tenants revoke",
@@ -100,7 +100,7 @@ def run_add(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> i
         tenants[args.name] = {"roles": args.role or ["call"], **chosen, "keys": {key_id: kept}}
 
     edit_file(path, edit, new=_HEADER)
-    _tell_key(args, out, key_id, key, f"{args.name} was added to {path}")
+    _write_key(args, out, key_id, key, f"{args.name} was added to {path}")
     return OK
 
 
@@ -117,7 +117,7 @@ def run_rotate(args: argparse.Namespace, client: QuintetClient, out: Terminal) -
         keys[key_id] = kept
 
     edit_file(_path(args), edit)
-    _tell_key(args, out, key_id, key, f"{args.name} has a new key")
+    _write_key(args, out, key_id, key, f"{args.name} has a new key")
     return OK
 
 
@@ -202,7 +202,7 @@ def new_key(lasts: timedelta | None) -> tuple[str, str, dict[str, Any]]:
     return key_id, key, kept
 
 
-def _tell_key(args: argparse.Namespace, out: Terminal, key_id: str, key: str, what: str) -> None:
+def _write_key(args: argparse.Namespace, out: Terminal, key_id: str, key: str, what: str) -> None:
     if out.as_json:
         out.json({"tenant": args.name, "key_id": key_id, "key": key})
     else:

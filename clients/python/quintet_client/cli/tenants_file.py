@@ -88,6 +88,7 @@ def remove(parent: Table, key: str) -> None:
 
     tomlkit attaches comments above the next table to the table before them.
     """
+    from tomlkit.exceptions import TOMLKitError
     from tomlkit.items import Comment, Whitespace
 
     body = getattr(getattr(parent[key], "value", None), "body", None)  # plain values have none
@@ -95,6 +96,8 @@ def remove(parent: Table, key: str) -> None:
     while body and body[-1][0] is None:
         item = body.pop()[1]
         kept += [item] if isinstance(item, Comment | Whitespace) else []
+    if kept and not hasattr(parent, "add"):
+        raise TOMLKitError("a comment cannot be moved within tables that are out of order")
     del parent[key]
     for item in reversed(kept):
         parent.add(item)  # type: ignore[attr-defined]  # the library's tables have it

@@ -89,11 +89,11 @@ class Terminal:
 
     def facts(self, facts: Mapping[str, Cell], *, indent: str = "") -> None:
         """Write a line for each name and value; empty values are left out."""
-        columns = max(map(len, facts))
+        grid = Table.grid(padding=(0, 1))
         for name, value in facts.items():
-            text, style = value if isinstance(value, tuple) else (value, "")
-            if text:
-                self.line(f"{indent}{name:{columns}} {text}", style)
+            if text := _text(value, no_wrap=False):
+                grid.add_row(_text(name), text)
+        self._write_table(grid, indent)
 
     def table(
         self,
@@ -111,9 +111,11 @@ class Terminal:
             table.add_column(_text((name, "bold")), justify="right" if is_right else "left", no_wrap=is_right)
         for row in rows:
             table.add_row(*map(_text, row))
-        columns = self._console.width - len(indent)
-        lines = _render(self._console, table, columns).splitlines()
-        self.write("".join(f"{indent}{line.rstrip()}\n" for line in lines[0 if with_header else 1 :]))
+        self._write_table(table, indent, skipped=0 if with_header else 1)
+
+    def _write_table(self, table: Table, indent: str, skipped: int = 0) -> None:
+        lines = _render(self._console, table, self._console.width - len(indent)).splitlines()
+        self.write("".join(f"{indent}{line.rstrip()}\n" for line in lines[skipped:]))
 
     def paragraph(self, text: str, *, indent: str = "", lines: int | None = None) -> None:
         """Write text wrapped to the terminal; only the first `lines` of it."""
@@ -121,6 +123,7 @@ class Terminal:
         wrapped = _text(text, no_wrap=False).wrap(self._console, columns)
         shown = wrapped[:lines]
         if len(shown) < len(wrapped):
+            shown[-1].rstrip()
             shown[-1].append(" …")
             shown[-1].truncate(columns, overflow="ellipsis")
         for each in shown:

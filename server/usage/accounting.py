@@ -1,0 +1,160 @@
+"""The accounting of one call to a language model: its entry is opened before an upstream is asked, and settled once."""
+
+import asyncio
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import astuple, replace
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+from server.domain.chat import ChatDone, ChatOptions, ChatStarted, Message
+from server.domain.context import current
+from server.domain.errors import DeadlineExceeded, UpstreamTimeout
+from server.domain.models import ModelIdentity
+from server.domain.money import Cost
+from server.domain.usage import Entry, Ledger, Opened, Outcome, Usage, UsageSource, new_id
+
+log = logging.getLogger(__name__)
+_SETTLE_SECONDS = 2.0  # longest wait for the ledger at the end of an answer, which is then settled later
+_EARLY_SECONDS = 0.05  # a client's clock may reach the deadline this much earlier than ours
+_COUNT_CODE_POINTS = 8192  # of an answer that are kept and then counted at once
+
+
+class Accounting:
+    """The current call's, around the stream of its answer: leaving the block by an exception settles what was used.
+
+    `model` is the name that the call asked for.
+    """
+
+    def __init__(
+        self, ledger: Ledger, model: str, messages: Sequence[Message], options: ChatOptions, deadline: float
+    ) -> None:
+        self._call = current()
+        self._ledger = ledger
+        self._request = (model, messages, options)
+        self._deadline = deadline
+        self._opened: Opened | None = None
+        self._started: ChatStarted | None = None
+        self._has_text = False
+        self._uncounted: list[str] = []
+        self._uncounted_length = 0
+        self._completion_tokens = 0
+        self._is_settled = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if error is None or self._opened is None or self._is_settled:
+            return
+        if isinstance(error, Exception):
+            timed_out = isinstance(error, UpstreamTimeout | DeadlineExceeded | TimeoutError)
+            outcome = Outcome.DEADLINE if timed_out and self._is_late() else Outcome.FAILED
+            # An upstream that refuses a request has not read it; one that times out has.
+            has_consumed = self._has_text or isinstance(error, UpstreamTimeout | TimeoutError)
+        else:  # the call was cancelled, or the stream closed
+            outcome = Outcome.DEADLINE if self._is_late() else Outcome.CANCELLED
+            has_consumed = True
+        self._settle(self._count_own() if has_consumed else self._own_usage(0, 0), outcome)
+
+    async def start(self, started: ChatStarted, reserved: Cost) -> None:
+        """An upstream is about to be asked. The first one opens the entry; `reserved` is what the call may cost.
+
+        Raises LedgerUnavailable and RequestIdReused.
+        """
+        if self._opened is None:
+            self._opened = await self._ledger.open(self._entry(started, reserved))
+        self._started = started
+
+    def add(self, text: str) -> None:
+        """A piece of the answer."""
+        self._has_text = self._has_text or bool(text)
+        self._uncounted.append(text)
+        self._uncounted_length += len(text)
+        if self._uncounted_length > _COUNT_CODE_POINTS:
+            self._count()
+
+    async def finish(self, done: ChatDone) -> Usage:
+        """Settle a complete answer; return the usage to report."""
+        assert self._opened is not None, "an upstream sends ChatStarted first"
+        written = self._settle(done.usage, Outcome.OK, done.model)
+        try:
+            async with asyncio.timeout(max(0.0, min(_SETTLE_SECONDS, self._deadline - time.monotonic()))):
+                await written
+        except TimeoutError:
+            log.warning("the ledger is slow; an answer ends before it is settled")
+        return self._opened.earlier or done.usage
+
+    def _entry(self, started: ChatStarted, reserved: Cost) -> Entry:
+        call, prices, now = self._call, started.prices, datetime.now(UTC)
+        service, _, method = call.method.removeprefix("/").rpartition("/")
+        return Entry(
+            id=new_id(now),
+            tenant=call.caller.tenant,
+            key_id=call.caller.key_id,
+            request_id=call.request_id,
+            request_digest=_digest(call.method, *self._request),
+            brought_id=call.brought_id,
+            service=service.rpartition(".")[2],
+            method=method,
+            model=self._request[0],
+            model_digest=started.model.digest,
+            provider=started.provider,
+            own_prompt_tokens=started.prompt_tokens,
+            own_prompt_micros=prices.cost_micros(started.prompt_tokens, 0),
+            reserved_tokens=reserved.tokens,
+            reserved_micros=reserved.micros,
+            price_version=prices.version,
+            started=now,
+            usage=Usage(0, 0, UsageSource.UNAVAILABLE, currency=prices.currency),
+        )
+
+    def _settle(self, used: Usage, outcome: Outcome, model: ModelIdentity | None = None) -> asyncio.Future[bool]:
+        assert self._opened is not None
+        assert self._started is not None
+        self._is_settled = True
+        if self._opened.earlier is None:  # a repeated request was charged before
+            self._call.spent_tokens += used.total_tokens
+            self._call.spent_micros += used.cost_micros
+        model = model or self._started.model
+        entry = self._opened.entry.settled(
+            used,
+            outcome,
+            provider=self._started.provider,
+            model=replace(model, version=_printable(model.version)),
+            price_version=self._started.prices.version,
+        )
+        return self._ledger.settle(entry)
+
+    def _count_own(self) -> Usage:
+        assert self._started is not None
+        self._count()
+        return self._own_usage(self._started.prompt_tokens, self._completion_tokens)
+
+    def _own_usage(self, prompt: int, completion: int) -> Usage:
+        assert self._started is not None
+        prices = self._started.prices
+        return Usage(prompt, completion, UsageSource.ESTIMATED, prices.cost_micros(prompt, completion), prices.currency)
+
+    def _count(self) -> None:
+        assert self._started is not None
+        self._completion_tokens += self._started.count("".join(self._uncounted)) if self._uncounted else 0
+        self._uncounted, self._uncounted_length = [], 0
+
+    def _is_late(self) -> bool:
+        return time.monotonic() >= self._deadline - _EARLY_SECONDS
+
+
+def _printable(text: str) -> str:
+    """A provider's name for its version, limited to what every database stores."""
+    return "".join(character for character in text[:128] if character.isprintable())
+
+
+def _digest(method: str, model: str, messages: Sequence[Message], options: ChatOptions) -> str:
+    """Differs for different requests; the texts themselves are not kept."""
+    whole = [method, model, [astuple(message) for message in messages], astuple(options)]
+    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
