@@ -12,13 +12,13 @@ import pytest
 
 from server.domain.errors import DeadlineExceeded, ServerOverloaded, ServerStopping
 from server.domain.priority import LANES
+from server.inference.computation import Computation
 from server.inference.scheduler import Scheduler
 
 
 async def run_all(scheduler: Scheduler, works: Sequence[Callable[[], Any]], *, deadline: float) -> list[Any]:
-    return await scheduler.map(
-        scheduler.computation("tested", lambda each: [work() for work in each]), works, deadline=deadline
-    )
+    computation = Computation("tested", lambda each: [work() for work in each], scheduler.counters["tested"])
+    return await scheduler.map(computation, works, deadline=deadline)
 
 
 def soon() -> float:

@@ -15,6 +15,7 @@ from server.domain.context import charge
 from server.domain.errors import DeadlineExceeded, InvalidRequest, Violation
 from server.domain.models import Feature, ModelTask
 from server.domain.pricing import House, PriceEstimate
+from server.inference.computation import Computation
 from server.inference.onnx_session import open_session
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact, unusable
@@ -51,7 +52,7 @@ class HousePricer:
         self._trees = _Trees(artefact)
         self._scheduler = scheduler
         # The computation refers to no engine: a cycle of references would keep a dropped engine in memory.
-        self._computation = scheduler.computation(name, partial(_price_each, self._trees))
+        self._computation = Computation(name, partial(_price_each, self._trees), scheduler.counters[name])
         self._counters = scheduler.counters[f"{name} on the loop"]  # apart, because lanes write theirs on their threads
         probe = self._rows([self._probe()])
         if self._trees.price(probe) != [self._trees.price_one(probe[0])]:

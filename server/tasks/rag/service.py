@@ -66,7 +66,7 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
 
     async def Retrieve(self, request: pb.RetrieveRequest, context: Any) -> pb.RetrieveResponse:
         found = await self._engine.get().retriever.retrieve(convert.query(request), deadline=current().deadline)
-        passages = [convert.by_name(pb.Passage, passage) for passage in found.passages]
+        passages = map(convert.passage, found.passages)
         return pb.RetrieveResponse(passages=passages, index=index_ref(found.index), model=model_ref(found.model))
 
     async def AddDocuments(self, request: pb.AddDocumentsRequest, context: Any) -> pb.AddDocumentsResponse:
