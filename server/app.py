@@ -138,7 +138,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
                 engines.pool.residency.budget,
                 upstreams=engines.upstreams,
                 auth_refused=auth.refused if auth else {},
-                followed=files,
+                files=files,
                 limits=limits,
                 ledger=ledger,
             )
