@@ -155,7 +155,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
                 manager.memory,
                 upstreams=chats.upstreams,
                 auth_refused=auth.refused if auth else {},
-                followed=files,
+                files=files,
                 limits=limits,
                 ledger=ledger,
             )
