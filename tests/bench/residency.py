@@ -5,7 +5,7 @@
 memory: one process loads and unloads a model through the manager; its RSS before, at the peak, and after. The first two
 cycles are not counted: libraries are imported and allocators grow in them once.
 neighbours: a server answers Classify with "sentiment" to two callers, alone and while "topics" is loaded and unloaded
-without a pause. Many short windows take turns; each one beside loading is compared with the two alone around it, and
+without a pause. Many short windows alternate; each one beside loading is compared with the two alone around it, and
 the median of the ratios counts. The last column says how much windows differ in which nothing differs.
 """
 
@@ -58,7 +58,7 @@ async def measure_memory(name: str, cycles: int) -> None:
 
 
 def measure_neighbours(name: str, windows: int, seconds: float) -> None:
-    """Latencies of Classify in windows that take turns: alone, beside loading, alone, and so on."""
+    """Latencies of Classify in alternating windows: alone, beside loading, alone, and so on."""
     alone: list[list[float]] = []
     beside: list[list[float]] = []
     cycles = 0
