@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from server.domain.chat import ChatDone, ChatOptions, ChatStarted, Message, TextDelta
 from server.domain.models import ModelDescription, ModelIdentity, ModelTask
 from server.tasks.chat.circuit_breaker import CircuitBreaker
-from server.tasks.chat.openai_upstream import Endpoint, Upstream, limiter_of
+from server.tasks.chat.endpoint import Endpoint
+from server.tasks.chat.openai_upstream import Upstream, limiter_of
 from server.tasks.chat.router import Router
 from server.tasks.chat.tokens import TokenCounter
 from tests.fakes import OpenAIServer

@@ -1,4 +1,4 @@
-"""ConcurrencyLimiter: a bounded number of long pieces of work at once, with a bounded queue in front."""
+"""A bounded number of long tasks at once, with a bounded queue in front."""
 
 import asyncio
 import time
@@ -10,17 +10,17 @@ from server.domain.errors import DeadlineExceeded, ServerOverloaded
 
 
 class ConcurrencyLimiter:
-    """`slots` at once; at most `queue` wait."""
+    """Up to `concurrency` blocks run at once, and up to `queue` wait. `what` names the resource in errors."""
 
-    def __init__(self, what: str, slots: int, queue: int) -> None:
+    def __init__(self, what: str, concurrency: int, queue: int) -> None:
         self._what = what
-        self._free = asyncio.Semaphore(slots)
+        self._free = asyncio.Semaphore(concurrency)
         self._queue = queue
         self._waiting = 0
 
     @asynccontextmanager
     async def take(self, deadline: float) -> AsyncIterator[None]:
-        """Wait for a turn and keep it inside the block. Raises ServerOverloaded at once, or DeadlineExceeded."""
+        """Run the block as one of them. Raises ServerOverloaded if the queue is full, or DeadlineExceeded."""
         if self._free.locked() and self._waiting >= self._queue:
             raise ServerOverloaded(f"too many calls wait for {self._what}", retry_after=5.0)
         part = f"wait for {self._what}" if self._free.locked() else ""

@@ -22,26 +22,22 @@ LOCAL = Caller("local", roles=frozenset({"call", "ingest", "admin"}))  # every c
 Metadata = Sequence[tuple[str, str | bytes]]
 
 
-class UpstreamTrace(Protocol):
-    """The span of one request to a language model: a context manager around the request."""
+class UpstreamTrace:
+    """The span of one request to a language model: a context manager around the request. This one does nothing."""
 
-    headers: Mapping[str, str]  # to send with the request, so that the endpoint can continue the trace
+    headers: Mapping[str, str] = MappingProxyType({})  # to send along, so that the endpoint can continue the trace
 
     def __enter__(self) -> Self:
-        """The request is about to be sent."""
-        ...
+        return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        """The request ended."""
-        ...
+        pass
 
     def first_token(self) -> None:
         """The first text arrived."""
-        ...
 
     def answered(self, model: str, finish_reason: str | None, usage: tuple[int, int, int] | None) -> None:
         """What the endpoint reported; usage is tokens of prompt and answer, and cached ones."""
-        ...
 
 
 class Trace(Protocol):
@@ -141,25 +137,7 @@ def charge(
             call.trace.part(part, arrived, queue, compute)
 
 
-class _Untraced:
-    """An UpstreamTrace that does nothing."""
-
-    headers: Mapping[str, str] = MappingProxyType({})
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        pass
-
-    def first_token(self) -> None:
-        pass
-
-    def answered(self, model: str, finish_reason: str | None, usage: tuple[int, int, int] | None) -> None:
-        pass
-
-
-_UNTRACED = _Untraced()
+_UNTRACED = UpstreamTrace()
 
 
 def trace_upstream(provider: str, model: str, url: str) -> UpstreamTrace:

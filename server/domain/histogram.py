@@ -1,4 +1,4 @@
-"""A distribution as plain numbers: an addition costs less than a microsecond, and whoever publishes it reads along."""
+"""A distribution as plain numbers. An addition takes less than a microsecond; the metrics read the numbers."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ DURATIONS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 
 
 
 class Histogram:
-    """Counts of values up to each of `bounds`, ascending, and above; and their sum. For one thread's additions."""
+    """Counts of values up to each of `bounds`, ascending, and above; and their sum. One thread may add."""
 
     __slots__ = ("bounds", "counts", "total")
 

@@ -1,13 +1,13 @@
-"""Which threads go first where cores are short. On Linux priorities are those of threads.
+"""Which threads run first where cores are short. On Linux priorities belong to threads.
 
-    0             the event loop, gRPC's threads, everything that only passes calls on
-    LANES         computing for callers; the process of a language model has the same (`tasks/chat/embedded_process.py`)
-    PARSING       spaCy's process: a parse may last, Classify shall not notice
-    BACKGROUND    loading models once the server has started: few wait for it, and everybody would notice
+    0             the event loop and gRPC's threads, which only pass calls on
+    LANES         computing for callers; the embedded language model's process has the same
+    PARSING       spaCy's process: a parse may take long, and Classify must not notice
+    BACKGROUND    loading models once the server serves
 
 A call needs the loop for a fraction of a millisecond before and after it is computed, and a refusal needs nothing else:
-they shall not wait until a lane has used up its time slice. Children stay in the server's session: Linux may give every
-session the same share of the cores (autogroup), whatever the priorities in it.
+they must not wait until a lane has used up its time slice. Children stay in the server's session, because Linux may
+give every session the same share of the cores (autogroup), whatever the priorities in it.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _own = threading.local()  # `steps` of this thread
 
 
 def step_back(steps: int = BACKGROUND) -> None:
-    """Give this thread a lower priority (setpriority(2)), unless it has one that is lower still."""
+    """Lower the priority of this thread to `steps` (setpriority(2)), unless it is lower already."""
     thread = threading.get_native_id()
     _own.steps = max(steps, _steps())
     with contextlib.suppress(OSError):
@@ -33,7 +33,7 @@ def step_back(steps: int = BACKGROUND) -> None:
 def rest(seconds: float) -> None:
     """After so many seconds of work, sleep for eight times as long if this thread works in the background.
 
-    Work of low priority still shares caches and memory with the others.
+    Even at low priority its work takes caches and memory bandwidth from the others.
     """
     if _steps() == BACKGROUND:
         time.sleep(seconds * _REST)

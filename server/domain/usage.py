@@ -158,15 +158,15 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """Calls of one day, tenant, service, model and currency that have ended, added up."""
+    """Ended calls of one day, tenant, service, model and currency, added up. Names are those of quintet.v1.UsageSum."""
 
     day: date
     tenant: str
     service: str
     model: str
     currency: str
-    calls: int
-    estimated: int  # calls whose tokens the provider did not count
+    call_count: int
+    estimated_count: int  # calls whose tokens the provider did not count
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int

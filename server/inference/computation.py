@@ -36,27 +36,20 @@ class ComputationCounters:
     cache_bytes: int = 0  # in the cache now
 
 
+@dataclass(eq=False)
 class Computation:
     """`compute` makes one result of each of some items, on a lane.
 
-    `cost` of an item is proportional to the seconds that it takes, or 0 if that is unknown.
+    `counters` are the scheduler's for `name`: they outlive a model that is replaced. `cost` of an item is proportional
+    to the seconds that it takes, or 0 if that is unknown.
     """
 
-    def __init__(
-        self,
-        compute: Callable[[Sequence[Any]], Sequence[Any]],
-        counters: ComputationCounters,
-        *,
-        name: str = "",
-        cost: Callable[[Any], float] = lambda _: 0.0,
-        batch_policy: BatchPolicy = UNBATCHED,
-    ) -> None:
-        self.compute = compute
-        self.counters = counters
-        self.name = name
-        self.cost = cost
-        self.batch_policy = batch_policy
-        self._pace = 0.0  # seconds a unit of cost, a moving average
+    name: str
+    compute: Callable[[Sequence[Any]], Sequence[Any]]
+    counters: ComputationCounters
+    cost: Callable[[Any], float] = lambda _: 0.0
+    batch_policy: BatchPolicy = UNBATCHED
+    _pace: float = 0.0  # seconds a unit of cost, a moving average
 
     def observe(self, seconds: float, cost: float) -> None:
         """Learn the pace from a batch."""

@@ -9,21 +9,19 @@ shortest expected first with ageing, which loses half of its goodput under overl
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from server.inference.computation import Computation
 
 _ALIKE = 1.5  # the greatest ratio between the costs in a batch: the shorter items are padded
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One item of a request."""
+class Item(NamedTuple):
+    """One item of a request, and its place in the results."""
 
     request: "Request"
-    index: int
+    place: int
     value: Any
     cost: float
 
@@ -47,7 +45,7 @@ class Request:
         self.wait_seconds = 0.0  # until the first item was started
         self.compute_seconds = 0.0  # its share of what was computed
         self._left = len(values)
-        items = [Item(self, index, value, computation.cost(value)) for index, value in enumerate(values)]
+        items = [Item(self, place, value, computation.cost(value)) for place, value in enumerate(values)]
         self.items = deque(sorted(items, key=lambda item: -item.cost))  # those that no lane has taken yet
         computation.counters.waiting += len(items)
 
@@ -56,9 +54,9 @@ class Request:
         self.computation.counters.waiting -= 1
         return self.items.popleft()
 
-    def store(self, index: int, result: Any) -> None:
+    def store(self, place: int, result: Any) -> None:
         """Keep a result; the last one ends the request."""
-        self.results[index] = result
+        self.results[place] = result
         self._left -= 1
         self.ended = self._left == 0
 
@@ -102,18 +100,15 @@ class RequestQueue:
         max_items, max_cost = computation.batch_policy
         cost = batch[0].cost
         size = min(max_items, -(-(computation.counters.waiting + 1) // self._lanes)) if cost <= max_cost else 1
-        if size > 1:
-            for other in itertools.chain([request], self._others(computation, now)):
+        for other in (request, *(other for *_, other in self._heap)) if size > 1 else ():
+            if len(batch) == size:
+                break
+            if other.computation is computation and other.deadline > now:
                 while len(batch) < size and other.items and _are_alike(cost, other.items[0].cost):
                     batch.append(other.take())
-                if len(batch) == size:
-                    break
         seconds = sum(computation.expected_seconds(item.cost) for item in batch)
         self._virtual_time += seconds / len(self._heap)
         return batch
-
-    def _others(self, computation: Computation, now: float) -> Iterator[Request]:
-        return (r for *_, r in self._heap if r.computation is computation and r.deadline > now)
 
     def drain(self) -> list[Request]:
         """All requests; the queue is empty then."""

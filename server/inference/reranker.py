@@ -5,6 +5,7 @@ from functools import partial
 
 from server.domain.models import ModelTask
 from server.domain.rag import embedded_text
+from server.inference.computation import Computation
 from server.inference.onnx_text import OnnxForward
 from server.inference.scheduler import Scheduler
 from server.inference.text import text_cost
@@ -27,9 +28,9 @@ class OnnxReranker:
         self.description = describe(artefact, ModelTask.RERANKING, engine)
         forward = OnnxForward(artefact, engine, OUTPUT)
         self._scheduler = scheduler
-        self._computation = scheduler.computation(  # which refers to no engine: see text.py
-            self.description.identity.name, partial(_score, forward), cost=_cost, batch_policy=forward.batch_policy
-        )
+        name = self.description.identity.name
+        compute = partial(_score, forward)  # refers to no engine, for the reason in text.py
+        self._computation = Computation(name, compute, scheduler.counters[name], _cost, forward.batch_policy)
         _score(forward, pairs("Is this model ready?", [("", "It is.")]))
 
     async def scores(self, query: str, passages: Sequence[tuple[str, str]], *, deadline: float) -> list[float]:

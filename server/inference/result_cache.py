@@ -1,4 +1,4 @@
-"""Exact results of models, kept for inputs that come again."""
+"""Exact results of models, kept for texts that recur."""
 
 import sys
 from collections import OrderedDict
@@ -12,15 +12,15 @@ _ENTRY_BYTES = 200  # of an entry besides its text and its value
 
 
 class ResultCache(Generic[V]):
-    """The results of one model, by their texts; those that were not asked for the longest give way first.
+    """The results of one model by their texts, least recently used ones evicted first.
 
-    Holds at most `limit` bytes, none for 0; `weigh` estimates those of a result. A model has its own and keeps it
-    for as long as it lives, so all results are of one digest. Belongs to the event loop.
+    Holds at most `limit` bytes, and nothing for 0; `size` estimates those of a result. Each loaded model has its own,
+    so all results are of one digest. Belongs to the event loop.
     """
 
-    def __init__(self, limit: int, weigh: Callable[[V], int], counters: ComputationCounters) -> None:
+    def __init__(self, limit: int, size: Callable[[V], int], counters: ComputationCounters) -> None:
         self._limit = limit
-        self._weigh = weigh
+        self._size = size
         self._counters = counters
         self._kept: OrderedDict[str, tuple[V, int]] = OrderedDict()
         self._bytes = 0
@@ -28,7 +28,7 @@ class ResultCache(Generic[V]):
     async def through(
         self, texts: Sequence[str], compute: Callable[[Sequence[str]], Awaitable[Sequence[V]]]
     ) -> Sequence[V]:
-        """One result a text, in order: the kept ones, and what `compute` makes of the others, each once."""
+        """One result a text, in order; `compute` is asked for the distinct texts that are not in the cache."""
         if not self._limit:
             return await compute(texts)
         found = {text: self._kept[text][0] for text in texts if text in self._kept}
@@ -44,8 +44,8 @@ class ResultCache(Generic[V]):
         return [found[text] for text in texts]
 
     def _keep(self, text: str, value: V) -> None:
-        size = sys.getsizeof(text) + self._weigh(value) + _ENTRY_BYTES
-        if size > self._limit or text in self._kept:  # the latter: another call asked for it at the same time
+        size = sys.getsizeof(text) + self._size(value) + _ENTRY_BYTES
+        if size > self._limit or text in self._kept:  # a concurrent call kept it
             return
         self._kept[text] = value, size
         self._bytes += size

@@ -18,7 +18,7 @@ from server.domain.context import charge
 from server.domain.errors import DeadlineExceeded, ServerOverloaded, ServerStopping
 from server.domain.histogram import Histogram
 from server.domain.priority import LANES, step_back
-from server.inference.computation import UNBATCHED, BatchPolicy, Computation, ComputationCounters
+from server.inference.computation import Computation, ComputationCounters
 from server.inference.queue import Item, Request, RequestQueue
 
 log = logging.getLogger(__name__)
@@ -42,20 +42,11 @@ class Scheduler:
         for thread in self._threads:
             thread.start()
 
-    def computation(
-        self,
-        name: str,
-        compute: Callable[[Sequence[Any]], Sequence[Any]],
-        *,
-        cost: Callable[[Any], float] = lambda _: 0.0,
-        batch_policy: BatchPolicy = UNBATCHED,
-    ) -> Computation:
-        """A computation for map(), counted under `name`."""
-        return Computation(compute, self.counters[name], name=name, cost=cost, batch_policy=batch_policy)
-
     async def run(self, function: Callable[[], T], *, deadline: float, name: str = "other") -> T:
         """Run `function` on a lane, counted under `name`, and return its result. Errors are those of map."""
-        result: list[T] = await self.map(self.computation(name, _call_each), [function], deadline=deadline)
+        result: list[T] = await self.map(
+            Computation(name, _call_each, self.counters[name]), [function], deadline=deadline
+        )
         return result[0]
 
     async def map(self, computation: Computation, items: Sequence[Any], *, deadline: float) -> list[Any]:
@@ -88,12 +79,8 @@ class Scheduler:
                     computation.counters.abandoned += request.end(None)
                 raise
             finally:
-                charge(
-                    queue=request.wait_seconds,
-                    compute=request.compute_seconds,
-                    part=computation.name,
-                    arrived=request.arrived,
-                )
+                waited, computed = request.wait_seconds, request.compute_seconds
+                charge(queue=waited, compute=computed, part=computation.name, arrived=request.arrived)
         finally:
             self.admitted -= width
         if request.error:
@@ -105,7 +92,7 @@ class Scheduler:
         with self._ready:
             self._closed = True
             for request in self._queue.drain():
-                self._fail(request, _stopping())
+                _fail(request, _stopping())
             self._ready.notify_all()
         for thread in self._threads:
             thread.join()
@@ -128,7 +115,7 @@ class Scheduler:
             now = time.monotonic()
             counters = request.computation.counters
             if request.computation.cannot_finish(request.items[0].cost, request.deadline - now):
-                counters.expired += self._fail(request, _late())
+                counters.expired += _fail(request, _late())
                 continue
             batch = self._queue.take_batch(request, now)
             counters.batches[len(batch)] += 1
@@ -162,11 +149,14 @@ class Scheduler:
                 item.request.compute_seconds += seconds / len(batch)
             if error is None:
                 computation.observe(seconds, sum(item.cost for item in batch))
-                for item, result in zip(batch, results, strict=True):
-                    self._store(item, result)
+                for (request, place, *_), result in zip(batch, results, strict=True):
+                    if not request.ended:
+                        request.store(place, result)
+                        if request.ended:
+                            _notify(request)
                 return
             if len(batch) == 1:
-                counters.abandoned += self._fail(batch[0].request, error)
+                counters.abandoned += _fail(batch[0].request, error)
                 return
             counters.retried += len(batch) - gone
         log.warning("a batch of %d failed and is run item by item", len(batch), exc_info=error)
@@ -174,19 +164,14 @@ class Scheduler:
             if not item.request.ended:
                 self._compute([item])
 
-    def _store(self, item: Item, result: Any) -> None:
-        if not item.request.ended:
-            item.request.store(item.index, result)
-            if item.request.ended:
-                _notify(item.request)
 
-    def _fail(self, request: Request, error: BaseException) -> int:
-        """Returns how many items still waited."""
-        if request.ended:
-            return 0
-        dropped = request.end(error)
-        _notify(request)
-        return dropped
+def _fail(request: Request, error: BaseException) -> int:
+    """Returns how many items still waited."""
+    if request.ended:
+        return 0
+    dropped = request.end(error)
+    _notify(request)
+    return dropped
 
 
 def _notify(request: Request) -> None:

@@ -1,9 +1,9 @@
-"""A child process that is kept alive: started, watched, restarted when it dies or hangs, and ended.
+"""Supervises a child process that serves HTTP: starts it, polls it, restarts it when it dies or hangs, and ends it.
 
-What a child must do: read its configuration, one JSON line, from its standard input (others can see arguments and
-environment); when it is ready, write one JSON line {"address": "127.0.0.1:PORT"} to its standard output; answer
-GET /health there with 200; end when its standard input ends or "parent" is no longer its parent; leave the process
-group, whose Ctrl-C is for the server.
+The child must: read its configuration, one JSON line, from standard input (other users can read arguments and
+environment); when it is ready, write one JSON line {"address": "127.0.0.1:PORT"} to standard output; answer GET /health
+there with 200; end when standard input ends or "parent" is no longer its parent; leave the process group, whose Ctrl-C
+is for the server.
 """
 
 import asyncio
@@ -28,10 +28,9 @@ _TAIL_LINES = 20
 
 
 class Supervisor:
-    """Keeps one child alive between start() and stop().
+    """Keeps one child alive between start() and stop(). `on_change` is called whenever `address` changes.
 
-    Start it from the main thread: the kernel ends the child with the thread that made it. `on_change` is called
-    whenever `address` changes.
+    Start it from the main thread: the kernel ends the child with the thread that made it.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class Supervisor:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Return when the child is ready. Raises ModelUnavailable if its first life ends before that."""
+        """Return when the child is ready. Raises ModelUnavailable if it ends or hangs before that."""
         self._task = asyncio.create_task(self._keep_alive())
         started = asyncio.create_task(self._started.wait())
         try:
@@ -72,7 +71,7 @@ class Supervisor:
             started.cancel()
 
     async def stop(self) -> None:
-        """End the child: politely, then by force."""
+        """End the child: SIGTERM, then SIGKILL."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -80,49 +79,45 @@ class Supervisor:
     async def _keep_alive(self) -> None:
         delay = _MIN_DELAY / 2
         while True:
-            born = time.monotonic()
-            why = await self._live()
+            started = time.monotonic()
+            why = await self._run_once()
             log.error("%s: %s", self._name, why)
             if not self._started.is_set():
                 raise ModelUnavailable(f"{self._name} could not be started; the server's log says why")
-            lived_well = time.monotonic() - born > _MAX_DELAY
-            delay = _MIN_DELAY if lived_well else min(2 * delay, _MAX_DELAY)
+            was_stable = time.monotonic() - started > _MAX_DELAY
+            delay = _MIN_DELAY if was_stable else min(2 * delay, _MAX_DELAY)
             await asyncio.sleep(delay)
 
-    async def _live(self) -> str:
-        """One life of the child. Returns why it ended."""
+    async def _run_once(self) -> str:
+        """Start the child and wait for its end. Returns the reason."""
         try:
             process = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=PIPE,
-                env=self._environment,
+                *self._command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=self._environment
             )
         except OSError as error:
-            return f"the process cannot be made: {error}"
+            return f"the process cannot be started: {error}"
         assert process.stderr is not None
         self.pid = process.pid
         tail: deque[str] = deque(maxlen=_TAIL_LINES)
         drain = asyncio.create_task(self._drain(process.stderr, tail))
         try:
-            why = await self._wake_and_watch(process)
+            why = await self._serve(process)
         finally:
-            self._become(None)
+            self._set_address(None)
             await _end(process)
             await asyncio.wait({drain}, timeout=1.0)
             drain.cancel()
         return "\n    ".join([f"{why}; exit status {process.returncode}", *tail])
 
-    async def _wake_and_watch(self, process: Process) -> str:
+    async def _serve(self, process: Process) -> str:
         try:
             async with asyncio.timeout(self._start_seconds):
-                address = await self._wake(process)
+                address = await self._configure(process)
         except TimeoutError:
             return f"the process was not ready within {self._start_seconds:g} s"
         except (OSError, ValueError, KeyError, TypeError):
             return "the process was never ready"
-        self._become(address)
+        self._set_address(address)
         failed_polls = 0
         while failed_polls < _FAILED_POLLS:
             with contextlib.suppress(TimeoutError):
@@ -131,24 +126,24 @@ class Supervisor:
             failed_polls = 0 if await _is_healthy(address, self._poll_seconds) else failed_polls + 1
         return "the process does not answer"
 
-    async def _wake(self, process: Process) -> str:
+    async def _configure(self, process: Process) -> str:
+        """Returns the child's address once it answers there."""
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(json.dumps({**self._config, "parent": os.getpid()}).encode() + b"\n")
         await process.stdin.drain()
         address = str(json.loads(await process.stdout.readline())["address"])
         if not await _is_healthy(address, self._poll_seconds):
-            raise ValueError("it says that it is ready and does not answer")
+            raise ValueError("it reported an address and does not answer there")
         return address
 
-    def _become(self, address: str | None) -> None:
-        if address == self.address:
-            return
-        self.address = address
-        if address:
-            log.info("%s: ready in process %d", self._name, self.pid)
-            self._started.set()
-        self._on_change()
+    def _set_address(self, address: str | None) -> None:
+        if address != self.address:
+            self.address = address
+            if address:
+                log.info("%s: ready in process %d", self._name, self.pid)
+                self._started.set()
+            self._on_change()
 
     async def _drain(self, stream: StreamReader, tail: deque[str]) -> None:
         while chunk := await stream.read(1 << 16):

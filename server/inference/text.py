@@ -117,11 +117,9 @@ def _computation(
             metadata={"model": description.identity.name},
         )
     max_tokens = description.max_input_tokens
-    return scheduler.computation(
-        description.identity.name,
-        compute,
-        cost=lambda text: text_cost(len(text), max_tokens),
-        batch_policy=model.batch_policy,
+    name = description.identity.name
+    return Computation(
+        name, compute, scheduler.counters[name], lambda text: text_cost(len(text), max_tokens), model.batch_policy
     )
 
 

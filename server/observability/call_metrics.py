@@ -1,4 +1,4 @@
-"""Metrics of calls: how they ended, who was turned away and why."""
+"""Metrics of calls: how they ended, and how many were refused and why."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,61 +12,56 @@ from server.rpc.tenant_limits import TenantLimits
 
 
 def calls(admission: Admission) -> Iterator[Metric]:
-    """Calls that run, that ended, and that were refused on arrival."""
-    methods = list(admission.methods.values())
+    """Calls that run, that ended, and that admission refused."""
+    methods = [(method.name[1:], method) for method in list(admission.methods.values())]
     yield histograms(
         "rpc_server_call_duration_seconds",
         "Calls by method, status code and reason",
         ("rpc_system_name", "rpc_method", "rpc_response_status_code", "error_type"),
         (
-            (("grpc", method.name[1:], code.name, reason), durations)
-            for method in methods
+            (("grpc", name, code.name, reason), durations)
+            for name, method in methods
             for (code, reason), durations in method.ended.copy().items()
         ),
     )
-    yield gauges(
-        "quintet_active_calls",
-        "Calls that run",
-        ("rpc_method",),
-        (((method.name[1:],), method.running) for method in methods),
-    )
+    yield gauges("quintet_active_calls", "Running calls", ("rpc_method",), [((n,), m.running) for n, m in methods])
     yield gauges(
         "quintet_admission_backlog_seconds",
-        "Compute that the calls that run are expected to need",
+        "Compute that the running calls are expected to need",
         ("rpc_method",),
-        (((method.name[1:],), method.backlog_seconds) for method in methods),
+        [((name,), method.backlog_seconds) for name, method in methods],
     )
     yield counters(
         "quintet_admission_refusals",
         "Calls refused on arrival",
         ("reason",),
-        (((why,), number) for why, number in admission.refused.items()),
+        [((why,), number) for why, number in admission.refused.items()],
     )
 
 
-def identity(refused: Mapping[str, int], followed: Sequence[ReloadingFile[Any]]) -> Iterator[Metric]:
-    """Calls of strangers, and the files that tell who is none."""
+def authentication(refused: Mapping[str, int], files: Sequence[ReloadingFile[Any]]) -> Iterator[Metric]:
+    """Refusals of authentication and authorization, and the state of the files that these need."""
     yield counters(
         "quintet_auth_refusals",
-        "Calls of strangers, and of tenants that may not",
+        "Calls without valid credentials or without permission",
         ("reason",),
-        (((reason,), number) for reason, number in refused.items()),
+        [((reason,), number) for reason, number in refused.items()],
     )
     yield gauges(
         "quintet_file_broken",
-        "1 if the latest tenants or certificates cannot be used and older ones still are",
+        "1 if the latest tenants or certificates are invalid and the older ones stay in use",
         ("file",),
-        (((file.what,), bool(file.problem)) for file in followed),
+        [((file.what,), bool(file.problem)) for file in files],
     )
 
 
-def limiting(limits: TenantLimits) -> Iterator[Metric]:
-    """What the limits of tenants refused, and whether this server decides alone."""
+def tenant_limits(limits: TenantLimits) -> Iterator[Metric]:
+    """Refusals by the tenants' limits, and whether this server decides alone."""
     yield counters(
         "quintet_limits_refusals",
-        "Calls refused, once for each limit that they would have broken",
+        "Calls refused, once for each limit that had no room",
         ("tenant", "limit"),
         limits.refused.copy().items(),
     )
-    yield histograms("quintet_limits_decision_seconds", "Deciding", (), [((), limits.decisions)])
+    yield histograms("quintet_limits_decision_seconds", "Time of decisions", (), [((), limits.decisions)])
     yield gauges("quintet_limits_degraded", "1 if this server decides alone", (), [((), limits.degraded)])

@@ -1,44 +1,36 @@
-"""Families of Prometheus metrics from rows of labels and numbers."""
+"""Prometheus metric families from rows of label values and numbers."""
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-from server.domain.histogram import Histogram
-
-Rows = Iterable[tuple[Sequence[str], Any]]  # values of the labels, and the number or the histogram
+Rows = Iterable[tuple[Sequence[str], Any]]  # label values, and a number or a domain Histogram
 
 
 def histograms(name: str, what: str, labels: Sequence[str], rows: Rows) -> Metric:
     """Distributions."""
     family = HistogramMetricFamily(name, what, labels=labels)
-    for values, histogram in rows:
-        family.add_metric(values, _buckets(histogram), histogram.total)
+    for values, each in rows:
+        bounds = (*map(str, each.bounds), "+Inf")
+        family.add_metric(values, list(zip(bounds, accumulate(list(each.counts)), strict=True)), each.total)
     return family
 
 
 def gauges(name: str, what: str, labels: Sequence[str], rows: Rows) -> Metric:
-    """What goes up and down."""
-    family = GaugeMetricFamily(name, what, labels=labels)
-    for values, number in rows:
-        family.add_metric(values, number)
-    return family
+    """Values that rise and fall."""
+    return _filled(GaugeMetricFamily(name, what, labels=labels), rows)
 
 
 def counters(name: str, what: str, labels: Sequence[str], rows: Rows) -> Metric:
-    """What only grows."""
-    family = CounterMetricFamily(name, what, labels=labels)
+    """Values that only grow."""
+    return _filled(CounterMetricFamily(name, what, labels=labels), rows)
+
+
+def _filled(family: Any, rows: Rows) -> Metric:
     for values, number in rows:
         family.add_metric(values, number)
-    return family
-
-
-def _buckets(histogram: Histogram) -> list[Any]:
-    """Cumulative counts up to each bound, as Prometheus wants them."""
-    found, below = [], 0
-    for bound, number in zip((*histogram.bounds, "+Inf"), list(histogram.counts), strict=True):
-        below += number
-        found.append((str(bound), below))
-    return found
+    filled: Metric = family
+    return filled

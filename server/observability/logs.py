@@ -1,4 +1,4 @@
-"""The log on stderr: lines for people, or a JSON object a line for machines. Every line names the call it is of."""
+"""The log on stderr, as text or as one JSON object a line. Every line has the request id of its call."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ from server.domain.context import current_or_none
 
 
 def to_stderr(level: str, form: str) -> None:
-    """Log what the server says from `level` on, and warnings of libraries; `form` is "text" or "json"."""
+    """Log the server from `level` on, and warnings of libraries; `form` is "text" or "json"."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)  # libraries
@@ -17,25 +17,25 @@ def to_stderr(level: str, form: str) -> None:
 
 
 class TextLines(logging.Formatter):
-    """Time, level, logger, request id or "-", and the message."""
+    """Time, level, logger, request id or "-", message."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line; more for an exception."""
+        """One line, and the traceback of an exception."""
         call = current_or_none()
         record.request_id = call.request_id if call else "-"
         return super().format(record)
 
 
 class JsonLines(logging.Formatter):
-    """Fields time (RFC 3339), level, logger, message; request_id of a call, and trace_id if it is traced; exception;
-    and what the line has in `extra={"fields": ...}`.
+    """Fields: time (RFC 3339), level, logger, message, request_id and trace_id if there are any, exception, and those
+    in `extra={"fields": ...}`.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, whatever the message contains."""
+        """One line, also if the message has several."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,

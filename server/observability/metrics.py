@@ -1,20 +1,20 @@
-"""Prometheus metrics on a port of their own, read from plain numbers when they are scraped: calls pay nothing.
+"""Prometheus metrics on their own port, read at each scrape from plain numbers, so that calls pay nothing for them.
 
-Names and attributes are OpenTelemetry's (`rpc.server.*`, `gen_ai.*`) in the spelling of Prometheus; what they do not
-cover begins with `quintet_`. Scrapes are answered on a thread of their own.
+Names and labels are OpenTelemetry's (`rpc.server.*`, `gen_ai.*`) in Prometheus's spelling; other names begin with
+`quintet_`. A thread answers the scrapes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, start_http_server
 
 from server.domain.reloading_file import ReloadingFile
 from server.inference.scheduler import Scheduler
-from server.models.handle import Slot
-from server.models.memory_limit import Budget
+from server.models.handle import Handle
+from server.models.memory_limit import MemoryLimit
 from server.observability import call_metrics, chat_metrics, model_metrics
 from server.rpc.admission import Admission
 from server.rpc.tenant_limits import TenantLimits
@@ -24,45 +24,33 @@ if TYPE_CHECKING:
     from server.tasks.chat.openai_upstream import Upstream
 
 
+@dataclass(frozen=True, eq=False)
 class Collector:
-    """Everything that is published, gathered anew for each scrape."""
+    """All metrics, with their values at the time of each scrape."""
 
-    def __init__(
-        self,
-        admission: Admission,
-        lanes: Mapping[str, Scheduler],
-        slots: Sequence[Slot[Any]],
-        budget: Budget,
-        *,
-        upstreams: "Mapping[str, Upstream]" = MappingProxyType({}),
-        auth_refused: Mapping[str, int] = MappingProxyType({}),
-        followed: Sequence[ReloadingFile[Any]] = (),
-        limits: TenantLimits | None = None,
-        ledger: SqlLedger | None = None,
-    ) -> None:
-        self._admission = admission
-        self._budget = budget
-        self._lanes = lanes
-        self._slots = slots
-        self._auth_refused = auth_refused
-        self._followed = followed
-        self._limits = limits
-        self._upstreams = upstreams
-        self._ledger = ledger
+    admission: Admission
+    lanes: Mapping[str, Scheduler]
+    handles: Sequence[Handle[Any]]
+    memory: MemoryLimit
+    upstreams: "Mapping[str, Upstream]" = field(default_factory=dict)
+    auth_refused: Mapping[str, int] = field(default_factory=dict)
+    files: Sequence[ReloadingFile[Any]] = ()
+    limits: TenantLimits | None = None
+    ledger: SqlLedger | None = None
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics with their current values."""
-        yield from call_metrics.calls(self._admission)
-        yield from call_metrics.identity(self._auth_refused, self._followed)
-        if self._limits is not None:
-            yield from call_metrics.limiting(self._limits)
-        yield from model_metrics.lane_times(self._lanes)
-        yield from model_metrics.works(self._lanes)
-        yield from model_metrics.models(self._slots, self._budget)
-        yield from chat_metrics.upstreams(self._upstreams.values())
-        yield from chat_metrics.breakers(self._upstreams.values())
-        if self._ledger is not None:
-            yield from chat_metrics.ledger(self._ledger)
+        """Called by prometheus_client."""
+        yield from call_metrics.calls(self.admission)
+        yield from call_metrics.authentication(self.auth_refused, self.files)
+        if self.limits is not None:
+            yield from call_metrics.tenant_limits(self.limits)
+        yield from model_metrics.lane_times(self.lanes)
+        yield from model_metrics.works(self.lanes)
+        yield from model_metrics.models(self.handles, self.memory)
+        yield from chat_metrics.upstreams(self.upstreams.values())
+        yield from chat_metrics.breakers(self.upstreams.values())
+        if self.ledger is not None:
+            yield from chat_metrics.ledger(self.ledger)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any, Self
@@ -27,7 +27,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from server.domain.context import Context, Metadata
+from server.domain.context import Context, Metadata, UpstreamTrace
 
 _EXPORT_SECONDS = 2.0  # for a batch, with all attempts
 _FLUSH_SECONDS = 3.0  # for the remaining spans when the server stops
@@ -137,8 +137,8 @@ class CallTrace:
         _end(self._span, "" if code == "OK" else reason or code, is_fault=code in _FAULTS)
 
 
-class OtelUpstreamTrace:
-    """Implements `context.UpstreamTrace`."""
+class OtelUpstreamTrace(UpstreamTrace):
+    """An OpenTelemetry span."""
 
     def __init__(self, tracer: Tracer, parent: Span, provider: str, model: str, url: str) -> None:
         address = urlsplit(url)
@@ -155,10 +155,7 @@ class OtelUpstreamTrace:
         self._began = time.monotonic()
         carrier: dict[str, str] = {}
         _W3C.inject(carrier, set_span_in_context(self._span, _NO_CONTEXT))
-        self.headers: Mapping[str, str] = carrier
-
-    def __enter__(self) -> Self:
-        return self
+        self.headers = carrier
 
     def first_token(self) -> None:
         """As `UpstreamTrace.first_token`."""

@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 _SETTLE_SECONDS = 2.0  # longest wait for the ledger at the end of an answer, which is then settled later
 _EARLY_SECONDS = 0.05  # a client's clock may reach the deadline this much earlier than ours
 _COUNT_CODE_POINTS = 8192  # of an answer that are kept and then counted at once
-_MAX_TOKENS = 2**31  # no answer has more
 
 
 class Accounting:
@@ -60,7 +59,7 @@ class Accounting:
         else:  # the call was cancelled, or the stream closed
             outcome = Outcome.DEADLINE if self._is_late() else Outcome.CANCELLED
             has_consumed = True
-        self._settle(self._own_count() if has_consumed else self._usage(0, 0, 0, UsageSource.ESTIMATED), outcome)
+        self._settle(self._count_own() if has_consumed else self._own_usage(0, 0), outcome)
 
     async def start(self, started: ChatStarted, reserved: Cost) -> None:
         """An upstream is about to be asked. The first one opens the entry; `reserved` is what the call may cost.
@@ -82,19 +81,13 @@ class Accounting:
     async def finish(self, done: ChatDone) -> Usage:
         """Settle a complete answer; return the usage to report."""
         assert self._opened is not None, "an upstream sends ChatStarted first"
-        usage = done.usage
-        if _is_plausible(usage):
-            used = self._usage(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.source)
-        else:
-            log.warning("a provider reports impossible usage; the ledger gets our own count")
-            used = self._own_count()
-        written = self._settle(used, Outcome.OK, done.model)
+        written = self._settle(done.usage, Outcome.OK, done.model)
         try:
             async with asyncio.timeout(max(0.0, min(_SETTLE_SECONDS, self._deadline - time.monotonic()))):
                 await written
         except TimeoutError:
             log.warning("the ledger is slow; an answer ends before it is settled")
-        return self._opened.earlier or used
+        return self._opened.earlier or done.usage
 
     def _entry(self, started: ChatStarted, reserved: Cost) -> Entry:
         call, prices, now = self._call, started.prices, datetime.now(UTC)
@@ -137,16 +130,15 @@ class Accounting:
         )
         return self._ledger.settle(entry)
 
-    def _usage(self, prompt: int, completion: int, cached: int, source: UsageSource) -> Usage:
-        assert self._started is not None
-        prices = self._started.prices
-        cost = prices.cost_micros(prompt, completion, cached)
-        return Usage(prompt, completion, source, cost, prices.currency, cached)
-
-    def _own_count(self) -> Usage:
+    def _count_own(self) -> Usage:
         assert self._started is not None
         self._count()
-        return self._usage(self._started.prompt_tokens, self._completion_tokens, 0, UsageSource.ESTIMATED)
+        return self._own_usage(self._started.prompt_tokens, self._completion_tokens)
+
+    def _own_usage(self, prompt: int, completion: int) -> Usage:
+        assert self._started is not None
+        prices = self._started.prices
+        return Usage(prompt, completion, UsageSource.ESTIMATED, prices.cost_micros(prompt, completion), prices.currency)
 
     def _count(self) -> None:
         assert self._started is not None
@@ -155,13 +147,6 @@ class Accounting:
 
     def _is_late(self) -> bool:
         return time.monotonic() >= self._deadline - _EARLY_SECONDS
-
-
-def _is_plausible(usage: Usage) -> bool:
-    """Providers have sent null, texts, and negative numbers."""
-    numbers = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
-    is_whole = all(isinstance(number, int) and 0 <= number < _MAX_TOKENS for number in numbers)
-    return is_whole and usage.cached_tokens <= usage.prompt_tokens
 
 
 def _printable(text: str) -> str:

@@ -1,5 +1,6 @@
 """The ledger's tables in the SQL that SQLite and PostgreSQL share, and their rows. Times: microseconds since 1970."""
 
+from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
@@ -56,11 +57,7 @@ Index("quintet_calls_page", _columns.tenant, _columns.id)
 _is_open = _columns.outcome == Outcome.OPEN.value
 Index("quintet_calls_open", _columns.instance, sqlite_where=_is_open, postgresql_where=_is_open)
 
-_PLAIN = (
-    *("id", "tenant", "key_id", "request_id", "request_digest", "brought_id", "service", "method"),
-    *("model", "model_version", "model_digest", "provider", "price_version", "repeat_of"),
-    *("own_prompt_tokens", "own_prompt_micros", "reserved_tokens", "reserved_micros"),
-)
+_PLAIN = tuple(field.name for field in fields(Entry) if field.name not in ("usage", "started", "ended", "outcome"))
 _USAGE = ("prompt_tokens", "cached_tokens", "completion_tokens", "cost_micros", "currency")
 # The columns that settling changes.
 SETTLED = (

@@ -61,7 +61,6 @@ class Writer:
 
     @contextmanager
     def create(self, name: str) -> Iterator[BinaryIO]:
-        """A new file."""
         with (self.folder / name).open("xb") as file:
             yield file
             file.flush()
@@ -81,7 +80,6 @@ class Writer:
             raise ValueError(f"{name} got {rows} rows instead of {shape[0]}")
 
     def array(self, name: str, values: NDArray[Any]) -> None:
-        """An .npy file."""
         self.rows(name, values.shape, values.dtype.type, [values])
 
     def strings(self, name: str, texts: Iterable[str]) -> None:

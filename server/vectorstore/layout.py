@@ -16,7 +16,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from server.domain.errors import CollectionNotFound, ServerOverloaded, StorageFull
@@ -79,27 +79,38 @@ def pointer_stamp(folder: Path) -> tuple[int, int] | None:
 
 
 @contextmanager
-def locked(folder: Path, *, wait: float = _LOCK_SECONDS) -> Iterator[None]:
-    """Hold the lock of the one process that may write. Raises ServerOverloaded, or CollectionNotFound."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
-        raise CollectionNotFound(folder.name, collection_names(folder.parent)) from None
+def _flock(folder: Path, wait: float = 0.0) -> Iterator[int]:
+    """Hold the lock of a folder. Raises BlockingIOError if another process still holds it after `wait` seconds."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         give_up = time.monotonic() + wait
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except BlockingIOError as error:
+            except BlockingIOError:
                 if time.monotonic() >= give_up:
-                    raise ServerOverloaded(f'another process is writing to collection "{folder.name}"') from error
+                    raise
                 time.sleep(0.005)
-        if not folder.exists() or not os.path.samestat(os.fstat(descriptor), folder.stat()):
-            raise CollectionNotFound(folder.name, collection_names(folder.parent))
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)  # releases the lock
+
+
+@contextmanager
+def locked(folder: Path, *, wait: float = _LOCK_SECONDS) -> Iterator[None]:
+    """Hold the lock of the one process that may write. Raises ServerOverloaded, or CollectionNotFound."""
+    with ExitStack() as stack:
+        try:
+            descriptor = stack.enter_context(_flock(folder, wait))
+            is_there = os.path.samestat(os.fstat(descriptor), folder.stat())
+        except BlockingIOError as error:
+            raise ServerOverloaded(f'another process is writing to collection "{folder.name}"') from error
+        except FileNotFoundError:
+            is_there = False
+        if not is_there:
+            raise CollectionNotFound(folder.name, collection_names(folder.parent))
+        yield
 
 
 @contextmanager
@@ -121,25 +132,18 @@ def staging_folder(parent: Path) -> Iterator[Path]:
     """
     folder = parent / f".{uuid.uuid4().hex}"
     folder.mkdir(parents=True)
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield folder
+        with _flock(folder):
+            yield folder
     finally:
-        os.close(descriptor)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_abandoned(parent: Path) -> None:
     """Remove the staging folders of processes that were killed."""
     for folder in (path for path in parent.glob(".*") if path.is_dir()):
-        with suppress(OSError):  # it is locked, or was just removed
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(descriptor)
+        with suppress(OSError), _flock(folder):  # else it is in use, or was just removed
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def install(folder: Path, generation: int, staged: Path) -> Path:

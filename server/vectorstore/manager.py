@@ -105,18 +105,12 @@ class CollectionManager:
 
     def check_embedder(self, snapshot: Snapshot) -> None:
         """Raises EmbedderMismatch if another embedder made the vectors."""
-        if reason := self.mismatch(snapshot):
-            raise EmbedderMismatch(reason)
-
-    def mismatch(self, snapshot: Snapshot) -> str:
-        """Why the collection cannot be searched, and how to mend it; empty if `embedder` made its vectors."""
         name, theirs, ours = snapshot.index.collection, snapshot.segment.info.model, self.embedder
-        if theirs == ours:
-            return ""
-        return (
-            f'collection "{name}" was made with embedder {theirs.name} {theirs.version}, '
-            f"the server runs {ours.name} {ours.version}. Embed it again with: quintet reindex {name}"
-        )
+        if theirs != ours:
+            raise EmbedderMismatch(
+                f'collection "{name}" was made with embedder {theirs.name} {theirs.version}, '
+                f"the server runs {ours.name} {ours.version}. Embed it again with: quintet reindex {name}"
+            )
 
     # ------------------------------------------------------------ writing
 

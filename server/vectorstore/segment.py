@@ -59,7 +59,6 @@ class Segment:
     ann: AnnIndex | None
 
     def document(self, row: int) -> Document:
-        """The document of a row."""
         return Document(**json.loads(self.documents[row]))
 
     def row_of(self, document_id: str) -> int | None:

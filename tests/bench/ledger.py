@@ -14,7 +14,7 @@ from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 
-from server.usage import ledger as ledger_module
+from server.usage import writer
 from server.usage.ledger import SqlLedger
 from tests import postgres
 from tests.ledgers import entry, settled
@@ -47,14 +47,14 @@ def main() -> None:
     parser.add_argument("--postgres", action="store_true", help="measure a PostgreSQL that does not sync, too")
     args = parser.parse_args()
     found: dict[tuple[str, int, str], list[float]] = defaultdict(list)
-    together = ledger_module._BATCH
+    together = writer._BATCH
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=args.folder)))
         server = stack.enter_context(postgres.running()) if args.postgres else None
         for number in range(args.rounds):
             for callers in (1, 64):
                 for name, batch in (("together", together), ("one a row", 1)):
-                    ledger_module._BATCH = batch
+                    writer._BATCH = batch
                     file = folder / f"{number}-{callers}-{batch}.sqlite"
                     found["SQLite", callers, name].append(asyncio.run(measure(file, callers, args.seconds)))
                     if server:

@@ -2,7 +2,7 @@
 
 Usage: python -m tests.campaigns.crash [--kills 500] [--seed 0]
 
-A child process adds, replaces, deletes, folds, rolls back and reindexes through the real engine, saying what it
+A child process adds, replaces, deletes, folds, rolls back and reindexes through the real engine, and prints what it
 begins and what was acknowledged. It is killed with SIGKILL. What is on the disk then must be exactly what was
 acknowledged, or that with the one operation that was under way, whole; every generation must open and have the content
 of its number.
@@ -99,8 +99,8 @@ class Expected:
                 state = self.states[operation["generation"]]
         return state
 
-    def hear(self, line: str) -> None:
-        """A line of the child: an operation that begins, or the number that one was acknowledged with."""
+    def read(self, line: str) -> None:
+        """A line of the child: an operation that begins, or the generation that one was acknowledged with."""
         said = json.loads(line)
         if isinstance(said, dict):
             self.under_way = said
@@ -167,8 +167,8 @@ def campaign(index: Path, kills: int, seed: int, most_seconds: float = 1.0) -> E
             time.sleep(chance.uniform(0, most_seconds))
             child.send_signal(signal.SIGKILL)
             for line in (first, *child.stdout):
-                if line.endswith("\n"):  # else it was killed while it spoke
-                    expected.hear(line)
+                if line.endswith("\n"):  # else it was killed in the middle of the line
+                    expected.read(line)
         assert child.returncode == -signal.SIGKILL, "it ended by itself"
         expected.check(index)
     return expected

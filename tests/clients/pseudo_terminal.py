@@ -1,4 +1,4 @@
-"""The command on a terminal, as a person has it."""
+"""Runs the command on a pseudo-terminal."""
 
 import fcntl
 import os
@@ -38,7 +38,7 @@ class PseudoTerminal:
         self._process.send_signal(signal.SIGINT)
 
     def read_until(self, text: str, seconds: float = 60) -> str:
-        """What is written up to and including `text`; all that is left if `text` is empty."""
+        """The output up to and including `text`; the rest of it if `text` is empty."""
         end = time.monotonic() + seconds
         while not text or text not in self.output:
             if not select.select([self._fd], [], [], max(0, end - time.monotonic()))[0]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import grpc
 from quintet.v1 import common_pb2, rag_pb2, rag_pb2_grpc
 
-from tests.clients.recorder import Failure, Recorder, abort
+from tests.clients.recorder import Failure, abort
 from tests.clients.servicers import MODEL, Context
 
 PAGE = 2  # documents or collections, so that lists have pages
@@ -16,8 +16,7 @@ Filters = Sequence[rag_pb2.MetadataFilter]
 class Rag(rag_pb2_grpc.RagServiceServicer):
     """Documents in memory; a passage is a whole document, its score the share of the query's words in it."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder = recorder
+    def __init__(self) -> None:
         self.collections: dict[str, dict[str, rag_pb2.Document]] = {}
         self.generation = 0
 
@@ -31,7 +30,6 @@ class Rag(rag_pb2_grpc.RagServiceServicer):
         return sorted((pair for pair in scored if pair[0]), key=lambda pair: -pair[0])[:top_k]
 
     def Ask(self, request: rag_pb2.AskRequest, context: Context) -> rag_pb2.AskResponse:
-        self.recorder.record("Ask", request, context)
         found = self._find(request.question, request.collection, request.top_k or 3, request.filters)
         return rag_pb2.AskResponse(
             answer=found[0][1].text if found else "",
@@ -42,7 +40,6 @@ class Rag(rag_pb2_grpc.RagServiceServicer):
         )
 
     def StreamAsk(self, request: rag_pb2.StreamAskRequest, context: Context) -> Iterator[rag_pb2.StreamAskResponse]:
-        self.recorder.record("StreamAsk", request, context)
         found = self._find(request.question, request.collection, request.top_k or 3, request.filters)
         index = self._index(request.collection)
         yield rag_pb2.StreamAskResponse(sources=rag_pb2.AskSources(citations=self._citations(found), index=index))
@@ -60,7 +57,6 @@ class Rag(rag_pb2_grpc.RagServiceServicer):
         ]
 
     def Retrieve(self, request: rag_pb2.RetrieveRequest, context: Context) -> rag_pb2.RetrieveResponse:
-        self.recorder.record("Retrieve", request, context)
         found = self._find(request.query, request.collection, request.top_k or 5, request.filters)
         passages = [
             rag_pb2.Passage(document_id=each.id, title=each.title, text=each.text, score=score) for score, each in found
@@ -68,7 +64,6 @@ class Rag(rag_pb2_grpc.RagServiceServicer):
         return rag_pb2.RetrieveResponse(passages=passages, index=self._index(request.collection), model=MODEL)
 
     def AddDocuments(self, request: rag_pb2.AddDocumentsRequest, context: Context) -> rag_pb2.AddDocumentsResponse:
-        self.recorder.record("AddDocuments", request, context)
         return self._add(request.collection, request.documents)
 
     def _add(self, collection: str, added: Sequence[rag_pb2.Document]) -> rag_pb2.AddDocumentsResponse:
@@ -87,7 +82,6 @@ class Rag(rag_pb2_grpc.RagServiceServicer):
     def DeleteDocuments(
         self, request: rag_pb2.DeleteDocumentsRequest, context: Context
     ) -> rag_pb2.DeleteDocumentsResponse:
-        self.recorder.record("DeleteDocuments", request, context)
         documents = self.collections.get(request.collection, {})
         deleted = [documents.pop(each, None) for each in request.document_ids]
         self.generation += 1
@@ -96,7 +90,6 @@ class Rag(rag_pb2_grpc.RagServiceServicer):
         )
 
     def GetIndex(self, request: rag_pb2.GetIndexRequest, context: Context) -> rag_pb2.GetIndexResponse:
-        self.recorder.record("GetIndex", request, context)
         count = len(self.collections.get(request.collection, {}))
         return rag_pb2.GetIndexResponse(index=self._index(request.collection), document_count=count)
 
@@ -107,7 +100,6 @@ class Rag(rag_pb2_grpc.RagServiceServicer):
         collection = ""
         for request in request_iterator:
             collection = request.collection or collection
-            self.recorder.record("ImportDocuments", request, context)
             added = self._add(collection, request.documents)
             total.index.CopyFrom(added.index)
             total.added_count += added.added_count
@@ -116,7 +108,6 @@ class Rag(rag_pb2_grpc.RagServiceServicer):
         return total
 
     def ListDocuments(self, request: rag_pb2.ListDocumentsRequest, context: Context) -> rag_pb2.ListDocumentsResponse:
-        self.recorder.record("ListDocuments", request, context)
         documents = sorted(self._known(request.collection, context).items())
         page = [each for name, each in documents if name > request.page_token][: PAGE + 1]
         return rag_pb2.ListDocumentsResponse(
@@ -131,7 +122,6 @@ class Rag(rag_pb2_grpc.RagServiceServicer):
     def CreateCollection(
         self, request: rag_pb2.CreateCollectionRequest, context: Context
     ) -> rag_pb2.CreateCollectionResponse:
-        self.recorder.record("CreateCollection", request, context)
         if request.collection in self.collections:
             abort(context, Failure(grpc.StatusCode.ALREADY_EXISTS, "COLLECTION_EXISTS", "there is one already"), "")
         self.collections[request.collection] = {}
@@ -140,7 +130,6 @@ class Rag(rag_pb2_grpc.RagServiceServicer):
     def DeleteCollection(
         self, request: rag_pb2.DeleteCollectionRequest, context: Context
     ) -> rag_pb2.DeleteCollectionResponse:
-        self.recorder.record("DeleteCollection", request, context)
         self._known(request.collection, context)
         del self.collections[request.collection]
         return rag_pb2.DeleteCollectionResponse(index=self._index(request.collection))
@@ -148,7 +137,6 @@ class Rag(rag_pb2_grpc.RagServiceServicer):
     def ListCollections(
         self, request: rag_pb2.ListCollectionsRequest, context: Context
     ) -> rag_pb2.ListCollectionsResponse:
-        self.recorder.record("ListCollections", request, context)
         names = [name for name in sorted(self.collections) if name > request.page_token]
         return rag_pb2.ListCollectionsResponse(
             collections=[
@@ -165,7 +153,6 @@ class Rag(rag_pb2_grpc.RagServiceServicer):
     def ListGenerations(
         self, request: rag_pb2.ListGenerationsRequest, context: Context
     ) -> rag_pb2.ListGenerationsResponse:
-        self.recorder.record("ListGenerations", request, context)
         count = len(self._known(request.collection, context))
         generation = rag_pb2.Generation(
             generation=self.generation, document_count=count, passage_count=count, size_bytes=1_500_000, origin="fold"
@@ -173,16 +160,13 @@ class Rag(rag_pb2_grpc.RagServiceServicer):
         return rag_pb2.ListGenerationsResponse(generations=[generation], index=self._index(request.collection))
 
     def Rollback(self, request: rag_pb2.RollbackRequest, context: Context) -> rag_pb2.RollbackResponse:
-        self.recorder.record("Rollback", request, context)
         self.generation += 1
         return rag_pb2.RollbackResponse(index=self._index(request.collection))
 
     def Compact(self, request: rag_pb2.CompactRequest, context: Context) -> rag_pb2.CompactResponse:
-        self.recorder.record("Compact", request, context)
         return rag_pb2.CompactResponse(index=self._index(request.collection), size_bytes=1_500_000)
 
     def Reindex(self, request: rag_pb2.ReindexRequest, context: Context) -> Iterator[rag_pb2.ReindexResponse]:
-        self.recorder.record("Reindex", request, context)
         total = len(self._known(request.collection, context))
         for done in range(total + 1):
             yield rag_pb2.ReindexResponse(progress=rag_pb2.ReindexProgress(done=done, total=total))

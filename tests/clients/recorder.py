@@ -4,6 +4,7 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -52,6 +53,35 @@ class Recorder:
 
     def methods(self) -> list[str]:
         return [call.method for call in self.seen]
+
+
+class RecordingInterceptor(grpc.ServerInterceptor):
+    """Records every call, or every request of a stream, before the servicer gets it."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def intercept_service(self, continuation: Any, details: Any) -> Any:
+        handler = continuation(details)
+        method = details.method.rpartition("/")[2]
+
+        def recorded(request: Any, context: Any) -> Any:
+            self._recorder.record(method, request, context)
+            return request
+
+        if handler.request_streaming:
+            return handler._replace(
+                stream_unary=lambda requests, context: handler.stream_unary(
+                    (recorded(request, context) for request in requests), context
+                )
+            )
+        if handler.response_streaming:
+            return handler._replace(
+                unary_stream=lambda request, context: handler.unary_stream(recorded(request, context), context)
+            )
+        return handler._replace(
+            unary_unary=lambda request, context: handler.unary_unary(recorded(request, context), context)
+        )
 
 
 def abort(context: grpc.ServicerContext, failure: Failure, request_id: str) -> None:

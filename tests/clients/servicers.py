@@ -23,13 +23,9 @@ Context = Any  # the stubs' context is both kinds at once, which no real one is
 class Classification(classification_pb2_grpc.ClassificationServiceServicer):
     """Counts good and bad words."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder = recorder
-
     def Classify(
         self, request: classification_pb2.ClassifyRequest, context: Context
     ) -> classification_pb2.ClassifyResponse:
-        self.recorder.record("Classify", request, context)
         results = []
         for text in request.texts:
             sign = len(re.findall("love|good", text)) - len(re.findall("hate|bad", text))
@@ -47,26 +43,21 @@ class Classification(classification_pb2_grpc.ClassificationServiceServicer):
 class Pricing(pricing_pb2_grpc.PricingServiceServicer):
     """A price by the square foot."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder = recorder
-
     def PredictPrice(
         self, request: pricing_pb2.PredictPriceRequest, context: Context
     ) -> pricing_pb2.PredictPriceResponse:
-        self.recorder.record("PredictPrice", request, context)
         prices = [house.above_ground_area_sqft * 20 * house.overall_quality for house in request.houses]
         estimates = [pricing_pb2.PriceEstimate(price_usd=p, low_usd=p * 0.75, high_usd=p * 1.25) for p in prices]
         return pricing_pb2.PredictPriceResponse(estimates=estimates, model=MODEL)
 
 
 class Chat(chat_pb2_grpc.ChatServiceServicer):
-    """Says the last message again. "wait" in it: after the first word, it waits to be cancelled."""
+    """Repeats the last message. If it contains "wait", the answer stops after one word until it is cancelled."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
 
     def Chat(self, request: chat_pb2.ChatRequest, context: Context) -> chat_pb2.ChatResponse:
-        self.recorder.record("Chat", request, context)
         words, usage = self._answer(request)
         return chat_pb2.ChatResponse(
             message=chat_pb2.ChatMessage(role=chat_pb2.CHAT_ROLE_ASSISTANT, content="".join(words)),
@@ -80,7 +71,6 @@ class Chat(chat_pb2_grpc.ChatServiceServicer):
     ) -> Iterator[chat_pb2.StreamChatResponse]:
         self.recorder.ended.clear()
         context.add_callback(self.recorder.ended.set)
-        self.recorder.record("StreamChat", request, context)
         words, usage = self._answer(request)
         for index, word in enumerate(words):
             yield chat_pb2.StreamChatResponse(delta=common_pb2.TextDelta(text=word))

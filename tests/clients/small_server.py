@@ -25,7 +25,7 @@ from quintet.v1 import (
 from quintet_client.contract import SERVICES
 
 from tests.clients.rag_servicer import Rag
-from tests.clients.recorder import Recorder
+from tests.clients.recorder import Recorder, RecordingInterceptor
 from tests.clients.servicers import MODEL, Chat, Classification, Context, Pricing
 from tests.clients.usage_servicer import Usage
 
@@ -33,11 +33,7 @@ from tests.clients.usage_servicer import Usage
 class Analysis(analysis_pb2_grpc.AnalysisServiceServicer):
     """Names are capitalised words, sentences end with a full stop; the rest of the tasks fail."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder = recorder
-
     def Analyze(self, request: analysis_pb2.AnalyzeRequest, context: Context) -> analysis_pb2.AnalyzeResponse:
-        self.recorder.record("Analyze", request, context)
         response = analysis_pb2.AnalyzeResponse()
         for event in self._events(request):
             kind = event.WhichOneof("event")
@@ -50,7 +46,6 @@ class Analysis(analysis_pb2_grpc.AnalysisServiceServicer):
     def StreamAnalyze(
         self, request: analysis_pb2.StreamAnalyzeRequest, context: Context
     ) -> Iterator[analysis_pb2.StreamAnalyzeResponse]:
-        self.recorder.record("StreamAnalyze", request, context)
         yield from self._events(request)
 
     def _events(
@@ -92,24 +87,10 @@ class Analysis(analysis_pb2_grpc.AnalysisServiceServicer):
         return None
 
 
-class Health(health.HealthServicer):  # type: ignore[misc]  # it brings no types
-    """The ready-made one; its checks are written down too."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        super().__init__()
-        self.recorder = recorder
-
-    def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
-        self.recorder.record("Check", request, context)
-        response: health_pb2.HealthCheckResponse = super().Check(request, context)
-        return response
-
-
 class Models(model_pb2_grpc.ModelServiceServicer):
     """Two models: one is ready, one has failed."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder = recorder
+    def __init__(self) -> None:
         self.services = [model_pb2.ServiceStatus(name=name, serving=True) for name in sorted(SERVICES)]
         self.models = [
             model_pb2.Model(
@@ -135,27 +116,21 @@ class Models(model_pb2_grpc.ModelServiceServicer):
         ]
 
     def ListModels(self, request: model_pb2.ListModelsRequest, context: Context) -> model_pb2.ListModelsResponse:
-        self.recorder.record("ListModels", request, context)
         return model_pb2.ListModelsResponse(models=self.models)
 
     def GetModel(self, request: model_pb2.GetModelRequest, context: Context) -> model_pb2.GetModelResponse:
-        self.recorder.record("GetModel", request, context)
         return model_pb2.GetModelResponse(model=next(each for each in self.models if each.ref.name == request.name))
 
     def LoadModel(self, request: model_pb2.LoadModelRequest, context: Context) -> model_pb2.LoadModelResponse:
-        self.recorder.record("LoadModel", request, context)
         return model_pb2.LoadModelResponse(model=self._moved(request.name, model_pb2.MODEL_STATE_READY))
 
     def UnloadModel(self, request: model_pb2.UnloadModelRequest, context: Context) -> model_pb2.UnloadModelResponse:
-        self.recorder.record("UnloadModel", request, context)
         return model_pb2.UnloadModelResponse(model=self._moved(request.name, model_pb2.MODEL_STATE_UNLOADED))
 
     def ReloadModel(self, request: model_pb2.ReloadModelRequest, context: Context) -> model_pb2.ReloadModelResponse:
-        self.recorder.record("ReloadModel", request, context)
         return model_pb2.ReloadModelResponse(model=self._moved(request.name, model_pb2.MODEL_STATE_READY))
 
     def SetAlias(self, request: model_pb2.SetAliasRequest, context: Context) -> model_pb2.SetAliasResponse:
-        self.recorder.record("SetAlias", request, context)
         model = self._moved(request.name, model_pb2.MODEL_STATE_READY)
         model.aliases[request.alias] = request.target
         return model_pb2.SetAliasResponse(model=model)
@@ -163,7 +138,6 @@ class Models(model_pb2_grpc.ModelServiceServicer):
     def WatchModels(
         self, request: model_pb2.WatchModelsRequest, context: Context
     ) -> Iterator[model_pb2.WatchModelsResponse]:
-        self.recorder.record("WatchModels", request, context)
         yield model_pb2.WatchModelsResponse(snapshot=model_pb2.ModelsSnapshot(models=self.models))
         yield model_pb2.WatchModelsResponse(changed=self.models[1])
         yield model_pb2.WatchModelsResponse(done=model_pb2.WatchModelsDone())
@@ -176,7 +150,6 @@ class Models(model_pb2_grpc.ModelServiceServicer):
     def GetServerInfo(
         self, request: model_pb2.GetServerInfoRequest, context: Context
     ) -> model_pb2.GetServerInfoResponse:
-        self.recorder.record("GetServerInfo", request, context)
         return model_pb2.GetServerInfoResponse(
             version="9.9.9",
             api_version="quintet.v1",
@@ -191,12 +164,12 @@ class Models(model_pb2_grpc.ModelServiceServicer):
 
 @dataclass
 class SmallServer:
-    """A running server: what it saw, what it keeps, and its health."""
+    """A running server: the calls that it recorded, its documents, models and health."""
 
     recorder: Recorder
     rag: Rag
     models: Models
-    health: Health
+    health: health.HealthServicer
     address: str = ""
 
     def set_health(self, service: str, serving: bool) -> None:
@@ -208,16 +181,17 @@ class SmallServer:
 def running(credentials: grpc.ServerCredentials | None = None, port: int = 0) -> Iterator[SmallServer]:
     """Serve on a port of 127.0.0.1 while the body runs."""
     recorder = Recorder()
-    small = SmallServer(recorder, Rag(recorder), Models(recorder), Health(recorder))
+    small = SmallServer(recorder, Rag(), Models(), health.HealthServicer())
     with ThreadPoolExecutor(8) as pool:
-        server = grpc.server(pool, options=[("grpc.max_receive_message_length", 8 << 20), ("grpc.so_reuseport", 0)])
-        classification_pb2_grpc.add_ClassificationServiceServicer_to_server(Classification(recorder), server)
-        pricing_pb2_grpc.add_PricingServiceServicer_to_server(Pricing(recorder), server)
+        options = [("grpc.max_receive_message_length", 8 << 20), ("grpc.so_reuseport", 0)]
+        server = grpc.server(pool, interceptors=[RecordingInterceptor(recorder)], options=options)
+        classification_pb2_grpc.add_ClassificationServiceServicer_to_server(Classification(), server)
+        pricing_pb2_grpc.add_PricingServiceServicer_to_server(Pricing(), server)
         chat_pb2_grpc.add_ChatServiceServicer_to_server(Chat(recorder), server)
         rag_pb2_grpc.add_RagServiceServicer_to_server(small.rag, server)
-        analysis_pb2_grpc.add_AnalysisServiceServicer_to_server(Analysis(recorder), server)
+        analysis_pb2_grpc.add_AnalysisServiceServicer_to_server(Analysis(), server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(small.models, server)
-        usage_pb2_grpc.add_UsageServiceServicer_to_server(Usage(recorder), server)
+        usage_pb2_grpc.add_UsageServiceServicer_to_server(Usage(), server)
         health_pb2_grpc.add_HealthServicer_to_server(small.health, server)
         for service in ("", "ready", *SERVICES):
             small.set_health(service, True)

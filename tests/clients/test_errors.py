@@ -1,4 +1,4 @@
-"""The table from statuses to exceptions, through a real server."""
+"""From statuses to exceptions, through a real server."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ REASONS = [
 
 
 def fail(server: SmallServer, failure: Failure) -> QuintetError:
-    """The exception that a client raises for the failure of one chat, which is never tried again."""
+    """The exception that a client raises for a failed chat, which is not retried."""
     server.recorder.failures["Chat"].append(failure)
     with QuintetClient(server.address) as client, pytest.raises(QuintetError) as raised:
         client.chat("hello")
@@ -81,7 +81,7 @@ def test_without_error_info_the_code_decides(
 
 
 class ProxiedError(grpc.RpcError):
-    """A status whose details are not what the code says, as a proxy on the way can make it."""
+    """A status whose details contradict the code, as a proxy can produce it."""
 
     def __init__(self, details: bytes) -> None:
         self._details = details

@@ -17,7 +17,7 @@ class FakeTerminal(io.StringIO):
 
 
 def on_terminal(columns: int) -> tuple[Terminal, io.StringIO]:
-    """Output that believes to be on a terminal of this width, without colours."""
+    """Output as on a terminal of this width, without colours."""
     with pytest.MonkeyPatch.context() as patch:
         stream = FakeTerminal()
         patch.setattr("sys.stdout", stream)

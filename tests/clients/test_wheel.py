@@ -1,4 +1,4 @@
-"""The client as its users install it: a wheel, and in place."""
+"""The client as users install it: from a wheel, and in place."""
 
 import os
 import subprocess
@@ -71,7 +71,7 @@ def refused(*command: str | Path) -> str:
 
 
 def imported(python: Path, cwd: Path) -> tuple[Sequence[str], set[str]]:
-    """Where the three packages come from, and what importing them brings in."""
+    """The files of the three packages, and the modules that importing them loads."""
     *files, modules = call(python, "-c", IMPORT_ALL, cwd=cwd).splitlines()
     return files, {name for name in modules.split() if not name.startswith("_")}
 

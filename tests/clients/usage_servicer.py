@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from google.protobuf.timestamp_pb2 import Timestamp
 from quintet.v1 import common_pb2, usage_pb2, usage_pb2_grpc
 
-from tests.clients.recorder import Recorder
 from tests.clients.servicers import MODEL, Context
 
 SUMS = [
@@ -60,16 +59,11 @@ def record(number: int) -> usage_pb2.UsageRecord:
 class Usage(usage_pb2_grpc.UsageServiceServicer):
     """Three calls, two of them on the first page."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder = recorder
-
     def GetUsage(self, request: usage_pb2.GetUsageRequest, context: Context) -> usage_pb2.GetUsageResponse:
-        self.recorder.record("GetUsage", request, context)
         tenant = request.filter.tenant
         return usage_pb2.GetUsageResponse(sums=[each for each in SUMS if tenant in ("", each.tenant)])
 
     def ListUsage(self, request: usage_pb2.ListUsageRequest, context: Context) -> usage_pb2.ListUsageResponse:
-        self.recorder.record("ListUsage", request, context)
         if request.page_token:
             return usage_pb2.ListUsageResponse(records=[record(1)])
         return usage_pb2.ListUsageResponse(records=[record(3), record(2)], next_page_token="more")
@@ -77,7 +71,6 @@ class Usage(usage_pb2_grpc.UsageServiceServicer):
     def WatchUsage(
         self, request: usage_pb2.WatchUsageRequest, context: Context
     ) -> Iterator[usage_pb2.WatchUsageResponse]:
-        self.recorder.record("WatchUsage", request, context)
         yield usage_pb2.WatchUsageResponse(settled=record(1))
         yield usage_pb2.WatchUsageResponse(settled=record(2), missed_count=7)
         yield usage_pb2.WatchUsageResponse(done=usage_pb2.WatchUsageDone())

@@ -7,7 +7,7 @@ from tests.campaigns.chaos_ledger.campaign import run
 
 async def test_the_books_agree(models: Path, tmp_path: Path) -> None:
     told: list[str] = []
-    books, sent = await run(tmp_path, models, 120, seed=5, told=told.append)
+    books, sent = await run(tmp_path, models, 120, seed=5, report=told.append)
     assert books.faults == []
     assert sum("restarted" in line for line in told) == 2
     assert sum("killed" in line for line in told) == 1

@@ -113,7 +113,7 @@ async def test_watching_usage_ends_with_the_server(desk: Desk, upstream: OpenAIS
     watch = usage_pb2_grpc.UsageServiceStub(channel).WatchUsage(usage_pb2.WatchUsageRequest(), timeout=60)
     first: asyncio.Future[Any] = asyncio.ensure_future(watch.read())
     unary = chat_pb2.ChatRequest(messages=conversation("hello"), max_output_tokens=500)
-    while not first.done():  # it hears of calls that end after it was heard
+    while not first.done():  # it gets calls that end after it began
         await chat.Chat(unary, timeout=20)
     event = first.result()
     assert (event.settled.usage.total_tokens, event.settled.method, event.missed_count) == (14, "Chat", 0)
@@ -200,9 +200,9 @@ async def test_sigkill_loses_no_row(desk: Desk, upstream: OpenAIServer) -> None:
     _, channel = await desk.start()
     await desk.until(Outcome.OPEN, 0)
     found = await desk.outcomes()
-    assert found[Outcome.OK] >= ended, "what callers were told is in the ledger"
+    assert found[Outcome.OK] >= ended, "what callers got is in the ledger"
     assert found[Outcome.LOST] >= 12
-    assert sum(found.values()) <= len(upstream.requests) + 4, "none twice; of the last ones the provider did not hear"
+    assert sum(found.values()) <= len(upstream.requests) + 4, "none twice; the last ones did not reach the provider"
     lost = [row for row in await desk.rows() if row.outcome is Outcome.LOST]
     assert all((row.usage.source, row.usage.completion_tokens) == (UsageSource.ESTIMATED, 0) for row in lost)
     assert all(row.usage.prompt_tokens > 0 for row in lost)

@@ -150,13 +150,13 @@ async def test_no_key_is_seen_anywhere(served: Served) -> None:
 
 
 def commands() -> str:
-    """What everybody on this machine sees of the processes."""
+    """What every user of this machine sees of the processes."""
     return subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
 
 
 def test_a_file_that_is_wrong_is_said_at_the_start(tmp_path: Path) -> None:
     broken = tmp_path / "mine.toml"
-    broken.write_text('[routes]\ndefault = ["nobody/gpt"]\n')
+    broken.write_text('[routes]\ndefault = ["missing/gpt"]\n')
     done = subprocess.run(
         [sys.executable, "-m", "server"],
         cwd=ROOT,
@@ -167,4 +167,4 @@ def test_a_file_that_is_wrong_is_said_at_the_start(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr == "error: mine.toml: [routes] default: there is no nobody/gpt; known: embedded\n"
+    assert done.stderr == "error: mine.toml: [routes] default: there is no missing/gpt; known: embedded\n"

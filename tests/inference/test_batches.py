@@ -1,4 +1,4 @@
-"""BatchPolicy: batches of like cost, fair turns, failures that stay with their call, honest counters."""
+"""Batches of like cost, the order of requests, failures that stay with their request, counters."""
 
 import asyncio
 import itertools
@@ -51,74 +51,78 @@ async def model() -> Model:
 
 
 @pytest.fixture
-async def work(lane: Scheduler, model: Model) -> Computation:
-    return lane.computation("model", model, cost=float, batch_policy=IN_FOURS)
+async def computation(lane: Scheduler, model: Model) -> Computation:
+    return Computation("model", model, lane.counters["model"], float, IN_FOURS)
 
 
-async def hold(lane: Scheduler, model: Model, work: Computation) -> asyncio.Task[list[int]]:
+async def hold(lane: Scheduler, model: Model, computation: Computation) -> asyncio.Task[list[int]]:
     """A call that occupies the lane."""
-    task = asyncio.create_task(lane.map(work, [50], deadline=soon()))
+    task = asyncio.create_task(lane.map(computation, [50], deadline=soon()))
     await until(lambda: model.batches)
     return task
 
 
-def call(lane: Scheduler, work: Computation, *numbers: int) -> asyncio.Task[list[int]]:
-    return asyncio.create_task(lane.map(work, numbers, deadline=soon()))
+def call(lane: Scheduler, computation: Computation, *numbers: int) -> asyncio.Task[list[int]]:
+    return asyncio.create_task(lane.map(computation, numbers, deadline=soon()))
 
 
-async def test_what_waits_is_gathered_across_calls(lane: Scheduler, model: Model, work: Computation) -> None:
-    first = await hold(lane, model, work)
-    others = [call(lane, work, 50 + number) for number in range(6)]
-    await until(lambda: work.counters.waiting == 6)
+async def test_items_of_several_calls_share_a_batch(lane: Scheduler, model: Model, computation: Computation) -> None:
+    first = await hold(lane, model, computation)
+    others = [call(lane, computation, 50 + number) for number in range(6)]
+    await until(lambda: computation.counters.waiting == 6)
     model.gate.set()
     assert await asyncio.gather(first, *others) == [[100], [100], [102], [104], [106], [108], [110]]
     assert [len(batch) for batch in model.batches] == [1, 4, 2]
-    assert work.counters.batches == {1: 1, 4: 1, 2: 1}
-    assert work.counters.waiting == 0
-    assert work.counters.wait_seconds > 0
-    assert work.counters.compute_seconds > 0
+    assert computation.counters.batches == {1: 1, 4: 1, 2: 1}
+    assert computation.counters.waiting == 0
+    assert computation.counters.wait_seconds > 0
+    assert computation.counters.compute_seconds > 0
 
 
-async def test_only_what_is_alike_and_cheap_is_gathered(lane: Scheduler, model: Model, work: Computation) -> None:
-    first = await hold(lane, model, work)
-    others = [call(lane, work, number) for number in (10, 100, 11, 98, 500, 501, 12)]
-    await until(lambda: work.counters.waiting == 7)
+async def test_only_items_alike_and_cheap_share_a_batch(
+    lane: Scheduler, model: Model, computation: Computation
+) -> None:
+    first = await hold(lane, model, computation)
+    others = [call(lane, computation, number) for number in (10, 100, 11, 98, 500, 501, 12)]
+    await until(lambda: computation.counters.waiting == 7)
     model.gate.set()
     await asyncio.gather(first, *others)
     expected = {frozenset({10, 11, 12}), frozenset({98, 100}), frozenset({500}), frozenset({501})}
     assert {frozenset(batch) for batch in model.batches[1:]} == expected
 
 
-async def test_a_free_lane_does_not_wait_for_more(lane: Scheduler, model: Model, work: Computation) -> None:
+async def test_a_free_lane_does_not_wait_for_more(lane: Scheduler, model: Model, computation: Computation) -> None:
     model.gate.set()
-    assert await lane.map(work, [1], deadline=soon()) == [2]
+    assert await lane.map(computation, [1], deadline=soon()) == [2]
     assert model.batches == [[1]]
 
 
-async def test_a_bad_item_does_not_fail_its_neighbours(lane: Scheduler, model: Model, work: Computation) -> None:
-    first = await hold(lane, model, work)
-    others = [call(lane, work, number) for number in (12, 13, 14)]
-    await until(lambda: work.counters.waiting == 3)
+async def test_a_bad_item_does_not_fail_its_neighbours(lane: Scheduler, model: Model, computation: Computation) -> None:
+    first = await hold(lane, model, computation)
+    others = [call(lane, computation, number) for number in (12, 13, 14)]
+    await until(lambda: computation.counters.waiting == 3)
     model.gate.set()
     found = await asyncio.gather(first, *others, return_exceptions=True)
     assert found[:2] == [[100], [24]]
     assert isinstance(found[2], ValueError)
     assert found[3] == [28]
-    assert work.counters.retried == 3
+    assert computation.counters.retried == 3
     assert model.batches.count([13]) == 1, "once alone is enough"
 
 
-async def test_too_few_results_fail_the_call_and_nobody_waits_for_ever(lane: Scheduler) -> None:
-    work = lane.computation("short", lambda numbers: list(numbers)[1:])
+async def test_too_few_results_fail_the_call(lane: Scheduler) -> None:
+    computation = Computation("short", lambda numbers: list(numbers)[1:], lane.counters["short"])
     with pytest.raises(RuntimeError, match="0 results for 1 items"):
-        await lane.map(work, [1], deadline=soon())
+        await lane.map(computation, [1], deadline=soon())
 
 
-async def test_an_expired_call_does_not_take_its_batch_along(lane: Scheduler, model: Model, work: Computation) -> None:
-    first = await hold(lane, model, work)
-    late = asyncio.create_task(lane.map(work, [51], deadline=time.monotonic() + 0.01))
-    others = [call(lane, work, 52), call(lane, work, 53)]
-    await until(lambda: work.counters.waiting == 3)
+async def test_an_expired_call_does_not_take_its_batch_along(
+    lane: Scheduler, model: Model, computation: Computation
+) -> None:
+    first = await hold(lane, model, computation)
+    late = asyncio.create_task(lane.map(computation, [51], deadline=time.monotonic() + 0.01))
+    others = [call(lane, computation, 52), call(lane, computation, 53)]
+    await until(lambda: computation.counters.waiting == 3)
     await asyncio.sleep(0.02)  # its deadline passes
     model.gate.set()
     assert await asyncio.gather(first, *others) == [[100], [104], [106]]
@@ -126,40 +130,42 @@ async def test_an_expired_call_does_not_take_its_batch_along(lane: Scheduler, mo
         await late
     assert [51] not in model.batches
     assert not any(51 in batch for batch in model.batches)
-    assert work.counters.expired == 1
+    assert computation.counters.expired == 1
 
 
-async def test_cancelled_items_leave_the_queue_at_once(lane: Scheduler, model: Model, work: Computation) -> None:
-    first = await hold(lane, model, work)
-    gone, stays = call(lane, work, 51, 52, 53), call(lane, work, 54)
-    await until(lambda: work.counters.waiting == 4)
+async def test_cancelled_items_leave_the_queue_at_once(lane: Scheduler, model: Model, computation: Computation) -> None:
+    first = await hold(lane, model, computation)
+    gone, stays = call(lane, computation, 51, 52, 53), call(lane, computation, 54)
+    await until(lambda: computation.counters.waiting == 4)
     gone.cancel()
     with pytest.raises(asyncio.CancelledError):
         await gone
-    assert (work.counters.waiting, work.counters.abandoned) == (1, 3)
+    assert (computation.counters.waiting, computation.counters.abandoned) == (1, 3)
     model.gate.set()
     assert [*await asyncio.gather(first, stays)] == [[100], [108]]
     assert model.batches == [[50], [54]]
 
 
-async def test_compute_for_callers_that_have_gone_is_counted(lane: Scheduler, model: Model, work: Computation) -> None:
-    first = await hold(lane, model, work)
+async def test_compute_for_callers_that_have_gone_is_counted(
+    lane: Scheduler, model: Model, computation: Computation
+) -> None:
+    first = await hold(lane, model, computation)
     first.cancel()
     await asyncio.sleep(0.02)
     model.gate.set()
-    await until(lambda: work.counters.compute_seconds)
-    assert work.counters.wasted_seconds == work.counters.compute_seconds >= 0.02
-    assert await lane.map(work, [1], deadline=soon()) == [2]
-    assert work.counters.wasted_seconds < work.counters.compute_seconds
+    await until(lambda: computation.counters.compute_seconds)
+    assert computation.counters.wasted_seconds == computation.counters.compute_seconds >= 0.02
+    assert await lane.map(computation, [1], deadline=soon()) == [2]
+    assert computation.counters.wasted_seconds < computation.counters.compute_seconds
 
 
-async def test_refusals_are_counted(lane: Scheduler, model: Model, work: Computation) -> None:
-    first = await hold(lane, model, work)
-    waiting = [call(lane, work, number) for number in range(14, 78)]
-    await until(lambda: work.counters.waiting == 64)
+async def test_refusals_are_counted(lane: Scheduler, model: Model, computation: Computation) -> None:
+    first = await hold(lane, model, computation)
+    waiting = [call(lane, computation, number) for number in range(14, 78)]
+    await until(lambda: computation.counters.waiting == 64)
     with pytest.raises(ServerOverloaded):
-        await lane.map(work, [1], deadline=soon())
-    assert work.counters.refused == 1
+        await lane.map(computation, [1], deadline=soon())
+    assert computation.counters.refused == 1
     model.gate.set()
     await asyncio.gather(first, *waiting)
 
@@ -172,17 +178,17 @@ async def test_work_that_cannot_finish_in_time_is_not_begun(lane: Scheduler) -> 
         time.sleep(0.1)
         return texts
 
-    work = lane.computation("slow", slowly, cost=len)
-    assert await lane.map(work, ["a"], deadline=soon()) == ["a"]
+    computation = Computation("slow", slowly, lane.counters["slow"], len)
+    assert await lane.map(computation, ["a"], deadline=soon()) == ["a"]
     with pytest.raises(DeadlineExceeded):
-        await lane.map(work, ["b"], deadline=time.monotonic() + 0.05)
+        await lane.map(computation, ["b"], deadline=time.monotonic() + 0.05)
     assert begun == ["a"]
 
 
 def test_what_was_slow_once_is_tried_again() -> None:
-    work = Computation(list, ComputationCounters())
-    work.observe(seconds=1.0, cost=1.0)
-    refusals = [work.cannot_finish(1.0, 0.5) for _ in range(10)]
+    computation = Computation("", list, ComputationCounters())
+    computation.observe(seconds=1.0, cost=1.0)
+    refusals = [computation.cannot_finish(1.0, 0.5) for _ in range(10)]
     assert refusals[0]
     assert not refusals[-1]
 
@@ -196,13 +202,13 @@ async def test_a_call_of_many_long_texts_does_not_starve_short_ones(lane: Schedu
         time.sleep(sum(numbers) / 200_000)
         return numbers
 
-    work = lane.computation("text", compute, cost=float, batch_policy=IN_FOURS)
-    await lane.map(work, [100], deadline=soon())  # it knows now how fast it is
-    long = asyncio.create_task(lane.map(work, [1000] * 64, deadline=soon()))
+    computation = Computation("text", compute, lane.counters["text"], float, IN_FOURS)
+    await lane.map(computation, [100], deadline=soon())  # it knows now how fast it is
+    long = asyncio.create_task(lane.map(computation, [1000] * 64, deadline=soon()))
     await until(lambda: len(order) > 3)
     for _ in range(5):
         before = len(order)
-        await lane.map(work, [20], deadline=soon())
+        await lane.map(computation, [20], deadline=soon())
         assert order.index(20, before) - before <= 2
     assert not long.done()
     assert len(await long) == 64
@@ -213,24 +219,24 @@ costs = st.lists(st.floats(1, 20), min_size=1, max_size=4)
 
 @given(calls=st.lists(costs, min_size=1, max_size=4))
 @settings(max_examples=30)
-def test_every_call_has_its_turn_however_many_short_ones_come(calls: list[list[float]]) -> None:
-    """The queue alone, with one short item more at every turn: all that waits comes out, once."""
-    work = Computation(list, ComputationCounters(), cost=float)
-    work.observe(seconds=1.0, cost=1.0)
+def test_no_call_starves_however_many_short_ones_come(calls: list[list[float]]) -> None:
+    """The queue alone, with one more short request before every batch: each item comes out, once."""
+    computation = Computation("", list, ComputationCounters(), float)
+    computation.observe(seconds=1.0, cost=1.0)
     queue = RequestQueue(lanes=1)
-    pending = [Request(work, costs, 0.0, 10.0) for costs in calls]
+    pending = [Request(computation, costs, 0.0, 10.0) for costs in calls]
     for call in pending:
         queue.push(call)
     count, total = sum(map(len, calls)), sum(map(sum, calls))
     ours: list[Item] = []
-    turns = 0
+    batches = 0
     while any(call.items for call in pending):
-        queue.push(Request(work, [1.0], 0.0, 10.0))
+        queue.push(Request(computation, [1.0], 0.0, 10.0))
         first = queue.first()
         assert first is not None
         ours += [item for item in queue.take_batch(first, now=0.0) if item.request in pending]
-        turns += 1
-        assert turns <= (total + count) * (count + 2), "short ones are served without end"
+        batches += 1
+        assert batches <= (total + count) * (count + 2), "short ones are served without end"
     assert sorted(item.cost for item in ours) == sorted(cost for call in calls for cost in call)
 
 
@@ -239,10 +245,10 @@ def test_calls_end_in_the_order_of_equal_shares(sizes: list[int]) -> None:
     """One lane, items of a second each, all calls there from the beginning: the smaller one ends first, those alike one
     after the other as they came, and each no later than it would with equal shares.
     """
-    work = Computation(list, ComputationCounters(), cost=float)
-    work.observe(seconds=1.0, cost=1.0)
+    computation = Computation("", list, ComputationCounters(), float)
+    computation.observe(seconds=1.0, cost=1.0)
     queue = RequestQueue(lanes=1)
-    calls = [Request(work, [1.0] * size, 0.0, 1000.0) for size in sizes]
+    calls = [Request(computation, [1.0] * size, 0.0, 1000.0) for size in sizes]
     for each in calls:
         queue.push(each)
     ends: dict[int, int] = {}

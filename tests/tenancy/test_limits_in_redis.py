@@ -78,7 +78,7 @@ async def agree(redis: RedisServer, own: Limits, service: Limits, steps: list[An
     permits: list[tuple[Permit, Permit]] = []
     async with limiting(redis, clock=lambda: now[0]) as shared:
 
-        async def told(limiter: MemoryLimiter | RedisLimiter, service: str, cost: Cost) -> object:
+        async def outcome(limiter: MemoryLimiter | RedisLimiter, service: str, cost: Cost) -> object:
             try:
                 return await limiter.enter(tenant, service, cost, seconds=86_400)
             except (QuotaExceeded, BudgetExhausted) as error:
@@ -87,7 +87,7 @@ async def agree(redis: RedisServer, own: Limits, service: Limits, steps: list[An
         for gap, (what, cost) in steps:
             now[0] += gap
             if isinstance(what, str):
-                here, there = await told(memory, what, cost), await told(shared, what, cost)
+                here, there = await outcome(memory, what, cost), await outcome(shared, what, cost)
                 if isinstance(here, tuple) or here is None:
                     assert here == there
                 else:
@@ -105,12 +105,12 @@ async def test_a_settlement_that_is_sent_twice_counts_once(redis: RedisServer) -
         permit = await limiter.enter(acme(tokens_per_day=1000, tokens_per_minute=1000), CHAT, Cost(100), seconds=5)
         assert permit is not None
         permit.settle(Cost(40))
-        (message,) = limiter._batcher._settlements
-        await until(lambda: not limiter._batcher._settlements)
+        (message,) = limiter._batcher._waiting
+        await until(lambda: not limiter._batcher._waiting)
         assert await budget(redis) == 40
-        limiter._batcher._settlements.append(message)  # as if its acknowledgement had been lost
+        limiter._batcher._waiting.append(message)  # as if its acknowledgement had been lost
         limiter._batcher._work.set()
-        await until(lambda: not limiter._batcher._settlements)
+        await until(lambda: not limiter._batcher._waiting)
         assert await budget(redis) == 40
 
 
@@ -121,7 +121,7 @@ async def test_scripts_that_were_flushed_are_brought_again(redis: RedisServer) -
         assert permit is not None
         await other.script_flush()
         permit.settle(Cost(7))
-        await until(lambda: not limiter._batcher._settlements)
+        await until(lambda: not limiter._batcher._waiting)
         assert await budget(redis) == 7
         assert not limiter.degraded
 
@@ -137,7 +137,7 @@ async def test_a_call_that_is_cancelled_while_it_is_decided_leaves_nothing(redis
         waiting.cancel()
         redis.thaw()
         await asyncio.gather(waiting, return_exceptions=True)
-        await until(lambda: not limiter._batcher._settlements and not limiter.degraded)
+        await until(lambda: not limiter._batcher._waiting and not limiter.degraded)
         assert await budget(redis) == 0
         (await entered(limiter, tenant, 900)).settle(Cost())
 
@@ -164,14 +164,14 @@ async def test_a_redis_that_was_emptied_counts_on_from_the_ledger(redis: RedisSe
         done, running = await entered(limiter, tenant, 100), await entered(limiter, tenant, 100)
         ledger.rows = [30, 100]
         done.settle(Cost(30))
-        await until(lambda: not limiter._batcher._settlements)
+        await until(lambda: not limiter._batcher._waiting)
         await other.flushall()
         last = await entered(limiter, tenant, 100)
         assert await budget(redis) == 230
         ledger.rows = [30, 50, 60]
         running.settle(Cost(50))
         last.settle(Cost(60))
-        await until(lambda: not limiter._batcher._settlements)
+        await until(lambda: not limiter._batcher._waiting)
         assert await budget(redis) == sum(ledger.rows)
 
 
@@ -190,9 +190,9 @@ async def test_what_was_admitted_without_redis_is_counted_once(redis: RedisServe
         before.settle(Cost(50))
         during.settle(Cost(60))
         redis.start()
-        await until(lambda: not limiter.degraded and not limiter._batcher._settlements)
+        await until(lambda: not limiter.degraded and not limiter._batcher._waiting)
         (await entered(limiter, tenant, 1)).settle(Cost())
-        await until(lambda: not limiter._batcher._settlements)
+        await until(lambda: not limiter._batcher._waiting)
         assert await budget(redis) == sum(ledger.rows)
 
 
@@ -228,7 +228,7 @@ async def test_all_keys_expire_by_themselves(redis: RedisServer) -> None:
     async with limiting(redis) as limiter, client(redis) as other:
         permit = await entered(limiter, acme(requests_per_minute=600, tokens_per_day=5, concurrent_calls=1), 1)
         permit.settle(Cost())
-        await until(lambda: not limiter._batcher._settlements)
+        await until(lambda: not limiter._batcher._waiting)
         keys = {key: await other.ttl(key) async for key in other.scan_iter("*")}
         assert len(keys) >= 2
         assert all(0 <= seconds <= 3 * 86_400 for seconds in keys.values()), keys

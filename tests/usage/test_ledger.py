@@ -13,9 +13,10 @@ from server.domain.errors import LedgerUnavailable, RequestIdReused
 from server.domain.money import Cost
 from server.domain.usage import Entry, Opened, Outcome, Selection, Usage, UsageSource
 from server.usage import ledger as ledger_module
-from server.usage.ledger import Pulse, SqlLedger
+from server.usage.ledger import SqlLedger
 from server.usage.reader import SqlReader
 from server.usage.watchers import Watchers
+from server.usage.writer import Pulse
 from tests.ledgers import entry, postgres, settled, target, used
 
 __all__ = ["postgres", "target"]  # fixtures
@@ -46,9 +47,9 @@ async def killed(target: Path | str) -> AsyncIterator[SqlLedger]:
     def die(*_: object, **__: object) -> None:
         raise OSError
 
-    ledger._write = die  # type: ignore[method-assign]
-    ledger._stop(0.0)
-    await asyncio.to_thread(ledger._thread.join)
+    ledger._writer._write = die  # type: ignore[method-assign]
+    ledger._writer.stop(0.0)
+    await asyncio.to_thread(ledger._writer.join)
 
 
 async def rows(reader: SqlReader, **wanted: str) -> list[Entry]:
@@ -125,8 +126,8 @@ async def test_what_was_not_charged_may_be_tried_again(ledger: SqlLedger) -> Non
 
 
 @pytest.mark.parametrize("outcome", [Outcome.CANCELLED, Outcome.DEADLINE])
-async def test_who_breaks_off_and_asks_again_pays_again(ledger: SqlLedger, reader: SqlReader, outcome: Outcome) -> None:
-    """Answers would be free otherwise: cancel after the last token but one, and ask again."""
+async def test_a_repeat_of_a_broken_off_call_is_charged(ledger: SqlLedger, reader: SqlReader, outcome: Outcome) -> None:
+    """Otherwise answers would be free: cancel after the last token but one, and repeat the request."""
     await ledger.settle(settled(await ledger.open(entry()), 10, 1, 6, outcome=outcome))
     again = await ledger.open(entry())
     assert again.earlier is None
@@ -165,7 +166,7 @@ async def test_two_servers_do_not_both_begin_one_request(target: Path | str) -> 
 # ---------------------------------------------------------------- calls that go away, and servers
 
 
-async def test_who_goes_away_while_a_row_is_opened_leaves_none_open(ledger: SqlLedger, reader: SqlReader) -> None:
+async def test_a_call_that_ends_while_opening_leaves_no_open_entry(ledger: SqlLedger, reader: SqlReader) -> None:
     for steps in range(8):
         opens = [asyncio.create_task(ledger.open(entry(brought_id=False))) for _ in range(20)]
         for _ in range(steps):
@@ -184,7 +185,7 @@ async def test_who_goes_away_while_a_row_is_opened_leaves_none_open(ledger: SqlL
     assert {row.usage.total_tokens for row in await rows(reader)} <= {0, 14}
 
 
-async def test_nobody_need_wait_for_settling(ledger: SqlLedger, reader: SqlReader) -> None:
+async def test_waiting_for_settling_is_optional(ledger: SqlLedger, reader: SqlReader) -> None:
     opened = await ledger.open(entry())
 
     async def call() -> None:
@@ -235,7 +236,7 @@ async def test_servers_that_live_keep_their_rows(target: Path | str, reader: Sql
     assert [row.outcome for row in await rows(reader, request_id="r-1")] == [Outcome.OK]
 
 
-async def test_a_server_that_was_taken_for_dead_knows_better(target: Path | str, reader: SqlReader) -> None:
+async def test_a_server_that_was_taken_for_dead_may_still_settle(target: Path | str, reader: SqlReader) -> None:
     async with SqlLedger.running(target, Pulse(beat_seconds=3600)) as silent:
         opened = await silent.open(entry())
         async with SqlLedger.running(target, Pulse(0.05, 0.2)):
@@ -280,8 +281,8 @@ async def test_sums_and_pages(ledger: SqlLedger, reader: SqlReader) -> None:
         for day in (29, 28, 27)
         for tenant, service in (("acme", "ChatService"), ("acme", "RagService"), ("zen", "ChatService"))
     ]
-    assert all((each.calls, each.prompt_tokens, each.cost_micros) == (1, 10, 1) for each in sums)
-    assert [each.estimated for each in sums] == [1] * 6 + [0] * 3
+    assert all((each.call_count, each.prompt_tokens, each.cost_micros) == (1, 10, 1) for each in sums)
+    assert [each.estimated_count for each in sums] == [1] * 6 + [0] * 3
     chosen = Selection(tenant="acme", since=days[1], until=days[1] + timedelta(microseconds=1), service="RagService")
     assert [each.completion_tokens for each in await reader.sums(chosen, 100)] == [1]
     assert await reader.spent("acme", "RagService", days[1]) == Cost(10 + 1 + 10 + 2, 2)
@@ -294,7 +295,7 @@ async def test_sums_and_pages(ledger: SqlLedger, reader: SqlReader) -> None:
     assert seen == sorted(seen, reverse=True)
 
 
-async def test_who_watches_hears_what_is_settled(ledger: SqlLedger, reader: SqlReader) -> None:
+async def test_watches_get_what_is_settled(ledger: SqlLedger, reader: SqlReader) -> None:
     with ledger.watch() as watched:
         for number in range(3):
             await ledger.settle(settled(await ledger.open(entry()), number + 1))
@@ -303,7 +304,7 @@ async def test_who_watches_hears_what_is_settled(ledger: SqlLedger, reader: SqlR
     assert heard == (await rows(reader))[::-1]
 
 
-async def test_who_is_slow_is_told_what_he_missed() -> None:
+async def test_a_slow_watch_gets_the_number_that_it_missed() -> None:
     watchers = Watchers()
     with watchers.watch() as quick, watchers.watch() as slow:
         for _ in range(1005):

@@ -11,8 +11,9 @@ import pytest
 from server.domain.errors import LedgerUnavailable
 from server.domain.usage import Entry, Opened, Outcome, Selection
 from server.observability import chat_metrics as metrics
-from server.usage.ledger import Pulse, SqlLedger
+from server.usage.ledger import SqlLedger
 from server.usage.reader import SqlReader
+from server.usage.writer import Pulse
 from tests.ledgers import entry, postgres, settled, used
 from tests.postgres import Postgres
 
@@ -78,7 +79,7 @@ async def test_a_database_that_goes_away_and_comes_back(postgres: Postgres, capl
     assert [row.outcome for row in found] == [Outcome.OK] * 4
     assert "calls that cost are refused" in caplog.text
     assert "can be written to again" in caplog.text
-    assert "127.0.0.1" not in caplog.text, "where the database is and who asks is nobody's business"
+    assert "127.0.0.1" not in caplog.text, "the database's address must not be logged"
 
 
 async def test_a_database_that_is_not_there_at_the_start(postgres: Postgres) -> None:
@@ -178,7 +179,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         asyncio.run(full_disk(Path("{tmp_path}")))'
     """
     if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", tmp_path], check=False).returncode:
-        pytest.skip("this system lets nobody mount a file system in a namespace")
+        pytest.skip("this system does not allow to mount a file system in a namespace")
     command = textwrap.dedent(script).replace("\n        ", "\n")
     done = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, check=False)
     assert "nothing was lost" in done.stdout, done.stderr

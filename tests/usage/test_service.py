@@ -1,4 +1,4 @@
-"""UsageService on a real ledger: whose usage is shown to whom."""
+"""UsageService on a real ledger: which usage a caller may see."""
 
 import time
 from collections.abc import AsyncIterator
@@ -56,7 +56,7 @@ async def test_a_tenant_sees_its_own(servicer: UsageServicer) -> None:
 
 
 @pytest.mark.parametrize("caller", [ADMIN, LOCAL])
-async def test_an_admin_sees_everybody(servicer: UsageServicer, caller: Caller) -> None:
+async def test_an_administrator_sees_all(servicer: UsageServicer, caller: Caller) -> None:
     enter(caller)
     assert sorted(await listed(servicer)) == ["r-1", "r-2", "r-4"]
     assert await listed(servicer, tenant="zen") == ["r-4"]

@@ -1,4 +1,4 @@
-"""Whatever happens to the files of a collection, the last good state is served, and what is lost is said."""
+"""Whatever happens to the files of a collection, the last good state is served, and what is lost is reported."""
 
 import shutil
 import subprocess
@@ -79,7 +79,7 @@ def hurt(path: Path, damage: str) -> None:
         )
 
 
-def test_what_cannot_be_restored_is_said(tmp_path: Path) -> None:
+def test_what_cannot_be_restored_is_reported(tmp_path: Path) -> None:
     """A rolled back state is in no log: if its files break, the state before is served, and numbers still grow."""
     collection = made(tmp_path, "first")
     add(collection, "second")
@@ -129,7 +129,7 @@ def test_a_torn_end_is_cut(tmp_path: Path, cut: int) -> None:
     assert texts_of(opened(tmp_path)) == ["acknowledged", "next"]
 
 
-def test_a_damaged_record_is_left_out_and_told(tmp_path: Path) -> None:
+def test_a_damaged_record_is_left_out_and_reported(tmp_path: Path) -> None:
     collection = made(tmp_path)
     path = tmp_path / "notes" / "00000000.log"
     for text in ("one", "two", "three"):

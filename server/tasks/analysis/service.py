@@ -1,15 +1,14 @@
 """quintet.v1.AnalysisService"""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from google.protobuf.message import Message
-from quintet.v1 import analysis_pb2, analysis_pb2_grpc, common_pb2, errors_pb2
+from quintet.v1 import analysis_pb2, analysis_pb2_grpc, errors_pb2
 
-from server.domain.analysis import AnalysisTask, Entity, KeyPhrase, TaskFailed, TaskResult, TextSpan, Token
+from server.domain.analysis import AnalysisTask, TaskFailed, TaskResult, TextSpan, Token
 from server.domain.context import current
-from server.domain.texts import Classification, Label
 from server.rpc.convert import labels, model_ref
 from server.rpc.service_spec import FREE, Dependency, MethodSpec, ServiceSpec
 from server.tasks.analysis.analyzer import Analyzer
@@ -79,56 +78,31 @@ def _fail(failed: TaskFailed) -> analysis_pb2.TaskFailure:
 
 
 def _put(result: TaskResult, message: Message) -> None:
-    """Set the field of `message` that is named like the task."""
-    made = _RESULTS[result.task](result.value, model_ref(result.model))
-    getattr(message, result.task.name.lower()).CopyFrom(made)
+    """Fill the field of `message` that is named like the task."""
+    made: Any = getattr(message, result.task.name.lower())
+    made.model.CopyFrom(model_ref(result.model))
+    value: Any = result.value
+    match result.task:
+        case AnalysisTask.SENTIMENT | AnalysisTask.TOPICS:
+            made.labels.extend(labels(value.labels))
+            made.truncated = value.truncated
+        case AnalysisTask.LANGUAGE:
+            made.labels.extend(labels(value))
+        case AnalysisTask.ENTITIES:
+            made.entities.extend(analysis_pb2.Entity(type=each.type, **_span(each.span)) for each in value)
+        case AnalysisTask.KEY_PHRASES:
+            phrases = (analysis_pb2.KeyPhrase(score=p.score, count=p.count, **_span(p.span)) for p in value)
+            made.key_phrases.extend(phrases)
+        case AnalysisTask.SENTENCES:
+            made.sentences.extend(analysis_pb2.TextSpan(**_span(each)) for each in value)
+        case AnalysisTask.SYNTAX:
+            made.tokens.extend(map(_token, value))
+
+
+def _token(token: Token) -> analysis_pb2.Token:
+    grammar = {name: getattr(token, name) for name in ("lemma", "pos", "tag", "dependency", "head")}
+    return analysis_pb2.Token(**grammar, **_span(token.span))
 
 
 def _span(span: TextSpan) -> dict[str, Any]:
     return {"text": span.text, "start": span.start, "end": span.end}
-
-
-def _entities(found: Sequence[Entity], model: common_pb2.ModelRef) -> Message:
-    entities = (analysis_pb2.Entity(type=entity.type, **_span(entity.span)) for entity in found)
-    return analysis_pb2.EntitiesResult(entities=entities, model=model)
-
-
-def _key_phrases(found: Sequence[KeyPhrase], model: common_pb2.ModelRef) -> Message:
-    phrases = (analysis_pb2.KeyPhrase(score=p.score, count=p.count, **_span(p.span)) for p in found)
-    return analysis_pb2.KeyPhrasesResult(key_phrases=phrases, model=model)
-
-
-def _sentences(found: Sequence[TextSpan], model: common_pb2.ModelRef) -> Message:
-    sentences = (analysis_pb2.TextSpan(**_span(span)) for span in found)
-    return analysis_pb2.SentencesResult(sentences=sentences, model=model)
-
-
-def _syntax(found: Sequence[Token], model: common_pb2.ModelRef) -> Message:
-    tokens = (
-        analysis_pb2.Token(lemma=t.lemma, pos=t.pos, tag=t.tag, dependency=t.dependency, head=t.head, **_span(t.span))
-        for t in found
-    )
-    return analysis_pb2.SyntaxResult(tokens=tokens, model=model)
-
-
-def _sentiment(found: Classification, model: common_pb2.ModelRef) -> Message:
-    return analysis_pb2.SentimentResult(labels=labels(found.labels), truncated=found.truncated, model=model)
-
-
-def _topics(found: Classification, model: common_pb2.ModelRef) -> Message:
-    return analysis_pb2.TopicsResult(labels=labels(found.labels), truncated=found.truncated, model=model)
-
-
-def _language(found: Sequence[Label], model: common_pb2.ModelRef) -> Message:
-    return analysis_pb2.LanguageResult(labels=labels(found), model=model)
-
-
-_RESULTS: dict[AnalysisTask, Callable[[Any, common_pb2.ModelRef], Message]] = {
-    AnalysisTask.ENTITIES: _entities,
-    AnalysisTask.SENTIMENT: _sentiment,
-    AnalysisTask.TOPICS: _topics,
-    AnalysisTask.LANGUAGE: _language,
-    AnalysisTask.KEY_PHRASES: _key_phrases,
-    AnalysisTask.SENTENCES: _sentences,
-    AnalysisTask.SYNTAX: _syntax,
-}

@@ -16,6 +16,7 @@ from typing import Any
 from server.domain.analysis import Entity, KeyPhrase, ParsedText, TextSpan, Token
 from server.domain.errors import ModelLoading, ModelUnavailable, ServerStopping
 from server.domain.models import ModelTask
+from server.inference.computation import Computation
 from server.inference.result_cache import ResultCache
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact
@@ -42,7 +43,8 @@ class SpacyParser:
             raise ValueError("a spaCy pipeline works on exactly one lane")
         self.description = describe(artefact, ModelTask.LINGUISTICS, "spacy")
         self._lane = lane
-        self._computation = lane.computation(self.description.identity.name, self._parse, cost=len)
+        name = self.description.identity.name
+        self._computation = Computation(name, self._parse, lane.counters[name], len)
         self._cache: ResultCache[ParsedText] = ResultCache(cache_bytes, _size, self._computation.counters)
         self._pipeline = str(artefact.part("pipeline").resolve())
         self._closed = False

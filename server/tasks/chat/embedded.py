@@ -99,7 +99,8 @@ class EmbeddedModel:
             await self.upstream.close()
 
     def _make_upstream(self) -> "Upstream":
-        from server.tasks.chat.openai_upstream import Endpoint, Upstream, limiter_of
+        from server.tasks.chat.endpoint import Endpoint
+        from server.tasks.chat.openai_upstream import Upstream, limiter_of
 
         description = describe(self._artefact, ModelTask.CHAT, "llama.cpp", max_input_tokens=self._context_tokens)
         endpoint = Endpoint(

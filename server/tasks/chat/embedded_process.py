@@ -2,7 +2,7 @@
 
     python -m server.tasks.chat.embedded_process
 
-A native crash or an allocation that fails ends this process and not the server. It imports nothing of the server.
+A native crash or a failed allocation ends this process but not the server. It imports nothing of the server.
 """
 
 import ctypes
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
-_NICE = 12  # as the server's lanes, which shall not wait for a generation
+_NICE = 12  # as the server's lanes, which must not wait for an answer
 
 
 @dataclass(frozen=True)
 class ChildConfig:
-    """The line on standard input. `slots` generations at once have `slot_tokens` of context each."""
+    """The line on standard input. `slots` answers at once have `slot_tokens` of context each."""
 
     model_path: str
     model_name: str
@@ -37,19 +37,19 @@ def main() -> None:
     # Ctrl-C in a terminal is for the server, which lets running calls finish. Not a session: see domain/priority.py.
     os.setpgrp()
     os.nice(_NICE)
-    # llama.cpp may print: what it prints goes to the log, and standard output carries one line alone.
+    # llama.cpp may print. That goes to the log; standard output carries only the line with the address.
     output = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     server = _serve(config)
     os.write(output, json.dumps({"address": server.listening_address.removeprefix("http://")}).encode() + b"\n")
     os.close(output)
     sys.stdin.read()
-    os._exit(0)  # nothing is kept, so nothing needs to be ended in order
+    os._exit(0)  # there is no state to save
 
 
 def _die_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the kernel was asked
+    if os.getppid() != parent:  # it ended before prctl
         os._exit(0)
 
 

@@ -4,13 +4,13 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import openai
 
-from server.domain.chat import ChatDone, ChatOptions, ChatStarted, FinishReason, Message, Prices, TextDelta
+from server.domain.chat import ChatDone, ChatOptions, ChatStarted, FinishReason, Message, TextDelta
 from server.domain.concurrency_limiter import ConcurrencyLimiter, remaining
 from server.domain.context import charge, trace_upstream
 from server.domain.errors import (
@@ -26,6 +26,7 @@ from server.domain.models import ModelDescription
 from server.domain.money import Cost
 from server.domain.usage import Usage, UsageSource
 from server.tasks.chat.circuit_breaker import CircuitBreaker, CircuitState
+from server.tasks.chat.endpoint import Endpoint, client_of
 from server.tasks.chat.read_ahead import ReadAhead
 from server.tasks.chat.statistics import UpstreamStatistics
 from server.tasks.chat.stream_reader import Answer
@@ -35,27 +36,7 @@ from server.tasks.chat.upstream_errors import translated
 Chunks = openai.AsyncStream[object]  # of chat.completion.chunk, as dictionaries
 
 _QUEUE_PER_SLOT = 4
-_FREE = Prices()
 _FINISH_REASONS = {"length": FinishReason.LENGTH, "content_filter": FinishReason.CONTENT_FILTER}  # others: STOP
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where to ask, and for which model. Key and headers appear in no representation.
-
-    With `azure_api_version` it is one of Azure's: `base_url` is the resource's, and `model` the deployment's name.
-    """
-
-    provider: str
-    base_url: str
-    model: str
-    api_key: str = field(repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    prices: Prices = _FREE
-    is_embedded: bool = False
-    azure_api_version: str = ""
-    connect_seconds: float = 5.0
-    token_seconds: float = 60.0  # the longest wait for the next token
 
 
 def limiter_of(concurrency: int) -> ConcurrencyLimiter:
@@ -84,7 +65,7 @@ class Upstream:
         self._limiter = limiter
         self._counter = counter
         self._is_ready = is_ready
-        self._client = _client(endpoint)
+        self._client = client_of(endpoint)
 
     def move(self, base_url: str) -> None:
         """The endpoint has another address from now on."""
@@ -241,25 +222,3 @@ def _body(
         "stream_options": {"include_usage": True},
     }
     return {name: value for name, value in body.items() if value is not None}
-
-
-def _client(endpoint: Endpoint) -> openai.AsyncOpenAI:
-    # llama.cpp closes the connection after a stream although its headers keep it: ask it to.
-    closing = {"Connection": "close"} if endpoint.is_embedded else {}
-    common: dict[str, Any] = {
-        "api_key": endpoint.api_key,
-        "default_headers": {**endpoint.headers, **closing},
-        "max_retries": 0,  # the SDK would sleep through a provider's Retry-After
-        "http_client": openai.DefaultAsyncHttpxClient(
-            timeout=openai.Timeout(None, connect=endpoint.connect_seconds),
-            trust_env=not endpoint.is_embedded,  # a proxy cannot reach this machine's loopback
-        ),
-    }
-    if endpoint.azure_api_version:
-        return openai.AsyncAzureOpenAI(
-            azure_endpoint=endpoint.base_url,
-            azure_deployment=endpoint.model,
-            api_version=endpoint.azure_api_version,
-            **common,
-        )
-    return openai.AsyncOpenAI(base_url=endpoint.base_url, **common)

@@ -1,7 +1,4 @@
-"""What the openai SDK raises, in the words of the domain.
-
-The texts of foreign exceptions may hold prompts and keys, so they go nowhere, not even to the log.
-"""
+"""From the openai SDK's exceptions to ours. Their texts may contain prompts and keys, so they are not even logged."""
 
 import logging
 import math
@@ -25,7 +22,7 @@ from server.domain.errors import (
 log = logging.getLogger(__name__)
 
 _CONTEXT_CODES = {"context_length_exceeded", "exceed_context_size_error"}
-# Parameters that callers set, with their names in the contract.
+# Parameters that callers set, to their names in the contract.
 _CALLERS_PARAMETERS = {
     "max_completion_tokens": "max_output_tokens",
     "temperature": "temperature",
@@ -39,9 +36,7 @@ _CONFIGURATION_RETRY_SECONDS = 60.0
 
 @contextmanager
 def translated(provider: str, prompt_tokens: int, context_tokens: int) -> Iterator[None]:
-    """Raises ours for theirs. The tokens are our count of the prompt and the model's context, for the message when a
-    prompt is over it and the endpoint gives no number.
-    """
+    """Translates what the block raises. `prompt_tokens` is our own count, in case the endpoint reports none."""
     try:
         yield
     except (TimeoutError, openai.APITimeoutError):
@@ -53,7 +48,7 @@ def translated(provider: str, prompt_tokens: int, context_tokens: int) -> Iterat
         raise UpstreamFailed("the connection to the language model's endpoint failed") from None
     except (openai.OpenAIError, ValueError, TypeError, LookupError, AttributeError) as error:
         log.warning("provider %s: the answer cannot be read: %s", provider, type(error).__name__)
-        raise UpstreamFailed("the language model's endpoint sent an error or nonsense") from None
+        raise UpstreamFailed("the language model's endpoint sent an error or an answer that cannot be read") from None
 
 
 def _refusal(error: openai.APIStatusError, prompt_tokens: int, context_tokens: int) -> QuintetError:
@@ -62,12 +57,12 @@ def _refusal(error: openai.APIStatusError, prompt_tokens: int, context_tokens: i
         return _bad_request(error, prompt_tokens, context_tokens)
     if status in (401, 403, 404) or str(error.code) == "insufficient_quota":
         return UpstreamRefused(
-            f"the language model's endpoint refuses the server (HTTP {status}): the server's "
-            "configuration of address, key or model is at fault",
+            f"the language model's endpoint refuses the server (HTTP {status}): the server's configuration of address, "
+            "key or model is wrong",
             retry_after=_CONFIGURATION_RETRY_SECONDS,
         )
     if status == 429:
-        return UpstreamFull("the language model's endpoint is full", retry_after=_retry_after(error))
+        return UpstreamFull("the language model's endpoint is overloaded", retry_after=_retry_after(error))
     if status in (408, 409, 425) or status >= 500:
         return UpstreamFailed(f"the language model's endpoint failed (HTTP {status})")
     return UpstreamRejected(f"the language model's endpoint rejects the request (HTTP {status})")
@@ -80,14 +75,14 @@ def _bad_request(error: openai.APIStatusError, prompt_tokens: int, context_token
             return PromptTooLong(tokens, context_tokens)
         return PromptTooLong(prompt_tokens, context_tokens, exact=False)
     if str(error.code) == "content_filter":
-        return InvalidRequest([Violation("messages", "the language model's endpoint refuses what they are about")])
+        return InvalidRequest([Violation("messages", "the language model's endpoint refuses their content")])
     if field := _CALLERS_PARAMETERS.get(str(error.param)):
         return InvalidRequest([Violation(field, "the language model's endpoint does not accept this value")])
     return UpstreamRejected(f"the language model's endpoint rejects the request (HTTP {error.status_code})")
 
 
 def _retry_after(error: openai.APIStatusError) -> float:
-    """Seconds of the headers; a date there is rare and counts as none."""
+    """Seconds from the headers. A date there is rare and is ignored."""
     headers = error.response.headers
     for name, divisor in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:

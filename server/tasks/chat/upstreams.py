@@ -8,7 +8,8 @@ from server.domain.models import ModelDescription, ModelIdentity, ModelTask
 from server.models.artefact import open_part
 from server.tasks.chat.circuit_breaker import CircuitBreaker
 from server.tasks.chat.configuration import Routes
-from server.tasks.chat.openai_upstream import Endpoint, Upstream, limiter_of
+from server.tasks.chat.endpoint import Endpoint
+from server.tasks.chat.openai_upstream import Upstream, limiter_of
 from server.tasks.chat.providers_file import Azure, Model, OpenAI
 from server.tasks.chat.tokens import TokenCounter, TokenizerCounter
 

@@ -15,6 +15,7 @@ from server.domain.context import charge
 from server.domain.errors import DeadlineExceeded, InvalidRequest, Violation
 from server.domain.models import Feature, ModelTask
 from server.domain.pricing import House, PriceEstimate
+from server.inference.computation import Computation
 from server.inference.onnx_session import open_session
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact, unusable
@@ -51,7 +52,7 @@ class HousePricer:
         self._trees = _Trees(artefact)
         self._scheduler = scheduler
         # The computation refers to no engine: a cycle of references would keep a dropped engine in memory.
-        self._computation = scheduler.computation(name, partial(_price_each, self._trees))
+        self._computation = Computation(name, partial(_price_each, self._trees), scheduler.counters[name])
         self._counters = scheduler.counters[f"{name} on the loop"]  # apart, because lanes write theirs on their threads
         probe = self._rows([self._probe()])
         if self._trees.price(probe) != [self._trees.price_one(probe[0])]:
@@ -138,20 +139,20 @@ class _Trees:
         sums = column.ravel().tolist()
         if len(sums) != len(rows):
             raise RuntimeError(f"the price model gave {len(sums)} numbers for {len(rows)} houses")
-        return [self._estimate(log) for log in sums]
+        return self._estimates(sums)
 
     def price_one(self, row: list[float]) -> PriceEstimate:
         """The estimate of one house."""
         self._features[0] = row
         self._session.run_with_iobinding(self._binding)
-        return self._estimate(float(self._sum[0, 0]))
+        return self._estimates([float(self._sum[0, 0])])[0]
 
-    def _estimate(self, log: float) -> PriceEstimate:
-        if not math.isfinite(log):
+    def _estimates(self, sums: list[float]) -> list[PriceEstimate]:
+        if not all(map(math.isfinite, sums)):
             raise RuntimeError("the price model gave numbers that are not finite")
         price, low, high = self._offsets
         # Without numpy, which takes longer for three numbers, and for those of 256 houses about as long.
-        return PriceEstimate(math.exp(log + price), math.exp(log + low), math.exp(log + high))
+        return [PriceEstimate(math.exp(log + price), math.exp(log + low), math.exp(log + high)) for log in sums]
 
 
 def _price_each(trees: _Trees, requests: Sequence[list[list[float]]]) -> list[list[PriceEstimate]]:

@@ -12,14 +12,14 @@ from server.tasks.rag.grounding import is_grounded
 from server.tasks.rag.retriever import Retriever
 from server.tasks.rag.splitter import MAX_CODE_POINTS
 
-# Below this cosine a passage is not about the question. Measured with MiniLM-L6 on the demonstration collection: the
-# best passage was above it for all of 70 questions that the collection answers (lowest right one: 0.45), and below it
-# for 22 of 40 that it does not; the model has to notice the others.
+# Passages below this cosine are not about the question. Measured with MiniLM-L6 on the demonstration collection: the
+# best passage was above it for all of 70 questions that the collection answers (lowest: 0.45), and below it for 22 of
+# 40 that it does not; for the others, the model has to say so.
 MIN_SCORE = 0.4
 NOTHING_FOUND = "The collection does not contain the answer."
 _OPTIONS = ChatOptions(max_output_tokens=256, temperature=0.0)
-# Asked to cite or to be brief, small models answer "Passage 2": ask for sentences. Passages come first and the
-# question last, so that another question on the same passages finds their part of the prompt already computed.
+# Small models that are asked to cite or to be brief answer "Passage 2", so this asks for sentences. The passages come
+# before the question, so that another question on the same passages has a prompt with the same, cached beginning.
 _INSTRUCTIONS = (
     "You answer questions from the passages that the user quotes. Reply with one or two complete sentences that state "
     "the answer. If the passages do not contain the answer, reply only: The passages do not contain the answer. "
@@ -58,7 +58,7 @@ class Answerer:
                     yield AskDone(event, grounded, found.index)
 
     def estimate(self, question: Query) -> Cost:
-        """As if all passages were as large as they can be, as far as the model's context has room for them."""
+        """As if all passages had the largest size, but at most the model's context."""
         found = self._chat.estimate(_prompt(question.text, [_LARGEST] * question.top_k), _OPTIONS)
         context = self._chat.description.max_input_tokens
         if found.tokens <= context:

@@ -92,6 +92,20 @@ def _citation(p: Passage) -> rag_pb2.Citation:
     )
 
 
+def passage(found: Passage) -> rag_pb2.Passage:
+    """A passage with its document. Written out, because a response has up to a hundred."""
+    return rag_pb2.Passage(
+        document_id=found.document_id,
+        title=found.title,
+        text=found.text,
+        score=found.score,
+        uri=found.uri,
+        metadata=found.metadata,
+        start=found.start,
+        end=found.end,
+    )
+
+
 def by_name(kind: type[M], value: Any) -> M:
     """A message of the fields that `kind` and a dataclass have in common: domain and contract use the same names."""
     known = kind.DESCRIPTOR.fields_by_name

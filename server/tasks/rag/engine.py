@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from server.domain.concurrency_limiter import remaining
+from server.domain.errors import EmbedderMismatch
 from server.domain.rag import (
     CollectionInfo,
     CollectionState,
@@ -97,11 +98,12 @@ class RagEngine:
     def _info(self, collection: Collection) -> CollectionInfo:
         snapshot = collection.snapshot
         segment = snapshot.segment
-        state, message = CollectionState.READY, ""
-        if mismatch := self._collections.mismatch(snapshot):
-            state, message = CollectionState.NEEDS_REINDEX, mismatch
-        elif collection.faults:
-            state, message = CollectionState.DEGRADED, "; ".join(collection.faults[-_FAULTS_SHOWN:])
+        message = "; ".join(collection.faults[-_FAULTS_SHOWN:])
+        state = CollectionState.DEGRADED if message else CollectionState.READY
+        try:
+            self._collections.check_embedder(snapshot)
+        except EmbedderMismatch as error:
+            state, message = CollectionState.NEEDS_REINDEX, error.message
         return CollectionInfo(
             snapshot.index,
             state,

@@ -1,9 +1,9 @@
-"""Whether an answer stands in the passages: a count of words, which costs nothing and knows no language.
+"""Whether the passages support an answer, judged by its words: cheap, and independent of the language.
 
 An answer is grounded if it does not say that it found nothing, and all its numbers and at least MIN_SHARE of its
 other content words are in the passages or their titles. Words of the question do not count, unless the answer has no
-others: repeating the question proves nothing. This notices names and numbers that the model brought along; it cannot
-notice words of the passages that were put together wrongly. Measured on the demonstration collection with the default
+others: repeating the question proves nothing. This detects names and numbers that the passages do not have. It cannot
+detect words of the passages that were put together wrongly. Measured on the demonstration collection with the default
 language model: 13 of 13 right answers were grounded, and none of 10 answers to questions that it does not answer.
 """
 
@@ -36,6 +36,6 @@ def is_grounded(answer: str, question: str, passages: Sequence[Passage]) -> bool
 
 
 def _content_words(text: str) -> set[str]:
-    """Numbers, CJK characters, and the beginnings of words of four letters or more: endings change, stems rarely do."""
+    """Numbers, CJK characters, and the first six letters of words of four or more: endings vary, stems rarely do."""
     words = (match.group().casefold() for match in _WORD.finditer(text))
     return {word[:6] for word in words if len(word) >= 4 or word[0].isdecimal() or not word[0].isascii()}

@@ -1,18 +1,26 @@
 """Documents into collections: compare, split, embed, write. Writes to one collection run one after the other."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+import tempfile
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from functools import partial
+from itertools import islice
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from server.domain.errors import CollectionNotFound, InvalidRequest, Violation
 from server.domain.rag import Document, IndexIdentity, ReindexProgress, WriteResult
 from server.domain.texts import Embedder
 from server.tasks.rag.changes import compare
-from server.tasks.rag.reindex import reindexed
+from server.vectorstore.layout import full_disk_as_error
 from server.vectorstore.manager import CollectionManager
+from server.vectorstore.segment import Content
+from server.vectorstore.threads import run_to_end
 
 MAX_PASSAGES = 2_000_000  # of one collection; 384 dimensions are then 3 GB
+_REINDEXED_TOGETHER = 64  # documents whose passages are embedded between two reports of progress
 
 
 class Ingester:
@@ -76,12 +84,42 @@ class Ingester:
             return collection.snapshot.index
 
     async def reindex(self, name: str, *, deadline: float) -> AsyncGenerator[ReindexProgress | IndexIdentity, None]:
-        """Embed all documents again: progress, then the new generation. Writes wait meanwhile."""
+        """Embed all documents again, and make that the next generation: progress, then the new index. Writes wait.
+
+        Vectors are kept in an unnamed temporary file, so that memory does not grow with the collection.
+        """
         async with self._collections.only_writer(name, deadline):
             collection = self._collections.get(name)
-            async with aclosing(reindexed(collection, self._embedder, deadline=deadline)) as events:
-                async for event in events:
-                    yield event
+            before = collection.snapshot
+            documents = iter(before.content().documents)
+            passages = [np.empty((0, 3), np.int32)]
+            count = done = 0
+            with tempfile.TemporaryFile(dir=collection.folder) as spool:
+                sample = await self._embedder.embed([name], deadline=deadline)
+                yield ReindexProgress(0, before.passage_count)
+                while batch := await asyncio.to_thread(lambda: list(islice(documents, _REINDEXED_TOGETHER))):
+                    changes = await asyncio.to_thread(compare, _not_found, batch)
+                    vectors = sample[:0]
+                    if changes.texts:
+                        vectors = await self._embedder.embed(changes.texts, deadline=deadline)
+                    with full_disk_as_error(name):
+                        await asyncio.to_thread(spool.write, np.ascontiguousarray(vectors).data)
+                    passages.append(changes.passages + np.array([count, 0, 0], np.int32))
+                    count, done = count + len(batch), done + len(vectors)
+                    yield ReindexProgress(done, max(done, before.passage_count))
+                model, dimensions = self._embedder.description.identity, sample.shape[1]
+                rows = _rows(spool, dimensions)
+                content = Content(model, dimensions, before.content().documents, np.concatenate(passages), rows)
+                # It runs to its end even if the caller is cancelled: `spool` must stay open for it.
+                snapshot = await run_to_end(partial(collection.replace, content, before, "reindex"))
+                yield snapshot.index
+
+
+def _rows(spool: BinaryIO, dimensions: int) -> Iterator[NDArray[np.float32]]:
+    spool.flush()
+    spool.seek(0)
+    while part := spool.read(4096 * dimensions * 4):
+        yield np.frombuffer(part, np.float32).reshape(-1, dimensions)
 
 
 def _not_found(_: str) -> None:

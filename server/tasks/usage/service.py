@@ -1,10 +1,10 @@
 """quintet.v1.UsageService"""
 
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from quintet.v1 import common_pb2, usage_pb2, usage_pb2_grpc
 
 from server.domain.context import current
@@ -99,22 +99,12 @@ def _moment(wanted: usage_pb2.UsageFilter, field: str) -> datetime | None:
 
 
 def _sum(found: Sum) -> usage_pb2.UsageSum:
-    return usage_pb2.UsageSum(
-        day=found.day.isoformat(),
-        tenant=found.tenant,
-        service=found.service,
-        model=found.model,
-        call_count=found.calls,
-        estimated_count=found.estimated,
-        prompt_tokens=found.prompt_tokens,
-        cached_tokens=found.cached_tokens,
-        completion_tokens=found.completion_tokens,
-        cost_micros=found.cost_micros,
-        currency=found.currency,
-    )
+    fields: dict[str, Any] = {**asdict(found), "day": found.day.isoformat()}
+    return usage_pb2.UsageSum(**fields)
 
 
 def _record(entry: Entry) -> usage_pb2.UsageRecord:
+    times: dict[str, Any] = {"start_time": entry.started, "end_time": entry.ended}
     return usage_pb2.UsageRecord(
         id=entry.id,
         tenant=entry.tenant,
@@ -126,14 +116,7 @@ def _record(entry: Entry) -> usage_pb2.UsageRecord:
         provider=entry.provider,
         usage=usage(entry.usage),
         price_version=entry.price_version,
-        start_time=_timestamp(entry.started),
-        end_time=_timestamp(entry.ended) if entry.ended else None,
         outcome=usage_pb2.UsageOutcome.Value(f"USAGE_OUTCOME_{entry.outcome.name}"),
         repeated_request=bool(entry.repeat_of),
+        **times,
     )
-
-
-def _timestamp(moment: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp

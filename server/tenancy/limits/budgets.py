@@ -5,7 +5,7 @@ Instants are microseconds since 1970.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -78,31 +78,26 @@ class Budget:
         """False for calls that cost nothing: they pass an exhausted budget."""
         return bool((cost.tokens and self.tokens is not None) or (cost.micros and self.micros is not None))
 
-    def has_room(self, cost: Cost, tokens: int, micros: int, baseline: Cost) -> bool:
-        """Whether a call fits beside the `tokens` and `micros` that are spent or reserved."""
-        return (
-            self.tokens is None or not cost.tokens or tokens + cost.tokens <= self._share(self.tokens, baseline.tokens)
-        ) and (
-            self.micros is None or not cost.micros or micros + cost.micros <= self._share(self.micros, baseline.micros)
-        )
+    def excesses(self, cost: Cost, tokens: int, micros: int, baseline: Cost, now: int) -> list[Excess]:
+        """Why a call does not fit beside the `tokens` and `micros` that are spent or reserved; empty if it fits."""
+        found = []
+        if self.tokens is not None and cost.tokens and tokens + cost.tokens > self._share(self.tokens, baseline.tokens):
+            found.append(self._excess("tokens", self.tokens, tokens, cost.tokens, now))
+        if self.micros is not None and cost.micros and micros + cost.micros > self._share(self.micros, baseline.micros):
+            found.append(self._excess("micros", self.micros, micros, cost.micros, now))
+        return found
 
     def _share(self, limit: int, baseline: int) -> int:
         return limit if self.replicas == 1 else baseline + share(max(limit - baseline, 0), self.replicas)
 
-    def excesses(self, cost: Cost, used: Cost, baseline: Cost, now: int) -> Iterator[Excess]:
-        """Why a call does not fit."""
-        for name, limit, asked, spent, before, show in (
-            ("tokens", self.tokens, cost.tokens, used.tokens, baseline.tokens, "{} tokens".format),
-            ("micros", self.micros, cost.micros, used.micros, baseline.micros, _money),
-        ):
-            if limit is None or not asked or spent + asked <= self._share(limit, before):
-                continue
-            text = f"{show(limit)} a {self.period} (UTC); {show(spent)} are spent or reserved, and the call may take "
-            text += show(asked)
-            seconds = (self.period.around(now).end - now) / SECOND
-            if asked > limit:
-                text, seconds = f"{text}: never admitted", inf
-            yield Excess(self.subject, text, f"{name}_per_{self.period}", seconds, is_budget=True)
+    def _excess(self, unit: str, limit: int, used: int, asked: int, now: int) -> Excess:
+        show = _money if unit == "micros" else "{} tokens".format
+        text = f"{show(limit)} a {self.period} (UTC); {show(used)} are spent or reserved, and the call may take "
+        text += show(asked)
+        seconds = (self.period.around(now).end - now) / SECOND
+        if asked > limit:
+            text, seconds = f"{text}: never admitted", inf
+        return Excess(self.subject, text, f"{unit}_per_{self.period}", seconds, is_budget=True)
 
 
 def share(limit: int, replicas: int) -> int:

@@ -104,9 +104,8 @@ class MemoryLimiter:
                     found.append(rate.excess(cost, early))
         found += [each.excess() for each in limits.concurrency if self._running.get(each.key, 0) >= each.calls]
         for budget, account in zip(limits.budgets, accounts, strict=True):
-            if account and not budget.has_room(cost, account.tokens, account.micros, account.baseline):
-                used = Cost(account.tokens, account.micros)
-                found += budget.excesses(cost, used, account.baseline, self._wall())
+            if account:
+                found += budget.excesses(cost, account.tokens, account.micros, account.baseline, self._wall())
         return found
 
     def leave(self, permit: "MemoryPermit", actual: Cost) -> None:

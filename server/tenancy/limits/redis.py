@@ -7,6 +7,7 @@ the budgets in Redis when it is back.
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
@@ -84,7 +85,7 @@ class RedisLimiter:
         baselines: dict[str, Sequence[int]] = {}  # by position, as Lua counts
         for _ in range(_ATTEMPTS):
             permit.accounts = _current(permit.limits, now)
-            word, now, *rest = await self._batcher.ask(permit.keys(), self._question(permit, lease, baselines))
+            word, now, *rest = await self._batcher.enter(permit.keys(), self._question(permit, lease, baselines))
             match word:
                 case b"ok":
                     permit.admitted(now)
@@ -139,7 +140,7 @@ class RedisLimiter:
             ahead = offset if own is None else own
             return {"began": began + ahead, "ended": ended + ahead, **message}
 
-        self._batcher.tell([f"{permit.limits.prefix}:settled:{self._sender}", *permit.keys()], fill)
+        self._batcher.settle([f"{permit.limits.prefix}:settled:{self._sender}", *permit.keys()], fill)
 
     def _now(self) -> int:
         """About the time of Redis."""
@@ -152,24 +153,22 @@ class RedisLimiter:
         await self._baseline.close()
 
 
+@dataclass(slots=True, eq=False)
 class RedisPermit:
     """Implements Permit. `sent` is whether Redis may have counted the call, `local` the permit of this server alone.
 
     `offset` is how far Redis's clock was ahead of microseconds() when it admitted the call.
     """
 
-    __slots__ = ("_limiter", "accounts", "began", "estimate", "id", "limits", "local", "offset", "sent")
-
-    def __init__(self, limiter: RedisLimiter, limits: LimitSet, call: str, estimate: Cost) -> None:
-        self._limiter = limiter
-        self.limits = limits
-        self.id = call
-        self.estimate = estimate
-        self.began = microseconds()
-        self.offset: int | None = None
-        self.sent = False
-        self.local: Permit | None = None
-        self.accounts: Accounts = ()
+    limiter: RedisLimiter
+    limits: LimitSet
+    id: str
+    estimate: Cost
+    began: int = field(default_factory=microseconds)
+    offset: int | None = None
+    sent: bool = False
+    local: Permit | None = None
+    accounts: Accounts = ()
 
     def admitted(self, now: int) -> None:
         """Redis has counted the call at `now`, by its clock."""
@@ -181,7 +180,7 @@ class RedisPermit:
         if self.local is not None:
             self.local.settle(actual)
         if self.sent or (self.accounts and actual != Cost()):
-            self._limiter.settle(self, actual)
+            self.limiter.settle(self, actual)
 
     def keys(self) -> list[str]:
         """The keys of all counters of the call."""
@@ -209,7 +208,7 @@ def _excesses(permit: RedisPermit, found: Sequence[int], now: int) -> list[Exces
             excesses.append(limits.concurrency[index].excess())
         else:
             budget, _ = permit.accounts[index - len(limits.concurrency)]
-            excesses += budget.excesses(permit.estimate, Cost(one, two), Cost(), now)
+            excesses += budget.excesses(permit.estimate, one, two, Cost(), now)
     return excesses
 
 

@@ -1,7 +1,7 @@
-"""RedisBatcher: sends questions and settlements to Redis over one connection, in batches, settlements first.
+"""RedisBatcher: sends questions and settlements to Redis over one connection, in batches, in their order.
 
 While Redis does not answer, questions fail at once, settlements are kept, and a task connects again every second. A
-settlement is sent until it is acknowledged, in order; the script ignores those that it has seen.
+settlement is sent until it is acknowledged; the script ignores those that it has seen.
 
 One connection with batches, because a pool of redis-py's makes the 64 callers of a busy server wait for a connection
 past the time limit of a decision (docs/notes/limits_in_redis.md).
@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import islice
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
@@ -31,9 +32,9 @@ _LATE_SECONDS = 0.1  # more, for an answer that arrived while the event loop was
 _RECONNECT_SECONDS = 1.0
 _CLOSE_SECONDS = 2.0
 _WARN_SECONDS = 60.0
-_BATCH = 16  # settlements, and as many questions
-_MOST_QUESTIONS = 8192
-_MOST_SETTLEMENTS = 65_536
+_BATCH = 32
+_MOST_WAITING = 65_536  # messages
+_MOST_BEFORE_QUESTION = 8192  # with more messages before it, an answer would come too late
 _MOST_TRIES = 3  # of a settlement that is answered with an error
 
 T = TypeVar("T")
@@ -62,13 +63,18 @@ ENTER, SETTLE = Script("enter.lua"), Script("settle.lua")
 
 @dataclass(slots=True, eq=False)
 class Message:
-    """One run of a script. `answer` is awaited by the caller of ask(), and by no one for settlements."""
+    """One run of a script. Settlements have no answer."""
 
     script: Script
     keys: Sequence[str]
     fill: Fill
-    answer: asyncio.Future[list[Any]]
+    answer: asyncio.Future[list[Any]] | None = None
     tries: int = 0
+
+    def fail(self) -> None:
+        """The caller of enter() gets Away."""
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_exception(Away())
 
 
 class RedisBatcher:
@@ -84,8 +90,7 @@ class RedisBatcher:
         where = self._redis.connection_pool.connection_kwargs
         self._where = where.get("path") or f"{where.get('host')}:{where.get('port')}"  # without the password
         self._on_reconnect = on_reconnect
-        self._questions: deque[Message] = deque()
-        self._settlements: deque[Message] = deque()
+        self._waiting: deque[Message] = deque()
         self._work = asyncio.Event()
         self._next_warning = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -98,21 +103,21 @@ class RedisBatcher:
         await self._connect()
         self._task = asyncio.create_task(self._run())
 
-    async def ask(self, keys: Sequence[str], fill: Fill) -> list[Any]:
+    async def enter(self, keys: Sequence[str], fill: Fill) -> list[Any]:
         """The answer of ENTER. Raises Away in less than a second."""
-        if self.away or len(self._questions) >= _MOST_QUESTIONS:
+        if self.away or len(self._waiting) >= _MOST_BEFORE_QUESTION:
             raise Away
-        question = Message(ENTER, keys, fill, asyncio.get_running_loop().create_future())
-        self._questions.append(question)
+        answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self._waiting.append(Message(ENTER, keys, fill, answer))
         self._work.set()
-        return await question.answer
+        return await answer
 
-    def tell(self, keys: Sequence[str], fill: Fill) -> None:
-        """Run SETTLE as soon as Redis answers. If too many settlements wait, the oldest is dropped."""
-        if len(self._settlements) >= _MOST_SETTLEMENTS:
-            self._settlements.popleft()
+    def settle(self, keys: Sequence[str], fill: Fill) -> None:
+        """Run SETTLE as soon as Redis answers. It is lost if too many messages wait."""
+        if len(self._waiting) >= _MOST_WAITING:
             self._lost += 1
-        self._settlements.append(Message(SETTLE, keys, fill, asyncio.get_running_loop().create_future()))
+            return
+        self._waiting.append(Message(SETTLE, keys, fill))
         self._work.set()
 
     async def close(self) -> None:
@@ -123,10 +128,10 @@ class RedisBatcher:
         await asyncio.gather(self._task, return_exceptions=True)
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
-                while self._settlements and await self._next_batch():
+                while self._waiting and await self._next_batch():
                     pass
         self._fail_questions()
-        if left := len(self._settlements) + self._lost:
+        if left := len(self._waiting) + self._lost:
             log.warning("%d settlements of limits could not be written to Redis", left)
         await self._redis.aclose()
 
@@ -135,7 +140,7 @@ class RedisBatcher:
             if self.away:
                 await asyncio.sleep(_RECONNECT_SECONDS)
                 await self._connect()
-            elif self._settlements or self._questions:
+            elif self._waiting:
                 await self._next_batch()
             else:
                 self._work.clear()
@@ -148,11 +153,9 @@ class RedisBatcher:
         except Exception as error:  # of any kind, because this task must go on
             await self._go_away(error)
             return
-        backlog = len(self._settlements)
-        while backlog > 0:
+        while self._waiting:
             if not await self._next_batch():
                 return
-            backlog -= _BATCH
         self.away = False
         self._on_reconnect()
 
@@ -165,47 +168,32 @@ class RedisBatcher:
 
     async def _next_batch(self) -> bool:
         """Whether Redis answered without errors."""
-        settlements = [self._settlements[i] for i in range(min(_BATCH, len(self._settlements)))]
-        questions: list[Message] = []
-        while self._questions and len(questions) < _BATCH:
-            if not (question := self._questions.popleft()).answer.done():  # else its call was cancelled
-                questions.append(question)
+        batch = list(islice(self._waiting, _BATCH))
         try:
-            replies = await self._send([*settlements, *questions])
-        except BaseException as error:
-            self._questions.extendleft(reversed(questions))  # so that they fail, too
-            if not isinstance(error, Exception):
-                raise
+            replies = await self._send(batch)
+        except Exception as error:
             await self._go_away(error)
             return False
-        failure = self._acknowledge(settlements, replies)
-        for question, reply in zip(questions, replies[len(settlements) :], strict=True):
+        failed: list[Message] = []
+        failure: Exception | None = None
+        for message, reply in zip(batch, replies, strict=True):
+            self._waiting.popleft()
             if isinstance(reply, Exception):
                 failure = reply
-                self._questions.append(question)
-            elif not question.answer.done():
-                question.answer.set_result(reply)
+                message.tries += 1
+                if message.tries < _MOST_TRIES:
+                    failed.append(message)
+                else:
+                    log.error("Redis refuses a settlement of limits: %s", type(reply).__name__)
+                    self._lost += 1
+            elif message.answer is not None and not message.answer.done():
+                message.answer.set_result(reply)
+        self._waiting.extendleft(reversed(failed))
         if failure:
             await self._go_away(failure)
         return failure is None
 
-    def _acknowledge(self, settlements: Sequence[Message], replies: Sequence[Any]) -> Exception | None:
-        """Remove settlements up to the first that failed; returns its error."""
-        for settlement, reply in zip(settlements, replies, strict=False):
-            if isinstance(reply, Exception):
-                settlement.tries += 1
-                if settlement.tries < _MOST_TRIES:
-                    return reply
-                log.error("Redis refuses a settlement of limits: %s", type(reply).__name__)
-                self._lost += 1
-            # tell() may have dropped it in the meantime.
-            if self._settlements and self._settlements[0] is settlement:
-                self._settlements.popleft()
-        return None
-
     async def _send(self, messages: Sequence[Message]) -> list[Any]:
-        if not messages:
-            return []
         begun = microseconds()
         replies = await _within(self._execute(messages), ANSWER_SECONDS)
         unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
@@ -242,9 +230,9 @@ class RedisBatcher:
             await self._redis.connection_pool.disconnect(inuse_connections=True)
 
     def _fail_questions(self) -> None:
-        while self._questions:
-            if not (question := self._questions.popleft()).answer.done():
-                question.answer.set_exception(Away())
+        for message in self._waiting:
+            message.fail()
+        self._waiting = deque(message for message in self._waiting if message.answer is None)
 
 
 async def _within(work: Coroutine[Any, Any, T], seconds: float) -> T:

@@ -24,7 +24,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-ledger-") as folder:
-        books, sent = asyncio.run(run(Path(folder), options.models, options.calls, options.seed, told=print))
+        books, sent = asyncio.run(run(Path(folder), options.models, options.calls, options.seed, report=print))
     show(books, sent, options.seed, time.monotonic() - begun)
     return 1 if books.faults else 0
 

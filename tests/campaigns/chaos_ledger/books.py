@@ -48,7 +48,7 @@ def compare(
         served = [entry for provider in providers.values() for entry in provider.served.get(call, ())]
         _check_call(call, by_call[call], served, sent, books)
     for call, usages in sent.usages.items():
-        _check_told(call, usages, by_call[call], books)
+        _check_reported(call, usages, by_call[call], books)
     return books
 
 
@@ -87,17 +87,17 @@ def _check_call(
         books.estimated_tokens += counted
         books.estimated_served += billed
         books.errors.append(counted - billed)
-        if all(entry.told_usage and entry.complete for entry in served) and served and len(rows) == len(served):
+        if all(entry.reported_usage and entry.complete for entry in served) and served and len(rows) == len(served):
             late = {usage_pb2.USAGE_OUTCOME_CANCELLED, usage_pb2.USAGE_OUTCOME_DEADLINE, usage_pb2.USAGE_OUTCOME_LOST}
             if not late.intersection(row.outcome for row in rows):
-                books.faults.append(f"{call}: estimated, although the provider told the numbers")
+                books.faults.append(f"{call}: estimated, although the provider reported usage")
 
 
-def _check_told(
+def _check_reported(
     call: str, usages: Sequence[common_pb2.Usage], rows: Sequence[usage_pb2.UsageRecord], books: Books
 ) -> None:
-    """Callers were told what stands in the ledger, and were told it again when they sent the same request again."""
+    """Callers got the usage that the ledger has, and the same again when they repeated a request."""
     charged = [row.usage for row in rows if not row.repeated_request and row.outcome == usage_pb2.USAGE_OUTCOME_OK]
-    for told in usages:
-        if told.total_tokens and told not in charged:
-            books.faults.append(f"{call}: the caller was told {told.total_tokens} tokens, which no row has")
+    for usage in usages:
+        if usage.total_tokens and usage not in charged:
+            books.faults.append(f"{call}: the caller got {usage.total_tokens} tokens, which no row has")

@@ -21,7 +21,7 @@ from tests.campaigns.chaos_ledger.provider import Provider
 from tests.campaigns.chaos_ledger.traffic import COLLECTION, Sent, send
 from tests.conftest import ServerProcess, start_server, wait_ready
 
-SETTLED_SECONDS = 90.0  # a server that was killed is missed, and its rows are settled by the next one, within this
+SETTLED_SECONDS = 90.0  # within which the next server marks the rows of a killed one as lost
 PROMPT_MICROS, COMPLETION_MICROS = 3, 12  # for a token: whole millionths, so that sums have no rounding in them
 _NOT_NEEDED = ("sentiment", "topics", "house-prices", "en_core_web_sm", "lid.176")  # the campaign restarts often
 _PROVIDERS = """\
@@ -58,8 +58,8 @@ default = ["first/words", "second/words"]
 """
 
 
-class Home:
-    """The files of the server under test, and the server itself, which always comes back to the same port."""
+class Deployment:
+    """The files of the server under test, and the server, which always restarts on the same port."""
 
     def __init__(self, folder: Path, models: Path, first: Provider, second: Provider) -> None:
         self._folder = folder
@@ -115,47 +115,49 @@ class Home:
             self.server.stop()
 
 
-async def run(folder: Path, models: Path, calls: int, seed: int, *, told: Callable[[str], None]) -> tuple[Books, Sent]:
+async def run(
+    folder: Path, models: Path, calls: int, seed: int, *, report: Callable[[str], None]
+) -> tuple[Books, Sent]:
     """Carry it out below `folder`: the server is restarted after a quarter and three quarters, killed after half."""
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(Provider("first", seed, misbehaves=True).running())
         second = await stack.enter_async_context(Provider("second", seed + 1, misbehaves=False).running())
-        home = await asyncio.to_thread(Home, folder, models, first, second)
-        stack.callback(home.stop)
-        await asyncio.to_thread(home.start)
-        async with AsyncQuintetClient(home.address, api_key=home.caller) as client:
+        deployment = await asyncio.to_thread(Deployment, folder, models, first, second)
+        stack.callback(deployment.stop)
+        await asyncio.to_thread(deployment.start)
+        async with AsyncQuintetClient(deployment.address, api_key=deployment.caller) as client:
             await client.add_documents(COLLECTION, [Document(id="1", title="Words", text="word word word")])
         ends = {calls // 4: False, calls // 2: True, calls * 3 // 4: False}
 
         async def on_call(number: int) -> None:
             if number in ends:
-                told(f"{number} of {calls} calls: the server is {'killed' if ends[number] else 'restarted'}")
-                await home.restart(kill=ends[number])
+                report(f"{number} of {calls} calls: the server is {'killed' if ends[number] else 'restarted'}")
+                await deployment.restart(kill=ends[number])
             elif number % 500 == 0:
-                told(f"{number} of {calls} calls")
+                report(f"{number} of {calls} calls")
 
-        sent = await send(home.address, home.caller, calls, seed, on_call)
-        records = await settled(home)
+        sent = await send(deployment.address, deployment.caller, calls, seed, on_call)
+        records = await settled(deployment)
         prices = dict.fromkeys(("first", "second"), (PROMPT_MICROS, COMPLETION_MICROS))
         return compare(records, {"first": first, "second": second}, sent, prices), sent
 
 
-async def settled(home: Home) -> list[usage_pb2.UsageRecord]:
+async def settled(deployment: Deployment) -> list[usage_pb2.UsageRecord]:
     """All rows, once none is open any more, or when it takes too long: the comparison will say so."""
     loop = asyncio.get_running_loop()
     until = loop.time() + SETTLED_SECONDS
     while True:
-        records = await _records(home)
+        records = await _records(deployment)
         if loop.time() > until or not any(record.outcome == usage_pb2.USAGE_OUTCOME_OPEN for record in records):
             return records
         await asyncio.sleep(0.5)
 
 
-async def _records(home: Home) -> list[usage_pb2.UsageRecord]:
+async def _records(deployment: Deployment) -> list[usage_pb2.UsageRecord]:
     records: list[usage_pb2.UsageRecord] = []
     wanted = usage_pb2.ListUsageRequest(filter=usage_pb2.UsageFilter(tenant="campaign"), page_size=1000)
-    metadata = (("authorization", f"Bearer {home.admin}"),)
-    async with grpc.aio.insecure_channel(home.address) as channel:
+    metadata = (("authorization", f"Bearer {deployment.admin}"),)
+    async with grpc.aio.insecure_channel(deployment.address) as channel:
         while True:
             page = await usage_pb2_grpc.UsageServiceStub(channel).ListUsage(wanted, timeout=10, metadata=metadata)
             records += page.records

@@ -40,7 +40,7 @@ class Served:
     prompt_tokens: int
     completion_tokens: int = 0
     complete: bool = False
-    told_usage: bool = False
+    reported_usage: bool = False
 
 
 class Provider:
@@ -111,7 +111,7 @@ class Provider:
         if manner is not Manner.NO_USAGE:
             wrong = manner is Manner.WRONG_USAGE
             usage = {"prompt_tokens": -1 if wrong else prompt, "completion_tokens": "many" if wrong else length}
-            served.told_usage = not wrong
+            served.reported_usage = not wrong
             await _event(writer, {"choices": [], "usage": usage})
         writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
         await writer.drain()

@@ -30,7 +30,7 @@ _SECONDS = 30.0
 
 @dataclass
 class Sent:
-    """What became of the calls. `usages` has what the caller was told, by call, for those that succeeded."""
+    """What became of the calls. `usages` has the usage that callers got, by call, for those that succeeded."""
 
     attempts: Counter[str] = field(default_factory=Counter)  # by call
     codes: Counter[str] = field(default_factory=Counter)
@@ -45,7 +45,7 @@ async def send(address: str, key: str, calls: int, seed: int, on_call: Callable[
 
     async def work(channel: grpc.aio.Channel) -> None:
         for number in numbers:
-            async with lock:  # whoever restarts the server holds back the others
+            async with lock:  # the call that restarts the server holds back the others
                 await on_call(number)
             await _call(channel, key, f"call-{seed}-{number}", random.Random(seed * 1_000_003 + number), sent)
             sent.done += 1
@@ -88,7 +88,7 @@ async def _call(channel: grpc.aio.Channel, key: str, name: str, chance: random.R
 async def _usage(
     channel: grpc.aio.Channel, method: str, text: str, seconds: float, metadata: tuple[tuple[str, str], ...]
 ) -> common_pb2.Usage:
-    """Make one call to its end and return the usage that it was told.
+    """Make one call to its end and return the usage that it got.
 
     It waits for the server: failing until its channel has connected again would use up the calls that come next.
     """

@@ -32,7 +32,8 @@ from server.domain.errors import (
 from server.domain.models import ModelIdentity
 from server.domain.money import Cost
 from server.domain.usage import Usage, UsageSource
-from server.tasks.chat.openai_upstream import Endpoint, Upstream
+from server.tasks.chat.endpoint import Endpoint
+from server.tasks.chat.openai_upstream import Upstream
 from tests.chatting import MESSAGES, complete, events_of, soon
 from tests.chatting import chatting as chatting_with
 from tests.fakes import OpenAIServer, Reply
@@ -133,7 +134,9 @@ async def test_usage_is_estimated_where_the_provider_sends_none(upstream: OpenAI
         {"prompt_tokens": 11.5, "completion_tokens": 3},
         {"prompt_tokens": True, "completion_tokens": 3},
         {"prompt_tokens": "11", "completion_tokens": 3},
+        {"prompt_tokens": 11, "completion_tokens": -3},
         {"prompt_tokens": 11, "completion_tokens": 2**40},
+        {"prompt_tokens": None, "completion_tokens": 3},
         ["nonsense"],
         "nonsense",
     ],
@@ -160,7 +163,7 @@ async def test_estimate(upstream: OpenAIServer) -> None:
         assert await model.prompt_tokens(long) == 750 + 4
 
 
-async def test_a_prompt_without_room_for_an_answer_asks_nobody(upstream: OpenAIServer) -> None:
+async def test_a_prompt_without_room_for_an_answer_is_not_sent(upstream: OpenAIServer) -> None:
     async with chatting(upstream.base_url, context_tokens=COUNTED + 1) as model:
         await complete(model)
     assert upstream.requests[0].body["max_completion_tokens"] == 1
@@ -219,11 +222,11 @@ PARAMETER = '{"error": {"message": "unsupported", "code": "unsupported_value", "
         (
             Reply(status=400, body='{"error": {"code": "content_filter"}}'),
             InvalidRequest,
-            "refuses what they are about",
+            "refuses their content",
         ),
         (Reply(status=422), UpstreamRejected, "HTTP 422"),
         (Reply(status=429, body='{"error": {"code": "insufficient_quota"}}'), UpstreamRefused, "configuration"),
-        (Reply(status=403), UpstreamRefused, "the server's configuration .* is at fault"),
+        (Reply(status=403), UpstreamRefused, "the server's configuration .* is wrong"),
         (
             Reply(status=404, body='{"error": {"code": "model_not_found"}}'),
             UpstreamRefused,
@@ -234,9 +237,9 @@ PARAMETER = '{"error": {"message": "unsupported", "code": "unsupported_value", "
         (Reply(status=503), UpstreamFailed, "HTTP 503"),
         (Reply(cut_after=2), UpstreamFailed, "connection .* failed"),
         (Reply(finish_reason=None, usage=None), UpstreamFailed, "broke off"),
-        (Reply(raw_events=['{"error": {"message": "boom", "code": 500}}']), UpstreamFailed, "an error or nonsense"),
-        (Reply(raw_events=["{not json"]), UpstreamFailed, "an error or nonsense"),
-        (Reply(raw_events=['{"choices": [{"delta": null}]}']), UpstreamFailed, "an error or nonsense"),
+        (Reply(raw_events=['{"error": {"message": "boom", "code": 500}}']), UpstreamFailed, "cannot be read"),
+        (Reply(raw_events=["{not json"]), UpstreamFailed, "cannot be read"),
+        (Reply(raw_events=['{"choices": [{"delta": null}]}']), UpstreamFailed, "cannot be read"),
         (Reply(raw_events=["[DONE]"]), UpstreamFailed, "broke off"),
     ],
 )
@@ -255,7 +258,7 @@ async def test_failures(
     error_texts = f"{error.message} {error!r} {error.metadata} {caplog.text} {model!r} {vars(model)}"
     assert KEY not in error_texts
     assert len(upstream.requests) == 1
-    await complete(model)  # it works again, and no turn is lost
+    await complete(model)  # it works again, and no slot of the limiter is lost
     with pytest.raises(kind, match=message):
         raise error
 
@@ -309,7 +312,7 @@ async def test_embedded_endpoint_needs_no_proxy_and_keeps_no_connection(
     assert upstream.requests[0].headers["connection"] == "close"
 
 
-async def test_nobody_listens(upstream: OpenAIServer) -> None:
+async def test_no_server_listens(upstream: OpenAIServer) -> None:
     async with chatting("http://127.0.0.1:1/v1") as model:
         assert isinstance(await failure(model), UpstreamFailed)
 
@@ -333,7 +336,7 @@ async def test_slow_tokens_are_not_a_timeout(upstream: OpenAIServer) -> None:
         assert (await complete(model)).text == "aaaaa"
 
 
-async def test_deadline_that_has_passed_asks_nobody(upstream: OpenAIServer, model: Upstream) -> None:
+async def test_deadline_that_has_passed_sends_nothing(upstream: OpenAIServer, model: Upstream) -> None:
     assert isinstance(await failure(model, deadline=soon(-1.0)), DeadlineExceeded)
     assert upstream.requests == []
 
@@ -366,7 +369,7 @@ async def test_one_slot_four_waiting_and_the_rest_refused(upstream: OpenAIServer
     assert upstream.most_active == 1
 
 
-async def test_who_waits_for_a_turn_keeps_his_deadline(upstream: OpenAIServer) -> None:
+async def test_a_call_that_waits_keeps_its_deadline(upstream: OpenAIServer) -> None:
     upstream.replies = [Reply(delay=0.5)]
     async with chatting(upstream.base_url) as model:
         first = asyncio.create_task(complete(model))

@@ -1,4 +1,4 @@
-"""Slots of chat models: what is filled, what is told while nobody can be asked, and what a route does without."""
+"""Handles of chat models: what fills them, what they say while no upstream can be asked, and missing upstreams."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -37,8 +37,8 @@ async def chatting(folder: Path, upstream: OpenAIServer, upstreams: str) -> Asyn
     file = folder / "providers.toml"
     file.write_text(ROUTES.format(address=upstream.base_url, upstreams=upstreams))
     settings = ChatSettings(folder / "models", providers=file)
-    async with ModelManager.running(open_registry(folder / "models", ""), None) as pool:
-        found = ChatModels(settings, pool, MemoryLedger(), lambda: None)
+    async with ModelManager.running(open_registry(folder / "models", ""), None) as manager:
+        found = ChatModels(settings, manager, MemoryLedger())
         try:
             yield found
         finally:
@@ -72,7 +72,7 @@ async def test_health_hears_of_an_open_breaker_and_calls_pass(
         assert [handle.state for handle in chats.handles.values()] == [State.LOADING] * 2
         assert 'provider "one" is not asked for a while' in chats.default.trouble()
         upstream.default = Reply()
-        await until(lambda: not chats.default.trouble())  # by itself, before anybody has asked
+        await until(lambda: not chats.default.trouble())  # by itself, without a call
         assert await answer(chats.default.get()) == "Hello there."
         assert chats.default.message == ""
 

@@ -1,4 +1,4 @@
-"""Routes against scripted servers: who is asked, how often, in which order, and what the caller hears."""
+"""Routes against scripted servers: which upstreams are asked, how often, in which order, and what the caller gets."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -141,7 +141,7 @@ async def test_a_try_later_the_same_answers(route: Router, first: Side, second: 
     assert (first.asked, second.asked, first.state) == (3, 0, CircuitState.CLOSED)
 
 
-async def test_nobody_is_asked_again_after_the_first_token(route: Router, first: Side, second: Side) -> None:
+async def test_nothing_is_retried_after_the_first_token(route: Router, first: Side, second: Side) -> None:
     first.server.replies = [Reply(cut_after=2, pause=0.01)]
     texts: list[str] = []
 
@@ -232,7 +232,7 @@ async def test_a_probe_that_is_cancelled_decides_nothing(stack: AsyncExitStack) 
 
 
 @pytest.mark.parametrize("reply", [Reply(delay=60), Reply(pause=60), Reply(deltas=["a"] * 9, pause=0.2)])
-async def test_cancelling_stops_whoever_is_asked(route: Router, first: Side, second: Side, reply: Reply) -> None:
+async def test_cancelling_stops_the_upstream(route: Router, first: Side, second: Side, reply: Reply) -> None:
     first.server.default, second.server.default = Reply(status=401), reply
     call = asyncio.create_task(complete(route, deadline=soon(60)))
     await until(lambda: second.asked)
@@ -267,7 +267,7 @@ async def test_a_full_queue_leads_to_the_next(stack: AsyncExitStack, second: Sid
     assert sorted(answer.text for answer in answers) == ["from first"] * 5 + ["from second"] * 3
 
 
-async def test_a_prompt_goes_to_whom_it_fits(stack: AsyncExitStack) -> None:
+async def test_a_prompt_goes_to_the_first_context_that_it_fits(stack: AsyncExitStack) -> None:
     small, large = await side(stack, "small", context_tokens=50), await side(stack, "large", context_tokens=100)
     route = router(small.upstream, large.upstream)
     assert route.description.max_input_tokens == 100
@@ -280,7 +280,7 @@ async def test_a_prompt_goes_to_whom_it_fits(stack: AsyncExitStack) -> None:
     assert small.asked == 0
 
 
-async def test_what_is_over_soonest_is_told(route: Router, first: Side, second: Side) -> None:
+async def test_the_shortest_delay_is_reported(route: Router, first: Side, second: Side) -> None:
     first.server.default = Reply(status=429, headers={"Retry-After": "40"})
     second.server.default = Reply(status=429, headers={"Retry-After": "20"})
     error = await failure(route)

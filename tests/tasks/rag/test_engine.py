@@ -107,7 +107,7 @@ async def test_broken_collection_fails_alone(
     await again.close()
 
 
-async def test_damage_is_told(
+async def test_damage_is_reported(
     engine: RagEngine, embedder: HashingEmbedder, scheduler: Scheduler, tmp_path: Path
 ) -> None:
     for document in (CAT, DOG, SUN):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from quintet.v1 import chat_pb2, common_pb2, rag_pb2
 
 from quintet_client.cli.terminal import Terminal, clean
+from quintet_client.cli.usage import money
 
 Event = chat_pb2.StreamChatResponse | rag_pb2.StreamAskResponse
 Done = chat_pb2.ChatDone | rag_pb2.AskDone
@@ -50,5 +51,5 @@ def write_summary(out: Terminal, done: Done) -> None:
     if usage.total_tokens:
         parts.append(f"{usage.prompt_tokens} + {usage.completion_tokens} tokens")
     if usage.cost_micros:
-        parts.append(f"{usage.cost_micros / 1e6:.6f} {usage.currency}")
+        parts.append(money(usage.cost_micros, usage.currency))
     out.note(" · ".join(part for part in parts if part))

@@ -30,6 +30,11 @@ class UsageError(Exception):
     """The command line, or a file that it names, cannot be used."""
 
 
+def os_reason(error: OSError) -> str:
+    """What the operating system reports, without the path."""
+    return (error.strerror or str(error)).lower()
+
+
 def report(error: QuintetError | UsageError, address: str = "") -> int:
     """Write the error to standard error; return the exit status."""
     lines = _lines(error, address) if isinstance(error, QuintetError) else [str(error)]

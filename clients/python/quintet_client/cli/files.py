@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from quintet.v1 import rag_pb2
 
-from quintet_client.cli.failures import UsageError
+from quintet_client.cli.failures import UsageError, os_reason
 from quintet_client.cli.parsers import PARSERS, Unusable, parse
 from quintet_client.contract import rules
 from quintet_client.inputs import Document
@@ -64,7 +64,7 @@ def documents_of(file: File) -> list[Document]:
     try:
         title, text = parse(file.path)
     except OSError as error:
-        raise Unusable(_why(error)) from error
+        raise Unusable(os_reason(error)) from error
     parts = list(split(text, MAX_TEXT))
     longest = len(file.name) + (len(f"#{len(parts)}") if len(parts) > 1 else 0)
     if longest > MAX_ID:
@@ -91,7 +91,7 @@ def _files(folder: Path) -> Iterator[Path | Skipped]:
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
-        yield Skipped(_shown(folder), _why(error))
+        yield Skipped(_shown(folder), os_reason(error))
         return
     for entry in entries:
         if entry.name.startswith("."):
@@ -111,10 +111,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def _why(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
 
 
 def _shown(path: Path | str) -> str:

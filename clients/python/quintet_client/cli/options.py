@@ -11,14 +11,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from quintet_client.cli.failures import UsageError
+from quintet_client.cli.failures import UsageError, os_reason
 from quintet_client.cli.terminal import Terminal
 from quintet_client.client import QuintetClient
 from quintet_client.filters import Condition
 
 T = TypeVar("T")
-
-
 # A command; it returns the exit status.
 Run = Callable[[argparse.Namespace, QuintetClient, Terminal], int]
 
@@ -99,7 +97,7 @@ def read_bytes(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        raise UsageError(f"{path}: {os_reason(error)}") from error
 
 
 def decode(content: bytes, name: str) -> str:

@@ -4,8 +4,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
 from quintet_client.cli.terminal import console_of
 
 
@@ -15,6 +13,9 @@ def progress_bar(*, hidden: bool = False) -> Iterator[Callable[[float, float, st
 
     The body calls the function that it gets with what is done, the total in the same unit, and a text.
     """
+    # Imported here: it takes 30 ms, and most commands have no bar.
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
     console = console_of(sys.stderr)
     with Progress(
         BarColumn(24),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from quintet_client.cli.failures import UsageError
+from quintet_client.cli.failures import UsageError, os_reason
 
 Table = MutableMapping[str, Any]
 Edit = Callable[[Table], None]
@@ -28,7 +28,7 @@ def read_file(path: Path) -> str:
         text = path.read_text("utf-8")
         tomllib.loads(text)
     except OSError as error:
-        raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        raise UsageError(f"{path}: {os_reason(error)}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 (byte {error.start})") from error
     except tomllib.TOMLDecodeError as error:
@@ -62,7 +62,7 @@ def edit_file(path: Path, edit: Edit, *, new: str | None = None) -> None:
         try:
             _replace(path, edited)
         except OSError as error:
-            raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+            raise UsageError(f"{path}: {os_reason(error)}") from error
 
 
 def table(parent: Table, name: str) -> Table:
@@ -88,6 +88,7 @@ def remove(parent: Table, key: str) -> None:
 
     tomlkit attaches comments above the next table to the table before them.
     """
+    from tomlkit.exceptions import TOMLKitError
     from tomlkit.items import Comment, Whitespace
 
     body = getattr(getattr(parent[key], "value", None), "body", None)  # plain values have none
@@ -95,6 +96,8 @@ def remove(parent: Table, key: str) -> None:
     while body and body[-1][0] is None:
         item = body.pop()[1]
         kept += [item] if isinstance(item, Comment | Whitespace) else []
+    if kept and not hasattr(parent, "add"):
+        raise TOMLKitError("a comment cannot be moved within tables that are out of order")
     del parent[key]
     for item in reversed(kept):
         parent.add(item)  # type: ignore[attr-defined]  # the library's tables have it
@@ -115,7 +118,7 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise UsageError(f"{folder}: {(error.strerror or str(error)).lower()}") from error
+        raise UsageError(f"{folder}: {os_reason(error)}") from error
     try:
         end = time.monotonic() + _LOCK_SECONDS
         while True:
