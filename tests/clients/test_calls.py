@@ -22,7 +22,7 @@ ONCE = [call for call in CALLS if call not in RETRIED]
 
 
 @pytest.mark.parametrize(("name", "arguments", "method", "_"), RETRIED, ids=[call[0] for call in RETRIED])
-async def test_unavailable_is_tried_again(
+async def test_unavailable_is_retried(
     server: SmallServer, name: str, arguments: tuple[Any, ...], method: str, _: float
 ) -> None:
     server.rag.collections["notes"] = {}
@@ -40,7 +40,7 @@ async def test_unavailable_is_tried_again(
 
 
 @pytest.mark.parametrize(("name", "arguments", "method", "_"), ONCE, ids=[call[0] for call in ONCE])
-def test_what_costs_or_is_not_idempotent_is_tried_once(
+def test_costly_or_non_idempotent_calls_are_not_retried(
     server: SmallServer, name: str, arguments: tuple[Any, ...], method: str, _: float
 ) -> None:
     server.recorder.failures[method].append(LOADING)
@@ -49,14 +49,14 @@ def test_what_costs_or_is_not_idempotent_is_tried_once(
     assert server.recorder.methods() == [method]
 
 
-def test_other_failures_are_not_tried_again(server: SmallServer) -> None:
+def test_other_failures_are_not_retried(server: SmallServer) -> None:
     server.recorder.failures["Classify"].append(Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER_OVERLOADED"))
     with QuintetClient(server.address) as client, pytest.raises(errors.ServerOverloaded):
         client.classify("hello")
     assert server.recorder.methods() == ["Classify"]
 
 
-def test_large_writes_are_tried_again_too(server: SmallServer) -> None:
+def test_large_writes_are_retried_too(server: SmallServer) -> None:
     documents = [{"id": str(number), "text": "x" * 20_000} for number in range(128)]  # 2.5 MB
     server.recorder.failures["AddDocuments"].append(LOADING)
     with QuintetClient(server.address) as client:
@@ -64,7 +64,7 @@ def test_large_writes_are_tried_again_too(server: SmallServer) -> None:
     assert server.recorder.methods() == ["AddDocuments"] * 2
 
 
-def test_the_calls_timeout_goes_before_the_clients(server: SmallServer) -> None:
+def test_the_timeout_of_a_call_overrides_the_clients(server: SmallServer) -> None:
     with QuintetClient(server.address, timeout=50) as client:
         client.classify("hello")
         client.classify("hello", timeout=5)

@@ -128,7 +128,7 @@ def test_an_answer_that_is_cut_off(quintet_command: Quintet) -> None:
     assert "cut off at the token limit" in done.stderr
 
 
-def test_an_answer_that_breaks_off(quintet_command: Quintet, server: SmallServer) -> None:
+def test_an_answer_that_fails_in_the_middle(quintet_command: Quintet, server: SmallServer) -> None:
     server.recorder.failures["StreamChat:delta"].append(
         Failure(grpc.StatusCode.UNAVAILABLE, "UPSTREAM_FAILED", "the endpoint broke off", retry_after=2)
     )

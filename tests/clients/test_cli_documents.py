@@ -122,7 +122,7 @@ def test_parts_that_a_file_no_longer_has_are_removed(in_process: Quintet, server
     assert sorted(server.rag.collections["notes"]) == ["a.txt#1", "a.txt#2", "b.txt"], "what cannot be read stays"
 
 
-def test_a_run_that_breaks_off_goes_on(in_process: Quintet, server: SmallServer, tmp_path: Path) -> None:
+def test_a_failed_run_can_be_repeated(in_process: Quintet, server: SmallServer, tmp_path: Path) -> None:
     for number in range(130):
         (tmp_path / f"{number:03}.txt").write_text("text")
     full = Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL", "the disk is full")
@@ -138,7 +138,7 @@ def test_a_run_that_breaks_off_goes_on(in_process: Quintet, server: SmallServer,
     assert in_process("add", "notes", str(tmp_path)).stdout == "notes: 2 added, 128 unchanged; generation 7\n"
 
 
-def test_the_bar(terminal: OpenTerminal, tmp_path: Path) -> None:
+def test_the_progress_bar(terminal: OpenTerminal, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     output = terminal("add", "notes", str(tmp_path), NO_COLOR="1").read_until("")
     assert "100% 1 of 1 files" in output
@@ -209,7 +209,7 @@ def test_deleting_asks(terminal: OpenTerminal, server: SmallServer, answer: str,
         (("retrieve", "--where", "kind", "x"), "must be KEY=VALUE, not 'kind'"),
     ],
 )
-def test_commands_that_are_wrong(in_process: Quintet, server: SmallServer, arguments: list[str], said: str) -> None:
+def test_wrong_command_lines(in_process: Quintet, server: SmallServer, arguments: list[str], said: str) -> None:
     done = in_process(*arguments)
     assert done.returncode == 2
     assert said in done.stderr

@@ -100,7 +100,7 @@ def test_wrong_command_lines(
         (b"\xff", "standard input is not UTF-8 (byte 0)"),
     ],
 )
-def test_files_that_are_no_houses(in_process: Quintet, server: SmallServer, content: str | bytes, message: str) -> None:
+def test_invalid_files_of_houses(in_process: Quintet, server: SmallServer, content: str | bytes, message: str) -> None:
     done = in_process("price", "--file", "-", stdin=content)
     assert done.returncode == 2
     assert message in done.stderr
@@ -116,7 +116,7 @@ def test_global_options_stand_on_either_side(
     assert [call.seconds for call in server.recorder.seen] == pytest.approx([5, 5], abs=2)
 
 
-def test_the_key_comes_from_a_file_and_is_told_to_nobody(
+def test_the_api_key_is_read_from_a_file_and_never_printed(
     quintet_command: Quintet, in_process: Quintet, server: SmallServer, tmp_path: Path
 ) -> None:
     (tmp_path / "key").write_text("sesame\n")
@@ -150,7 +150,7 @@ def test_encryption(quintet_command: Quintet, tmp_path: Path) -> None:
         assert "certificate verify failed" in doubting.stderr.lower().replace("_", " ")
 
 
-def test_a_reader_that_leaves(server: SmallServer) -> None:
+def test_a_closed_pipe_ends_the_command_quietly(server: SmallServer) -> None:
     with subprocess.Popen(
         [*COMMAND, "classify", "--address", server.address],
         stdin=subprocess.PIPE,

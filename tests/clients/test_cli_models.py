@@ -7,7 +7,7 @@ from tests.clients.small_server import SmallServer
 from tests.clients.test_cli import json_lines
 
 
-def test_states_are_told(in_process: Quintet) -> None:
+def test_states_are_printed(in_process: Quintet) -> None:
     assert in_process("unload", "house-prices").stdout == "house-prices: unloaded  1-abc\n"
     assert in_process("load", "house-prices").stdout == "house-prices: ready  1-abc\n"
     assert in_process("reload", "topics").stdout == "topics: ready\n"

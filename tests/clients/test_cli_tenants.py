@@ -109,7 +109,7 @@ def test_comments_and_limits_stay(in_process: Quintet, file: Path) -> None:
     assert not re.search(r"[^\n#].*\n\[", re.sub(r"#.*", "#", after)), "tables stand apart"
 
 
-def test_a_link_is_followed(in_process: Quintet, file: Path, tmp_path: Path) -> None:
+def test_a_symbolic_link_is_kept(in_process: Quintet, file: Path, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     file.symlink_to(tmp_path / "real" / "t.toml")
     assert fits(file, in_process("tenants", "add", "acme", "--file", str(file)).stdout.strip())
@@ -158,7 +158,7 @@ def test_files_that_are_left_as_they_are(in_process: Quintet, file: Path, conten
     assert file.read_text() == content
 
 
-def test_the_clock_may_strike_while_a_file_is_edited(
+def test_an_edit_that_spans_two_seconds_is_consistent(
     in_process: Quintet, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     struck = iter(datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=second) for second in range(1000))

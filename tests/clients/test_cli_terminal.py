@@ -32,7 +32,7 @@ def test_colours(terminal: OpenTerminal) -> None:
     assert plain == COLOURS.sub("", coloured)
 
 
-def test_texts_cannot_steer_the_terminal(terminal: OpenTerminal) -> None:
+def test_control_characters_are_removed(terminal: OpenTerminal) -> None:
     output = terminal("chat", "red \x1b[31m, \x9b31m, title \x1b]0;x\x07 end", NO_COLOR="1").read_until("")
     assert "red [31m, 31m, title ]0;x end" in output
     assert "\x1b" not in output
@@ -63,9 +63,9 @@ def test_a_conversation(terminal: OpenTerminal, server: SmallServer) -> None:
     talk.type("\x04")
     assert talk.wait() == 0
     requests: list[Any] = [call.request for call in server.recorder.seen if call.method == "StreamChat"]
-    turns = [[message.content for message in request.messages] for request in requests]
+    conversations = [[message.content for message in request.messages] for request in requests]
     past = ["Be brief.", "hello", "You said: hello ", "more", "You said: more "]
-    assert turns == [
+    assert conversations == [
         past[:2],
         past[:4],
         [*past, "lost"],

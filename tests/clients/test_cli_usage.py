@@ -60,7 +60,7 @@ def test_watching(in_process: Quintet) -> None:
 
 
 @pytest.mark.parametrize("since", ["yesterday", "7", "d", "2026-13-01", "9999999d", "999999d"])
-def test_times_that_are_none(in_process: Quintet, since: str) -> None:
+def test_invalid_times(in_process: Quintet, since: str) -> None:
     done = in_process("usage", "--since", since)
     assert done.returncode == 2
     assert "must be 7d, 24h, 30m, or a day or time" in done.stderr

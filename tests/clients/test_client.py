@@ -15,7 +15,7 @@ from tests.waiting import until
 
 DOCUMENT = {"id": "1", "text": "The office closes at six.", "metadata": {"by": "me"}}
 
-# Every method, with what to call it with and the deadline in seconds that the server is told.
+# Every method, with what to call it with and the deadline in seconds that is sent to the server.
 CALLS: list[tuple[str, tuple[Any, ...], str, float]] = [
     ("classify", (["I love it"],), "Classify", 10),
     ("predict_price", ([EXAMPLE],), "PredictPrice", 10),
@@ -58,7 +58,7 @@ async def finish_async(result: Any) -> Any:
 
 
 @pytest.mark.parametrize(("name", "arguments", "method", "seconds"), CALLS, ids=NAMES)
-async def test_both_clients_say_the_same(
+async def test_both_clients_send_the_same(
     server: SmallServer, name: str, arguments: tuple[Any, ...], method: str, seconds: float
 ) -> None:
     def begin() -> None:
@@ -67,12 +67,12 @@ async def test_both_clients_say_the_same(
 
     begin()
     with QuintetClient(server.address) as client:
-        told = finish(getattr(client, name)(*arguments))
+        received = finish(getattr(client, name)(*arguments))
     begin()
     async with AsyncQuintetClient(server.address) as async_client:
-        told_async = await finish_async(getattr(async_client, name)(*arguments))
+        received_async = await finish_async(getattr(async_client, name)(*arguments))
     first, second = (call for call in server.recorder.seen if call.method == method)
-    assert told == told_async
+    assert received == received_async
     assert first.request == second.request
     for call in (first, second):
         # gRPC rounds a deadline up on its way, by less than a part in a hundred.
@@ -128,7 +128,7 @@ def without(house: House, *names: str) -> dict[str, object]:
         ({**EXAMPLE, "neighborhood": 7}, "houses[1].neighborhood", "must be a text"),
     ],
 )
-def test_a_house_that_would_be_sent_wrong_is_not_sent(
+def test_invalid_houses_are_not_sent(
     server: SmallServer, house: Mapping[str, object], field: str, description: str
 ) -> None:
     with QuintetClient(server.address) as client, pytest.raises(errors.InvalidRequest) as raised:
@@ -142,7 +142,7 @@ def test_houses_have_the_fields_of_the_contract() -> None:
     assert list(House.__annotations__) == list(EXAMPLE) == names
 
 
-def test_names_that_the_contract_does_not_have(server: SmallServer) -> None:
+def test_unknown_tasks_roles_and_missing_fields_are_not_sent(server: SmallServer) -> None:
     with QuintetClient(server.address) as client:
         with pytest.raises(errors.InvalidRequest, match=r"tasks\[1\]: must be one of entities"):
             client.analyze("hello", ["syntax", "mood"])  # type: ignore[list-item]

@@ -33,7 +33,7 @@ def test_conditions() -> None:
 
 
 @pytest.mark.parametrize("value", [True, None, (None, None), (1, "2"), (1, 2, 3), [1], {"a": 1}])
-def test_what_is_no_condition(value: Any) -> None:
+def test_invalid_conditions(value: Any) -> None:
     with pytest.raises(errors.InvalidRequest, match=r'where\["year"\]: must be a text, a number'):
         filters({"year": value})
 
@@ -57,19 +57,19 @@ async def test_conditions_and_generations_are_sent(server: SmallServer) -> None:
 
 
 async def test_bulk_is_sent_in_several_messages_as_it_comes(server: SmallServer) -> None:
-    def told() -> Iterator[Document]:
+    def generated() -> Iterator[Document]:
         yield from DOCUMENTS
 
     with QuintetClient(server.address) as client:
-        first = client.import_documents("notes", told())
+        first = client.import_documents("notes", generated())
     assert (first.added_count, first.unchanged_count) == (300, 0)
     async with AsyncQuintetClient(server.address) as async_client:
-        again = await async_client.import_documents("notes", told())
+        again = await async_client.import_documents("notes", generated())
     assert (again.added_count, again.unchanged_count) == (0, 300)
     assert len(server.recorder.methods()) == 6, "128 documents a message"
 
 
-async def test_bulk_that_is_wrong_or_is_refused(server: SmallServer) -> None:
+async def test_invalid_or_refused_bulk_imports(server: SmallServer) -> None:
     def wrong() -> Iterator[Any]:
         yield from DOCUMENTS[:200]
         yield {"id": "x"}

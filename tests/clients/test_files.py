@@ -110,7 +110,7 @@ def test_titles(tmp_path: Path, name: str, text: str, title: str) -> None:
     assert document["metadata"] == {"file": f"{tmp_path.name}/{name}", "format": name.partition(".")[2]}
 
 
-def test_what_does_not_exist_ends_it_before_it_begins(tmp_path: Path) -> None:
+def test_missing_paths_are_rejected_first(tmp_path: Path) -> None:
     write(tmp_path, {"a.txt": "text"})
     with pytest.raises(UsageError, match="no such file or folder"):
         collect([str(tmp_path), str(tmp_path / "missing")])

@@ -127,7 +127,7 @@ def test_texts_that_cannot_be_read(tmp_path: Path, content: bytes, why: str) -> 
     assert reason(path) == why
 
 
-def test_what_is_too_large_is_not_read(tmp_path: Path) -> None:
+def test_too_large_files_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     with path.open("wb") as file:
         file.truncate(parsers.MAX_FILE_BYTES + 1)  # takes no room on the disk

@@ -1,5 +1,5 @@
 """The client for asyncio. Its methods are those of `client.py`, as coroutines and async generators."""
-# ruff: noqa: ASYNC109 - a timeout here is the deadline that the server is told, and readiness is polled
+# ruff: noqa: ASYNC109 - a timeout here is the deadline that is sent to the server, and readiness is polled
 
 from __future__ import annotations
 

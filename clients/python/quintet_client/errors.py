@@ -72,7 +72,7 @@ class QuotaExceeded(QuintetError, reason="QUOTA_EXCEEDED"):
 
 
 class BudgetExhausted(QuintetError, reason="BUDGET_EXHAUSTED"):
-    """The tenant's budget of the day or month is spent; `retry_after` tells when the next one begins."""
+    """The tenant's budget of the day or month is spent; the next one starts after `retry_after`."""
 
 
 class LedgerUnavailable(QuintetError, reason="LEDGER_UNAVAILABLE"):

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
 def _converse(client: QuintetClient, out: Terminal, start: list[Message], options: ChatOptions) -> int:
     with contextlib.suppress(ImportError):  # line editing for input(); not on every platform
         import readline  # noqa: F401
-    out.note("Ctrl-C stops an answer, /new begins again, Ctrl-D ends.")
+    out.note("Ctrl-C stops an answer, /new starts a new conversation, Ctrl-D ends it.")
     history = list(start)
     while True:
         try:
