@@ -10,7 +10,7 @@ from server.domain.chat import ChatDone, ChatModel, ChatOptions, Message, TextDe
 from server.domain.context import current
 from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
-from server.models.handle import Slot, find
+from server.models.handle import Handle, find
 from server.rpc.convert import finish_reason, model_ref, usage
 from server.rpc.model_access import permitted
 from server.rpc.service_spec import MethodSpec, ServiceSpec
@@ -31,7 +31,7 @@ _MAX_OUTPUT_TOKENS = 512
 class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
     """Conversations to answers. The first of `models` serves requests that name none."""
 
-    def __init__(self, models: Mapping[str, Slot[ChatModel]]) -> None:
+    def __init__(self, models: Mapping[str, Handle[ChatModel]]) -> None:
         self._models = models
         self._default = next(iter(models))
 
@@ -85,7 +85,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         return cast(_Converted, call.converted)
 
 
-def spec(models: Mapping[str, Slot[ChatModel]], *, required: bool) -> ServiceSpec:
+def spec(models: Mapping[str, Handle[ChatModel]], *, required: bool) -> ServiceSpec:
     """The service over what callers can name, the default first."""
     servicer = ChatServicer(models)
     return ServiceSpec(
