@@ -15,12 +15,13 @@ import asyncio
 import signal
 import sys
 import textwrap
+import time
 
 import uvloop
 from pydantic import ValidationError
 
-from server.app import running
-from server.banner import announce
+from server.app import App, running
+from server.domain.models import Described
 from server.domain.reloading_file import BadFile
 from server.observability import logs
 from server.rpc.listener import CannotStart
@@ -70,11 +71,65 @@ async def _serve(settings: Settings) -> int:
         if settings.log_format == "json":  # no line that is not one
             await stop.wait()
             return 0
-        announcing = asyncio.create_task(announce(app))
+        announcing = asyncio.create_task(_announce(app, settings))
         await stop.wait()
         announcing.cancel()
         print("Stopping: what runs may finish. Press Ctrl-C again to exit at once.", flush=True)
     return 0
+
+
+async def _announce(app: App, settings: Settings) -> None:
+    """Print the address now, and the table once nothing is loading any more."""
+    started = time.monotonic()
+    print(f"Quintet listens on {app.address}; loading models ...\n{_access(settings)}", flush=True)
+    await app.loaded()
+    print(f"\n{_table(app)}\n\n{_next_steps(app, settings)}\n", flush=True)
+    print(f"Ready after {time.monotonic() - started:.1f} s. Ctrl-C stops.", flush=True)
+
+
+def _table(app: App) -> str:
+    lines = []
+    for service, message in sorted(app.health.messages.items()):
+        state = f"NOT SERVING  {message}" if message else "SERVING"
+        lines.append(f"  {service.removeprefix('quintet.v1.'):24}{state}")
+    lines.append("")
+    for handle in sorted(app.handles, key=lambda handle: handle.name):
+        lines.append(f"  {handle.name:34}{handle.state.name:9}{_version(handle.loaded)}")
+    return "\n".join(lines)
+
+
+def _next_steps(app: App, settings: Settings) -> str:
+    address = app.address
+    option = "" if address == "127.0.0.1:50051" else f" --address {address}"
+    argument = "" if address == "127.0.0.1:50051" else f'"{address}"'
+    grpcurl = "grpcurl" if settings.tls_cert else "grpcurl -plaintext"
+    if settings.tenants:
+        grpcurl += ' -H "authorization: Bearer $QUINTET_API_KEY"'
+    if settings.tls_cert:
+        option += " --tls"
+        argument += ", tls=True" if argument else "tls=True"
+    return "\n".join(
+        (
+            "Try:",
+            f'  {grpcurl} -d \'{{"texts": ["What a day!"]}}\' {address} quintet.v1.ClassificationService/Classify',
+            f'  .venv/bin/quintet{option} ask "Who discovered penicillin?"',
+            "  .venv/bin/python -c 'from quintet_client import QuintetClient as Q; "
+            f'print(Q({argument}).analyze("Ada Lovelace lived in London."))\'',
+        )
+    )
+
+
+def _version(engine: object) -> str:
+    return engine.description.identity.version if isinstance(engine, Described) else ""
+
+
+def _access(settings: Settings) -> str:
+    """Who may call, for people."""
+    if settings.tenants:
+        return f"Callers need an API key or a certificate of a tenant in {settings.tenants}."
+    if settings.is_local:
+        return "Authentication is off (QUINTET_TENANTS is not set); only this machine can call."
+    return "Authentication is off (QUINTET_ALLOW_ANONYMOUS); every client that reaches the port can call."
 
 
 def _settings_help() -> str:

@@ -1,24 +1,29 @@
-"""The composition root: the only file that knows everything. Engines are built in `server/builders.py`.
+"""The composition root: settings in, rooms wired, services in one table, started, stopped.
 
-Starting: the port opens first, every service NOT_SERVING; models load aside; a service is SERVING once what it
-needs is warm. Stopping: NOT_SERVING, a pause in which load balancers notice, no new calls, running calls get their
-grace, then everything is closed in the reverse order of its making.
+The port opens first, with every service NOT_SERVING; a service is SERVING once what it needs is loaded. Stopping:
+NOT_SERVING, a pause in which load balancers notice, no new calls, running calls get their grace, then everything is
+closed in the reverse order of its making.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server.builders import Engines
+from server.domain.models import ModelTask
 from server.domain.reloading_file import ReloadingFile
-from server.models.handle import Slot
+from server.inference.scheduler import Scheduler
+from server.inference.text_models import text_model
+from server.models.handle import Handle
+from server.models.manager import ModelManager
+from server.models.registry import open_registry
+from server.models.spec import ModelSettings
 from server.rpc.admission import Admission
 from server.rpc.auth import TenantAuth
 from server.rpc.health import Health
@@ -28,15 +33,20 @@ from server.rpc.reflection import add_reflection
 from server.rpc.service_spec import ServiceSpec, methods_by_path
 from server.rpc.tenant_limits import TenantLimits
 from server.settings import Settings
+from server.tasks.analysis import models as analysis_models
 from server.tasks.analysis import service as analysis
+from server.tasks.analysis.analyzer import Analyzer
 from server.tasks.chat import service as chat
+from server.tasks.chat.configuration import ChatSettings
+from server.tasks.chat.registry import ChatModels
 from server.tasks.classification import service as classification
-from server.tasks.models import service as model
-from server.tasks.models.service import ModelServicer, Row
+from server.tasks.models import service as administration
+from server.tasks.pricing import models as pricing_models
 from server.tasks.pricing import service as pricing
+from server.tasks.rag import models as rag_models
 from server.tasks.rag import service as rag
 from server.tasks.usage import service as usage
-from server.tenancy.limits.limiter import open_limiter
+from server.tenancy.limits.limiter import Limiter, open_limiter
 from server.tenancy.tenants_file import TenantsFile
 from server.usage.ledger import SqlLedger
 from server.usage.reader import SqlReader
@@ -46,9 +56,10 @@ if TYPE_CHECKING:  # they need packages that are not always there
     from server.observability.tracing import Traces
 
 log = logging.getLogger(__name__)
+CLASSIFIERS = ("sentiment", "topics")
 HEALTH_SERVICE: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-# Go clients ping every 10 s; with the default of one ping in 5 minutes they are sent away with too_many_pings.
-# One client's channel stays on one server for as long as it lives, so connections end now and then.
+# Go clients ping every 10 s; the default of one ping in 5 minutes would disconnect them (too_many_pings). A client's
+# connection stays on one server, so it is ended now and then for the load to spread.
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
@@ -61,16 +72,13 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 
 @dataclass(frozen=True)
 class App:
-    """A running server. `access` says who may call, for people."""
+    """A running server."""
 
     address: str
-    access: str
-    is_encrypted: bool
-    requires_keys: bool
     health: Health
     services: tuple[ServiceSpec, ...]
+    handles: Sequence[Handle[Any]]
     loaded: Callable[[], Awaitable[None]]
-    slots: tuple[Slot[Any], ...]
 
 
 @asynccontextmanager
@@ -78,36 +86,53 @@ async def running(settings: Settings) -> AsyncIterator[App]:
     """Serve while the body runs. Raises CannotStart, BadFile for tenants and certificates, and BadProviders."""
     async with AsyncExitStack() as stack:
         traces = await stack.enter_async_context(_traces(str(settings.traces))) if settings.traces else None
-        certificates = await _certificates(stack, settings)
         reader = SqlReader(settings.ledger_target)
         stack.push_async_callback(reader.close)
-        # Limits and ledger are closed after the server has stopped and the engines with it: every call settles.
+        # Limits and ledger are closed after the server and the models: every call settles.
         limiter = None
         if settings.tenants:
             redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
             limiter = await stack.enter_async_context(open_limiter(redis_url, settings.replicas, reader.spent))
         ledger = await stack.enter_async_context(SqlLedger.running(settings.ledger_target))
-        engines = await stack.enter_async_context(Engines.create(settings, ledger))
+
+        schedulers = {
+            "models": Scheduler(settings.lanes, settings.lane_queue),
+            "spacy": Scheduler(1, settings.lane_queue),  # one lane, because spaCy holds the GIL
+        }
+        for scheduler in schedulers.values():
+            stack.callback(scheduler.close)
+        registry = open_registry(settings.data / "models", settings.registry)
+        manager = await stack.enter_async_context(ModelManager.running(registry, settings.memory_budget))
+        chats = ChatModels(_chat_settings(settings), manager, ledger)
+        stack.push_async_callback(chats.close)
+        certificates = _certificates(settings)
         files: list[ReloadingFile[Any]] = [certificates] if certificates else []
-        models = _model_servicer(
-            settings,
-            engines,
+        models = administration.ModelServicer(
+            manager,
+            {} if chats.is_off else chats.handles,
+            settings.git_commit,
             services=lambda: health.messages,
             warnings=lambda: [file.problem for file in files if file.problem],
+            limits={
+                "max_request_bytes": settings.max_request_bytes,
+                "max_concurrent_calls": settings.max_concurrent_calls,
+                "default_deadline_seconds": settings.default_deadline_seconds,
+            },
         )
-        services = _services(engines, models, reader, ledger)
-        tenants, auth, limits = None, None, None
+        services = (
+            *_tasks(settings, manager, chats, schedulers),
+            administration.spec(models),
+            usage.spec(reader, ledger.watchers),
+        )
+
+        auth, limits = None, None
         if settings.tenants and limiter:
             tenants = TenantsFile(settings.tenants, [service.name for service in services])
-            await stack.enter_async_context(tenants.reloading())
             files.append(tenants)
-            auth = TenantAuth(tenants, services)
-            costs = {path: method.cost for path, (_, _, method) in methods_by_path(services).items() if method.cost}
-            limits = TenantLimits(limiter, tenants.tenant, costs)
-        health = Health(
-            [service.full_name for service in services],
-            {service.full_name for service in services if service.required},
-        )
+            auth, limits = TenantAuth(tenants, services), _limits(limiter, tenants, services)
+        for file in files:
+            await stack.enter_async_context(file.reloading())
+        health = Health([each.full_name for each in services], {each.full_name for each in services if each.required})
         admission = Admission(
             settings.max_concurrent_calls,
             settings.default_deadline_seconds,
@@ -115,111 +140,116 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             lanes=settings.lanes,
             lanes_of={service.full_name: service.lanes for service in services if service.lanes},
         )
-        server = grpc.aio.server(
-            # Twice the limit, so that what is a little too large gets an answer with details.
-            options=(*_OPTIONS, ("grpc.max_receive_message_length", 2 * settings.max_request_bytes)),
-        )
-        registrar = Registrar(server, admission, settings.max_request_bytes, auth=auth, limits=limits, traces=traces)
-        for service in services:
-            service.register(service.servicer, registrar)
-        health_pb2_grpc.add_HealthServicer_to_server(health, server)
-        if settings.reflection:
-            add_reflection(server, [*health.messages, HEALTH_SERVICE])
-        address = listen(server, settings.host, settings.port, certificates)
-        if tenants and not certificates and not settings.is_local:
-            log.warning("API keys cross the network unencrypted: set QUINTET_TLS_CERT and QUINTET_TLS_KEY")
+
+        def registrar(server: grpc.aio.Server) -> Registrar:
+            return Registrar(server, admission, settings.max_request_bytes, auth=auth, limits=limits, traces=traces)
+
+        server, address = _server(settings, services, health, certificates, registrar)
         if settings.metrics_port is not None:
             from server.observability.metrics import Collector  # its libraries take a while to import
 
             collector = Collector(
                 admission,
-                engines.lanes,
-                [slot for slot, _ in engines.models],
-                engines.pool.residency.budget,
-                upstreams=engines.upstreams,
+                schedulers,
+                models.handles,
+                manager.memory,
+                upstreams=chats.upstreams,
                 auth_refused=auth.refused if auth else {},
                 files=files,
                 limits=limits,
-                ledger=ledger,
+                ledger=ledger.writer,
             )
             _publish(stack, settings, settings.metrics_port, collector)
         await server.start()
         log.info("listening on %s", address)
         stack.push_async_callback(_stop, server, health, models, admission, settings)
-        stack.callback(ledger.end_watches)  # before the server is stopped: an open one would hold it
+        stack.callback(ledger.watchers.end)  # before the server is stopped, which would wait for them
 
         def update() -> None:
             for service in services:
                 health.set(service.full_name, service.trouble())
             models.wake()
 
-        engines.on_change = update
+        manager.on_change = update
         update()
-        engines.load()
-        yield App(
-            address,
-            _access(settings),
-            certificates is not None,
-            tenants is not None,
-            health,
-            services,
-            engines.loaded,
-            tuple(slot for slot, _ in engines.models),
-        )
+        manager.start()
+        chats.start()
+        yield App(address, health, services, models.handles, partial(_loaded, chats, manager))
 
 
-def _services(engines: Engines, models: ModelServicer, reader: SqlReader, ledger: SqlLedger) -> tuple[ServiceSpec, ...]:
-    """The services of quintet.v1, a row each."""
-    classifiers = tuple(engines.classifiers.values())
-    asking = () if engines.llm_is_off else (engines.answerer, engines.chat)
+def _tasks(
+    settings: Settings, manager: ModelManager, chats: ChatModels, schedulers: dict[str, Scheduler]
+) -> tuple[ServiceSpec, ...]:
+    """The models and what is made of them, and a row for each service that uses them."""
+    scheduler, cache = schedulers["models"], settings.result_cache
+
+    def wanted(name: str) -> ModelSettings:
+        return settings.models.get(name, ModelSettings())
+
+    def add_text(name: str, task: ModelTask) -> Handle[Any]:
+        return manager.add(text_model(name, task, wanted(name), scheduler, cache))
+
+    prices = manager.add(pricing_models.house_prices(wanted(pricing_models.HOUSE_PRICES), scheduler))
+    parser = manager.add(analysis_models.parser(wanted(analysis_models.PARSER), schedulers["spacy"], cache))
+    languages = manager.add(analysis_models.languages(wanted(analysis_models.LANGUAGES), scheduler))
+    embedder = add_text(rag_models.EMBEDDER, ModelTask.EMBEDDING)
+    reranker = None
+    if settings.rerank:
+        reranker = manager.add(rag_models.reranker(wanted(rag_models.RERANKER), scheduler))
+    names = dict.fromkeys((*CLASSIFIERS, *settings.models))  # a name that only the settings have is a classifier
+    classifiers = {name: add_text(name, ModelTask.CLASSIFICATION) for name in names if name not in manager.handles}
+
+    opened = rag_models.open_collections(settings.data / "index", embedder, reranker, scheduler)
+    collections = manager.derive("collections", opened, depends_on=(embedder,))
+    answers = manager.derive("answers", rag_models.make_answerer, depends_on=(collections, chats.default))
+    analyzer = Analyzer(
+        sentiment=classifiers["sentiment"].use,
+        topics=classifiers["topics"].use,
+        parser=parser.use,
+        languages=languages.use,
+    )
+    asking = () if chats.is_off else (answers, chats.default)
     return (
-        classification.spec(engines.classifiers),
-        pricing.spec(engines.pricer),
-        chat.spec(engines.chats, required=not engines.llm_is_off),
-        rag.spec(engines.collections, engines.answerer, engines.chat.name, needs=(engines.collections, *asking)),
-        analysis.spec(engines.analyzer(), needs=(engines.parser, engines.languages), waits_for=classifiers),
-        model.spec(models),
-        usage.spec(reader, ledger),
+        classification.spec(classifiers),
+        pricing.spec(prices),
+        chat.spec(chats.handles, required=not chats.is_off),
+        rag.spec(collections, answers, chats.default.name, needs=(collections, *asking)),
+        analysis.spec(analyzer, needs=(parser, languages), waits_for=tuple(classifiers.values())),
     )
 
 
-def _model_servicer(
+def _server(
     settings: Settings,
-    engines: Engines,
-    *,
-    services: Callable[[], Mapping[str, str]],
-    warnings: Callable[[], Sequence[str]],
-) -> ModelServicer:
-    return ModelServicer(
-        [Row(slot, task) for slot, task in engines.models],
-        engines.pool,
-        services,
-        version=version("quintet"),
-        git_commit=settings.git_commit,
-        warnings=warnings,
-        limits={
-            "max_request_bytes": settings.max_request_bytes,
-            "max_concurrent_calls": settings.max_concurrent_calls,
-            "default_deadline_seconds": settings.default_deadline_seconds,
-        },
-    )
+    services: tuple[ServiceSpec, ...],
+    health: Health,
+    certificates: Certificates | None,
+    registrar_of: Callable[[grpc.aio.Server], Registrar],
+) -> tuple[grpc.aio.Server, str]:
+    """The server with all services and its address; the port is open."""
+    # Twice the limit, so that a request that is a little too large gets an answer with details.
+    largest = ("grpc.max_receive_message_length", 2 * settings.max_request_bytes)
+    server = grpc.aio.server(options=(*_OPTIONS, largest))
+    registrar = registrar_of(server)
+    for service in services:
+        service.register(service.servicer, registrar)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    if settings.reflection:
+        add_reflection(server, [*health.messages, HEALTH_SERVICE])
+    address = listen(server, settings.host, settings.port, certificates)
+    if settings.tenants and not certificates and not settings.is_local:
+        log.warning("API keys cross the network unencrypted: set QUINTET_TLS_CERT and QUINTET_TLS_KEY")
+    return server, address
 
 
-async def _certificates(stack: AsyncExitStack, settings: Settings) -> Certificates | None:
+def _certificates(settings: Settings) -> Certificates | None:
     if settings.tls_cert is None or settings.tls_key is None:
         return None
-    certificates = Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-    await stack.enter_async_context(certificates.reloading())
-    return certificates
+    return Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
 
 
-def _access(settings: Settings) -> str:
-    """Who may call, for people."""
-    if settings.tenants:
-        return f"Callers need an API key or a certificate of a tenant in {settings.tenants}."
-    if settings.is_local:
-        return "Authentication is off (QUINTET_TENANTS is not set); only this machine can call."
-    return "Authentication is off (QUINTET_ALLOW_ANONYMOUS); every client that reaches the port can call."
+def _limits(limiter: Limiter, tenants: TenantsFile, services: tuple[ServiceSpec, ...]) -> TenantLimits:
+    costs = {path: method.cost for path, (_, _, method) in methods_by_path(services).items() if method.cost}
+    return TenantLimits(limiter, tenants.tenant, costs)
 
 
 def _traces(endpoint: str) -> "AbstractAsyncContextManager[Traces]":
@@ -242,8 +272,33 @@ def _publish(stack: AsyncExitStack, settings: Settings, port: int, collector: "C
     log.info("metrics on http://%s:%d/metrics", settings.host, found)
 
 
+def _chat_settings(settings: Settings) -> ChatSettings:
+    return ChatSettings(
+        models=settings.data / "models",
+        llm=settings.llm,
+        providers=settings.providers,
+        base_url=settings.llm_base_url,
+        api_key=settings.read_llm_api_key() if settings.llm_base_url else "none",
+        model=settings.llm_model,
+        context_tokens=settings.llm_context_tokens,
+        slots=settings.llm_slots,
+        timeout_seconds=settings.llm_timeout_seconds,
+        concurrency=settings.max_concurrent_calls,
+    )
+
+
+async def _loaded(chats: ChatModels, manager: ModelManager) -> None:
+    """Return when everything that is loaded at the start was loaded or has failed."""
+    await chats.loaded()
+    await manager.loaded()
+
+
 async def _stop(
-    server: grpc.aio.Server, health: Health, models: ModelServicer, admission: Admission, settings: Settings
+    server: grpc.aio.Server,
+    health: Health,
+    models: administration.ModelServicer,
+    admission: Admission,
+    settings: Settings,
 ) -> None:
     log.info("stopping: %d calls run and may finish within %g s", admission.running, settings.shutdown_grace_seconds)
     health.stop()
@@ -251,4 +306,4 @@ async def _stop(
     await asyncio.sleep(settings.shutdown_pause_seconds)
     admission.stopping = True
     await server.stop(settings.shutdown_grace_seconds)
-    log.info("no call runs any more")
+    log.info("no calls run any more")

@@ -7,21 +7,10 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import AnyHttpUrl, BaseModel, ByteSize, Field, SecretStr, field_validator, model_validator
+from pydantic import AnyHttpUrl, ByteSize, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-
-class ModelSettings(BaseModel):
-    """How one model is run and kept in memory. engine, source, revision and device apply to text models only."""
-
-    engine: Literal["onnx", "onnx-int8", "torch"] | None = Field(
-        None, description="the runtime; unset: the one that the artefact's manifest recommends"
-    )
-    source: str | None = Field(None, description="repository of the model hub, or a folder; for engine torch only")
-    revision: str | None = Field(None, description="commit of that repository; set it in production")
-    device: str = Field("cpu", description="device of torch: cpu, cuda, cuda:1, mps")
-    preload: bool = Field(True, description="load the model at the start, not at its first use")
-    pinned: bool = Field(False, description="never evict the model")
+from server.models.spec import ModelSettings
 
 
 class Settings(BaseSettings):

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from server.settings import ModelSettings, Settings
+from server.models.spec import ModelSettings
+from server.settings import Settings
 from tests.conftest import ROOT
 
 FILE = Path("some.pem")

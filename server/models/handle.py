@@ -1,7 +1,6 @@
-"""Which models there are and how they are: one slot a model, and in it at most one engine that is served.
+"""A handle refers to a model. It outlives the engines that are loaded, replaced and evicted behind it.
 
-A slot outlives what is in it: servicers keep the slot and ask it for the engine on every call, so that a model
-can come, fail and be replaced without anybody being told. Used on the event loop alone, so plain integers count.
+Servicers keep a handle and ask it for the engine on every call. Used on the event loop alone, so plain integers count.
 """
 
 import asyncio
@@ -10,13 +9,16 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from server.domain.errors import ModelLoading, ModelNotFound, ModelUnavailable, QuintetError
+from server.domain.models import ModelTask
+
+if TYPE_CHECKING:
+    from server.models.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-S = TypeVar("S")
 _revisions = itertools.count(1)
 
 
@@ -30,47 +32,86 @@ class State(Enum):
     WARMING = 5
 
 
-class Slot(Generic[T]):
-    """The place of one engine. `on_change` is called after every change; `revision` grows with each, over all slots."""
+class Resident(Generic[T]):
+    """An engine in memory and the number of its readers. Private to this room."""
 
-    def __init__(self, name: str, on_change: Callable[[], None]) -> None:
+    __slots__ = ("_on_idle", "bytes", "engine", "readers")
+
+    def __init__(self, engine: T, size: int = 0) -> None:
+        self.engine: T | None = engine
+        self.bytes = size
+        self.readers = 0
+        self._on_idle: Callable[[], None] | None = None
+
+    def release(self) -> None:
+        """One reader less."""
+        self.readers -= 1
+        if self._on_idle is not None and not self.readers:
+            self._on_idle()
+
+    def retire(self, on_idle: Callable[[], None]) -> None:
+        """Call `on_idle` after the last reader; the handle gives it to no others."""
+        self._on_idle = on_idle
+        if not self.readers:
+            on_idle()
+
+
+class Handle(Generic[T]):
+    """What callers name as a model, or something that is made of models.
+
+    `revision` grows with every change, over all handles; `on_change` is called after each. The ModelManager gives a
+    `spec` and a `demand`, which loads the model; handles without them are filled by those who make them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        on_change: Callable[[], None] = lambda: None,
+        task: ModelTask | None = None,
+        *,
+        spec: "ModelSpec[T] | None" = None,
+        demand: "Callable[[Handle[Any], float], Awaitable[None]] | None" = None,
+    ) -> None:
         self.name = name
-        self.state = State.LOADING
+        self.task = task
+        self.spec = spec
         self.message = ""
         self.revision = next(_revisions)
-        self._engine: T | None = None
+        self.resident: Resident[T] | None = None
+        self.used = 0.0  # time.monotonic() of the latest use
+        self.loads = 0
+        self.failures = 0
+        self.lock = asyncio.Lock()  # held while the engine is loaded, replaced or evicted
         self._on_change = on_change
+        self._demand = demand
+        # Whether a call that finds no engine loads it and waits, so that this is no trouble.
+        self._loads_on_demand = spec is not None and not spec.settings.preload
+        self.state = State.UNLOADED if self._loads_on_demand else State.LOADING
 
-    async def load(self, build: Callable[[], Awaitable[T]]) -> None:
-        """Fill the slot with what `build` returns, warm and ready; keep the reason if it fails."""
-        try:
-            engine = await build()
-        except Exception as error:
-            self.fail(explain(self.name, error))
-        else:
-            self._engine = engine
-            self.move(State.READY)
+    def use(self, deadline: float) -> "_Use[T]":
+        """The engine for the length of an `async with` block; it is loaded first and not freed before the block ends.
 
-    def fail(self, message: str) -> None:
-        """The model is not there and an operator must act."""
-        log.error("%s", message)
-        self.move(State.FAILED, message)
+        Entering raises ModelLoading if it cannot be loaded by `deadline` (time.monotonic()), ModelUnavailable and
+        ModelDoesNotFit.
+        """
+        return _Use(self, deadline)
 
-    def pause(self, message: str) -> None:
-        """The model will be back by itself, for instance a child process that is being restarted."""
-        if self.state is State.READY:
-            self.move(State.LOADING, message)
+    def get(self) -> T:
+        """The engine of a handle that is never evicted. Raises ModelLoading or ModelUnavailable if it has none."""
+        assert self._demand is None, f"{self.name} may be evicted: use use()"
+        if self.resident is None or self.resident.engine is None:
+            raise self._absent()
+        return self.resident.engine
 
-    def resume(self) -> None:
-        """It is back."""
-        if self.state is State.LOADING and self._engine is not None:
-            self.move(State.READY)
+    @property
+    def loaded(self) -> T | None:
+        """The engine if there is one, whatever the state."""
+        return self.resident.engine if self.resident else None
 
-    def move(self, state: State, message: str = "") -> None:
-        """Change the state."""
-        self.state, self.message = state, message
-        self.revision = next(_revisions)
-        self._on_change()
+    @property
+    def memory_bytes(self) -> int:
+        """The memory that loading the engine took; 0 if there is none."""
+        return self.resident.bytes if self.resident else 0
 
     @property
     def failed(self) -> bool:
@@ -78,147 +119,100 @@ class Slot(Generic[T]):
         return self.state is State.FAILED
 
     def trouble(self) -> str:
-        """Why a call that needs it would not be answered; empty if it would."""
-        return "" if self.state is State.READY else self.message or f'"{self.name}" is loading'
+        """Why a call that needs it would not be answered; empty if it would, perhaps after loading."""
+        if self.state is State.READY:
+            return ""
+        if self.state is State.UNLOADED:
+            return self.message
+        return "" if self._loads_on_demand else self.message or f'"{self.name}" is loading'
 
-    @property
-    def loaded(self) -> T | None:
-        """The engine if it was ever ready, whatever the state."""
-        return self._engine
+    async def load(self, make: Callable[[], Awaitable[T]]) -> None:
+        """Fill it with what `make` returns, or keep the reason if that fails."""
+        try:
+            engine = await make()
+        except Exception as error:
+            self.fail(explain(self.name, error))
+        else:
+            self.install(Resident(engine))
 
-    def get(self) -> T:
-        """The engine. Raises ModelLoading or ModelUnavailable."""
-        if self.state is State.READY and self._engine is not None:
-            return self._engine
-        if self.state is State.FAILED:
-            raise ModelUnavailable(self.message, metadata={"model": self.name})
-        raise ModelLoading(self.message or f'"{self.name}" is loading', retry_after=1.0)
+    def install(self, resident: Resident[T], message: str = "") -> None:
+        """Serve this engine from now on."""
+        self.resident = resident
+        self.loads += 1
+        self.used = time.monotonic()
+        self.move(State.READY, message)
 
+    def fail(self, message: str) -> None:
+        """There is no engine, and an operator must act."""
+        log.error("%s", message)
+        self.move(State.FAILED, message)
 
-class OpenSlot(Slot[T]):
-    """For an engine that knows best what to say while it cannot answer: health and watchers hear of a pause, and calls
-    reach the engine nevertheless.
-    """
+    def pause(self, message: str) -> None:
+        """The engine cannot answer now and will recover by itself, for instance a process that restarts."""
+        if self.state is State.READY:
+            self.move(State.LOADING, message)
 
-    def get(self) -> T:
-        """The engine once it was ready. Raises ModelLoading or ModelUnavailable before."""
-        return self._engine if self._engine is not None else super().get()
-
-
-class Resident(Generic[T]):
-    """An engine in memory, and who reads it. `on_idle` is called once it is retired and has no reader any more."""
-
-    __slots__ = ("_on_idle", "_retired", "bytes", "engine", "readers")
-
-    def __init__(self, engine: T, size: int) -> None:
-        self.engine: T | None = engine
-        self.bytes = size
-        self.readers = 0
-        self._retired = False
-        self._on_idle: Callable[[], None] | None = None
-
-    def release(self) -> None:
-        """A reader is done."""
-        self.readers -= 1
-        if self._on_idle is not None and not self.readers:
-            self._on_idle()
-
-    def retire(self, on_idle: Callable[[], None]) -> None:
-        """Nobody new will read it."""
-        self._on_idle = on_idle
-        if not self.readers:
-            on_idle()
-
-
-class Handle(Slot[T]):
-    """The slot of a model that the pool loads, evicts and replaces. Read it only inside `async with slot.use(...)`."""
-
-    def __init__(
-        self,
-        name: str,
-        on_change: Callable[[], None],
-        demand: "Callable[[Handle[T], float], Awaitable[None]]",
-        *,
-        preload: bool,
-    ) -> None:
-        super().__init__(name, on_change)
-        self.state = State.LOADING if preload else State.UNLOADED
-        self._comes_by_itself = not preload  # calls find it, or wait for it; not so before the first load
-        self.resident: Resident[T] | None = None
-        self.used = 0.0  # time.monotonic() of the latest reader's coming
-        self.loads = 0
-        self.failures = 0
-        self.turn = asyncio.Lock()  # of those who change what is in it
-        self._demand = demand
-
-    def use(self, deadline: float) -> "Lease[T]":
-        """The engine for the length of a block, loaded first if it is not in memory; it stays until the block ends.
-
-        Entering raises ModelLoading if it will not be there by `deadline`, ModelUnavailable and ModelDoesNotFit.
-        """
-        return Lease(self, deadline)
+    def resume(self) -> None:
+        """The engine answers again."""
+        if self.state is State.LOADING and self.resident is not None:
+            self.move(State.READY)
 
     def move(self, state: State, message: str = "") -> None:
         """Change the state."""
-        if state not in (State.LOADING, State.WARMING):
-            self._comes_by_itself = state is not State.FAILED
-        super().move(state, message)
-
-    def trouble(self) -> str:
-        """As above; a call that finds it unloaded loads it and waits, so that is no trouble unless it did not fit."""
-        if self.state is State.UNLOADED:
-            return self.message
-        return "" if self._comes_by_itself else super().trouble()
-
-    @property
-    def loaded(self) -> T | None:
-        """The engine if it is in memory."""
-        return self.resident.engine if self.resident else None
-
-    def get(self) -> T:
-        """Not for models that may go at any moment."""
-        raise TypeError(f"{self.name}: use use()")
+        if self._demand is not None and state not in (State.LOADING, State.WARMING):
+            self._loads_on_demand = state is not State.FAILED
+        self.state, self.message = state, message
+        self.revision = next(_revisions)
+        self._on_change()
 
     async def arrival(self, deadline: float) -> Resident[T]:
-        """What is in the slot once something is."""
+        """The engine, once there is one."""
         while self.resident is None:
-            if self.state is State.FAILED:
-                raise ModelUnavailable(self.message, metadata={"model": self.name})
+            if self.state is State.FAILED or self._demand is None:
+                raise self._absent()
             await self._demand(self, deadline)
         return self.resident
 
+    def _absent(self) -> QuintetError:
+        if self.state is State.FAILED:
+            return ModelUnavailable(self.message, metadata={"model": self.name})
+        return ModelLoading(self.message or f'"{self.name}" is loading', retry_after=1.0)
 
-class Lease(Generic[T]):
-    """A reader of a slot. A class and no generator: it stands in every call's way, for less than 1 µs."""
 
-    __slots__ = ("_deadline", "_resident", "_slot")
+class _Use(Generic[T]):
+    """One use of a handle. A class instead of a generator: every call pays for it, less than 1 µs."""
 
-    def __init__(self, slot: Handle[T], deadline: float) -> None:
-        self._slot = slot
+    __slots__ = ("_deadline", "_handle", "_resident")
+
+    def __init__(self, handle: Handle[T], deadline: float) -> None:
+        self._handle = handle
         self._deadline = deadline
 
     async def __aenter__(self) -> T:
-        resident = self._slot.resident or await self._slot.arrival(self._deadline)
+        resident = self._handle.resident or await self._handle.arrival(self._deadline)
         resident.readers += 1
-        self._slot.used = time.monotonic()
+        self._handle.used = time.monotonic()
         self._resident = resident
-        assert resident.engine is not None, "it was freed while the slot still had it"
+        assert resident.engine is not None, "an engine was freed while its handle still had it"
         return resident.engine
 
     async def __aexit__(self, *_: object) -> None:
         self._resident.release()
 
 
-def find(slots: Mapping[str, S], name: str) -> S:
-    """The slot of that name. Raises ModelNotFound."""
-    if name not in slots:
-        raise ModelNotFound(name, list(slots))
-    return slots[name]
+S = TypeVar("S")
+
+
+def find(handles: Mapping[str, S], name: str) -> S:
+    """The handle of that name. Raises ModelNotFound."""
+    if name not in handles:
+        raise ModelNotFound(name, list(handles))
+    return handles[name]
 
 
 def explain(name: str, error: Exception) -> str:
-    """Why a model could not be loaded, for callers; foreign exceptions go to the log."""
+    """Why a model could not be loaded, for callers; errors that are not Quintet's go to the log."""
     if isinstance(error, QuintetError):
         return error.message
     log.error("model %s could not be loaded", name, exc_info=error)
-    return f'model "{name}" could not be loaded; the server\'s log says why'
+    return f'model "{name}" could not be loaded; see the server\'s log'

@@ -1,189 +1,248 @@
-"""The pool: which models are in memory. It loads, evicts and replaces them within a memory budget.
-
-One way leads into a slot, whoever asks for it: `swap.py`. `residency.py` has the memory and the threads.
-"""
+"""The ModelManager loads, replaces and evicts models, and follows what others publish."""
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from server.domain.errors import ModelLoading
+from server.domain.errors import ModelLoading, QuintetError
+from server.models import process_memory
+from server.models.derived import keep_derived
 from server.models.handle import Handle, State, explain
+from server.models.loading import Loader
+from server.models.memory_limit import MemoryLimit
 from server.models.registry import Registry
-from server.models.residency import Residency
-from server.models.specs import Found, ModelSpec, prepare_all
-from server.models.store import CURRENT
+from server.models.spec import ModelSpec
+from server.models.store import CURRENT, Mark
 from server.models.swap import Swapper
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _ANSWER_SECONDS = 0.2  # kept from a waiting call's deadline, so that MODEL_LOADING still reaches the caller
-_USUAL_SECONDS = 2.0  # of a load that was never timed
+_USUAL_SECONDS = 2.0  # of a load; when a call that could not wait should try again
+_POINTER_SECONDS = 1.0  # between looks at `current`, one stat() a model
+_REGISTRY_SECONDS = 10.0
 
 
 class ModelManager:
-    """The slots of all models with plans. Use `running`."""
+    """All models and what is made of them. Use `running`; add() and derive() everything, then start()."""
 
-    def __init__(self, registry: Registry, budget: int | None) -> None:
-        self.on_change: Callable[[], None] = lambda: None  # called after every change of a slot
+    def __init__(self, registry: Registry, memory_limit: int | None) -> None:
+        self.on_change: Callable[[], None] = lambda: None  # called after every change of a handle
         self.registry = registry
         self.store = registry.store
-        self.plans: dict[str, ModelSpec[Any]] = {}
-        self.slots: dict[str, Handle[Any]] = {}
-        self.residency = Residency(self.slots, self.plans, self.store, budget)
-        self._swapper = Swapper(self.plans, self.store, self.residency)
+        self.handles: dict[str, Handle[Any]] = {}  # of models with specs
+        self.memory = MemoryLimit(memory_limit)
+        self._loader = Loader(self.handles, self.store, self.memory)
+        self._swapper = Swapper(self.store, self._loader)
+        self._derived: dict[Handle[Any], tuple[Callable[..., Awaitable[Any]], Sequence[Handle[Any]]]] = {}
         self._demands: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._change = asyncio.Event()  # a new one after every change
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, registry: Registry, budget: int | None) -> AsyncIterator["ModelManager"]:
-        """An empty pool. On leaving, loading is given up."""
-        pool = cls(registry, budget)
+    async def running(cls, registry: Registry, memory_limit: int | None) -> AsyncIterator["ModelManager"]:
+        """A manager without models. On leaving, loading is given up and all engines are closed."""
+        manager = cls(registry, memory_limit)
         try:
-            yield pool
+            yield manager
         finally:
-            for task in pool._tasks:
+            for task in manager._tasks:
                 task.cancel()
-            await asyncio.gather(*pool._tasks, return_exceptions=True)
-            pool.residency.close()
+            await asyncio.gather(*manager._tasks, return_exceptions=True)
+            manager._loader.close()
 
-    def add(self, plan: ModelSpec[T]) -> Handle[T]:
-        """A slot for a model; nothing is loaded yet."""
-        slot: Handle[T] = Handle(plan.name, self._changed, self._demand, preload=plan.preload)
-        self.plans[plan.name] = plan
-        self.slots[plan.name] = slot
-        return slot
+    def add(self, spec: ModelSpec[T]) -> Handle[T]:
+        """A handle of a model; nothing is loaded yet."""
+        handle: Handle[T] = Handle(spec.name, self.changed, spec.task, spec=spec, demand=self._demand)
+        self.handles[spec.name] = handle
+        return handle
 
-    def _changed(self) -> None:
+    def derive(self, name: str, make: Callable[..., Awaitable[T]], depends_on: Sequence[Handle[Any]]) -> Handle[T]:
+        """A handle of what `make` makes of the engines of `depends_on`, whenever one of them is loaded or replaced."""
+        handle: Handle[T] = Handle(name, self.changed)
+        self._derived[handle] = (make, depends_on)
+        return handle
+
+    def _specs(self) -> list[tuple[Handle[Any], ModelSpec[Any]]]:
+        return [(handle, handle.spec) for handle in self.handles.values() if handle.spec]
+
+    def changed(self) -> None:
+        """A handle has changed."""
+        self._change.set()
+        self._change = asyncio.Event()
         self.on_change()
 
+    # ------------------------------------------------------------ starting and following
+
+    def start(self) -> None:
+        """Begin to load everything, and to follow what others publish."""
+        for handle, (make, depends_on) in self._derived.items():
+            self._start(keep_derived(handle, make, depends_on, lambda: self._change))
+        self._start(self._load_and_follow())
+        self._start(self._freeze())
+
+    async def loaded(self) -> None:
+        """Return when everything that is loaded at the start was loaded or has failed."""
+        wanted = [*(handle for handle, spec in self._specs() if spec.settings.preload), *self._derived]
+        while any(handle.state in (State.LOADING, State.WARMING) for handle in wanted):
+            await self._change.wait()
+
+    async def _freeze(self) -> None:
+        """The libraries that loading imports are 50,000 objects, and a garbage collection of them takes 20 ms."""
+        await self.loaded()
+        process_memory.freeze()
+
+    async def _load_and_follow(self) -> None:
+        versioned = [spec.name for _, spec in self._specs() if spec.has_artefact]
+        marks = await asyncio.to_thread(self.store.marks, versioned)  # before loading, so that no change is missed
+        await self._sync(versioned)
+        self._start(self._follow_changes(marks))
+        await self.preload()
+        for _, depends_on in self._derived.values():
+            for handle in depends_on:
+                if handle.spec and handle.state is State.UNLOADED:
+                    self._start(self._load(handle))
+
     async def preload(self) -> None:
-        """Load what is to be in memory from the start, as far as the budget goes: nothing is evicted for it."""
-        wanted = {name: plan for name, plan in self.plans.items() if plan.preload}
-        marks = await asyncio.to_thread(self.store.marks, wanted)
-        there = [plan for name, plan in wanted.items() if marks[name] or not plan.has_artefact]
+        """Load what is to be in memory from the start, as far as the memory limit goes: nothing is evicted for it."""
+        wanted = [(handle, spec) for handle, spec in self._specs() if spec.settings.preload]
+        marks = await asyncio.to_thread(self.store.marks, [spec.name for _, spec in wanted])
 
         async def load(*, out_of_process: bool) -> None:
-            chosen = [self.slots[name] for name, plan in wanted.items() if plan.out_of_process is out_of_process]
-            await asyncio.gather(*(self._load(slot, evict=False) for slot in chosen), return_exceptions=True)
+            chosen = [handle for handle, spec in wanted if spec.out_of_process is out_of_process]
+            await asyncio.gather(*(self._load(handle, evict=False) for handle in chosen), return_exceptions=True)
 
-        outside = self._start(load(out_of_process=True))  # they start while libraries are imported here
-        await self.residency.on(self.residency.loader, partial(prepare_all, there))
+        outside = self._start(load(out_of_process=True))  # processes start while libraries are imported here
+        await self._loader.prepare([spec for _, spec in wanted if marks[spec.name] or not spec.has_artefact])
         await load(out_of_process=False)
         await outside
-        await self.residency.step_back()
+        await self._loader.step_back()
+
+    async def _follow_changes(self, marks: dict[str, Mark | None]) -> None:
+        """Serve what `current` names: within 2 s after it was written on disk, within 12 s after the registry."""
+        registry_seen = time.monotonic()
+        while True:
+            await asyncio.sleep(_POINTER_SECONDS)
+            if time.monotonic() - registry_seen >= _REGISTRY_SECONDS:
+                await self._sync(list(marks))
+                registry_seen = time.monotonic()
+            seen = await asyncio.to_thread(self.store.marks, marks)
+            for name, mark in marks.items():
+                if seen[name] != mark:
+                    self._start(self.follow(name))
+            marks = seen
+
+    async def _sync(self, names: Sequence[str]) -> None:
+        """Bring the store up to date with the registry; while that cannot be reached, the store stays as it is."""
+        for name in names:
+            try:
+                await asyncio.to_thread(self.registry.sync, name)
+            except QuintetError as error:
+                log.warning("%s", error.message)
+                return
+            except Exception:  # whatever a registry's client raises, the models that are here stay in service
+                log.exception("model %s could not be synchronised with the registry", name)
+
+    async def follow(self, name: str) -> None:
+        """Serve what `current` names if that is another version, or other files, than what is served."""
+        handle = self.handles[name]
+        async with handle.lock:
+            if handle.state is State.UNLOADED:
+                return
+            try:
+                if handle.resident is None or not await asyncio.to_thread(self._is_current, handle):
+                    await self._swapper.serve_current(handle, strict=handle.resident is not None)
+            except Exception as error:
+                explain(name, error)  # the handle says why, and the old engine stays
+
+    def _is_current(self, handle: Handle[Any]) -> bool:
+        assert handle.loaded is not None
+        identity = handle.loaded.description.identity
+        return self.store.digest(handle.name) == (identity.version, identity.digest)
 
     # ------------------------------------------------------------ what operators ask for
 
     async def load(self, name: str, deadline: float) -> None:
-        """Bring it into memory if it is not there; a failed one is tried again. Errors are those of slot.use()."""
-        slot = self.slots[name]
-        if slot.resident is None:
-            await self._demand(slot, deadline)
+        """Bring it into memory; a failed model is tried again. Raises what handle.use() raises."""
+        handle = self.handles[name]
+        if handle.resident is None:
+            await self._demand(handle, deadline)
 
     async def unload(self, name: str) -> None:
-        """Take it out of memory after its last reader."""
-        slot = self.slots[name]
+        """Take it out of memory; readers keep it until they are done."""
+        handle = self.handles[name]
 
         async def unload() -> None:
-            async with slot.turn:
-                await self.residency.evict(slot)
+            async with handle.lock:
+                await self._loader.evict(handle)
 
         await self._to_its_end(unload())
 
     async def reload(self, name: str) -> None:
-        """Read the alias and all files again, and serve what they are now. Raises what keeps it from that."""
-        slot = self.slots[name]
+        """Read the alias and all files again, and serve what they are now. Raises what prevents that."""
+        handle = self.handles[name]
 
         async def reload() -> None:
-            if self.plans[name].has_artefact:
+            if handle.spec and handle.spec.has_artefact:
                 await asyncio.to_thread(self.registry.sync, name)
-            async with slot.turn:
-                await self._swapper.replace(
-                    slot, partial(self._swapper.find_current, slot), strict=slot.resident is not None
-                )
+            async with handle.lock:
+                await self._swapper.serve_current(handle, strict=handle.resident is not None)
 
         await self._to_its_end(reload())
 
     async def set_alias(self, name: str, alias: str, target: str, *, force: bool = False) -> None:
-        """Move an alias. `current` moves only to what was verified, loaded, checked (unless forced) and is served then.
+        """Move an alias. `current` moves only to a version that was loaded and checked (unless forced), and serves it.
 
         Raises ModelVersionNotFound, RegistryFailed, StorageFull, and what loading raises.
         """
-        slot = self.slots[name]
+        handle = self.handles[name]
 
         async def move() -> None:
-            version = await asyncio.to_thread(self.registry.resolve, name, target)
-            commit = partial(self.registry.point, name, alias, version)
-            if alias == CURRENT:
-
-                def find() -> Found:
-                    return self.store.open_version(name, version), ""
-
-                await self._swapper.replace(slot, find, strict=not force, commit=commit)
-            else:
-                await self.residency.on(self.residency.reader, partial(self.store.open_version, name, version))
-                await asyncio.to_thread(commit)
-                slot.move(slot.state, slot.message)
+            async with handle.lock:
+                version = await asyncio.to_thread(self.registry.resolve, name, target)
+                find = partial(self.store.open_version, name, version)
+                commit = partial(self.registry.point, name, alias, version)
+                if alias == CURRENT:
+                    await self._swapper.replace(handle, lambda: (find(), ""), strict=not force, commit=commit)
+                else:
+                    await self._loader.read(find)
+                    await asyncio.to_thread(commit)
+                    handle.move(handle.state, handle.message)
             log.info('model "%s": %s is version %s now', name, alias, version)
 
-        async def take_turn() -> None:
-            async with slot.turn:
-                await move()
+        await self._to_its_end(move())
 
-        await self._to_its_end(take_turn())
+    async def reserve_memory(self, name: str, size: int) -> None:
+        """Hold memory for a model that is loaded elsewhere, evicting others. Raises ModelDoesNotFit."""
+        await self._loader.reserve(name, size)
 
-    def follow_soon(self, names: Iterable[str]) -> None:
-        """Begin to follow several; none waits for another's loading."""
-        for name in names:
-            self._start(self.follow(name))
+    # ------------------------------------------------------------ loading
 
-    async def follow(self, name: str) -> None:
-        """Serve what `current` names if that is another version, or other files, than what is served."""
-        slot = self.slots[name]
-        async with slot.turn:
-            if slot.state is State.UNLOADED or not self.plans[name].has_artefact:
-                return
-            try:
-                if slot.resident is None or not await asyncio.to_thread(self._is_current, slot):
-                    await self._swapper.replace(
-                        slot, partial(self._swapper.find_current, slot), strict=slot.resident is not None
-                    )
-            except Exception as error:
-                explain(name, error)  # the slot says why, and what was served still is
-
-    # ------------------------------------------------------------ the one way into a slot
-
-    async def _demand(self, slot: Handle[Any], deadline: float) -> None:
+    async def _demand(self, handle: Handle[Any], deadline: float) -> None:
         """Wait for one load that all callers share. Raises ModelLoading if it will not end before the deadline."""
-        task = self._demands.get(slot.name)
+        task = self._demands.get(handle.name)
         if task is None:
-            task = self._demands[slot.name] = self._start(self._load(slot))
-            task.add_done_callback(lambda _: self._demands.pop(slot.name))
+            task = self._demands[handle.name] = self._start(self._load(handle))
+            task.add_done_callback(lambda _: self._demands.pop(handle.name))
         patience = deadline - time.monotonic() - _ANSWER_SECONDS
         done, _ = await asyncio.wait({task}, timeout=max(0.0, patience))
         if not done:
-            raise ModelLoading(slot.message or f'model "{slot.name}" is loading', retry_after=_USUAL_SECONDS)
+            raise ModelLoading(handle.message or f'model "{handle.name}" is loading', retry_after=_USUAL_SECONDS)
         task.result()
 
-    async def _load(self, slot: Handle[Any], *, evict: bool = True) -> None:
-        async with slot.turn:
-            if slot.resident is None:
-                await self._swapper.replace(slot, partial(self._swapper.find_current, slot), strict=False, evict=evict)
-
-    def _is_current(self, slot: Handle[Any]) -> bool:
-        assert slot.loaded is not None
-        identity = slot.loaded.description.identity
-        return self.store.digest(slot.name) == (identity.version, identity.digest)
+    async def _load(self, handle: Handle[Any], *, evict: bool = True) -> None:
+        async with handle.lock:
+            if handle.resident is None:
+                await self._swapper.serve_current(handle, strict=False, evict=evict)
 
     async def _to_its_end(self, work: Any) -> None:
-        """Do what an operator asked for even if the call is cancelled meanwhile: half of it would help nobody."""
+        """Finish what an operator asked for even if the call is cancelled: half of it would help nobody."""
         await asyncio.shield(self._start(work))
 
     def _start(self, work: Any) -> asyncio.Task[None]:
@@ -195,4 +254,4 @@ class ModelManager:
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # the slot has said it
+            task.exception()  # its handle says it

@@ -1,10 +1,10 @@
-"""The memory budget: who holds how much of it."""
+"""The memory of all models together, and its limit."""
 
 from server.domain.errors import ModelDoesNotFit
 
 
-class Budget:
-    """At most `limit` bytes, or any number if that is None. Used on the event loop alone; others may read."""
+class MemoryLimit:
+    """At most `limit` bytes, or any number if that is None. Changed on the event loop alone; other threads may read."""
 
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
@@ -15,22 +15,22 @@ class Budget:
         """The sum of what is held."""
         return sum(self._held.copy().values())
 
-    def others(self) -> dict[str, int]:
-        """What is held by those that have a name and no slot, for instance a language model in its own process."""
-        return {who: size for who, size in self._held.copy().items() if isinstance(who, str)}
+    def by_name(self) -> dict[str, int]:
+        """What is held by name and not by an engine here: language models in processes of their own."""
+        return {holder: size for holder, size in self._held.copy().items() if isinstance(holder, str)}
 
-    def hold(self, who: object, size: int) -> None:
-        """Note that `who` holds so many bytes now."""
-        self._held[who] = size
+    def hold(self, holder: object, size: int) -> None:
+        """`holder` has so many bytes now."""
+        self._held[holder] = size
 
-    def free(self, who: object) -> None:
-        """Note that `who` holds nothing any more."""
-        self._held.pop(who, None)
+    def free(self, holder: object) -> None:
+        """`holder` has none any more."""
+        self._held.pop(holder, None)
 
     def lacks(self, needed: int) -> bool:
-        """Whether there is too little for so many bytes more."""
+        """Whether so many bytes more would exceed the limit."""
         return self.limit is not None and self.in_use + needed > self.limit
 
-    def refuse(self, model: str, needed: int) -> ModelDoesNotFit:
-        """What to raise if it stays that way."""
+    def refusal(self, model: str, needed: int) -> ModelDoesNotFit:
+        """What to raise if nothing can be evicted."""
         return ModelDoesNotFit(model, needed, self.limit or 0, self.in_use)

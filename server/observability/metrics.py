@@ -13,12 +13,12 @@ from prometheus_client import CollectorRegistry, Metric, ProcessCollector, start
 
 from server.domain.reloading_file import ReloadingFile
 from server.inference.scheduler import Scheduler
-from server.models.handle import Slot
-from server.models.memory_limit import Budget
+from server.models.handle import Handle
+from server.models.memory_limit import MemoryLimit
 from server.observability import call_metrics, chat_metrics, model_metrics
 from server.rpc.admission import Admission
 from server.rpc.tenant_limits import TenantLimits
-from server.usage.ledger import SqlLedger
+from server.usage.writer import Writer
 
 if TYPE_CHECKING:
     from server.tasks.chat.openai_upstream import Upstream
@@ -30,13 +30,13 @@ class Collector:
 
     admission: Admission
     lanes: Mapping[str, Scheduler]
-    slots: Sequence[Slot[Any]]
-    budget: Budget
+    handles: Sequence[Handle[Any]]
+    memory: MemoryLimit
     upstreams: "Mapping[str, Upstream]" = field(default_factory=dict)
     auth_refused: Mapping[str, int] = field(default_factory=dict)
     files: Sequence[ReloadingFile[Any]] = ()
     limits: TenantLimits | None = None
-    ledger: SqlLedger | None = None
+    ledger: Writer | None = None
 
     def collect(self) -> Iterator[Metric]:
         """Called by prometheus_client."""
@@ -46,7 +46,7 @@ class Collector:
             yield from call_metrics.tenant_limits(self.limits)
         yield from model_metrics.lane_times(self.lanes)
         yield from model_metrics.works(self.lanes)
-        yield from model_metrics.models(self.slots, self.budget)
+        yield from model_metrics.models(self.handles, self.memory)
         yield from chat_metrics.upstreams(self.upstreams.values())
         yield from chat_metrics.breakers(self.upstreams.values())
         if self.ledger is not None:

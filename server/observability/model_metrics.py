@@ -1,14 +1,14 @@
 """Metrics of computing: lanes, what they work at, and models in memory."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import Metric
 
 from server.domain.models import Described
 from server.inference.scheduler import Scheduler
-from server.models.handle import Handle, Slot, State
-from server.models.memory_limit import Budget
+from server.models.handle import Handle, State
+from server.models.memory_limit import MemoryLimit
 from server.observability.families import counters, gauges, histograms
 
 
@@ -62,15 +62,11 @@ def works(lanes: Mapping[str, Scheduler]) -> Iterator[Metric]:
     yield gauges("quintet_work_cache_bytes", "Results that are kept", labels, (((n,), w.cache_bytes) for n, w in works))
 
 
-def models(slots: Sequence[Slot[Any]], budget: Budget) -> Iterator[Metric]:
-    """Which versions serve, and what they take."""
-    yield gauges(
-        "quintet_model_ready",
-        "1 if the model serves",
-        ("model",),
-        (((slot.name,), slot.state is State.READY) for slot in slots),
-    )
-    described = [(slot.name, slot.loaded.description) for slot in slots if isinstance(slot.loaded, Described)]
+def models(handles: Sequence[Handle[Any]], memory: MemoryLimit) -> Iterator[Metric]:
+    """Which versions serve, and the memory they take."""
+    ready = _each(handles, "state", State.READY.__eq__)
+    yield gauges("quintet_model_ready", "1 if the model serves", ("model",), ready)
+    described = [(each.name, each.loaded.description) for each in handles if isinstance(each.loaded, Described)]
     yield gauges(
         "quintet_model_info",
         "Which version serves",
@@ -83,26 +79,17 @@ def models(slots: Sequence[Slot[Any]], budget: Budget) -> Iterator[Metric]:
         ("model",),
         (((name,), model.size_bytes) for name, model in described),
     )
+    managed = [each for each in handles if each.spec]
+    taken = [*_each(managed, "memory_bytes"), *(((name,), size) for name, size in memory.by_name().items())]
+    yield gauges("quintet_model_memory_bytes", "Memory that the model took when it was loaded", ("model",), taken)
+    yield gauges("quintet_memory_in_use_bytes", "Memory of all models", (), [((), memory.in_use)])
+    if memory.limit is not None:
+        yield gauges("quintet_memory_budget_bytes", "What they may take", (), [((), memory.limit)])
+    yield counters("quintet_model_loads", "Loads that succeeded", ("model",), _each(managed, "loads"))
+    yield counters("quintet_model_failures", "Loads and checks that failed", ("model",), _each(managed, "failures"))
 
-    pooled = [slot for slot in slots if isinstance(slot, Handle)]
-    yield gauges(
-        "quintet_model_memory_bytes",
-        "Memory that the model took when it was loaded",
-        ("model",),
-        [
-            *(((slot.name,), slot.resident.bytes if slot.resident else 0) for slot in pooled),
-            *(((name,), size) for name, size in budget.others().items()),
-        ],
-    )
-    yield gauges("quintet_memory_in_use_bytes", "Memory of all models", (), [((), budget.in_use)])
-    if budget.limit is not None:
-        yield gauges("quintet_memory_budget_bytes", "What they may take", (), [((), budget.limit)])
-    yield counters(
-        "quintet_model_loads", "Loads that succeeded", ("model",), (((slot.name,), slot.loads) for slot in pooled)
-    )
-    yield counters(
-        "quintet_model_failures",
-        "Loads and checks that failed",
-        ("model",),
-        (((slot.name,), slot.failures) for slot in pooled),
-    )
+
+def _each(
+    handles: Sequence[Handle[Any]], attribute: str, convert: Callable[[Any], float] = float
+) -> list[tuple[tuple[str], float]]:
+    return [((handle.name,), convert(getattr(handle, attribute))) for handle in handles]

@@ -2,10 +2,10 @@
 
     python -m tests.bench.residency [memory] [neighbours] [--model topics] [--cycles 50] [--windows 20]
 
-memory: one process loads and unloads a model through the pool; its RSS before, at the peak, and after. The first two
+memory: one process loads and unloads a model through the manager; its RSS before, at the peak, and after. The first two
 cycles are not counted: libraries are imported and allocators grow in them once.
 neighbours: a server answers Classify with "sentiment" to two callers, alone and while "topics" is loaded and unloaded
-without a pause. Many short windows take turns; each one beside loading is compared with the two alone around it, and
+without a pause. Many short windows alternate; each one beside loading is compared with the two alone around it, and
 the median of the ratios counts. The last column says how much windows differ in which nothing differs.
 """
 
@@ -23,11 +23,14 @@ from pathlib import Path
 import grpc
 from quintet.v1 import classification_pb2, classification_pb2_grpc, model_pb2, model_pb2_grpc
 
-from server.builders import Engines
+from server.domain.models import ModelTask
+from server.inference.scheduler import Scheduler
+from server.inference.text_models import text_model
 from server.models import process_memory
-from server.settings import Settings
+from server.models.manager import ModelManager
+from server.models.registry import open_registry
+from server.models.spec import ModelSettings
 from tests.conftest import ROOT, start_server, wait_ready
-from tests.fakes import MemoryLedger
 
 MIB = 2**20
 WARM_UP = 2
@@ -38,23 +41,24 @@ REQUEST = classification_pb2.ClassifyRequest(texts=["A quiet evening with friend
 
 async def measure_memory(name: str, cycles: int) -> None:
     """Load and unload a model many times in this process."""
-    settings = Settings(data=ROOT / "data", llm="off")
-    async with Engines.create(settings, MemoryLedger()) as engines:
-        pool, peak = engines.pool, 0
+    registry, scheduler = open_registry(ROOT / "data" / "models"), Scheduler(1, 256)
+    async with ModelManager.running(registry, None) as manager:
+        manager.add(text_model(name, ModelTask.CLASSIFICATION, ModelSettings(), scheduler, 0))
+        peak = 0
         before = 0
         for cycle in range(cycles + WARM_UP):
             if cycle == WARM_UP:
                 before = process_memory.resident_bytes()
-            await pool.load(name, time.monotonic() + 60)
+            await manager.load(name, time.monotonic() + 60)
             peak = max(peak, process_memory.resident_bytes())
-            await pool.unload(name)
+            await manager.unload(name)
         after = process_memory.resident_bytes()
     numbers = f"{before / MIB:.0f} before, {peak / MIB:.0f} at the peak, {after / MIB:.0f} after"
     print(f"{cycles} cycles of {name}, MiB: {numbers}; after / before: {after / before:.3f}")
 
 
 def measure_neighbours(name: str, windows: int, seconds: float) -> None:
-    """Latencies of Classify in windows that take turns: alone, beside loading, alone, and so on."""
+    """Latencies of Classify in alternating windows: alone, beside loading, alone, and so on."""
     alone: list[list[float]] = []
     beside: list[list[float]] = []
     cycles = 0

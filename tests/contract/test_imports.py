@@ -10,7 +10,6 @@ ROOT = Path(__file__).parents[2]
 SERVER = ROOT / "server"
 ROOMS = {"domain", "rpc", "tasks", "models", "inference", "vectorstore", "tenancy", "usage", "observability"}
 FILES = {"__init__.py", "__main__.py", "app.py", "settings.py"}
-ABSORBED_LATER = {"banner.py", "builders.py", "model_plans.py"}
 TRANSPORT = {"grpc", "quintet", "buf", "google", "grpc_health", "grpc_reflection", "grpc_status", "protovalidate"}
 ENGINES = {
     "torch", "transformers", "sentence_transformers", "onnxruntime", "onnx", "sklearn", "joblib", "faiss", "spacy",
@@ -91,7 +90,7 @@ def is_in(name: str, package: str) -> bool:
 
 def test_the_server_has_these_rooms_and_no_others() -> None:
     assert {path.name for path in SERVER.iterdir() if path.is_dir() and path.name != "__pycache__"} == ROOMS
-    assert {path.name for path in SERVER.iterdir() if path.is_file()} - ABSORBED_LATER == FILES
+    assert {path.name for path in SERVER.iterdir() if path.is_file()} == FILES
 
 
 @pytest.mark.parametrize("part", MAY_IMPORT)

@@ -60,6 +60,28 @@ async def test_collections_follow_the_embedder(published: Path, serve: Serve) ->
         await becomes("1")
 
 
+async def test_collections_heal_when_the_embedder_is_published(published: Path, serve: Serve) -> None:
+    async with serve() as desk:
+
+        async def state() -> int:
+            request = health_pb2.HealthCheckRequest(service="quintet.v1.RagService")
+            return int((await desk.health.Check(request)).status)
+
+        assert await state() == health_pb2.HealthCheckResponse.NOT_SERVING, "the embedder is missing"
+        request = rag_pb2.RetrieveRequest(query="a good house", collection="notes")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await desk.rag.Retrieve(request, timeout=20)
+        assert reason(caught.value) == "MODEL_UNAVAILABLE"
+        assert "make train ONLY=embedder" in (caught.value.details() or "")
+        await asyncio.to_thread(add_embedder, published, "1")
+        async with asyncio.timeout(10):
+            while await state() != health_pb2.HealthCheckResponse.SERVING:  # noqa: ASYNC110  # as above
+                await asyncio.sleep(0.05)
+        documents = [rag_pb2.Document(id="1", text="the house is good")]
+        await desk.rag.AddDocuments(rag_pb2.AddDocumentsRequest(collection="notes", documents=documents), timeout=20)
+        assert (await desk.rag.Retrieve(request, timeout=20)).model.version == "1"
+
+
 async def test_health_follows(published: Path, serve: Serve) -> None:
     async with serve() as desk:
 

@@ -189,7 +189,7 @@ def test_a_log_for_machines_has_nothing_but_objects(data: Path, tmp_path: Path) 
     assert process.returncode == 0
     assert out == b""
     lines = [json.loads(line) for line in errors.splitlines()]
-    assert {"quintet.v1.ClassificationService: SERVING", "ready: SERVING", "no call runs any more"} <= {
+    assert {"quintet.v1.ClassificationService: SERVING", "ready: SERVING", "no calls run any more"} <= {
         line["message"] for line in lines
     }
     (refused,) = [line for line in lines if line["logger"] == "server.access"]

@@ -1,4 +1,4 @@
-"""BatchPolicy: batches of like cost, fair turns, failures that stay with their call, honest counters."""
+"""Batches of like cost, the order of requests, failures that stay with their request, counters."""
 
 import asyncio
 import itertools
@@ -66,7 +66,7 @@ def call(lane: Scheduler, computation: Computation, *numbers: int) -> asyncio.Ta
     return asyncio.create_task(lane.map(computation, numbers, deadline=soon()))
 
 
-async def test_what_waits_is_gathered_across_calls(lane: Scheduler, model: Model, computation: Computation) -> None:
+async def test_items_of_several_calls_share_a_batch(lane: Scheduler, model: Model, computation: Computation) -> None:
     first = await hold(lane, model, computation)
     others = [call(lane, computation, 50 + number) for number in range(6)]
     await until(lambda: computation.counters.waiting == 6)
@@ -79,7 +79,7 @@ async def test_what_waits_is_gathered_across_calls(lane: Scheduler, model: Model
     assert computation.counters.compute_seconds > 0
 
 
-async def test_only_what_is_alike_and_cheap_is_gathered(
+async def test_only_items_alike_and_cheap_share_a_batch(
     lane: Scheduler, model: Model, computation: Computation
 ) -> None:
     first = await hold(lane, model, computation)
@@ -110,7 +110,7 @@ async def test_a_bad_item_does_not_fail_its_neighbours(lane: Scheduler, model: M
     assert model.batches.count([13]) == 1, "once alone is enough"
 
 
-async def test_too_few_results_fail_the_call_and_nobody_waits_for_ever(lane: Scheduler) -> None:
+async def test_too_few_results_fail_the_call(lane: Scheduler) -> None:
     computation = Computation("short", lambda numbers: list(numbers)[1:], lane.counters["short"])
     with pytest.raises(RuntimeError, match="0 results for 1 items"):
         await lane.map(computation, [1], deadline=soon())
@@ -219,8 +219,8 @@ costs = st.lists(st.floats(1, 20), min_size=1, max_size=4)
 
 @given(calls=st.lists(costs, min_size=1, max_size=4))
 @settings(max_examples=30)
-def test_every_call_has_its_turn_however_many_short_ones_come(calls: list[list[float]]) -> None:
-    """The queue alone, with one short item more at every turn: all that waits comes out, once."""
+def test_no_call_starves_however_many_short_ones_come(calls: list[list[float]]) -> None:
+    """The queue alone, with one more short request before every batch: each item comes out, once."""
     computation = Computation("", list, ComputationCounters(), float)
     computation.observe(seconds=1.0, cost=1.0)
     queue = RequestQueue(lanes=1)
@@ -229,14 +229,14 @@ def test_every_call_has_its_turn_however_many_short_ones_come(calls: list[list[f
         queue.push(call)
     count, total = sum(map(len, calls)), sum(map(sum, calls))
     ours: list[Item] = []
-    turns = 0
+    batches = 0
     while any(call.items for call in pending):
         queue.push(Request(computation, [1.0], 0.0, 10.0))
         first = queue.first()
         assert first is not None
         ours += [item for item in queue.take_batch(first, now=0.0) if item.request in pending]
-        turns += 1
-        assert turns <= (total + count) * (count + 2), "short ones are served without end"
+        batches += 1
+        assert batches <= (total + count) * (count + 2), "short ones are served without end"
     assert sorted(item.cost for item in ours) == sorted(cost for call in calls for cost in call)
 
 

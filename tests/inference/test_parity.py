@@ -61,8 +61,8 @@ async def test_classifiers_agree_with_torch(models: Path, scheduler: Scheduler, 
 
 
 @pytest.mark.parametrize("name", TEXTS)
-async def test_company_does_not_change_an_answer(models: Path, scheduler: Scheduler, name: str) -> None:
-    """Many callers at once are gathered, and each gets what it would get alone, to rounding."""
+async def test_batches_do_not_change_an_answer(models: Path, scheduler: Scheduler, name: str) -> None:
+    """Texts of many callers share batches, and each result is that of the text alone, to rounding."""
     artefact = open_artefact(models, name)
     for engine in engines(artefact):
         classifier = onnx_classifier(artefact, scheduler, engine)

@@ -79,7 +79,7 @@ async def test_the_same_text_at_the_same_time_is_kept_once() -> None:
 @given(
     requests=st.lists(st.lists(st.text(max_size=30), min_size=1, max_size=5), max_size=40), limit=st.integers(1, 2000)
 )
-async def test_it_never_holds_more_than_its_limit_and_never_lies(requests: list[list[str]], limit: int) -> None:
+async def test_it_holds_no_more_than_its_limit_and_answers_as_the_model(requests: list[list[str]], limit: int) -> None:
     cache, counters, model = make(limit)
     for texts in requests:
         assert await cache.through(texts, model) == [text[::-1] for text in texts]

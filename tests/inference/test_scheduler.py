@@ -1,4 +1,4 @@
-"""Scheduler: parallel, bounded, in turns, and honest about deadlines and closing."""
+"""Scheduler: parallel, bounded, interleaved; deadlines, cancellation and closing."""
 
 import asyncio
 import os
@@ -109,7 +109,7 @@ async def test_run_all_keeps_the_order_and_uses_every_lane(scheduler: Scheduler)
     assert await run_all(scheduler, [], deadline=soon()) == []
 
 
-async def test_a_large_request_takes_turns(scheduler: Scheduler) -> None:
+async def test_a_small_request_overtakes_a_large_one(scheduler: Scheduler) -> None:
     done = []
     large = asyncio.create_task(run_all(scheduler, [lambda: time.sleep(0.005)] * 40, deadline=soon()))
     large.add_done_callback(lambda _: done.append("large"))

@@ -138,7 +138,7 @@ async def test_one_request_uses_every_lane(forward: OnnxForward, scheduler: Sche
 
 
 @pytest.mark.parametrize(("scales", "expected"), [("row", [8]), ("tensor", [1] * 8), (None, [1] * 8)])
-async def test_int8_is_gathered_if_every_row_has_a_scale(
+async def test_int8_is_batched_if_every_row_has_a_scale(
     tmp_path: Path, scales: str | None, expected: list[int]
 ) -> None:
     """A scale that spans the batch would make a text's scores depend on its neighbours."""
@@ -218,7 +218,7 @@ async def test_vectors_that_recur_are_the_same(tmp_path: Path, scheduler: Schedu
     embedder = onnx_embedder(make_text_artefact(tmp_path, "embedding"), scheduler, cache_bytes=100_000)
     first = await embedder.embed(["good", "bad"], deadline=soon())
     expected = first.copy()
-    first[:] = 0  # what a caller does with its vectors is its own affair
+    first[:] = 0  # a caller may change the vectors that it got
     assert (await embedder.embed(["good", "bad"], deadline=soon())).tolist() == expected.tolist()
     assert scheduler.counters["tiny"].cache_hits == 2
 

@@ -12,9 +12,9 @@ from server.domain.errors import ModelUnavailable
 from server.domain.models import ModelTask
 from server.inference.scheduler import Scheduler
 from server.inference.text import TextClassifier, TextEmbedder
+from server.inference.text_models import text_model
 from server.inference.torch_text import load_from_hub
-from server.model_plans import plans
-from server.settings import ModelSettings, Settings
+from server.models.spec import ModelSettings
 from tests.small_artefacts import WORDS, soon, tiny_tokenizer
 
 MAX_TOKENS = 32
@@ -104,10 +104,13 @@ async def test_an_encoder_gives_vectors_of_length_one(encoder: str, scheduler: S
 
 
 async def test_results_are_kept_for_texts_that_recur(repository: str, encoder: str, scheduler: Scheduler) -> None:
-    models = {"kept": ModelSettings(source=repository), "embedder": ModelSettings(source=encoder)}
-    made = {plan.name: plan for _, plan in plans(Settings(models=models), scheduler, scheduler)}
     nothing: Any = None  # a repository's model is made of no artefact
-    classifier, embedder = (made[name].prepare()(nothing) for name in models)
+
+    def loaded(name: str, task: ModelTask, source: str) -> Any:
+        return text_model(name, task, ModelSettings(source=source), scheduler, 1 << 20).prepare()(nothing)
+
+    classifier = loaded("kept", ModelTask.CLASSIFICATION, repository)
+    embedder = loaded("embedder", ModelTask.EMBEDDING, encoder)
     for name, ask in (("kept", classifier.classify), ("embedder", embedder.embed)):
         first = await ask(TEXTS[:7], deadline=soon())
         counters = scheduler.counters[name]

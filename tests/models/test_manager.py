@@ -1,4 +1,4 @@
-"""The pool where a test must hold a load still: engines that are built when the test says so."""
+"""The ModelManager where a test must hold a load still: engines that are built when the test says so."""
 
 import asyncio
 import threading
@@ -16,7 +16,7 @@ from server.models.handle import Handle, State
 from server.models.manager import ModelManager
 from server.models.publish import publish
 from server.models.registry import FolderRegistry
-from server.models.specs import ModelSpec
+from server.models.spec import ModelSpec
 from server.models.store import ModelStore
 from tests.waiting import until
 
@@ -35,10 +35,10 @@ class Engine:
 
 
 class Workshop:
-    """A pool with the model "m", whose engines are built once `may_build` is set, and fail if `broken` is."""
+    """A manager with the model "m", whose engines are built once `may_build` is set, and fail if `broken` is."""
 
-    def __init__(self, pool: ModelManager, models: Path) -> None:
-        self.pool, self.models = pool, models
+    def __init__(self, manager: ModelManager, models: Path) -> None:
+        self.manager, self.models = manager, models
         self.may_build = threading.Event()
         self.may_build.set()
         self.building = threading.Event()
@@ -46,7 +46,9 @@ class Workshop:
         self.differs = ""
         self.built = 0
         self.gone: list[str] = []
-        self.slot: Handle[Engine] = pool.add(ModelSpec("m", self._prepare, self._check))
+        self.handle: Handle[Engine] = manager.add(
+            ModelSpec("m", ModelTask.CLASSIFICATION, self._prepare, check=self._check)
+        )
 
     def _prepare(self) -> Callable[[Artefact], Engine]:
         return self._build
@@ -72,8 +74,8 @@ class Workshop:
 
 @pytest.fixture
 async def workshop(tmp_path: Path) -> AsyncIterator[Workshop]:
-    async with ModelManager.running(FolderRegistry(ModelStore(tmp_path / "models")), budget=None) as pool:
-        made = Workshop(pool, tmp_path / "models")
+    async with ModelManager.running(FolderRegistry(ModelStore(tmp_path / "models")), memory_limit=None) as manager:
+        made = Workshop(manager, tmp_path / "models")
         made.publish("1")
         yield made
         made.may_build.set()
@@ -86,112 +88,112 @@ def soon(seconds: float = 10.0) -> float:
 async def test_a_call_without_the_time_for_a_load_is_told_to_come_back(workshop: Workshop) -> None:
     workshop.may_build.clear()
     with pytest.raises(ModelLoading) as caught:
-        async with workshop.slot.use(soon(0.3)):
+        async with workshop.handle.use(soon(0.3)):
             pass
     assert caught.value.retry_after > 0
-    assert workshop.slot.state is State.LOADING
+    assert workshop.handle.state is State.LOADING
     workshop.may_build.set()
-    async with workshop.slot.use(soon()) as engine:
+    async with workshop.handle.use(soon()) as engine:
         assert engine.description.identity.version == "1"
     assert workshop.built == 1, "the load went on"
 
 
 async def test_an_engine_is_released_after_its_last_reader(workshop: Workshop) -> None:
     workshop.publish("2", "candidate")
-    async with workshop.slot.use(soon()) as first:
-        await workshop.pool.set_alias("m", "current", "candidate")
-        async with workshop.slot.use(soon()) as second:
+    async with workshop.handle.use(soon()) as first:
+        await workshop.manager.set_alias("m", "current", "candidate")
+        async with workshop.handle.use(soon()) as second:
             assert [each.description.identity.version for each in (first, second)] == ["1", "2"]
         assert workshop.gone == []
         del first
     await until(lambda: workshop.gone == ["1"])
-    await workshop.pool.unload("m")
+    await workshop.manager.unload("m")
     del second
     await until(lambda: workshop.gone == ["1", "2"])
-    assert workshop.pool.residency.budget.in_use == 0
+    assert workshop.manager.memory.in_use == 0
 
 
 async def test_an_engine_in_a_cycle_goes_even_if_it_was_frozen(workshop: Workshop) -> None:
-    async with workshop.slot.use(soon()) as engine:
+    async with workshop.handle.use(soon()) as engine:
         engine.itself = engine
         del engine
     process_memory.freeze()
-    await workshop.pool.unload("m")
+    await workshop.manager.unload("m")
     await until(lambda: workshop.gone == ["1"])
 
 
 async def test_files_that_are_replaced_while_they_are_read_are_read_again(workshop: Workshop) -> None:
     workshop.may_build.clear()
-    loading = asyncio.create_task(workshop.pool.load("m", soon()))
+    loading = asyncio.create_task(workshop.manager.load("m", soon()))
     await until(workshop.building.is_set)  # they are verified by now
     workshop.publish("1", "candidate", weights="others")
     workshop.may_build.set()
     await loading
-    assert workshop.slot.loaded
-    assert workshop.slot.loaded.description.identity.digest == workshop.pool.store.digest("m")[1]
-    assert (workshop.built, workshop.slot.loads, workshop.slot.failures) == (2, 1, 0)
-    assert workshop.slot.resident
-    assert workshop.pool.residency.budget.in_use == workshop.slot.resident.bytes
+    assert workshop.handle.loaded
+    assert workshop.handle.loaded.description.identity.digest == workshop.manager.store.digest("m")[1]
+    assert (workshop.built, workshop.handle.loads, workshop.handle.failures) == (2, 1, 0)
+    assert workshop.handle.resident
+    assert workshop.manager.memory.in_use == workshop.handle.memory_bytes
 
 
 async def test_an_operator_who_goes_away_does_not_stop_the_swap(workshop: Workshop) -> None:
     workshop.publish("2", "candidate")
-    await workshop.pool.load("m", soon())
+    await workshop.manager.load("m", soon())
     workshop.may_build.clear()
-    call = asyncio.create_task(workshop.pool.set_alias("m", "current", "2"))
-    await until(lambda: workshop.slot.message == "another version is being loaded")
+    call = asyncio.create_task(workshop.manager.set_alias("m", "current", "2"))
+    await until(lambda: workshop.handle.message == "another version is being loaded")
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
     workshop.may_build.set()
-    await until(lambda: workshop.slot.loaded and workshop.slot.loaded.description.identity.version == "2")
-    await until(lambda: workshop.pool.store.aliases("m")["current"] == "2")
+    await until(lambda: workshop.handle.loaded and workshop.handle.loaded.description.identity.version == "2")
+    await until(lambda: workshop.manager.store.aliases("m")["current"] == "2")
 
 
 @pytest.mark.parametrize("error", [ModelUnavailable("no such engine"), RuntimeError("secret")])
 async def test_a_failed_swap_keeps_the_old_and_says_why(workshop: Workshop, error: Exception) -> None:
     workshop.publish("2", "candidate")
-    await workshop.pool.load("m", soon())
+    await workshop.manager.load("m", soon())
     workshop.broken = error
     with pytest.raises(type(error)):
-        await workshop.pool.set_alias("m", "current", "candidate")
-    assert (workshop.slot.state, workshop.slot.failures) == (State.READY, 1)
-    assert "another version was not loaded" in workshop.slot.message
-    assert "secret" not in workshop.slot.message
-    assert workshop.pool.store.aliases("m")["current"] == "1"
-    async with workshop.slot.use(soon()) as engine:
+        await workshop.manager.set_alias("m", "current", "candidate")
+    assert (workshop.handle.state, workshop.handle.failures) == (State.READY, 1)
+    assert "another version was not loaded" in workshop.handle.message
+    assert "secret" not in workshop.handle.message
+    assert workshop.manager.store.aliases("m")["current"] == "1"
+    async with workshop.handle.use(soon()) as engine:
         assert engine.description.identity.version == "1"
 
 
 async def test_what_fails_the_check_is_served_only_where_there_is_nothing_else(workshop: Workshop) -> None:
     workshop.differs = "it answers otherwise"
-    await workshop.pool.load("m", soon())
-    assert (workshop.slot.state, workshop.slot.message) == (State.READY, "it answers otherwise")
+    await workshop.manager.load("m", soon())
+    assert (workshop.handle.state, workshop.handle.message) == (State.READY, "it answers otherwise")
     with pytest.raises(ModelCheckFailed, match="it answers otherwise"):
-        await workshop.pool.reload("m")
+        await workshop.manager.reload("m")
     assert workshop.built == 2
     await until(lambda: workshop.gone == ["1"])
 
 
 async def test_a_model_in_use_is_not_evicted(workshop: Workshop) -> None:
-    pool = workshop.pool.residency
-    pool.budget.limit = 1 << 40
-    async with workshop.slot.use(soon()):
-        pool.budget.limit = 1
+    manager = workshop.manager
+    manager.memory.limit = 1 << 40
+    async with workshop.handle.use(soon()):
+        manager.memory.limit = 1
         with pytest.raises(ModelDoesNotFit):
-            await pool.charge("llm", 1 << 20)
-        assert workshop.slot.state is State.READY
+            await manager.reserve_memory("llm", 1 << 20)
+        assert workshop.handle.state is State.READY
 
 
 async def test_failing_loads_release_what_was_reserved(workshop: Workshop) -> None:
     workshop.broken = RuntimeError("broken")
     with pytest.raises(RuntimeError):
-        await workshop.pool.load("m", soon())
-    assert workshop.slot.state is State.FAILED
-    assert workshop.pool.residency.budget.in_use == 0
+        await workshop.manager.load("m", soon())
+    assert workshop.handle.state is State.FAILED
+    assert workshop.manager.memory.in_use == 0
     with pytest.raises(ModelUnavailable):
-        async with workshop.slot.use(soon()):
+        async with workshop.handle.use(soon()):
             pass
     workshop.broken = None
-    await workshop.pool.load("m", soon())
-    assert workshop.slot.loaded
+    await workshop.manager.load("m", soon())
+    assert workshop.handle.loaded

@@ -1,4 +1,4 @@
-"""Engines with a process of their own in the pool: they load beside the others, and count what their process takes."""
+"""Engines with a process of their own: they load beside the others, and count what their process takes."""
 
 import asyncio
 import os
@@ -14,9 +14,11 @@ from server.models.handle import State
 from server.models.manager import ModelManager
 from server.models.publish import publish
 from server.models.registry import FolderRegistry
-from server.models.specs import ModelSpec
+from server.models.spec import ModelSpec
 from server.models.store import ModelStore
 from tests.waiting import is_alive, until
+
+TASK = ModelTask.CLASSIFICATION
 
 
 class Inside:
@@ -68,23 +70,23 @@ async def test_it_loads_beside_the_others(tmp_path: Path) -> None:
         assert may_build.wait(30)
         return Inside(artefact)
 
-    async with ModelManager.running(FolderRegistry(ModelStore(tmp_path / "models")), budget=1 << 40) as pool:
-        held = pool.add(ModelSpec("inside", lambda: inside, _no_difference))
-        outside = pool.add(ModelSpec("outside", lambda: Outside, _no_difference, out_of_process=True))
-        loading = asyncio.create_task(pool.preload())
+    async with ModelManager.running(FolderRegistry(ModelStore(tmp_path / "models")), memory_limit=1 << 40) as manager:
+        held = manager.add(ModelSpec("inside", TASK, lambda: inside, check=_no_difference))
+        outside = manager.add(ModelSpec("outside", TASK, lambda: Outside, check=_no_difference, out_of_process=True))
+        loading = asyncio.create_task(manager.preload())
         await until(lambda: outside.state is State.READY)
         assert held.state is State.LOADING
         assert outside.resident
         assert outside.loaded
         pid = outside.loaded.pid
-        assert 0 < outside.resident.bytes <= process_memory.peak_bytes(pid)
-        assert pool.residency.budget.in_use >= outside.resident.bytes
+        assert 0 < outside.memory_bytes <= process_memory.peak_bytes(pid)
+        assert manager.memory.in_use >= outside.memory_bytes
         may_build.set()
         await loading
         assert held.resident
-        await pool.unload("outside")
+        await manager.unload("outside")
         assert not is_alive(pid)
-        assert pool.residency.budget.in_use == held.resident.bytes
+        assert manager.memory.in_use == held.memory_bytes
 
 
 async def test_after_the_start_loading_steps_back_and_dropping_does_not(tmp_path: Path) -> None:
@@ -102,11 +104,11 @@ async def test_after_the_start_loading_steps_back_and_dropping_does_not(tmp_path
         return Noting(artefact)
 
     _add(tmp_path / "models", "inside")
-    async with ModelManager.running(FolderRegistry(ModelStore(tmp_path / "models")), budget=None) as pool:
-        pool.add(ModelSpec("inside", lambda: note, _no_difference))
-        await pool.preload()
-        await pool.reload("inside")
-        await pool.unload("inside")
+    async with ModelManager.running(FolderRegistry(ModelStore(tmp_path / "models")), memory_limit=None) as manager:
+        manager.add(ModelSpec("inside", TASK, lambda: note, check=_no_difference))
+        await manager.preload()
+        await manager.reload("inside")
+        await manager.unload("inside")
     at_start, later, *drops = priorities
     assert at_start < later
     assert drops == [at_start, at_start], "it holds the GIL, so everybody would wait for its turn"

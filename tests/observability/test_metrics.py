@@ -6,8 +6,8 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.models.handle import Slot, State
-from server.models.memory_limit import Budget
+from server.models.handle import Handle, State
+from server.models.memory_limit import MemoryLimit
 from server.observability.metrics import Collector, serving
 from server.rpc.admission import Admission
 from server.tasks.chat.circuit_breaker import CircuitBreaker
@@ -42,7 +42,7 @@ async def test_calls_lanes_and_refusals() -> None:
         await asyncio.gather(*(classify(channel) for _ in range(5)))
         server.admission.stopping = True
         assert isinstance(await classify(channel).details(), str)
-        collector = Collector(server.admission, {"models": server.classification.lanes}, [], Budget(None))
+        collector = Collector(server.admission, {"models": server.classification.lanes}, [], MemoryLimit(None))
         with serving("127.0.0.1", 0, collector) as port:
             found = await scrape(port)
     finally:
@@ -74,11 +74,11 @@ async def test_tokens_and_time_to_the_first_one() -> None:
         await complete(upstream)
         breaker.failed(breaker.enter() or 0)
         admission = Admission(1, 1, max_wait_seconds=1, lanes=1)
-        budget = Budget(1000)
-        budget.hold("gpt", 700)
-        slot: Slot[object] = Slot("gpt", lambda: None)
-        slot.move(State.READY)
-        collector = Collector(admission, {}, [slot], budget, upstreams={"fake/gpt": upstream})
+        memory = MemoryLimit(1000)
+        memory.hold("gpt", 700)
+        handle: Handle[object] = Handle("gpt")
+        handle.move(State.READY)
+        collector = Collector(admission, {}, [handle], memory, upstreams={"fake/gpt": upstream})
         with serving("127.0.0.1", 0, collector) as port:
             found = await scrape(port)
             with pytest.raises(OSError, match="in use"), serving("127.0.0.1", port, collector):

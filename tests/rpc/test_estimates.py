@@ -1,6 +1,7 @@
-"""What servicers say that requests cost at most, for the limits of tenants."""
+"""What requests cost at most, as the services estimate it for the tenants' limits."""
 
 import time
+from contextvars import copy_context
 from typing import cast
 
 import pytest
@@ -11,7 +12,7 @@ from server.domain.context import Context, set_current
 from server.domain.errors import InvalidRequest, ModelLoading, ModelNotFound
 from server.domain.money import Cost
 from server.domain.rag import Query
-from server.models.handle import Slot, State
+from server.models.handle import Handle, Resident
 from server.tasks.chat.service import ChatServicer
 from server.tasks.rag.answerer import Answerer
 from server.tasks.rag.service import RagServicer
@@ -21,17 +22,19 @@ from tests.usage.test_accounting import Script, accounted
 
 
 def test_chat() -> None:
-    slot: Slot[ChatModel] = Slot("gpt", lambda: None)
-    servicer = ChatServicer({"gpt": slot})
+    handle: Handle[ChatModel] = Handle("gpt")
+    servicer = ChatServicer({"gpt": handle})
 
-    def estimate(request: chat_pb2.ChatRequest) -> Cost:
+    def in_a_call(request: chat_pb2.ChatRequest) -> Cost:
         set_current(Context("/quintet.v1.ChatService/Chat", "r-1", time.monotonic() + 60))
         return servicer.estimate(request)
 
+    def estimate(request: chat_pb2.ChatRequest) -> Cost:
+        return copy_context().run(in_a_call, request)
+
     with pytest.raises(ModelLoading):
         estimate(chat_pb2.ChatRequest(messages=conversation("hi")))
-    slot._engine = accounted(Script(), MemoryLedger())
-    slot.move(State.READY)
+    handle.install(Resident(accounted(Script(), MemoryLedger())))
     assert estimate(chat_pb2.ChatRequest(messages=conversation("hi"))) == Cost(30, 50)
     with pytest.raises(ModelNotFound):
         estimate(chat_pb2.ChatRequest(messages=conversation("hi"), model="other"))
@@ -44,8 +47,7 @@ def test_ask() -> None:
         def estimate(self, question: Query) -> Cost:
             return Cost(question.top_k * 100, 7)
 
-    slot: Slot[Answerer] = Slot("answers", lambda: None)
-    slot._engine = cast("Answerer", Guess())
-    slot.move(State.READY)
-    estimate = RagServicer(Slot("collections", lambda: None), slot, "gpt").estimate
+    handle: Handle[Answerer] = Handle("answers")
+    handle.install(Resident(cast("Answerer", Guess())))
+    estimate = RagServicer(Handle("collections"), handle, "gpt").estimate
     assert estimate(rag_pb2.AskRequest(question="why?")) == Cost(300, 7)

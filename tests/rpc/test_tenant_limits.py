@@ -10,7 +10,7 @@ from quintet.v1 import chat_pb2, chat_pb2_grpc, classification_pb2_grpc, model_p
 
 from server.domain.context import Caller, current
 from server.domain.money import Cost
-from server.models.memory_limit import Budget
+from server.models.memory_limit import MemoryLimit
 from server.observability.metrics import Collector, serving
 from server.rpc.admission import Admission
 from server.rpc.pipeline import Registrar
@@ -164,7 +164,7 @@ async def test_refusals_are_published(limited: tuple[Limited, grpc.aio.Channel])
     server, channel = limited
     await refused(stream(channel, "broke").read())
     await classify(channel, **by("free"))
-    with serving("127.0.0.1", 0, Collector(server.admission, {}, [], Budget(None), limits=server.limits)) as port:
+    with serving("127.0.0.1", 0, Collector(server.admission, {}, [], MemoryLimit(None), limits=server.limits)) as port:
         found = await scrape(port)
     assert value(found, "quintet_limits_refusals_total", tenant="broke", limit="tokens_per_day") == 1
     assert value(found, "quintet_limits_decision_seconds_count") == 1

@@ -1,14 +1,14 @@
 """Ranks the noun phrases of one text by C-value.
 
-The method is that of Frantzi, Ananiadou and Mima, "Automatic recognition of multi-word terms: the C-value/NC-value
-method" (International Journal on Digital Libraries 3, 2000): a phrase weighs the more the longer it is and the more
-often it occurs, less the average frequency of the longer phrases that it is part of. As Barrón-Cedeño, Sierra, Drouin
-and Ananiadou proposed (CICLing 2009), the factor of the length is 1 + log2(words), so that single words count, too.
+Frantzi, Ananiadou and Mima, "Automatic recognition of multi-word terms: the C-value/NC-value method" (International
+Journal on Digital Libraries 3, 2000): the score grows with a phrase's length and frequency, less the average frequency
+of the longer phrases that contain it. The factor of the length is 1 + log2(words), as Barrón-Cedeño, Sierra, Drouin and
+Ananiadou proposed (CICLing 2009), so that single words count, too.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from server.domain.analysis import KeyPhrase, TextSpan
@@ -48,10 +48,5 @@ def rank(candidates: Sequence[Candidate]) -> tuple[KeyPhrase, ...]:
 
 def _parts(words: tuple[str, ...]) -> set[tuple[str, ...]]:
     """All shorter runs of words in a phrase."""
-
-    def runs() -> Iterator[tuple[str, ...]]:
-        for length in range(1, len(words)):
-            for begin in range(len(words) - length + 1):
-                yield words[begin : begin + length]
-
-    return set(runs())
+    count = len(words)
+    return {words[begin : begin + size] for size in range(1, count) for begin in range(count - size + 1)}

@@ -1,7 +1,7 @@
 """What callers can name as a chat model: a handle for every route and every model, filled in the background."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib import import_module
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from server.domain.chat import ChatModel
 from server.domain.errors import ModelUnavailable
+from server.domain.models import ModelTask
 from server.domain.usage import Ledger
 from server.models import process_memory
 from server.models.artefact import open_artefact
-from server.models.handle import OpenSlot, Slot, State, explain
+from server.models.handle import Handle, State, explain
 from server.models.manager import ModelManager
 from server.tasks.chat.circuit_breaker import CircuitBreaker
 from server.tasks.chat.configuration import ChatSettings, read_routes
@@ -26,27 +27,26 @@ _OFF = "there is no language model: QUINTET_LLM is off"
 
 
 class ChatModels:
-    """`handles` has everything that callers can name, the default first; load() fills them. `upstreams` are those that
-    could be made, by "provider/model" or "embedded". Raises BadProviders.
+    """`handles` has everything that callers can name, the default first; start() begins to fill them. `upstreams` are
+    those that could be made, by "provider/model" or "embedded". Raises BadProviders.
     """
 
-    def __init__(
-        self, settings: ChatSettings, manager: ModelManager, ledger: Ledger, on_change: Callable[[], None]
-    ) -> None:
+    def __init__(self, settings: ChatSettings, manager: ModelManager, ledger: Ledger) -> None:
         self._settings = settings
         self._ledger = ledger
         self._manager = manager
         self._config = read_routes(settings)
-        self.handles: dict[str, Slot[ChatModel]] = {
-            name: OpenSlot(name, on_change) for name in self._config.names or ("none",)
+        self.handles: dict[str, Handle[ChatModel]] = {
+            name: Handle(name, manager.changed, ModelTask.CHAT) for name in self._config.names or ("none",)
         }
         self.upstreams: dict[str, Upstream] = {}
         self._missing: dict[str, str] = {}  # why other upstreams could not be made
         self._routers: dict[str, Router] = {}
         self._closing = AsyncExitStack()
+        self._loading: asyncio.Task[None] | None = None
 
     @property
-    def default(self) -> Slot[ChatModel]:
+    def default(self) -> Handle[ChatModel]:
         """The handle for requests that name no model."""
         return next(iter(self.handles.values()))
 
@@ -77,8 +77,20 @@ class ChatModels:
                 self._missing[EMBEDDED] = explain(config.embedded, error)
             await self._fill(late)
 
+    def start(self) -> None:
+        """Begin to load."""
+        self._loading = asyncio.create_task(self.load())
+
+    async def loaded(self) -> None:
+        """Return when every model was loaded or has failed."""
+        if self._loading:
+            await asyncio.wait({self._loading})
+
     async def close(self) -> None:
-        """End the embedded model's process and close all connections."""
+        """Give up loading, end the embedded model's process and close all connections."""
+        if self._loading:
+            self._loading.cancel()
+            await asyncio.gather(self._loading, return_exceptions=True)
         await self._closing.aclose()
 
     async def _load_providers(self) -> None:
@@ -96,7 +108,7 @@ class ChatModels:
         """Raises ModelUnavailable and ModelDoesNotFit."""
         settings, name = self._settings, self._config.embedded
         artefact = await asyncio.to_thread(open_artefact, settings.models, name)
-        await self._manager.residency.charge(name, artefact.manifest.size_bytes)
+        await self._manager.reserve_memory(name, artefact.manifest.size_bytes)
         embedded = EmbeddedModel(
             artefact,
             self._breaker(EMBEDDED),
@@ -107,7 +119,7 @@ class ChatModels:
         )
         self._closing.push_async_callback(embedded.close)
         self.upstreams[EMBEDDED] = await embedded.start()
-        self._manager.residency.budget.hold(name, process_memory.resident_bytes(embedded.pid))
+        self._manager.memory.hold(name, process_memory.resident_bytes(embedded.pid))
 
     async def _fill(self, names: Iterable[str]) -> None:
         for name in names:

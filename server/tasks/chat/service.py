@@ -10,7 +10,7 @@ from server.domain.chat import ChatDone, ChatModel, ChatOptions, Message, TextDe
 from server.domain.context import current
 from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
-from server.models.handle import Slot, find
+from server.models.handle import Handle, find
 from server.rpc.convert import finish_reason, model_ref, usage
 from server.rpc.model_access import permitted
 from server.rpc.service_spec import MethodSpec, ServiceSpec
@@ -31,7 +31,7 @@ _MAX_OUTPUT_TOKENS = 512
 class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
     """Conversations to answers. The first of `models` serves requests that name none."""
 
-    def __init__(self, models: Mapping[str, Slot[ChatModel]]) -> None:
+    def __init__(self, models: Mapping[str, Handle[ChatModel]]) -> None:
         self._models = models
         self._default = next(iter(models))
 
@@ -49,12 +49,8 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
                 if isinstance(event, TextDelta):
                     texts.append(event.text)
                 else:
-                    response = chat_pb2.ChatResponse(
-                        message=chat_pb2.ChatMessage(role=chat_pb2.CHAT_ROLE_ASSISTANT, content="".join(texts)),
-                        finish_reason=finish_reason(event),
-                        usage=usage(event.usage),
-                        model=model_ref(event.model),
-                    )
+                    message = chat_pb2.ChatMessage(role=chat_pb2.CHAT_ROLE_ASSISTANT, content="".join(texts))
+                    response = chat_pb2.ChatResponse(message=message, **_end(event))
         return response
 
     async def StreamChat(
@@ -66,10 +62,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
                 if isinstance(event, TextDelta):
                     yield chat_pb2.StreamChatResponse(delta=common_pb2.TextDelta(text=event.text))
                 else:
-                    done = chat_pb2.ChatDone(
-                        finish_reason=finish_reason(event), usage=usage(event.usage), model=model_ref(event.model)
-                    )
-                    yield chat_pb2.StreamChatResponse(done=done)
+                    yield chat_pb2.StreamChatResponse(done=chat_pb2.ChatDone(**_end(event)))
 
     def _stream(self, request: Request) -> AsyncGenerator[TextDelta | ChatDone, None]:
         model, messages, options = self._converted(request)
@@ -85,7 +78,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         return cast(_Converted, call.converted)
 
 
-def spec(models: Mapping[str, Slot[ChatModel]], *, required: bool) -> ServiceSpec:
+def spec(models: Mapping[str, Handle[ChatModel]], *, required: bool) -> ServiceSpec:
     """The service over what callers can name, the default first."""
     servicer = ChatServicer(models)
     return ServiceSpec(
@@ -96,6 +89,10 @@ def spec(models: Mapping[str, Slot[ChatModel]], *, required: bool) -> ServiceSpe
         needs=(next(iter(models.values())),),
         required=required,
     )
+
+
+def _end(done: ChatDone) -> dict[str, Any]:
+    return {"finish_reason": finish_reason(done), "usage": usage(done.usage), "model": model_ref(done.model)}
 
 
 def _messages(request: Request) -> list[Message]:

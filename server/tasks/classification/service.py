@@ -28,8 +28,8 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
     ) -> classification_pb2.ClassifyResponse:
         """Label every text."""
         deadline = current().deadline
-        slot = find(self._classifiers, permitted(request.model or DEFAULT_MODEL))
-        async with slot.use(deadline) as classifier:
+        handle = find(self._classifiers, permitted(request.model or DEFAULT_MODEL))
+        async with handle.use(deadline) as classifier:
             results = await classifier.classify(request.texts, deadline=deadline)
             model = model_ref(classifier.description.identity)
         top_k = request.top_k or _MAX_LABELS

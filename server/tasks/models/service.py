@@ -2,8 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -11,46 +11,49 @@ from quintet.v1 import common_pb2, model_pb2, model_pb2_grpc
 
 from server.domain.context import current
 from server.domain.errors import InvalidRequest, Violation
-from server.domain.models import Described, ModelDescription, ModelTask
-from server.models.handle import Handle, Slot, find
+from server.domain.models import Described, ModelDescription
+from server.models.handle import Handle, find
 from server.models.manager import ModelManager
+from server.models.spec import ModelSpec
 from server.rpc.convert import model_ref
 from server.rpc.service_spec import ANY_ROLE, FREE, MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
 
 
-@dataclass(frozen=True)
-class Row:
-    """A model that the server is configured with."""
-
-    slot: Slot[Any]
-    task: ModelTask
-
-
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
-    """What is served here, how it is, and how it is replaced."""
+    """What is served here, how it is, and how it is replaced.
+
+    `services` says of every service why it does not serve, or ""; `warnings` are what an operator should repair.
+    """
 
     def __init__(
         self,
-        rows: Sequence[Row],
-        pool: ModelManager,
-        services: Callable[[], Mapping[str, str]],
-        *,
-        version: str,
+        manager: ModelManager,
+        chat_models: Mapping[str, Handle[Any]],
         git_commit: str,
+        *,
+        services: Callable[[], Mapping[str, str]],
+        warnings: Callable[[], Sequence[str]],
         limits: Mapping[str, int],
-        warnings: Callable[[], Sequence[str]] = tuple,
     ) -> None:
-        self._rows = {row.slot.name: row for row in sorted(rows, key=lambda row: row.slot.name)}
-        self._pool = pool
+        self._manager = manager
+        self._chat_models = chat_models
         self._services = services
         self._changed = asyncio.Event()
         self._stopping = False
-        self._version = version
         self._git_commit = git_commit
         self._limits = model_pb2.ServerLimits(**limits)
         self._warnings = warnings
         self._started = datetime.now(UTC)
+
+    @property
+    def handles(self) -> list[Handle[Any]]:
+        """All models, sorted by name."""
+        return sorted(self._handles.values(), key=lambda handle: handle.name)
+
+    @property
+    def _handles(self) -> dict[str, Handle[Any]]:
+        return {**self._manager.handles, **self._chat_models}
 
     async def ListModels(self, request: model_pb2.ListModelsRequest, context: Any) -> model_pb2.ListModelsResponse:
         """Every model, sorted by name."""
@@ -58,47 +61,47 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
 
     async def GetModel(self, request: model_pb2.GetModelRequest, context: Any) -> model_pb2.GetModelResponse:
         """One model."""
-        return model_pb2.GetModelResponse(model=await self._model(find(self._rows, request.name)))
+        return model_pb2.GetModelResponse(model=await self._model(find(self._handles, request.name)))
 
     async def LoadModel(self, request: model_pb2.LoadModelRequest, context: Any) -> model_pb2.LoadModelResponse:
         """Into memory."""
-        row = self._pooled(request.name)
-        await self._pool.load(request.name, current().deadline)
-        return model_pb2.LoadModelResponse(model=await self._model(row))
+        handle, _ = self._managed(request.name)
+        await self._manager.load(request.name, current().deadline)
+        return model_pb2.LoadModelResponse(model=await self._model(handle))
 
     async def UnloadModel(self, request: model_pb2.UnloadModelRequest, context: Any) -> model_pb2.UnloadModelResponse:
         """Out of memory."""
-        row = self._pooled(request.name)
-        await self._pool.unload(request.name)
-        return model_pb2.UnloadModelResponse(model=await self._model(row))
+        handle, _ = self._managed(request.name)
+        await self._manager.unload(request.name)
+        return model_pb2.UnloadModelResponse(model=await self._model(handle))
 
     async def ReloadModel(self, request: model_pb2.ReloadModelRequest, context: Any) -> model_pb2.ReloadModelResponse:
         """What is on disk now."""
-        row = self._pooled(request.name)
-        await self._pool.reload(request.name)
-        return model_pb2.ReloadModelResponse(model=await self._model(row))
+        handle, _ = self._managed(request.name)
+        await self._manager.reload(request.name)
+        return model_pb2.ReloadModelResponse(model=await self._model(handle))
 
     async def SetAlias(self, request: model_pb2.SetAliasRequest, context: Any) -> model_pb2.SetAliasResponse:
         """Another version."""
-        row = self._pooled(request.name)
-        if not self._pool.plans[request.name].has_artefact:
+        handle, spec = self._managed(request.name)
+        if not spec.has_artefact:
             raise InvalidRequest([Violation("name", "is a hub's model, which has no versions here")])
-        await self._pool.set_alias(request.name, request.alias, request.target, force=request.force)
-        return model_pb2.SetAliasResponse(model=await self._model(row))
+        await self._manager.set_alias(request.name, request.alias, request.target, force=request.force)
+        return model_pb2.SetAliasResponse(model=await self._model(handle))
 
     async def WatchModels(
         self, request: model_pb2.WatchModelsRequest, context: Any
     ) -> AsyncIterator[model_pb2.WatchModelsResponse]:
         """All models, then those that change, then done. Nothing queues up for a slow reader but the latest."""
-        seen = {name: row.slot.revision for name, row in self._rows.items()}
+        seen = {handle.name: handle.revision for handle in self.handles}
         snapshot = model_pb2.ModelsSnapshot(models=await self._models())
         yield model_pb2.WatchModelsResponse(snapshot=snapshot)
         while not self._stopping:
             changed = self._changed
-            for name, row in self._rows.items():
-                if row.slot.revision != seen[name]:
-                    seen[name] = row.slot.revision
-                    yield model_pb2.WatchModelsResponse(changed=await self._model(row))
+            for handle in self.handles:
+                if handle.revision != seen[handle.name]:
+                    seen[handle.name] = handle.revision
+                    yield model_pb2.WatchModelsResponse(changed=await self._model(handle))
             if changed is self._changed:
                 await changed.wait()
         yield model_pb2.WatchModelsResponse(done=model_pb2.WatchModelsDone())
@@ -118,7 +121,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     ) -> model_pb2.GetServerInfoResponse:
         """Versions, limits, services; what must be mended, for admins alone: it may name other tenants."""
         return model_pb2.GetServerInfoResponse(
-            version=self._version,
+            version=version("quintet"),
             api_version="quintet.v1",
             git_commit=self._git_commit,
             start_time=_timestamp(self._started),
@@ -131,33 +134,31 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             warnings=self._warnings() if "admin" in current().caller.roles else (),
         )
 
-    def _pooled(self, name: str) -> Row:
-        """A model that is loaded and replaced by request. Raises ModelNotFound or InvalidRequest."""
-        row = find(self._rows, name)
-        if name not in self._pool.plans:
+    def _managed(self, name: str) -> tuple[Handle[Any], ModelSpec[Any]]:
+        """A model that can be loaded and replaced by request. Raises ModelNotFound or InvalidRequest."""
+        handle = find(self._handles, name)
+        if handle.spec is None:
             raise InvalidRequest([Violation("name", "is a language model, which the server's settings start")])
-        return row
+        return handle, handle.spec
 
     async def _models(self) -> list[model_pb2.Model]:
-        return [await self._model(row) for row in self._rows.values()]
+        return [await self._model(handle) for handle in self.handles]
 
-    async def _model(self, row: Row) -> model_pb2.Model:
-        slot = row.slot
+    async def _model(self, handle: Handle[Any]) -> model_pb2.Model:
         model = model_pb2.Model(
-            ref=common_pb2.ModelRef(name=slot.name),
-            task=model_pb2.ModelTask.ValueType(row.task.value),
-            state=model_pb2.ModelState.ValueType(slot.state.value),
-            state_message=slot.message,
+            ref=common_pb2.ModelRef(name=handle.name),
+            task=model_pb2.ModelTask.ValueType(handle.task.value if handle.task else 0),
+            state=model_pb2.ModelState.ValueType(handle.state.value),
+            state_message=handle.message,
         )
-        if isinstance(slot.loaded, Described):
-            _describe(model, slot.loaded.description)
-        if isinstance(slot, Handle):
-            plan = self._pool.plans[slot.name]
-            model.pinned = plan.pinned
-            model.memory_bytes = slot.resident.bytes if slot.resident else 0
-            model.load_count, model.failed_load_count = slot.loads, slot.failures
-            if plan.has_artefact:
-                model.aliases.update(await asyncio.to_thread(self._pool.store.aliases, slot.name))
+        if isinstance(handle.loaded, Described):
+            _describe(model, handle.loaded.description)
+        if spec := handle.spec:
+            model.pinned = spec.settings.pinned
+            model.memory_bytes = handle.memory_bytes
+            model.load_count, model.failed_load_count = handle.loads, handle.failures
+            if spec.has_artefact:
+                model.aliases.update(await asyncio.to_thread(self._manager.store.aliases, handle.name))
         return model
 
 

@@ -139,20 +139,20 @@ class _Trees:
         sums = column.ravel().tolist()
         if len(sums) != len(rows):
             raise RuntimeError(f"the price model gave {len(sums)} numbers for {len(rows)} houses")
-        return [self._estimate(log) for log in sums]
+        return self._estimates(sums)
 
     def price_one(self, row: list[float]) -> PriceEstimate:
         """The estimate of one house."""
         self._features[0] = row
         self._session.run_with_iobinding(self._binding)
-        return self._estimate(float(self._sum[0, 0]))
+        return self._estimates([float(self._sum[0, 0])])[0]
 
-    def _estimate(self, log: float) -> PriceEstimate:
-        if not math.isfinite(log):
+    def _estimates(self, sums: list[float]) -> list[PriceEstimate]:
+        if not all(map(math.isfinite, sums)):
             raise RuntimeError("the price model gave numbers that are not finite")
         price, low, high = self._offsets
         # Without numpy, which takes longer for three numbers, and for those of 256 houses about as long.
-        return PriceEstimate(math.exp(log + price), math.exp(log + low), math.exp(log + high))
+        return [PriceEstimate(math.exp(log + price), math.exp(log + low), math.exp(log + high)) for log in sums]
 
 
 def _price_each(trees: _Trees, requests: Sequence[list[list[float]]]) -> list[list[PriceEstimate]]:

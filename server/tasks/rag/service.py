@@ -11,7 +11,7 @@ from server.domain.context import current
 from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
 from server.domain.rag import ReindexProgress
-from server.models.handle import Slot
+from server.models.handle import Handle
 from server.rpc.convert import index_ref, model_ref
 from server.rpc.model_access import permitted
 from server.rpc.service_spec import FREE, Dependency, MethodSpec, ServiceSpec
@@ -29,7 +29,7 @@ _COLLECTIONS_A_PAGE = 50
 class RagServicer(rag_pb2_grpc.RagServiceServicer):
     """Questions to answers with sources, and the collections behind them. `chat_model` is what the answerer asks."""
 
-    def __init__(self, engine: "Slot[RagEngine]", answerer: "Slot[Answerer]", chat_model: str) -> None:
+    def __init__(self, engine: "Handle[RagEngine]", answerer: "Handle[Answerer]", chat_model: str) -> None:
         self._engine = engine
         self._answerer = answerer
         self._chat_model = chat_model
@@ -161,7 +161,7 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
 
 
 def spec(
-    engine: "Slot[RagEngine]", answerer: "Slot[Answerer]", chat_model: str, *, needs: Sequence[Dependency]
+    engine: "Handle[RagEngine]", answerer: "Handle[Answerer]", chat_model: str, *, needs: Sequence[Dependency]
 ) -> ServiceSpec:
     """The service."""
     servicer = RagServicer(engine, answerer, chat_model)

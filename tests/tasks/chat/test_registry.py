@@ -37,8 +37,8 @@ async def chatting(folder: Path, upstream: OpenAIServer, upstreams: str) -> Asyn
     file = folder / "providers.toml"
     file.write_text(ROUTES.format(address=upstream.base_url, upstreams=upstreams))
     settings = ChatSettings(folder / "models", providers=file)
-    async with ModelManager.running(open_registry(folder / "models", ""), None) as pool:
-        found = ChatModels(settings, pool, MemoryLedger(), lambda: None)
+    async with ModelManager.running(open_registry(folder / "models", ""), None) as manager:
+        found = ChatModels(settings, manager, MemoryLedger())
         try:
             yield found
         finally:

@@ -1,0 +1,68 @@
+"""What is made of models, for instance the collections that an embedder searches."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from server.domain.models import Described
+from server.models.handle import Handle, State
+
+T = TypeVar("T")
+_ABSENT = (State.FAILED, State.UNLOADED)  # unloaded with a message: it does not fit
+
+
+@runtime_checkable
+class Closes(Protocol):
+    """Something that has to be closed before it is made again."""
+
+    async def close(self) -> None:
+        """Give up what it holds."""
+        ...
+
+
+async def keep_derived(
+    handle: Handle[T],
+    make: Callable[..., Awaitable[T]],
+    depends_on: Sequence[Handle[Any]],
+    next_change: Callable[[], asyncio.Event],
+) -> None:
+    """Fill `handle` as soon as all of `depends_on` are loaded, and again when one of them is replaced.
+
+    `make` gets their engines. After it failed it is tried again when one of them changes. Runs until it is cancelled.
+    `next_change` returns an event that is set by the next change of any handle.
+    """
+    made_of: list[object] = []
+    tried: list[int] = []
+    try:
+        while True:
+            change = next_change()
+            engines = [each.loaded for each in depends_on]
+            revisions = [each.revision for each in depends_on]
+            identities = [_identity(engine) for engine in engines]
+            if any(engine is None for engine in engines):
+                absent = [each.message for each in depends_on if each.state in _ABSENT and each.message]
+                if absent and handle.loaded is None and handle.message != absent[0]:
+                    handle.move(State.FAILED, absent[0])
+            elif identities != made_of and revisions != tried:
+                tried, made_of = revisions, []
+                names = ", ".join(f'"{each.name}"' for each in depends_on)
+                handle.move(State.LOADING, f'"{handle.name}" is being prepared with {names}')
+                await _close(handle)
+                await handle.load(partial(make, *engines))
+                made_of = identities if handle.loaded is not None else []
+                continue  # something may have changed meanwhile
+            del engines  # keep no engine alive while waiting
+            await change.wait()
+    finally:
+        await _close(handle)
+
+
+def _identity(engine: object) -> object:
+    return engine.description.identity if isinstance(engine, Described) else engine
+
+
+async def _close(handle: Handle[Any]) -> None:
+    engine, handle.resident = handle.loaded, None
+    if isinstance(engine, Closes):
+        await engine.close()

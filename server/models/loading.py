@@ -1,0 +1,192 @@
+"""Engines come into memory and out of it here, within the memory limit.
+
+Loads into this process run one at a time on one thread: importing and constructing hold the GIL anyway, and their
+peaks of memory do not add up. An out-of-process engine is loaded beside them. Evicted is what was used longest ago,
+is not pinned and has no readers.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
+from typing import Any, TypeVar
+
+from server.domain.priority import step_back
+from server.models import process_memory
+from server.models.artefact import Artefact
+from server.models.handle import Handle, Resident, State
+from server.models.memory_limit import MemoryLimit
+from server.models.spec import ModelSpec, OutOfProcess
+from server.models.store import ModelStore, Use
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Loader:
+    """Loads, evicts and frees the engines of `handles`, which have a spec each."""
+
+    def __init__(self, handles: Mapping[str, Handle[Any]], store: ModelStore, memory: MemoryLimit) -> None:
+        self._handles, self._store, self._memory = handles, store, memory
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="starter")  # waits for other processes to start
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")  # reads and hashes files
+        self._freer = ThreadPoolExecutor(1, thread_name_prefix="freer")
+        self._loading = asyncio.Lock()  # into this process
+        self._measuring = asyncio.Lock()  # of this process's memory: nothing else comes or goes meanwhile
+        self._admission = asyncio.Lock()  # making room and taking it
+        self._freeing: set[asyncio.Task[None]] = set()
+
+    async def read(self, work: Callable[[], T]) -> T:
+        """Read files on the reading thread."""
+        return await _on(self._reader, work)
+
+    async def prepare(self, specs: Iterable[ModelSpec[Any]]) -> None:
+        """Import what all of them need, before there is an engine."""
+        await _on(self._loader, partial(_prepare_all, specs))
+
+    async def step_back(self) -> None:
+        """Lower the priority of the threads, once the server is serving."""
+        await asyncio.gather(*(_on(thread, step_back) for thread in (self._loader, self._starter, self._reader)))
+
+    def close(self) -> None:
+        """Wait for what runs on the threads, drop what waits, and end the processes of engines."""
+        for thread in (self._loader, self._starter, self._reader, self._freer):
+            thread.shutdown(cancel_futures=True)
+        for handle in self._handles.values():
+            if isinstance(handle.loaded, OutOfProcess):
+                handle.loaded.close()
+
+    async def load(self, spec: ModelSpec[Any], artefact: Artefact | None, *, evict: bool) -> Resident[Any]:
+        """Construct an engine beside the one that is served. Raises ModelDoesNotFit, and what constructing raises."""
+        known = await asyncio.to_thread(self._store.use, artefact, spec.engine) if artefact else None
+        # An artefact that was never loaded is assumed to take the size of its files.
+        needed = known.peak_bytes if known else artefact.manifest.size_bytes if artefact else 0
+        loading: AbstractAsyncContextManager[None] = nullcontext() if spec.out_of_process else self._loading
+        async with loading:
+            async with self._admission:
+                await self._make_room(spec.name, needed, evict=evict)
+                self._memory.hold(spec, needed)
+            try:
+                return await self._construct(spec, artefact, is_known=known is not None)
+            finally:
+                self._memory.free(spec)
+
+    async def _construct(self, spec: ModelSpec[Any], artefact: Artefact | None, *, is_known: bool) -> Resident[Any]:
+        work = partial(construct, spec, artefact, is_known=is_known)
+        if spec.out_of_process:
+            fresh, use = await _on(self._starter, work)
+        else:
+            async with self._measuring:
+                fresh, use = await _on(self._loader, work)
+        seconds = use.seconds
+        if artefact:
+            use = await asyncio.to_thread(self._store.note_use, artefact, spec.engine, use)
+        fresh.bytes = use.resident_bytes
+        self._memory.hold(fresh, fresh.bytes)
+        log.info('model "%s": loaded in %.1f s, %.0f MiB', spec.name, seconds, fresh.bytes / 2**20)
+        return fresh
+
+    async def reserve(self, name: str, size: int) -> None:
+        """Hold memory for a model that is loaded elsewhere, evicting others. Raises ModelDoesNotFit."""
+        async with self._admission:
+            self._memory.free(name)
+            await self._make_room(name, size, evict=True)
+            self._memory.hold(name, size)
+
+    async def _make_room(self, name: str, needed: int, *, evict: bool) -> None:
+        while self._memory.lacks(needed):
+            idle = [
+                handle
+                for handle in self._handles.values()
+                if handle.resident and not handle.resident.readers and not handle.lock.locked()
+                if not (handle.spec and handle.spec.settings.pinned) and handle.name != name
+            ]
+            if not idle or not evict:
+                raise self._memory.refusal(name, needed)
+            oldest = min(idle, key=lambda handle: handle.used)
+            log.info('model "%s": evicted for "%s"', oldest.name, name)
+            await self.evict(oldest)
+
+    async def evict(self, handle: Handle[Any]) -> None:
+        """Take the engine out of a handle; return when its memory is free, unless it has readers."""
+        old, handle.resident = handle.resident, None
+        handle.move(State.UNLOADED)
+        if old and old.readers:
+            self.retire(old)
+        elif old:
+            await self.free(old)
+
+    def retire(self, old: Resident[Any]) -> None:
+        """Free an engine after its last reader."""
+
+        def free() -> None:
+            task = asyncio.create_task(self.free(old))
+            self._freeing.add(task)
+            task.add_done_callback(self._freeing.discard)
+
+        old.retire(free)
+
+    async def free(self, resident: Resident[Any]) -> None:
+        """Free an engine without readers, between two loads.
+
+        That holds the GIL and the allocator's locks for milliseconds, so its thread keeps the normal priority: with a
+        lower one every other thread would wait until it gets a core.
+        """
+        async with self._measuring:
+            await _on(self._freer, partial(_free, resident))
+        self._memory.free(resident)
+
+
+async def _on(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(thread, work)
+
+
+def construct(spec: ModelSpec[T], artefact: Artefact | None, *, is_known: bool) -> tuple[Resident[T], Use]:
+    """The engine and what it took. Libraries are imported before measuring: they stay, and belong to no model.
+
+    The engine comes in a Resident, so that it can be freed while this thread still holds the result. If the memory of
+    this version `is_known`, it is not measured exactly: trimming stops all other allocations.
+    """
+    make = spec.prepare()
+    begun = time.monotonic()
+    if spec.out_of_process:
+        engine = make(artefact)
+        assert isinstance(engine, OutOfProcess)
+        resident, peak = process_memory.resident_bytes(engine.pid), process_memory.peak_bytes(engine.pid)
+        return Resident(engine), Use(resident, peak, time.monotonic() - begun)
+    if not is_known:
+        process_memory.trim()
+    before, begun = process_memory.resident_bytes(), time.monotonic()
+    process_memory.forget_peak()
+    engine = make(artefact)
+    peak = process_memory.peak_bytes()
+    if not is_known:
+        process_memory.trim()
+    resident = max(0, process_memory.resident_bytes() - before)
+    return Resident(engine), Use(resident, max(resident, peak - before), time.monotonic() - begun)
+
+
+def _prepare_all(specs: Iterable[ModelSpec[Any]]) -> None:
+    for spec in specs:
+        with contextlib.suppress(Exception):  # loading the model itself will report it
+            spec.prepare()
+    process_memory.freeze()
+
+
+def _free(resident: Resident[Any]) -> None:
+    if isinstance(resident.engine, OutOfProcess):
+        resident.engine.close()
+    try:
+        engine = weakref.ref(resident.engine)
+    except TypeError:
+        engine = None
+    resident.engine = None
+    if engine is None or engine() is not None:
+        process_memory.collect_all()  # it is part of a reference cycle
+    process_memory.trim()

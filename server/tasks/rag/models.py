@@ -1,0 +1,84 @@
+"""The models of retrieval, and the collections and answers that are made of them."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from server.domain.chat import ChatModel
+from server.domain.errors import ModelLoading
+from server.domain.models import ModelTask
+from server.domain.texts import Embedder, Reranker
+from server.inference.scheduler import Scheduler
+from server.models.artefact import Artefact
+from server.models.handle import Handle
+from server.models.spec import ModelSettings, ModelSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from server.tasks.rag.answerer import Answerer
+    from server.tasks.rag.engine import RagEngine
+
+EMBEDDER, RERANKER = "embedder", "reranker"
+
+
+def reranker(settings: ModelSettings, scheduler: Scheduler) -> ModelSpec[Reranker]:
+    """A cross-encoder on ONNX."""
+
+    def prepare() -> Callable[[Artefact], Reranker]:
+        from server.inference.reranker import OnnxReranker
+
+        return lambda artefact: OnnxReranker(artefact, scheduler)
+
+    return ModelSpec(RERANKER, ModelTask.RERANKING, prepare, settings)
+
+
+def open_collections(
+    index: Path, embedder: Handle[Embedder], reranker: Handle[Reranker] | None, scheduler: Scheduler
+) -> "Callable[[Embedder], Awaitable[RagEngine]]":
+    """What opens the collections in the folder `index` with the embedder that is loaded."""
+
+    async def make(loaded: Embedder) -> "RagEngine":
+        from server.tasks.rag.engine import RagEngine
+
+        order = LoadedReranker(reranker) if reranker else None
+        engine = RagEngine(index, SameEmbedder(embedder, loaded), scheduler, order)
+        await engine.open()
+        return engine
+
+    return make
+
+
+async def make_answerer(collections: "RagEngine", chat: ChatModel) -> "Answerer":
+    """What answers from the collections."""
+    from server.tasks.rag.answerer import Answerer
+
+    return Answerer(collections.retriever, chat)
+
+
+class SameEmbedder:
+    """The embedder that a handle has now, as long as it is the one with which the collections were opened."""
+
+    def __init__(self, handle: Handle[Embedder], loaded: Embedder) -> None:
+        self.description = loaded.description
+        self._handle = handle
+
+    async def embed(self, texts: Sequence[str], *, deadline: float) -> "NDArray[np.float32]":
+        """As Embedder.embed. Raises ModelLoading if it was replaced and the collections are not yet opened again."""
+        async with self._handle.use(deadline) as engine:
+            if engine.description.identity != self.description.identity:
+                raise ModelLoading(f'model "{self._handle.name}" was replaced; the collections are being opened again')
+            return await engine.embed(texts, deadline=deadline)
+
+
+class LoadedReranker:
+    """The reranker that a handle has now."""
+
+    def __init__(self, handle: Handle[Reranker]) -> None:
+        self._handle = handle
+
+    async def scores(self, query: str, passages: Sequence[tuple[str, str]], *, deadline: float) -> list[float]:
+        """As Reranker.scores."""
+        async with self._handle.use(deadline) as engine:
+            return await engine.scores(query, passages, deadline=deadline)
