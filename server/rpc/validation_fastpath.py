@@ -2,7 +2,7 @@
 
 A check is compiled from the `buf.validate` rules of a message. It returns True only if no rule is broken; after False,
 protovalidate decides and words the violations. So it may know few rules, but must apply those exactly. It saves 10 to
-50 us a call of a busy server, where protovalidate's code is rarely in the processor's caches (docs/notes/validation.md).
+50 us a call: in a busy server, protovalidate's code is rarely in the processor's caches (docs/notes/validation.md).
 """
 
 from collections.abc import Callable
