@@ -113,7 +113,7 @@ class Terminal:
                 width = max(each.cell_len for each in (title, *column))
                 table.add_column(title, justify="right", no_wrap=True, min_width=width)
             else:
-                table.add_column(title, min_width=1)
+                table.add_column(title)
         for row in cells:
             table.add_row(*row)
         self._write_table(table, indent, skipped=0 if with_header else 1)
