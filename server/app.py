@@ -123,7 +123,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         services = (
             *_tasks(settings, manager, chats, schedulers),
             administration.spec(models),
-            usage.spec(reader, ledger),
+            usage.spec(reader, ledger.watchers),
         )
 
         auth, limits = None, None
@@ -158,13 +158,13 @@ async def running(settings: Settings) -> AsyncIterator[App]:
                 auth_refused=auth.refused if auth else {},
                 files=files,
                 limits=limits,
-                ledger=ledger,
+                ledger=ledger.writer,
             )
             _publish(stack, settings, settings.metrics_port, collector)
         await server.start()
         log.info("listening on %s", address)
         stack.push_async_callback(_stop, server, health, models, admission, settings)
-        stack.callback(ledger.end_watches)  # before the server is stopped, which would wait for them
+        stack.callback(ledger.watchers.end)  # before the server is stopped, which would wait for them
 
         def update() -> None:
             for service in services:

@@ -117,7 +117,7 @@ class Registrar:
                     admission.leave(call, method, size, succeeded=code is OK)
                 context.set_trailing_metadata(call.trailers())
             except Exception as error:
-                code, reason = status.tell(context, error, call)
+                code, reason = status.send_error(context, error, call)
             finally:
                 _end(call, method, code, reason)
             return response
@@ -153,7 +153,7 @@ class Registrar:
                     admission.leave(call, method, size, succeeded=code is OK)
                 context.set_trailing_metadata(call.trailers())
             except Exception as error:
-                code, reason = status.tell(context, error, call)
+                code, reason = status.send_error(context, error, call)
             finally:
                 _end(call, method, code, reason)
 

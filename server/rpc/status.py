@@ -46,25 +46,25 @@ _MAX_TEXT = 300
 _SOME_ID = b"\x7f" * 32  # as long as the ids that admission makes; clients' ids cannot contain this character
 
 
-def tell(context: Any, error: Exception, call: Context) -> tuple[grpc.StatusCode, str]:
+def send_error(context: Any, error: Exception, call: Context) -> tuple[grpc.StatusCode, str]:
     """Give the call the status of `error`, with its details; returns code and reason.
 
     `context.abort` would raise an exception in a reference cycle with the call's state: 50 objects of garbage for each
     refusal, and under a flood garbage collections that hold the GIL for tens of milliseconds.
     """
-    told = _translate(error, call.request_id)
-    code = code_of(told)
-    if isinstance(told, errors.ServerOverloaded) and not told.metadata and len(call.request_id) == len(_SOME_ID):
-        status = _refusal(told.message, told.retry_after).replace(_SOME_ID, call.request_id.encode())
+    sent = _translate(error, call.request_id)
+    code = code_of(sent)
+    if isinstance(sent, errors.ServerOverloaded) and not sent.metadata and len(call.request_id) == len(_SOME_ID):
+        status = _refusal(sent.message, sent.retry_after).replace(_SOME_ID, call.request_id.encode())
     else:
-        status = _status(told, call.request_id)
+        status = _status(sent, call.request_id)
     trailers: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status), *call.trailers()]
-    if isinstance(told, errors.Unavailable | errors.BudgetExhausted):
-        trailers.append(("grpc-retry-pushback-ms", str(_milliseconds(told.retry_after))))
+    if isinstance(sent, errors.Unavailable | errors.BudgetExhausted):
+        trailers.append(("grpc-retry-pushback-ms", str(_milliseconds(sent.retry_after))))
     context.set_code(code)
-    context.set_details(_cut(told.message))
+    context.set_details(_cut(sent.message))
     context.set_trailing_metadata(tuple(trailers))
-    return code, told.reason
+    return code, sent.reason
 
 
 def code_of(error: errors.QuintetError) -> grpc.StatusCode:
@@ -73,7 +73,7 @@ def code_of(error: errors.QuintetError) -> grpc.StatusCode:
 
 
 def _translate(error: Exception, request_id: str) -> errors.QuintetError:
-    """What the caller is told. Unexpected exceptions go to the log and become a bare INTERNAL."""
+    """The error for the caller. Unexpected exceptions go to the log and become INTERNAL without details."""
     if isinstance(error, errors.QuintetError):
         return error
     if isinstance(error, TimeoutError):

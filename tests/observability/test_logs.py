@@ -1,4 +1,4 @@
-"""Lines of the log, for people and for machines."""
+"""The log as text and as JSON."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from server.rpc.method_stats import Method
 
 
 class Traced:
-    """A trace of which the log wants the id alone."""
+    """A trace with an id and nothing else."""
 
     id = "0af7651916cd43dd8448eb211c80319c"
 
@@ -29,7 +29,7 @@ class Traced:
 
 
 class Kept(logging.Handler):
-    """Keeps the lines of the server's log, in one form."""
+    """Keeps the lines of the server's log in one format."""
 
     def __init__(self, formatter: logging.Formatter) -> None:
         super().__init__()

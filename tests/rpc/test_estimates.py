@@ -1,6 +1,7 @@
-"""What servicers say that requests cost at most, for the limits of tenants."""
+"""What requests cost at most, as the services estimate it for the tenants' limits."""
 
 import time
+from contextvars import copy_context
 from typing import cast
 
 import pytest
@@ -24,9 +25,12 @@ def test_chat() -> None:
     handle: Handle[ChatModel] = Handle("gpt")
     servicer = ChatServicer({"gpt": handle})
 
-    def estimate(request: chat_pb2.ChatRequest) -> Cost:
+    def in_a_call(request: chat_pb2.ChatRequest) -> Cost:
         set_current(Context("/quintet.v1.ChatService/Chat", "r-1", time.monotonic() + 60))
         return servicer.estimate(request)
+
+    def estimate(request: chat_pb2.ChatRequest) -> Cost:
+        return copy_context().run(in_a_call, request)
 
     with pytest.raises(ModelLoading):
         estimate(chat_pb2.ChatRequest(messages=conversation("hi")))

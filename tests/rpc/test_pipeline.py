@@ -50,7 +50,7 @@ class Classification(classification_pb2_grpc.ClassificationServiceServicer):
 
 
 class Chat(chat_pb2_grpc.ChatServiceServicer):
-    """Streams one event and waits until it is told to go on."""
+    """Streams one event and waits for `go_on`."""
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
@@ -193,11 +193,11 @@ async def test_overload_is_refused_and_the_rest_is_served(served: tuple[Served, 
     assert 0 < len(refused) < 100
     assert server.classification.begun == 1 + 100 - len(refused)  # what was let in was served, all of it
     for error in refused:
-        told: Any = error
-        assert told.code() is Code.RESOURCE_EXHAUSTED
-        found = details(told)
+        refusal: Any = error
+        assert refusal.code() is Code.RESOURCE_EXHAUSTED
+        found = details(refusal)
         assert found["ErrorInfo"].reason == "SERVER_OVERLOADED"
-        pushback = int(dict(told.trailing_metadata())["grpc-retry-pushback-ms"])
+        pushback = int(dict(refusal.trailing_metadata())["grpc-retry-pushback-ms"])
         assert pushback == found["RetryInfo"].retry_delay.ToMilliseconds() >= 500
     assert server.admission.running == server.classify.running == server.classify.backlog_seconds == 0
     await classify(channel)
@@ -212,10 +212,10 @@ async def test_a_refusal_names_its_own_call(served: tuple[Served, grpc.aio.Chann
     for _ in range(2):
         with pytest.raises(grpc.RpcError) as caught:
             await stub.Classify(REQUEST, metadata=(("x-request-id", request_id),) if request_id else ())
-        told: Any = caught.value
-        found = details(told)
+        refusal: Any = caught.value
+        found = details(refusal)
         ids.append(found["ErrorInfo"].metadata["request_id"])
-        assert ids[-1] == dict(told.trailing_metadata())["x-request-id"]
+        assert ids[-1] == dict(refusal.trailing_metadata())["x-request-id"]
         assert found["ErrorInfo"].reason == "SERVER_OVERLOADED"
         assert found["RetryInfo"].retry_delay.ToMilliseconds() == 500
     server.admission.running = 0
@@ -232,7 +232,7 @@ async def test_a_call_that_cannot_be_in_time_is_refused(served: tuple[Served, gr
         await classify(channel, timeout=0.3)
     assert details(caught.value)["ErrorInfo"].reason == "SERVER_OVERLOADED"
     await asyncio.gather(*waiting)
-    with pytest.raises(grpc.RpcError) as caught:  # nobody else is there: the estimate may be wrong, so it is tried
+    with pytest.raises(grpc.RpcError) as caught:  # no other call runs: the estimate may be wrong, so it is tried
         await classify(channel, timeout=0.05)
     assert caught.value.code() is Code.DEADLINE_EXCEEDED
     await until(lambda: server.admission.running == 0)

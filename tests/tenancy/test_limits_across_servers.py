@@ -62,7 +62,7 @@ async def channels(found: list[Server]) -> AsyncIterator[list[grpc.aio.Channel]]
         yield [await stack.enter_async_context(grpc.aio.insecure_channel(server.address)) for server in found]
 
 
-class Told:
+class Outcome:
     """How a call ended: "OK" or the reason of its error, whether limits were degraded, and how long it took."""
 
     def __init__(self, reason: str, trailers: Any, seconds: float) -> None:
@@ -71,26 +71,28 @@ class Told:
         self.seconds = seconds
 
 
-async def classify(channel: grpc.aio.Channel, milliseconds: int = 0, seconds: float = CALL_SECONDS) -> Told:
+async def classify(channel: grpc.aio.Channel, milliseconds: int = 0, seconds: float = CALL_SECONDS) -> Outcome:
     request = classification_pb2.ClassifyRequest(texts=[str(milliseconds)])
-    return await told(classification_pb2_grpc.ClassificationServiceStub(channel).Classify(request, timeout=seconds))
+    return await outcome_of(
+        classification_pb2_grpc.ClassificationServiceStub(channel).Classify(request, timeout=seconds)
+    )
 
 
-async def chat(channel: grpc.aio.Channel, reserved: int, spent: int) -> Told:
+async def chat(channel: grpc.aio.Channel, reserved: int, spent: int) -> Outcome:
     role = chat_pb2.CHAT_ROLE_USER
     messages = [chat_pb2.ChatMessage(role=role, content=str(text)) for text in (reserved, spent)]
     request = chat_pb2.ChatRequest(messages=messages)
-    return await told(chat_pb2_grpc.ChatServiceStub(channel).Chat(request, timeout=CALL_SECONDS))
+    return await outcome_of(chat_pb2_grpc.ChatServiceStub(channel).Chat(request, timeout=CALL_SECONDS))
 
 
-async def told(call: Any) -> Told:
+async def outcome_of(call: Any) -> Outcome:
     begun = time.monotonic()
     try:
         await call
     except grpc.aio.AioRpcError as error:
         reason = details(error)["ErrorInfo"].reason if error.trailing_metadata() else error.code().name
-        return Told(reason, error.trailing_metadata(), time.monotonic() - begun)
-    return Told(OK, await call.trailing_metadata(), time.monotonic() - begun)
+        return Outcome(reason, error.trailing_metadata(), time.monotonic() - begun)
+    return Outcome(OK, await call.trailing_metadata(), time.monotonic() - begun)
 
 
 async def test_three_servers_admit_exactly_the_burst_of_two_thousand_calls(redis: RedisServer, tmp_path: Path) -> None:
@@ -149,7 +151,7 @@ async def test_a_killed_server_frees_its_places_by_time(redis: RedisServer, tmp_
 async def test_calls_are_answered_while_redis_is_away(redis: RedisServer, tmp_path: Path, outage: str) -> None:
     limits = {"tokens_per_day": 10**6, "concurrent_calls": 1000}
     async with servers(redis, tmp_path, 1, **limits) as found, channels(found) as (channel,):
-        answers: list[Told] = []
+        answers: list[Outcome] = []
         stopping = asyncio.Event()
 
         async def load() -> None:

@@ -78,7 +78,7 @@ async def agree(redis: RedisServer, own: Limits, service: Limits, steps: list[An
     permits: list[tuple[Permit, Permit]] = []
     async with limiting(redis, clock=lambda: now[0]) as shared:
 
-        async def told(limiter: MemoryLimiter | RedisLimiter, service: str, cost: Cost) -> object:
+        async def outcome(limiter: MemoryLimiter | RedisLimiter, service: str, cost: Cost) -> object:
             try:
                 return await limiter.enter(tenant, service, cost, seconds=86_400)
             except (QuotaExceeded, BudgetExhausted) as error:
@@ -87,7 +87,7 @@ async def agree(redis: RedisServer, own: Limits, service: Limits, steps: list[An
         for gap, (what, cost) in steps:
             now[0] += gap
             if isinstance(what, str):
-                here, there = await told(memory, what, cost), await told(shared, what, cost)
+                here, there = await outcome(memory, what, cost), await outcome(shared, what, cost)
                 if isinstance(here, tuple) or here is None:
                     assert here == there
                 else:

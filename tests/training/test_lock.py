@@ -37,7 +37,7 @@ def test_recipes_and_inputs_fit_together() -> None:
     assert set(LLMS.values()) <= set(RECIPES)
 
 
-def test_the_embedder_has_several_carriers_and_the_language_model_is_joined() -> None:
+def test_the_embedder_has_several_packages_and_the_language_model_is_joined() -> None:
     inputs = read_lock()
     assert sum(isinstance(source, PackageSource) for source in inputs["minilm"].sources) == 4
     model = inputs[LLMS["default"]]

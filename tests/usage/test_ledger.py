@@ -47,9 +47,9 @@ async def killed(target: Path | str) -> AsyncIterator[SqlLedger]:
     def die(*_: object, **__: object) -> None:
         raise OSError
 
-    ledger._writer._write = die  # type: ignore[method-assign]
-    ledger._writer.stop(0.0)
-    await asyncio.to_thread(ledger._writer.join)
+    ledger.writer._write = die  # type: ignore[method-assign]
+    ledger.writer.stop(0.0)
+    await asyncio.to_thread(ledger.writer.join)
 
 
 async def rows(reader: SqlReader, **wanted: str) -> list[Entry]:
@@ -296,10 +296,10 @@ async def test_sums_and_pages(ledger: SqlLedger, reader: SqlReader) -> None:
 
 
 async def test_watches_get_what_is_settled(ledger: SqlLedger, reader: SqlReader) -> None:
-    with ledger.watch() as watched:
+    with ledger.watchers.watch() as watched:
         for number in range(3):
             await ledger.settle(settled(await ledger.open(entry()), number + 1))
-        ledger.end_watches()
+        ledger.watchers.end()
         heard = [entry async for entry, _ in watched]
     assert heard == (await rows(reader))[::-1]
 

@@ -31,7 +31,7 @@ async def all_rows(target: Path | str) -> list[Entry]:
 
 def published(ledger: SqlLedger) -> dict[str, float]:
     """Its metrics."""
-    return {metric.name: metric.samples[0].value for metric in metrics.ledger(ledger)}
+    return {metric.name: metric.samples[0].value for metric in metrics.ledger(ledger.writer)}
 
 
 async def opened_again(ledger: SqlLedger) -> Opened:

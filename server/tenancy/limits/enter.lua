@@ -1,6 +1,6 @@
 -- Admit a call under all limits of its tenant and count it, or refuse it and count nothing.
 --
--- KEYS: the tenant's running calls; then one key for each of ask.rates, ask.concurrency and ask.accounts.
+-- KEYS: the tenant's running calls; then one key for each of request.rates, request.concurrency and request.accounts.
 -- ARGV[1], JSON, with instants and durations in microseconds of Redis's clock:
 --   id           of the call
 --   valid        the instant after which no caller waits for the answer, so that nothing is counted
@@ -19,19 +19,19 @@
 --                rates: microseconds too early; concurrency: 0; accounts: tokens and micros that are used
 
 local DAY = 86400000000
-local ask = cjson.decode(ARGV[1])
-local rates, concurrency, accounts = ask.rates, ask.concurrency, ask.accounts
+local request = cjson.decode(ARGV[1])
+local rates, concurrency, accounts = request.rates, request.concurrency, request.accounts
 
 local function text(number)  -- as an integer, never as 1e+15
   return string.format('%.0f', number)
 end
 
-local now = ask.now
+local now = request.now
 if not now then
   local time = redis.call('TIME')
   now = time[1] * 1000000 + time[2]
 end
-if now > ask.valid then
+if now > request.valid then
   return {'late', now}
 end
 
@@ -43,7 +43,7 @@ for i, account in ipairs(accounts) do
     return {'period', now}
   end
   local found = redis.call('HMGET', key, 'tokens', 'micros')
-  local baseline = ask.baselines[tostring(i)]
+  local baseline = request.baselines[tostring(i)]
   if not found[1] and baseline then
     redis.call('HSET', key, 'tokens', text(baseline[1]), 'micros', text(baseline[2]), 'read', text(baseline[3]))
     -- Calls may end and settle after the period.
@@ -100,8 +100,8 @@ for i = 0, #concurrency do
   -- The first set has all running calls: settle.lua looks there whether a call was counted. It is kept a day longer.
   local key = KEYS[i == 0 and 1 or 1 + #rates + i]
   redis.call('ZREMRANGEBYSCORE', key, '-inf', text(now - DAY))
-  redis.call('ZADD', key, text(now + ask.lease), ask.id)
-  redis.call('PEXPIREAT', key, text(math.ceil((now + ask.lease + 2 * DAY) / 1000)))
+  redis.call('ZADD', key, text(now + request.lease), request.id)
+  redis.call('PEXPIREAT', key, text(math.ceil((now + request.lease + 2 * DAY) / 1000)))
 end
 for i, account in ipairs(accounts) do
   if used[i] then

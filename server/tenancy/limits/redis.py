@@ -85,7 +85,7 @@ class RedisLimiter:
         baselines: dict[str, Sequence[int]] = {}  # by position, as Lua counts
         for _ in range(_ATTEMPTS):
             permit.accounts = _current(permit.limits, now)
-            word, now, *rest = await self._batcher.ask(permit.keys(), self._question(permit, lease, baselines))
+            word, now, *rest = await self._batcher.enter(permit.keys(), self._question(permit, lease, baselines))
             match word:
                 case b"ok":
                     permit.admitted(now)
@@ -140,7 +140,7 @@ class RedisLimiter:
             ahead = offset if own is None else own
             return {"began": began + ahead, "ended": ended + ahead, **message}
 
-        self._batcher.tell([f"{permit.limits.prefix}:settled:{self._sender}", *permit.keys()], fill)
+        self._batcher.settle([f"{permit.limits.prefix}:settled:{self._sender}", *permit.keys()], fill)
 
     def _now(self) -> int:
         """About the time of Redis."""

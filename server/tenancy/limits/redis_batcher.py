@@ -72,7 +72,7 @@ class Message:
     tries: int = 0
 
     def fail(self) -> None:
-        """The caller of ask() gets Away."""
+        """The caller of enter() gets Away."""
         if self.answer is not None and not self.answer.done():
             self.answer.set_exception(Away())
 
@@ -103,7 +103,7 @@ class RedisBatcher:
         await self._connect()
         self._task = asyncio.create_task(self._run())
 
-    async def ask(self, keys: Sequence[str], fill: Fill) -> list[Any]:
+    async def enter(self, keys: Sequence[str], fill: Fill) -> list[Any]:
         """The answer of ENTER. Raises Away in less than a second."""
         if self.away or len(self._waiting) >= _MOST_BEFORE_QUESTION:
             raise Away
@@ -112,7 +112,7 @@ class RedisBatcher:
         self._work.set()
         return await answer
 
-    def tell(self, keys: Sequence[str], fill: Fill) -> None:
+    def settle(self, keys: Sequence[str], fill: Fill) -> None:
         """Run SETTLE as soon as Redis answers. It is lost if too many messages wait."""
         if len(self._waiting) >= _MOST_WAITING:
             self._lost += 1
