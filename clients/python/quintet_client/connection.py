@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from quintet_client.calls import Services
+from quintet_client.calls import Stubs
 from quintet_client.contract import PACKAGE
 from quintet_client.errors import DeadlineExceeded
 
@@ -105,7 +105,7 @@ class Connection:
             else None
         )
         self._channel = self._open(self._address, credentials)
-        self._services = Services(self._channel)
+        self._stubs = Stubs(self._channel)
 
     def _open(self, address: str, credentials: grpc.ChannelCredentials | None) -> Any:
         raise NotImplementedError

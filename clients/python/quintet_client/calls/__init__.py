@@ -34,7 +34,7 @@ Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
 
 
-class Services:
+class Stubs:
     """The stubs of all services on one channel."""
 
     def __init__(self, channel: grpc.Channel | grpc.aio.Channel) -> None:
