@@ -27,11 +27,11 @@ def classify(
 
 
 def embed(
-    services: Services, texts: str | Iterable[str], *, model: str | None = None, timeout: float | None = None
+    stubs: Stubs, texts: str | Iterable[str], *, model: str | None = None, timeout: float | None = None
 ) -> Call[embedding_pb2.EmbedResponse]:
     """Turn up to 64 texts into vectors of length 1, whose cosines tell how similar the texts' meanings are."""
     request = embedding_pb2.EmbedRequest(texts=inputs.as_list(texts), model=model)
-    return Call(services.embedding.Embed, request, timeout)
+    return Call(stubs.embedding.Embed, request, timeout)
 
 
 def predict_price(
