@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from quintet_client.calls import Services
+from quintet_client.calls import Stubs
 from quintet_client.contract import PACKAGE
 from quintet_client.errors import DeadlineExceeded
 
@@ -20,7 +20,10 @@ POLL_SECONDS = 0.2
 # a generation that broke off may have cost something, so the caller decides. Creating, deleting and rolling back
 # collections are not either: after a lost answer, a second attempt would fail or act twice.
 _RETRIED = [
-    *({"service": f"{PACKAGE}.{name}Service"} for name in ("Classification", "Pricing", "Analysis", "Model", "Usage")),
+    *(
+        {"service": f"{PACKAGE}.{name}Service"}
+        for name in ("Classification", "Embedding", "Pricing", "Analysis", "Model", "Usage")
+    ),
     *(
         {"service": f"{PACKAGE}.RagService", "method": name}
         for name in (
@@ -102,7 +105,7 @@ class Connection:
             else None
         )
         self._channel = self._open(self._address, credentials)
-        self._services = Services(self._channel)
+        self._stubs = Stubs(self._channel)
 
     def _open(self, address: str, credentials: grpc.ChannelCredentials | None) -> Any:
         raise NotImplementedError
