@@ -40,6 +40,7 @@ from server.tasks.chat import service as chat
 from server.tasks.chat.configuration import ChatSettings
 from server.tasks.chat.registry import ChatModels
 from server.tasks.classification import service as classification
+from server.tasks.embedding import service as embedding
 from server.tasks.models import service as administration
 from server.tasks.pricing import models as pricing_models
 from server.tasks.pricing import service as pricing
@@ -214,6 +215,7 @@ def _tasks(
         pricing.spec(prices),
         chat.spec(chats.handles, required=not chats.is_off),
         rag.spec(collections, answers, chats.default.name, needs=(collections, *asking)),
+        embedding.spec({rag_models.EMBEDDER: embedder}),
         analysis.spec(analyzer, needs=(parser, languages), waits_for=tuple(classifiers.values())),
     )
 

@@ -91,6 +91,7 @@ class AsyncQuintetClient(Connection):
         await self._channel.close()
 
     classify = unary(tasks.classify)
+    embed = unary(tasks.embed)
     predict_price = unary(tasks.predict_price)
     chat = unary(tasks.chat)
     stream_chat = stream(tasks.stream_chat)

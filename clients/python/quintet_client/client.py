@@ -94,6 +94,7 @@ class QuintetClient(Connection):
         self._channel.close()
 
     classify = unary(tasks.classify)
+    embed = unary(tasks.embed)
     predict_price = unary(tasks.predict_price)
     chat = unary(tasks.chat)
     stream_chat = stream(tasks.stream_chat)

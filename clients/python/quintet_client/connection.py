@@ -20,7 +20,10 @@ POLL_SECONDS = 0.2
 # a generation that broke off may have cost something, so the caller decides. Creating, deleting and rolling back
 # collections are not either: after a lost answer, a second attempt would fail or act twice.
 _RETRIED = [
-    *({"service": f"{PACKAGE}.{name}Service"} for name in ("Classification", "Pricing", "Analysis", "Model", "Usage")),
+    *(
+        {"service": f"{PACKAGE}.{name}Service"}
+        for name in ("Classification", "Embedding", "Pricing", "Analysis", "Model", "Usage")
+    ),
     *(
         {"service": f"{PACKAGE}.RagService", "method": name}
         for name in (

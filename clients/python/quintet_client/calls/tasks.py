@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Unpack
 
-from quintet.v1 import analysis_pb2, chat_pb2, classification_pb2, pricing_pb2, rag_pb2
+from quintet.v1 import analysis_pb2, chat_pb2, classification_pb2, embedding_pb2, pricing_pb2, rag_pb2
 
 from quintet_client import inputs
 from quintet_client.calls import GENERATE, Call, StreamCall, Stubs
@@ -24,6 +24,14 @@ def classify(
     """Classify up to 64 texts. Each result has all labels, or the `top_k` most probable ones."""
     request = classification_pb2.ClassifyRequest(texts=inputs.as_list(texts), model=model, top_k=top_k)
     return Call(stubs.classification.Classify, request, timeout)
+
+
+def embed(
+    stubs: Stubs, texts: str | Iterable[str], *, model: str | None = None, timeout: float | None = None
+) -> Call[embedding_pb2.EmbedResponse]:
+    """Turn up to 64 texts into vectors of length 1, whose cosines tell how similar the texts' meanings are."""
+    request = embedding_pb2.EmbedRequest(texts=inputs.as_list(texts), model=model)
+    return Call(stubs.embedding.Embed, request, timeout)
 
 
 def predict_price(
