@@ -40,6 +40,7 @@ from server.tasks.chat import service as chat
 from server.tasks.chat.configuration import ChatSettings
 from server.tasks.chat.registry import ChatModels
 from server.tasks.classification import service as classification
+from server.tasks.embedding import service as embedding
 from server.tasks.models import service as administration
 from server.tasks.pricing import models as pricing_models
 from server.tasks.pricing import service as pricing
@@ -122,7 +123,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         services = (
             *_tasks(settings, manager, chats, schedulers),
             administration.spec(models),
-            usage.spec(reader, ledger),
+            usage.spec(reader, ledger.watchers),
         )
 
         auth, limits = None, None
@@ -157,13 +158,13 @@ async def running(settings: Settings) -> AsyncIterator[App]:
                 auth_refused=auth.refused if auth else {},
                 files=files,
                 limits=limits,
-                ledger=ledger,
+                ledger=ledger.writer,
             )
             _publish(stack, settings, settings.metrics_port, collector)
         await server.start()
         log.info("listening on %s", address)
         stack.push_async_callback(_stop, server, health, models, admission, settings)
-        stack.callback(ledger.end_watches)  # before the server is stopped, which would wait for them
+        stack.callback(ledger.watchers.end)  # before the server is stopped, which would wait for them
 
         def update() -> None:
             for service in services:
@@ -214,6 +215,7 @@ def _tasks(
         pricing.spec(prices),
         chat.spec(chats.handles, required=not chats.is_off),
         rag.spec(collections, answers, chats.default.name, needs=(collections, *asking)),
+        embedding.spec({rag_models.EMBEDDER: embedder}),
         analysis.spec(analyzer, needs=(parser, languages), waits_for=tuple(classifiers.values())),
     )
 

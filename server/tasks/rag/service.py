@@ -114,8 +114,9 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
         )
 
     async def CreateCollection(self, request: pb.CreateCollectionRequest, context: Any) -> pb.CreateCollectionResponse:
-        made = await self._engine.get().ingester.create(request.collection, deadline=current().deadline)
-        return pb.CreateCollectionResponse(index=index_ref(made), model=model_ref(self._engine.get().embedder))
+        engine = self._engine.get()
+        made = await engine.ingester.create(request.collection, deadline=current().deadline)
+        return pb.CreateCollectionResponse(index=index_ref(made), model=model_ref(engine.embedder))
 
     async def DeleteCollection(self, request: pb.DeleteCollectionRequest, context: Any) -> pb.DeleteCollectionResponse:
         last = await self._engine.get().drop(request.collection, deadline=current().deadline)
