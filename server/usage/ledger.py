@@ -10,14 +10,14 @@ from typing import Self
 from server.domain.errors import LedgerUnavailable
 from server.domain.usage import Entry, Opened
 from server.usage.watchers import Watchers
-from server.usage.writer import REFUSAL, Answer, Change, Pulse, Writer
+from server.usage.writer import REFUSAL, Answer, Change, Heartbeat, Writer
 
 log = logging.getLogger(__name__)
 _OPEN_SECONDS = 1.5  # longest wait for an entry
 _START_SECONDS = 15.0  # the same while the database is reached for the first time
 _MAX_WAITING = 4096  # changes; while so many wait, nothing is opened
 _CLOSE_SECONDS = 5.0  # for calls to settle, and again for writing
-_PULSE = Pulse()
+_HEARTBEAT = Heartbeat()
 
 
 class SqlLedger:
@@ -26,9 +26,9 @@ class SqlLedger:
     The server starts without the database. While the writer says that it is away, calls that cost are refused.
     """
 
-    def __init__(self, target: Path | str, pulse: Pulse = _PULSE) -> None:
+    def __init__(self, target: Path | str, heartbeat: Heartbeat = _HEARTBEAT) -> None:
         self._loop = asyncio.get_running_loop()
-        self.writer = Writer(target, pulse, self._hand_over)
+        self.writer = Writer(target, heartbeat, self._hand_over)
         # Entries that are on disk and not settled there, by id, with the future of their settlement if it waits.
         self._open: dict[str, asyncio.Future[bool] | None] = {}
         self._none_open = asyncio.Event()
@@ -38,9 +38,9 @@ class SqlLedger:
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, target: Path | str, pulse: Pulse = _PULSE) -> AsyncIterator[Self]:
+    async def running(cls, target: Path | str, heartbeat: Heartbeat = _HEARTBEAT) -> AsyncIterator[Self]:
         """Write while the body runs; on leaving, wait for calls to settle, and for the disk."""
-        ledger = cls(target, pulse)
+        ledger = cls(target, heartbeat)
         try:
             yield ledger
         finally:
