@@ -7,7 +7,7 @@ closed in the reverse order of its making.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -35,11 +35,11 @@ from server.rpc.tenant_limits import TenantLimits
 from server.settings import Settings
 from server.tasks.analysis import models as analysis_models
 from server.tasks.analysis import service as analysis
-from server.tasks.analysis.analyzer import Analyzer
 from server.tasks.chat import service as chat
 from server.tasks.chat.configuration import ChatSettings
 from server.tasks.chat.registry import ChatModels
 from server.tasks.classification import service as classification
+from server.tasks.embedding import service as embedding
 from server.tasks.models import service as administration
 from server.tasks.pricing import models as pricing_models
 from server.tasks.pricing import service as pricing
@@ -77,7 +77,7 @@ class App:
     address: str
     health: Health
     services: tuple[ServiceSpec, ...]
-    handles: Sequence[Handle[Any]]
+    handles: Iterable[Handle[Any]]  # sorted by name
     loaded: Callable[[], Awaitable[None]]
 
 
@@ -122,7 +122,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         services = (
             *_tasks(settings, manager, chats, schedulers),
             administration.spec(models),
-            usage.spec(reader, ledger),
+            usage.spec(reader, ledger.watchers),
         )
 
         auth, limits = None, None
@@ -151,19 +151,19 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             collector = Collector(
                 admission,
                 schedulers,
-                models.handles,
+                list(models.handles.values()),
                 manager.memory,
                 upstreams=chats.upstreams,
                 auth_refused=auth.refused if auth else {},
                 files=files,
                 limits=limits,
-                ledger=ledger,
+                ledger=ledger.writer,
             )
             _publish(stack, settings, settings.metrics_port, collector)
         await server.start()
         log.info("listening on %s", address)
         stack.push_async_callback(_stop, server, health, models, admission, settings)
-        stack.callback(ledger.end_watches)  # before the server is stopped, which would wait for them
+        stack.callback(ledger.watchers.end)  # before the server is stopped, which would wait for them
 
         def update() -> None:
             for service in services:
@@ -174,7 +174,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         update()
         manager.start()
         chats.start()
-        yield App(address, health, services, models.handles, partial(_loaded, chats, manager))
+        yield App(address, health, services, models.handles.values(), partial(_loaded, chats, manager))
 
 
 def _tasks(
@@ -202,19 +202,13 @@ def _tasks(
     opened = rag_models.open_collections(settings.data / "index", embedder, reranker, scheduler)
     collections = manager.derive("collections", opened, depends_on=(embedder,))
     answers = manager.derive("answers", rag_models.make_answerer, depends_on=(collections, chats.default))
-    analyzer = Analyzer(
-        sentiment=classifiers["sentiment"].use,
-        topics=classifiers["topics"].use,
-        parser=parser.use,
-        languages=languages.use,
-    )
-    asking = () if chats.is_off else (answers, chats.default)
     return (
         classification.spec(classifiers),
         pricing.spec(prices),
         chat.spec(chats.handles, required=not chats.is_off),
-        rag.spec(collections, answers, chats.default.name, needs=(collections, *asking)),
-        analysis.spec(analyzer, needs=(parser, languages), waits_for=tuple(classifiers.values())),
+        rag.spec(collections, answers, chats.default, answers_needed=not chats.is_off),
+        embedding.spec({rag_models.EMBEDDER: embedder}),
+        analysis.spec(parser, languages, classifiers),
     )
 
 

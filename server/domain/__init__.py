@@ -1,0 +1,11 @@
+"""What every room may import: plain values, Protocols, errors and small mechanics. Imports the standard library alone.
+
+Read first: `errors.py` (the tree of exceptions), `context.py` (the running call), `models.py` (what a model says of
+itself).
+
+Context             a running call: caller, deadline, timings. Every RPC has one
+Caller              the tenant that calls, with its roles and allowed models
+Cost                tokens and millionths of money
+ConcurrencyLimiter  at most so many long pieces of work at once, with a bounded queue
+ReloadingFile       a file that an operator edits; the latest good content is in use
+"""

@@ -75,7 +75,6 @@ class TextParser(Protocol):
 
     async def parse(self, text: str, *, deadline: float) -> ParsedText:
         """All of it; one parse serves every task."""
-        ...
 
 
 class LanguageIdentifier(Protocol):
@@ -85,7 +84,6 @@ class LanguageIdentifier(Protocol):
 
     async def identify(self, text: str, *, deadline: float) -> tuple[Label, ...]:
         """Up to 3 ISO 639 codes, most probable first."""
-        ...
 
 
 AnalysisValue = (

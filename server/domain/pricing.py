@@ -1,7 +1,8 @@
 """Pricing houses."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Protocol
 
 from server.domain.models import ModelDescription
@@ -31,6 +32,10 @@ class House:
     kitchen_quality: str
 
 
+FEATURES = tuple(field.name for field in fields(House))
+values_of = attrgetter(*FEATURES)  # of a House, or of anything with the same attributes
+
+
 @dataclass(frozen=True, slots=True)
 class PriceEstimate:
     """US dollars; low and high bound the 90 % prediction interval."""
@@ -47,4 +52,3 @@ class Pricer(Protocol):
 
     async def predict(self, houses: Sequence[House], *, deadline: float) -> list[PriceEstimate]:
         """One estimate a house, in order. Raises InvalidRequest naming "houses[i].field" for unknown categories."""
-        ...

@@ -34,7 +34,6 @@ class Classifier(Protocol):
 
     async def classify(self, texts: Sequence[str], *, deadline: float) -> list[Classification]:
         """One result a text, in order. Scores of a text add up to 1."""
-        ...
 
 
 class Embedder(Protocol):
@@ -44,7 +43,6 @@ class Embedder(Protocol):
 
     async def embed(self, texts: Sequence[str], *, deadline: float) -> "NDArray[np.float32]":
         """float32 [texts, dimensions] in their order; every row has length 1."""
-        ...
 
 
 class Reranker(Protocol):
@@ -52,4 +50,3 @@ class Reranker(Protocol):
 
     async def scores(self, query: str, passages: Sequence[tuple[str, str]], *, deadline: float) -> list[float]:
         """A score for each passage, a (title, text); larger is better, and the scale is the model's."""
-        ...

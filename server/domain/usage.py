@@ -53,19 +53,19 @@ class Outcome(StrEnum):
     LOST = "lost"  # the server ended before the call did; the usage is our own count of the prompt
 
 
-def micros(moment: datetime) -> int:
+def microseconds(moment: datetime) -> int:
     """Microseconds since 1970."""
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
-def moment(micros: int) -> datetime:
-    """The inverse of `micros`."""
-    return _EPOCH + timedelta(microseconds=micros)
+def moment_of(microseconds: int) -> datetime:
+    """The inverse."""
+    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def new_id(started: datetime) -> str:
     """An id that sorts by time: 16 hexadecimal digits of microseconds, then 16 random ones."""
-    return f"{micros(started):016x}{secrets.token_hex(8)}"
+    return f"{microseconds(started):016x}{secrets.token_hex(8)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from server.models.artefact import Artefact
 from server.models.describe import from_schema
 
 FILES = {"onnx": "model.onnx", "onnx-int8": "model-int8.onnx"}  # by engine
+# Attributes of an Encoding by the graph's inputs.
+_INPUTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
 # Short texts gain from batches, long ones do not: docs/notes/batching.md.
 _SHORT_TOKENS = 32
@@ -46,7 +48,7 @@ class OnnxForward:
         self.max_tokens: int = from_schema(artefact, "max_tokens")
         self._tokenizer = _tokenizer(artefact, self.max_tokens)
         self._session = open_session(artefact.part(FILES[engine]))
-        self._has_types = "token_type_ids" in {item.name for item in self._session.get_inputs()}
+        self._inputs = [item.name for item in self._session.get_inputs()]
         self._output = output
 
     def __call__(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> Outputs:
@@ -60,16 +62,11 @@ class OnnxForward:
 
     def _run(self, encodings: Sequence[Encoding]) -> NDArray[np.float32]:
         """Values [texts, width], the texts padded to the longest of them."""
-        ids = np.zeros((len(encodings), max(len(encoding) for encoding in encodings)), np.int64)
-        mask, types = np.zeros_like(ids), np.zeros_like(ids)
+        shape = len(encodings), max(len(encoding) for encoding in encodings)
+        feed = {name: np.zeros(shape, np.int64) for name in self._inputs}
         for row, encoding in enumerate(encodings):
-            ids[row, : len(encoding)] = encoding.ids
-            mask[row, : len(encoding)] = 1
-            if self._has_types:
-                types[row, : len(encoding)] = encoding.type_ids
-        feed = {"input_ids": ids, "attention_mask": mask}
-        if self._has_types:
-            feed["token_type_ids"] = types
+            for name, values in feed.items():
+                values[row, : len(encoding)] = getattr(encoding, _INPUTS[name])
         return np.asarray(self._session.run([self._output], feed)[0], np.float32)
 
 

@@ -44,9 +44,8 @@ class Scheduler:
 
     async def run(self, function: Callable[[], T], *, deadline: float, name: str = "other") -> T:
         """Run `function` on a lane, counted under `name`, and return its result. Errors are those of map."""
-        result: list[T] = await self.map(
-            Computation(name, _call_each, self.counters[name]), [function], deadline=deadline
-        )
+        computation = Computation(name, lambda functions: [each() for each in functions], self.counters[name])
+        result: list[T] = await self.map(computation, [function], deadline=deadline)
         return result[0]
 
     async def map(self, computation: Computation, items: Sequence[Any], *, deadline: float) -> list[Any]:
@@ -115,7 +114,8 @@ class Scheduler:
             now = time.monotonic()
             counters = request.computation.counters
             if request.computation.cannot_finish(request.items[0].cost, request.deadline - now):
-                counters.expired += _fail(request, _late())
+                late = DeadlineExceeded("the deadline passed, or is too near, while the request waited for a lane")
+                counters.expired += _fail(request, late)
                 continue
             batch = self._queue.take_batch(request, now)
             counters.batches[len(batch)] += 1
@@ -176,21 +176,9 @@ def _fail(request: Request, error: BaseException) -> int:
 
 def _notify(request: Request) -> None:
     """Wake the caller of a request that has ended."""
+    future = request.future
     with contextlib.suppress(RuntimeError):  # the loop is closed: the caller has gone
-        request.future.get_loop().call_soon_threadsafe(_resolve, request.future)
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _call_each(functions: Sequence[Callable[[], Any]]) -> list[Any]:
-    return [function() for function in functions]
-
-
-def _late() -> DeadlineExceeded:
-    return DeadlineExceeded("the deadline passed, or is too near, while the request waited for a lane")
+        future.get_loop().call_soon_threadsafe(lambda: future.done() or future.set_result(None))
 
 
 def _stopping() -> ServerStopping:

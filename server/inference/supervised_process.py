@@ -16,6 +16,7 @@ from asyncio import StreamReader
 from asyncio.subprocess import PIPE, Process
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 
 from server.domain.errors import ModelUnavailable
 
@@ -27,34 +28,25 @@ _TERM_SECONDS = 5.0
 _TAIL_LINES = 20
 
 
+@dataclass(eq=False, repr=False)  # `config` has a secret
 class Supervisor:
     """Keeps one child alive between start() and stop(). `on_change` is called whenever `address` changes.
 
     Start it from the main thread: the kernel ends the child with the thread that made it.
     """
 
-    def __init__(
-        self,
-        name: str,
-        command: Sequence[str],
-        config: Mapping[str, object],
-        *,
-        environment: Mapping[str, str],
-        on_change: Callable[[], None],
-        start_seconds: float = 60.0,
-        poll_seconds: float = 5.0,
-    ) -> None:
-        self.address: str | None = None  # "HOST:PORT" while the child is ready
-        self.pid: int | None = None  # of the latest child
-        self._name = name
-        self._command = command
-        self._config = config
-        self._environment = environment
-        self._on_change = on_change
-        self._start_seconds = start_seconds
-        self._poll_seconds = poll_seconds
-        self._started = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+    name: str
+    command: Sequence[str]
+    config: Mapping[str, object]
+    _: KW_ONLY
+    environment: Mapping[str, str]
+    on_change: Callable[[], None]
+    start_seconds: float = 60.0
+    poll_seconds: float = 5.0
+    address: str | None = field(default=None, init=False)  # "HOST:PORT" while the child is ready
+    pid: int | None = field(default=None, init=False)  # of the latest child
+    _started: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _task: asyncio.Task[None] | None = field(default=None, init=False)
 
     async def start(self) -> None:
         """Return when the child is ready. Raises ModelUnavailable if it ends or hangs before that."""
@@ -81,9 +73,9 @@ class Supervisor:
         while True:
             started = time.monotonic()
             why = await self._run_once()
-            log.error("%s: %s", self._name, why)
+            log.error("%s: %s", self.name, why)
             if not self._started.is_set():
-                raise ModelUnavailable(f"{self._name} could not be started; the server's log says why")
+                raise ModelUnavailable(f"{self.name} could not be started; the server's log says why")
             was_stable = time.monotonic() - started > _MAX_DELAY
             delay = _MIN_DELAY if was_stable else min(2 * delay, _MAX_DELAY)
             await asyncio.sleep(delay)
@@ -92,7 +84,7 @@ class Supervisor:
         """Start the child and wait for its end. Returns the reason."""
         try:
             process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=self._environment
+                *self.command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=self.environment
             )
         except OSError as error:
             return f"the process cannot be started: {error}"
@@ -111,29 +103,29 @@ class Supervisor:
 
     async def _serve(self, process: Process) -> str:
         try:
-            async with asyncio.timeout(self._start_seconds):
+            async with asyncio.timeout(self.start_seconds):
                 address = await self._configure(process)
         except TimeoutError:
-            return f"the process was not ready within {self._start_seconds:g} s"
+            return f"the process was not ready within {self.start_seconds:g} s"
         except (OSError, ValueError, KeyError, TypeError):
             return "the process was never ready"
         self._set_address(address)
         failed_polls = 0
         while failed_polls < _FAILED_POLLS:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), self._poll_seconds)
+                await asyncio.wait_for(process.wait(), self.poll_seconds)
                 return "the process ended"
-            failed_polls = 0 if await _is_healthy(address, self._poll_seconds) else failed_polls + 1
+            failed_polls = 0 if await _is_healthy(address, self.poll_seconds) else failed_polls + 1
         return "the process does not answer"
 
     async def _configure(self, process: Process) -> str:
         """Returns the child's address once it answers there."""
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps({**self._config, "parent": os.getpid()}).encode() + b"\n")
+        process.stdin.write(json.dumps({**self.config, "parent": os.getpid()}).encode() + b"\n")
         await process.stdin.drain()
         address = str(json.loads(await process.stdout.readline())["address"])
-        if not await _is_healthy(address, self._poll_seconds):
+        if not await _is_healthy(address, self.poll_seconds):
             raise ValueError("it reported an address and does not answer there")
         return address
 
@@ -141,14 +133,14 @@ class Supervisor:
         if address != self.address:
             self.address = address
             if address:
-                log.info("%s: ready in process %d", self._name, self.pid)
+                log.info("%s: ready in process %d", self.name, self.pid)
                 self._started.set()
-            self._on_change()
+            self.on_change()
 
     async def _drain(self, stream: StreamReader, tail: deque[str]) -> None:
         while chunk := await stream.read(1 << 16):
             for line in chunk.decode(errors="replace").splitlines():
-                log.debug("%s: %s", self._name, line)
+                log.debug("%s: %s", self.name, line)
                 tail.append(line[:500])
 
 

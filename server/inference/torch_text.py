@@ -8,6 +8,7 @@ import hashlib
 import math
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -68,39 +69,33 @@ def load_from_hub(name: str, source: str, revision: str | None, task: ModelTask,
     return TextModel(description, forward, width, _BATCHED)
 
 
+@dataclass(eq=False, repr=False)
 class TorchForward:
     """A model with its tokenizer, on the calling thread.
 
     `preprocess` makes tensors of texts, at most `max_tokens` long; `run` makes values [texts, width] of tensors.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        preprocess: Callable[[list[str]], Any],
-        run: Callable[[dict[str, Any]], Any],
-        max_tokens: int,
-    ) -> None:
-        self.model = model
-        self.max_tokens = max_tokens
-        self._tokenizer = tokenizer
-        self._preprocess = preprocess
-        self._run = run
-        self._tokenizing = threading.Lock()  # a tokenizer keeps its settings for padding and truncation in itself
+    model: Any
+    tokenizer: Any
+    preprocess: Callable[[list[str]], Any]
+    run: Callable[[dict[str, Any]], Any]
+    max_tokens: int
+    # A tokenizer keeps its settings for padding and truncation in itself.
+    tokenizing: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, texts: Sequence[str]) -> Outputs:
         """Logits or vectors of one text at least."""
         import torch
 
-        with self._tokenizing:
-            batch = self._preprocess(list(texts))
+        with self.tokenizing:
+            batch = self.preprocess(list(texts))
             # Counted apart, because not every tokenizer tells whether it truncated.
-            ids = self._tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+            ids = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
         device = self.model.device
         on_device = {key: value.to(device) if hasattr(value, "to") else value for key, value in batch.items()}
         with torch.inference_mode():
-            values = self._run(on_device)
+            values = self.run(on_device)
         return Outputs(values.cpu().numpy(), [len(each) > self.max_tokens for each in ids])
 
 

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 from prometheus_client import Metric
 
 from server.observability.families import counters, gauges, histograms
-from server.usage.ledger import SqlLedger
+from server.usage.writer import Writer
 
 if TYPE_CHECKING:
     from server.tasks.chat.openai_upstream import Upstream
 
 
-def ledger(found: SqlLedger) -> Iterator[Metric]:
+def ledger(writer: Writer) -> Iterator[Metric]:
     """Whether calls can be accounted."""
     yield gauges(
-        "quintet_ledger_away", "1 while it cannot be written to: calls that cost are refused", (), [((), found.away)]
+        "quintet_ledger_away", "1 while it cannot be written to: calls that cost are refused", (), [((), writer.away)]
     )
-    yield gauges("quintet_ledger_waiting", "New and settled entries not yet being written", (), [((), found.waiting)])
+    yield gauges("quintet_ledger_waiting", "New and settled entries not yet being written", (), [((), writer.waiting)])
 
 
 def upstreams(found: "Iterable[Upstream]") -> Iterator[Metric]:

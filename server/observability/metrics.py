@@ -18,7 +18,7 @@ from server.models.memory_limit import MemoryLimit
 from server.observability import call_metrics, chat_metrics, model_metrics
 from server.rpc.admission import Admission
 from server.rpc.tenant_limits import TenantLimits
-from server.usage.ledger import SqlLedger
+from server.usage.writer import Writer
 
 if TYPE_CHECKING:
     from server.tasks.chat.openai_upstream import Upstream
@@ -36,7 +36,7 @@ class Collector:
     auth_refused: Mapping[str, int] = field(default_factory=dict)
     files: Sequence[ReloadingFile[Any]] = ()
     limits: TenantLimits | None = None
-    ledger: SqlLedger | None = None
+    ledger: Writer | None = None
 
     def collect(self) -> Iterator[Metric]:
         """Called by prometheus_client."""

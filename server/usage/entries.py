@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, insert, or_, select, text, update
 
 from server.domain.errors import RequestIdReused
-from server.domain.usage import Entry, Opened, Outcome, UsageSource, micros
+from server.domain.usage import Entry, Opened, Outcome, UsageSource, microseconds
 from server.usage.tables import CALLS, INSTANCES, SETTLED, entry_of, row_of
 
 _REPEAT_WINDOW = timedelta(days=1)
@@ -91,7 +91,7 @@ def _same_requests(connection: Connection, brought: Sequence[Entry]) -> Mapping[
         connection.execute(
             text("SELECT pg_advisory_xact_lock(k) FROM unnest(CAST(:keys AS bigint[])) k"), {"keys": locks}
         )
-    since = micros(min(entry.started for entry in brought) - _REPEAT_WINDOW)
+    since = microseconds(min(entry.started for entry in brought) - _REPEAT_WINDOW)
     ids = [*{request_id for _, request_id in keys}]
     for row in connection.execute(_SAME_REQUESTS, {"ids": ids, "since": since}):
         known[row.tenant, row.request_id].append(entry_of(row))

@@ -3,66 +3,56 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self
 
 from server.domain.errors import LedgerUnavailable
-from server.domain.usage import Entry, Opened, Settled
+from server.domain.usage import Entry, Opened
 from server.usage.watchers import Watchers
-from server.usage.writer import REFUSAL, Answer, Change, Pulse, Writer
+from server.usage.writer import REFUSAL, Answer, Change, Heartbeat, Writer
 
 log = logging.getLogger(__name__)
 _OPEN_SECONDS = 1.5  # longest wait for an entry
 _START_SECONDS = 15.0  # the same while the database is reached for the first time
 _MAX_WAITING = 4096  # changes; while so many wait, nothing is opened
 _CLOSE_SECONDS = 5.0  # for calls to settle, and again for writing
-_PULSE = Pulse()
+_HEARTBEAT = Heartbeat()
 
 
 class SqlLedger:
-    """Implements `Ledger` and `LedgerWatch` on a SQLite file or the URL of a PostgreSQL database.
+    """Implements `Ledger` on a SQLite file or the URL of a PostgreSQL database; `watchers` get what is settled.
 
-    The server starts without the database. While it is `away` (cannot be written to), calls that cost are refused.
+    The server starts without the database. While the writer says that it is away, calls that cost are refused.
     """
 
-    def __init__(self, target: Path | str, pulse: Pulse = _PULSE) -> None:
+    def __init__(self, target: Path | str, heartbeat: Heartbeat = _HEARTBEAT) -> None:
         self._loop = asyncio.get_running_loop()
-        self._writer = Writer(target, pulse, self._hand_over)
+        self.writer = Writer(target, heartbeat, self._hand_over)
         # Entries that are on disk and not settled there, by id, with the future of their settlement if it waits.
         self._open: dict[str, asyncio.Future[bool] | None] = {}
         self._none_open = asyncio.Event()
-        self._watchers = Watchers()
+        self.watchers = Watchers()
         self._is_closed = False
-        self._writer.start()
+        self.writer.start()
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, target: Path | str, pulse: Pulse = _PULSE) -> AsyncIterator[Self]:
+    async def running(cls, target: Path | str, heartbeat: Heartbeat = _HEARTBEAT) -> AsyncIterator[Self]:
         """Write while the body runs; on leaving, wait for calls to settle, and for the disk."""
-        ledger = cls(target, pulse)
+        ledger = cls(target, heartbeat)
         try:
             yield ledger
         finally:
             await ledger._close()
 
-    @property
-    def away(self) -> bool:
-        """Whether it cannot be written to now."""
-        return self._writer.away
-
-    @property
-    def waiting(self) -> int:
-        """Changes that are not yet being written."""
-        return self._writer.waiting
-
     async def open(self, entry: Entry) -> Opened:
-        if self._is_closed or self.away or self.waiting >= _MAX_WAITING:
+        if self._is_closed or self.writer.away or self.writer.waiting >= _MAX_WAITING:
             raise LedgerUnavailable(REFUSAL)
         future: asyncio.Future[Opened] = self._loop.create_future()
-        self._writer.put(Change("open", entry, future))
+        self.writer.put(Change("open", entry, future))
         try:
-            async with asyncio.timeout(_OPEN_SECONDS if self._writer.was_tried else _START_SECONDS):
+            async with asyncio.timeout(_OPEN_SECONDS if self.writer.was_tried else _START_SECONDS):
                 return await future
         except (TimeoutError, asyncio.CancelledError) as error:
             if entry.id in self._open:  # it was written at this very moment
@@ -77,21 +67,14 @@ class SqlLedger:
             future = self._loop.create_future()
             if entry.id in self._open:
                 self._open[entry.id] = future
-                self._writer.put(Change("settle", entry, future))
+                self.writer.put(Change("settle", entry, future))
             else:  # it was settled before
                 future.set_result(True)
         return asyncio.shield(future)
 
-    def watch(self) -> AbstractContextManager[AsyncIterator[Settled]]:
-        return self._watchers.watch()
-
-    def end_watches(self) -> None:
-        """Every watch ends after the entries that it still has to deliver."""
-        self._watchers.end()
-
     def _void(self, entry: Entry) -> None:
         self._forget(entry)
-        self._writer.put(Change("void", entry))
+        self.writer.put(Change("void", entry))
 
     def _forget(self, entry: Entry) -> None:
         del self._open[entry.id]
@@ -107,9 +90,9 @@ class SqlLedger:
                     await self._none_open.wait()
             except TimeoutError:
                 log.warning("%d calls were not settled in time", len(self._open))
-        self._watchers.end()
-        self._writer.stop(_CLOSE_SECONDS)
-        await asyncio.to_thread(self._writer.join)
+        self.watchers.end()
+        self.writer.stop(_CLOSE_SECONDS)
+        await asyncio.to_thread(self.writer.join)
 
     def _hand_over(self, answers: Sequence[tuple[Change, Answer]]) -> None:
         """On the writer's thread."""
@@ -121,7 +104,7 @@ class SqlLedger:
                 self._forget(change.entry)
                 change.future.set_result(answer is True)
                 if answer is True:
-                    self._watchers.tell(change.entry)
+                    self.watchers.tell(change.entry)
             elif change.kind == "open" and change.future:
                 if isinstance(answer, Opened):
                     self._open[change.entry.id] = None

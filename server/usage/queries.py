@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import Column, ColumnElement, Connection, Integer, case, func, literal_column, select
 
 from server.domain.money import Cost
-from server.domain.usage import Entry, Outcome, Selection, Sum, UsageSource, micros, moment
+from server.domain.usage import Entry, Outcome, Selection, Sum, UsageSource, microseconds, moment_of
 from server.usage.tables import CALLS, entry_of
 
 _DAY_MICROS = 86_400_000_000
@@ -16,9 +16,9 @@ def _matches(selection: Selection) -> list[ColumnElement[bool]]:
     wanted = {name: getattr(selection, name) for name in ("tenant", "service", "model", "request_id")}
     conditions = [_columns[name] == value for name, value in wanted.items() if value is not None]
     if selection.since:
-        conditions.append(_columns.started >= micros(selection.since))
+        conditions.append(_columns.started >= microseconds(selection.since))
     if selection.until:
-        conditions.append(_columns.started < micros(selection.until))
+        conditions.append(_columns.started < microseconds(selection.until))
     return conditions
 
 
@@ -35,7 +35,7 @@ def sums(connection: Connection, selection: Selection, limit: int) -> list[Sum]:
         .limit(limit)
     )
     return [
-        Sum(moment(days * _DAY_MICROS).date(), *names, *map(int, totals))  # PostgreSQL adds up to decimals
+        Sum(moment_of(days * _DAY_MICROS).date(), *names, *map(int, totals))  # PostgreSQL adds up to decimals
         for days, *names, totals in ((row[0], *row[1:5], row[5:]) for row in connection.execute(query))
     ]
 
@@ -49,7 +49,7 @@ def entries(connection: Connection, selection: Selection, before: str, limit: in
 
 
 def spent(connection: Connection, tenant: str, service: str | None, since: datetime) -> Cost:
-    of_tenant = [_columns.tenant == tenant, _columns.started >= micros(since), _columns.repeat_of == ""]
+    of_tenant = [_columns.tenant == tenant, _columns.started >= microseconds(since), _columns.repeat_of == ""]
     if service is not None:
         of_tenant.append(_columns.service == service)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Column, Connection, Index, Integer, MetaData, String, Table, insert, select
 
-from server.domain.usage import Entry, Outcome, Usage, UsageSource, micros, moment
+from server.domain.usage import Entry, Outcome, Usage, UsageSource, microseconds, moment_of
 
 VERSION = 1
 METADATA = MetaData()
@@ -75,8 +75,8 @@ def row_of(entry: Entry, instance: str) -> dict[str, Any]:
         "instance": instance,
         "total_tokens": entry.usage.total_tokens,
         "source": entry.usage.source.value,
-        "started": micros(entry.started),
-        "ended": None if entry.ended is None else micros(entry.ended),
+        "started": microseconds(entry.started),
+        "ended": None if entry.ended is None else microseconds(entry.ended),
         "outcome": entry.outcome.value,
     }
 
@@ -86,8 +86,8 @@ def entry_of(row: Any) -> Entry:
     return Entry(
         **dict(zip(_PLAIN, _plain(row), strict=True)),
         usage=usage_of(row),
-        started=moment(row.started),
-        ended=None if row.ended is None else moment(row.ended),
+        started=moment_of(row.started),
+        ended=None if row.ended is None else moment_of(row.ended),
         outcome=Outcome(row.outcome),
     )
 

@@ -26,7 +26,7 @@ REFUSAL = "the ledger of usage cannot be written to, so no call that costs is st
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
+class Heartbeat:
     """How often a server writes its heartbeat, and after how many seconds without one it counts as dead."""
 
     beat_seconds: float = 2.0
@@ -55,13 +55,13 @@ class Writer(threading.Thread):
     """
 
     def __init__(
-        self, target: Path | str, pulse: Pulse, hand_over: Callable[[Sequence[tuple[Change, Answer]]], None]
+        self, target: Path | str, heartbeat: Heartbeat, hand_over: Callable[[Sequence[tuple[Change, Answer]]], None]
     ) -> None:
         super().__init__(name="ledger", daemon=True)
         self.away = False
         self.was_tried = False
         self._target = target
-        self._pulse = pulse
+        self._heartbeat = heartbeat
         self._hand_over = hand_over
         self._instance = uuid4().hex
         self._changes: deque[Change] = deque()
@@ -136,8 +136,8 @@ class Writer(threading.Thread):
             if is_due:
                 entries.beat(connection, self._instance)
                 # While the database was away, no server could write its heartbeat.
-                if now - self._failed_at > self._pulse.lost_seconds:
-                    lost = entries.reap(connection, self._pulse.lost_seconds)
+                if now - self._failed_at > self._heartbeat.lost_seconds:
+                    lost = entries.reap(connection, self._heartbeat.lost_seconds)
             if settles:
                 entries.settle_rows(connection, self._instance, [each.entry for each in settles])
             if voids:
@@ -146,7 +146,7 @@ class Writer(threading.Thread):
             if is_leaving:
                 lost += entries.leave(connection, self._instance)
         if is_due:
-            self._next_beat = now + self._pulse.beat_seconds
+            self._next_beat = now + self._heartbeat.beat_seconds
         if lost:
             log.warning("%d calls had not ended when their server did; they were marked as lost", lost)
         self._hand_over([*zip(opens, opened, strict=True), *((each, True) for each in settles)])

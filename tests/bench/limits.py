@@ -3,8 +3,8 @@
 Usage: python -m tests.bench.limits [--calls 20000] [--json data/bench/limits.json]
 
 A decision is enter() and settle(). "one" limit is requests a minute; "all" are eleven: rates of requests and tokens,
-calls at once and four budgets for the tenant, rates and two budgets for the service. "alone" is one caller after
-another; "together" are 64 at once, as in a busy server. Redis runs on the same machine and writes its log.
+calls at once and four budgets of the tenant, rates and two budgets of the service. "alone" is one caller, one decision
+after another; "together" is 64 callers at once, as in a busy server. Redis runs on the same machine and writes its log.
 """
 
 import argparse

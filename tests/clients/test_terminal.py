@@ -41,7 +41,7 @@ def test_wrapped_text_fits_and_loses_nothing(text: str, columns: int, first: int
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(TEXTS, TEXTS, st.integers(0, 10**9)), max_size=5), st.integers(30, 120))
+@given(st.lists(st.tuples(TEXTS, TEXTS, st.integers(0, 10**9)), max_size=5), st.integers(3, 120))
 def test_a_table_fits_and_has_a_line_for_every_row(rows: list[tuple[str, str, int]], columns: int) -> None:
     terminal, stream = on_terminal(columns)
     with pytest.MonkeyPatch.context() as patch:
@@ -51,7 +51,7 @@ def test_a_table_fits_and_has_a_line_for_every_row(rows: list[tuple[str, str, in
         )
     header, *lines = stream.getvalue().split("\n")[:-1]
     assert len(lines) == len(rows)
-    assert all(cell_len(line) <= columns for line in lines)
+    assert columns < 30 or all(cell_len(line) <= columns for line in lines)
     assert all(line.endswith(f" {number}") for line, (_, _, number) in zip(lines, rows, strict=True)), "never cut"
     assert len({cell_len(line) for line in lines} | {cell_len(header)}) == 1, "aligned"
 

@@ -1,4 +1,4 @@
-"""Who may call what, through a real server: keys, roles, allow-lists, and a file of tenants that changes meanwhile."""
+"""Authentication and authorization in a real server: keys, roles, allow-lists, and a tenants file that changes."""
 
 import asyncio
 import os

@@ -1,6 +1,4 @@
-"""Limits of the tenants' file through whole servers: what was spent stands in the ledger, and is known after a restart
-and to every server that shares the Redis.
-"""
+"""Limits in whole servers: what was spent is in the ledger, also after a restart, and servers share it in Redis."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
@@ -17,7 +15,7 @@ from tests.fakes import OpenAIServer
 from tests.redis_server import RedisServer
 from tests.tenants import add_tenant, bearer
 
-# The provider tells 14 tokens a call. A call that may take 20 for its answer reserves 26 before it.
+# The provider reports 14 tokens a call. A call that may take 20 for its answer reserves 26 before it.
 BUDGET = 'roles = ["call"]\n[tenants.acme.service_limits.ChatService]\ntokens_per_day = 50'
 Metadata = tuple[tuple[str, str], ...]
 

@@ -1,4 +1,4 @@
-"""Traces of the real server at a real collector: whose they are, what they say, and what they keep to themselves."""
+"""Traces of the real server at a real collector: parents, attributes, and that no text and no key is in them."""
 
 import asyncio
 import os
@@ -39,7 +39,7 @@ def metadata(number: int, *, sampled: bool = True) -> list[tuple[str, str]]:
 
 @dataclass
 class Seen:
-    """What came of some calls: spans by trace and by name, and what the language model's endpoint was sent."""
+    """The spans of some calls, by trace and by name, and the headers that the language model's endpoint got."""
 
     collector: TraceCollector
     headers: list[dict[str, str]] = field(default_factory=list)

@@ -12,9 +12,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from server.domain.errors import DeadlineExceeded
 from server.domain.rag import Document, Query
+from server.domain.texts import Reranker
 from server.inference.reranker import OnnxReranker
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact, open_artefact, write_manifest
+from server.models.handle import Handle, Resident
 from server.models.publish import publish
 from server.tasks.rag.engine import RagEngine
 from server.tasks.rag.retriever import RERANKED
@@ -38,7 +40,9 @@ def artefact(tmp_path: Path) -> Artefact:
 
 @pytest.fixture
 async def engine(tmp_path: Path, artefact: Artefact, scheduler: Scheduler) -> AsyncIterator[RagEngine]:
-    made = RagEngine(tmp_path / "index", HashingEmbedder(), scheduler, OnnxReranker(artefact, scheduler))
+    reranker: Handle[Reranker] = Handle("reranker")
+    reranker.install(Resident(OnnxReranker(artefact, scheduler)))
+    made = RagEngine(tmp_path / "index", HashingEmbedder(), scheduler, reranker)
     await made.open()
     yield made
     await made.close()

@@ -7,18 +7,19 @@ from typing import cast
 import pytest
 from quintet.v1 import chat_pb2, rag_pb2
 
-from server.domain.chat import ChatModel
+from server.domain.chat import ChatModel, Message
 from server.domain.context import Context, set_current
 from server.domain.errors import InvalidRequest, ModelLoading, ModelNotFound
 from server.domain.money import Cost
 from server.domain.rag import Query
 from server.models.handle import Handle, Resident
+from server.tasks.chat import service as chat_service
 from server.tasks.chat.service import ChatServicer
 from server.tasks.rag.answerer import Answerer
 from server.tasks.rag.service import RagServicer
 from tests.e2e.tasks import conversation
 from tests.fakes import MemoryLedger
-from tests.usage.test_accounting import Script, accounted
+from tests.usage.test_accounting import DONE, STARTED, Script, accounted
 
 
 def test_chat() -> None:
@@ -40,6 +41,25 @@ def test_chat() -> None:
         estimate(chat_pb2.ChatRequest(messages=conversation("hi"), model="other"))
     with pytest.raises(InvalidRequest):
         estimate(chat_pb2.ChatRequest(messages=[chat_pb2.ChatMessage(role=chat_pb2.CHAT_ROLE_ASSISTANT, content="hi")]))
+
+
+async def test_a_chat_request_is_converted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the estimate of its limits and for its answer."""
+    converted: list[chat_pb2.ChatRequest] = []
+
+    def convert(request: chat_pb2.ChatRequest) -> list[Message]:
+        converted.append(request)
+        return [Message("user", "hi")]
+
+    monkeypatch.setattr(chat_service, "_messages", convert)
+    handle: Handle[ChatModel] = Handle("gpt")
+    handle.install(Resident(accounted(Script(STARTED, DONE), MemoryLedger())))
+    servicer, request = ChatServicer({"gpt": handle}), chat_pb2.ChatRequest(messages=conversation("hi"))
+    for _ in range(2):
+        set_current(Context("/quintet.v1.ChatService/Chat", "r-1", time.monotonic() + 60))
+        servicer.estimate(request)
+        assert (await servicer.Chat(request, None)).usage.total_tokens == 17
+    assert converted == [request] * 2
 
 
 def test_ask() -> None:

@@ -1,4 +1,4 @@
-"""What happens around a call, through a real channel to a real server whose servicer is a few lines."""
+"""The pipeline around a call, through a real channel to a real server with a small servicer."""
 
 import asyncio
 import contextlib
@@ -124,7 +124,7 @@ async def test_a_trailer_says_where_the_time_went(served: tuple[Served, grpc.aio
 
 
 async def test_refusals_leave_no_garbage(served: tuple[Served, grpc.aio.Channel]) -> None:
-    """What waits for a collection makes one that holds the GIL, in a flood again and again."""
+    """Garbage makes collections that hold the GIL; in a flood of refusals they would come again and again."""
     server, channel = served
     server.admission.stopping = True
 
@@ -191,7 +191,7 @@ async def test_overload_is_refused_and_the_rest_is_served(served: tuple[Served, 
     assert (await health.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
     refused = [answer for answer in await answers if isinstance(answer, grpc.RpcError)]
     assert 0 < len(refused) < 100
-    assert server.classification.begun == 1 + 100 - len(refused)  # what was let in was served, all of it
+    assert server.classification.begun == 1 + 100 - len(refused)  # all admitted calls were served
     for error in refused:
         refusal: Any = error
         assert refusal.code() is Code.RESOURCE_EXHAUSTED
@@ -206,7 +206,7 @@ async def test_overload_is_refused_and_the_rest_is_served(served: tuple[Served, 
 @pytest.mark.parametrize("request_id", ["short", "x" * 32, "y" * 128, ""])
 async def test_a_refusal_names_its_own_call(served: tuple[Served, grpc.aio.Channel], request_id: str) -> None:
     server, channel = served
-    server.admission.running = 10_000  # as if so many ran
+    server.admission.running = 10_000  # as if so many calls ran
     stub: Any = classification_pb2_grpc.ClassificationServiceStub(channel)
     ids = []
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Limits around servicers, through a real channel to a real server."""
+"""Tenant limits in the pipeline, through a real channel to a real server."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -49,7 +49,7 @@ WATCH = grpc.unary_stream_rpc_method_handler(
 
 
 class ByName:
-    """The metadata `tenant` says who calls."""
+    """The metadata `tenant` names the caller."""
 
     def identify(self, method: str, metadata: Any, context: Any) -> Caller:
         return Caller(str(dict(metadata).get("tenant", "free")))

@@ -1,4 +1,4 @@
-"""API keys: what is one, and which one it is."""
+"""The form of API keys, and how they are checked."""
 
 import math
 

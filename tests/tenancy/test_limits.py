@@ -1,4 +1,4 @@
-"""Limits in one process: what is admitted over time, for whatever arrives."""
+"""Limits in one process: what is admitted over time, for all sequences of calls."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -25,7 +25,7 @@ CHAT = "ChatService"
 
 
 class Desk:
-    """A limiter whose time the test tells."""
+    """A limiter with a clock that the test sets."""
 
     def __init__(self, limits: Limits, spent: Any = None, replicas: int = 1, **services: Limits) -> None:
         self.now = START

@@ -1,4 +1,4 @@
-"""Limits that hold across servers: real Redis, real server processes, real calls."""
+"""Limits of several servers together: real Redis, real server processes, real calls."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Limits in a real Redis: it decides as memory does, counts what is settled once, and is not needed to answer."""
+"""Limits in a real Redis: same decisions as in memory, settlements counted once, answers also without Redis."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ from tests.redis_server import PASSWORD, RedisServer
 from tests.tenancy.test_limits import CHAT, SECOND, costs, limits
 from tests.waiting import until
 
-# In a hundred years: keys expire by the clock of Redis, which must not come near the time that the test tells.
+# In a hundred years: keys expire by the clock of Redis, which must be far before the time that the test sets.
 FAR = 4_920_000_000 * SECOND
 NAMES = count()
 

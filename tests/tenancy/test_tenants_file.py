@@ -1,4 +1,4 @@
-"""The file of tenants: what it says, what is wrong in it, and how it is reloading."""
+"""The tenants file: its content, its errors, and its reloading."""
 
 import contextlib
 from collections.abc import AsyncIterator

@@ -16,12 +16,12 @@ from server.usage import ledger as ledger_module
 from server.usage.ledger import SqlLedger
 from server.usage.reader import SqlReader
 from server.usage.watchers import Watchers
-from server.usage.writer import Pulse
+from server.usage.writer import Heartbeat
 from tests.ledgers import entry, postgres, settled, target, used
 
 __all__ = ["postgres", "target"]  # fixtures
 EVER = datetime(2020, 1, 1, tzinfo=UTC)
-QUICK = Pulse(beat_seconds=0.05, lost_seconds=1.0)
+QUICK = Heartbeat(beat_seconds=0.05, lost_seconds=1.0)
 
 
 @pytest.fixture
@@ -47,9 +47,9 @@ async def killed(target: Path | str) -> AsyncIterator[SqlLedger]:
     def die(*_: object, **__: object) -> None:
         raise OSError
 
-    ledger._writer._write = die  # type: ignore[method-assign]
-    ledger._writer.stop(0.0)
-    await asyncio.to_thread(ledger._writer.join)
+    ledger.writer._write = die  # type: ignore[method-assign]
+    ledger.writer.stop(0.0)
+    await asyncio.to_thread(ledger.writer.join)
 
 
 async def rows(reader: SqlReader, **wanted: str) -> list[Entry]:
@@ -226,7 +226,7 @@ async def lost(reader: SqlReader, number: int) -> None:
 
 
 async def test_servers_that_live_keep_their_rows(target: Path | str, reader: SqlReader) -> None:
-    async with SqlLedger.running(target, Pulse(0.05, 3.0)) as one, SqlLedger.running(target, Pulse(0.05, 3.0)):
+    async with SqlLedger.running(target, Heartbeat(0.05, 3.0)) as one, SqlLedger.running(target, Heartbeat(0.05, 3.0)):
         opened = await one.open(entry())
         async with killed(target) as dead:
             await dead.open(entry("dead"))
@@ -237,9 +237,9 @@ async def test_servers_that_live_keep_their_rows(target: Path | str, reader: Sql
 
 
 async def test_a_server_that_was_taken_for_dead_may_still_settle(target: Path | str, reader: SqlReader) -> None:
-    async with SqlLedger.running(target, Pulse(beat_seconds=3600)) as silent:
+    async with SqlLedger.running(target, Heartbeat(beat_seconds=3600)) as silent:
         opened = await silent.open(entry())
-        async with SqlLedger.running(target, Pulse(0.05, 0.2)):
+        async with SqlLedger.running(target, Heartbeat(0.05, 0.2)):
             await lost(reader, 1)
         await silent.settle(settled(opened))
     assert [(row.outcome, row.usage) for row in await rows(reader)] == [(Outcome.OK, used())]
@@ -296,10 +296,10 @@ async def test_sums_and_pages(ledger: SqlLedger, reader: SqlReader) -> None:
 
 
 async def test_watches_get_what_is_settled(ledger: SqlLedger, reader: SqlReader) -> None:
-    with ledger.watch() as watched:
+    with ledger.watchers.watch() as watched:
         for number in range(3):
             await ledger.settle(settled(await ledger.open(entry()), number + 1))
-        ledger.end_watches()
+        ledger.watchers.end()
         heard = [entry async for entry, _ in watched]
     assert heard == (await rows(reader))[::-1]
 

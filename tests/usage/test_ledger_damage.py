@@ -13,12 +13,12 @@ from server.domain.usage import Entry, Opened, Outcome, Selection
 from server.observability import chat_metrics as metrics
 from server.usage.ledger import SqlLedger
 from server.usage.reader import SqlReader
-from server.usage.writer import Pulse
+from server.usage.writer import Heartbeat
 from tests.ledgers import entry, postgres, settled, used
 from tests.postgres import Postgres
 
 __all__ = ["postgres"]  # a fixture
-QUICK = Pulse(beat_seconds=0.05, lost_seconds=600.0)
+QUICK = Heartbeat(beat_seconds=0.05, lost_seconds=600.0)
 
 
 async def all_rows(target: Path | str) -> list[Entry]:
@@ -31,7 +31,7 @@ async def all_rows(target: Path | str) -> list[Entry]:
 
 def published(ledger: SqlLedger) -> dict[str, float]:
     """Its metrics."""
-    return {metric.name: metric.samples[0].value for metric in metrics.ledger(ledger)}
+    return {metric.name: metric.samples[0].value for metric in metrics.ledger(ledger.writer)}
 
 
 async def opened_again(ledger: SqlLedger) -> Opened:

@@ -30,7 +30,7 @@ async def servicer(tmp_path: Path) -> AsyncIterator[UsageServicer]:
         for number, tenant, age in ((1, "acme", 0), (2, "acme", 1), (3, "acme", 365), (4, "zen", 0)):
             begun = entry(f"r-{number}", tenant=tenant, started=NOW - timedelta(days=age))
             await ledger.settle(settled(await ledger.open(begun), number))
-        yield UsageServicer(SqlReader(target), ledger)
+        yield UsageServicer(SqlReader(target), ledger.watchers)
 
 
 def enter(caller: Caller) -> None:
@@ -94,6 +94,6 @@ async def test_sums_that_are_too_many(servicer: UsageServicer, monkeypatch: pyte
 async def test_a_ledger_that_cannot_be_read(tmp_path: Path) -> None:
     enter(ADMIN)
     async with SqlLedger.running(tmp_path / "ledger.sqlite") as ledger:
-        servicer = UsageServicer(SqlReader(tmp_path), ledger)
+        servicer = UsageServicer(SqlReader(tmp_path), ledger.watchers)
         with pytest.raises(LedgerUnavailable):
             await servicer.GetUsage(usage_pb2.GetUsageRequest(), CONTEXT)

@@ -7,6 +7,10 @@
         print([result.labels[0].label for result in response.results])
 
 `AsyncQuintetClient` has the same methods as coroutines. Every failure is a `QuintetError` (`quintet_client.errors`).
+
+The package imports grpc and the contract (`quintet.v1`), never the server. `calls/` describes each method once (Call,
+StreamCall, Stubs); `client.py` and `aio.py` make the calls; `connection.py` has what both share. `cli/` is the
+`quintet` command. Read first: `calls/tasks.py`, `client.py`, `connection.py`.
 """
 
 from importlib import import_module

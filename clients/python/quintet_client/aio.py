@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2
 from quintet.v1 import rag_pb2, rag_pb2_grpc
 
 from quintet_client import inputs
-from quintet_client.calls import OPEN, Call, Services, StreamCall, administration, documents, tasks
+from quintet_client.calls import OPEN, Call, StreamCall, Stubs, administration, documents, tasks
 from quintet_client.connection import CHANNEL_OPTIONS, POLL_SECONDS, Connection, not_ready
 from quintet_client.errors import DeadlineExceeded, QuintetError, Unreachable, translate
 from quintet_client.inputs import Document
@@ -27,13 +27,13 @@ R = TypeVar("R", bound=Message)
 
 
 def unary(
-    describe: Callable[Concatenate[Services, P], Call[R]],
+    describe: Callable[Concatenate[Stubs, P], Call[R]],
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
     """A coroutine method that makes the described call."""
 
     @wraps(describe)
     async def method(self: AsyncQuintetClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        call = describe(self._services, *args, **kwargs)
+        call = describe(self._stubs, *args, **kwargs)
         options = self._options(call.timeout, call.default)
         try:
             response: R = await call.method(call.request, timeout=options.timeout, metadata=options.metadata)
@@ -45,7 +45,7 @@ def unary(
 
 
 def stream(
-    describe: Callable[Concatenate[Services, P], StreamCall[R]],
+    describe: Callable[Concatenate[Stubs, P], StreamCall[R]],
 ) -> Callable[Concatenate[Any, P], AsyncGenerator[R, None]]:
     """A method that iterates over the responses of the described call."""
 
@@ -62,7 +62,7 @@ def stream(
 
     @wraps(describe)
     def method(self: AsyncQuintetClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[R, None]:
-        return responses(self, describe(self._services, *args, **kwargs))
+        return responses(self, describe(self._stubs, *args, **kwargs))
 
     return method
 
@@ -91,6 +91,7 @@ class AsyncQuintetClient(Connection):
         await self._channel.close()
 
     classify = unary(tasks.classify)
+    embed = unary(tasks.embed)
     predict_price = unary(tasks.predict_price)
     chat = unary(tasks.chat)
     stream_chat = stream(tasks.stream_chat)
@@ -133,7 +134,7 @@ class AsyncQuintetClient(Connection):
         It is safe to send all of them again: unchanged documents are not embedded twice.
         """
         options = self._options(timeout, OPEN)
-        rag = cast("rag_pb2_grpc.RagServiceAsyncStub", self._services.rag)
+        rag = cast("rag_pb2_grpc.RagServiceAsyncStub", self._stubs.rag)
         call = rag.ImportDocuments(timeout=options.timeout, metadata=options.metadata)
         try:
             with contextlib.suppress(asyncio.InvalidStateError):  # the server ended the call; awaiting it raises why

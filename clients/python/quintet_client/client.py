@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2
 from quintet.v1 import rag_pb2
 
 from quintet_client import inputs
-from quintet_client.calls import OPEN, Call, Services, StreamCall, administration, documents, tasks
+from quintet_client.calls import OPEN, Call, StreamCall, Stubs, administration, documents, tasks
 from quintet_client.connection import CHANNEL_OPTIONS, POLL_SECONDS, Connection, not_ready
 from quintet_client.errors import DeadlineExceeded, QuintetError, Unreachable, translate
 from quintet_client.inputs import Document
@@ -23,12 +23,12 @@ P = ParamSpec("P")
 R = TypeVar("R", bound=Message)
 
 
-def unary(describe: Callable[Concatenate[Services, P], Call[R]]) -> Callable[Concatenate[Any, P], R]:
+def unary(describe: Callable[Concatenate[Stubs, P], Call[R]]) -> Callable[Concatenate[Any, P], R]:
     """A method that makes the described call."""
 
     @wraps(describe)
     def method(self: QuintetClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        call = describe(self._services, *args, **kwargs)
+        call = describe(self._stubs, *args, **kwargs)
         options = self._options(call.timeout, call.default)
         try:
             response: R = call.method(call.request, timeout=options.timeout, metadata=options.metadata)
@@ -40,7 +40,7 @@ def unary(describe: Callable[Concatenate[Services, P], Call[R]]) -> Callable[Con
 
 
 def stream(
-    describe: Callable[Concatenate[Services, P], StreamCall[R]],
+    describe: Callable[Concatenate[Stubs, P], StreamCall[R]],
 ) -> Callable[Concatenate[Any, P], Generator[R, None, None]]:
     """A method that iterates over the responses of the described call."""
 
@@ -56,7 +56,7 @@ def stream(
 
     @wraps(describe)
     def method(self: QuintetClient, /, *args: P.args, **kwargs: P.kwargs) -> Generator[R, None, None]:
-        return responses(self, describe(self._services, *args, **kwargs))
+        return responses(self, describe(self._stubs, *args, **kwargs))
 
     return method
 
@@ -94,6 +94,7 @@ class QuintetClient(Connection):
         self._channel.close()
 
     classify = unary(tasks.classify)
+    embed = unary(tasks.embed)
     predict_price = unary(tasks.predict_price)
     chat = unary(tasks.chat)
     stream_chat = stream(tasks.stream_chat)
@@ -147,7 +148,7 @@ class QuintetClient(Connection):
                 raise
 
         try:
-            return self._services.rag.ImportDocuments(requests(), timeout=options.timeout, metadata=options.metadata)
+            return self._stubs.rag.ImportDocuments(requests(), timeout=options.timeout, metadata=options.metadata)
         except grpc.RpcError as error:
             if failures:
                 raise failures[0] from None

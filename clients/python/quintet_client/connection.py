@@ -4,11 +4,12 @@ import json
 import os
 import re
 import uuid
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import grpc
 
-from quintet_client.calls import Services
+from quintet_client.calls import Stubs
 from quintet_client.contract import PACKAGE
 from quintet_client.errors import DeadlineExceeded
 
@@ -19,7 +20,10 @@ POLL_SECONDS = 0.2
 # a generation that broke off may have cost something, so the caller decides. Creating, deleting and rolling back
 # collections are not either: after a lost answer, a second attempt would fail or act twice.
 _RETRIED = [
-    *({"service": f"{PACKAGE}.{name}Service"} for name in ("Classification", "Pricing", "Analysis", "Model", "Usage")),
+    *(
+        {"service": f"{PACKAGE}.{name}Service"}
+        for name in ("Classification", "Embedding", "Pricing", "Analysis", "Model", "Usage")
+    ),
     *(
         {"service": f"{PACKAGE}.RagService", "method": name}
         for name in (
@@ -66,6 +70,13 @@ class CallOptions(NamedTuple):
     request_id: str
 
 
+@dataclass(frozen=True)
+class ApiKey:
+    """The API key as metadata of a call. No repr shows it."""
+
+    metadata: tuple[tuple[str, str], ...] = field(repr=False)
+
+
 class Connection:
     """A channel to the server. Parameters that are not given come from the environment."""
 
@@ -86,7 +97,7 @@ class Connection:
         if (client_certificate is None) != (client_key is None):
             raise ValueError("client_certificate and client_key must be given together")
         self._address = address or os.environ.get("QUINTET_ADDRESS") or DEFAULT_ADDRESS
-        self._authorization = (("authorization", f"Bearer {key}"),) if key else ()
+        self._api_key = ApiKey((("authorization", f"Bearer {key}"),) if key else ())
         self._timeout = timeout
         credentials = (
             grpc.ssl_channel_credentials(root_certificates, client_key, client_certificate)
@@ -94,7 +105,7 @@ class Connection:
             else None
         )
         self._channel = self._open(self._address, credentials)
-        self._services = Services(self._channel)
+        self._stubs = Stubs(self._channel)
 
     def _open(self, address: str, credentials: grpc.ChannelCredentials | None) -> Any:
         raise NotImplementedError
@@ -111,7 +122,7 @@ class Connection:
         """The timeout of the call, of the client, or the default; a new request id; the API key."""
         seconds = next(each for each in (timeout, self._timeout, default) if each is not None)
         request_id = uuid.uuid4().hex
-        return CallOptions(seconds, (("x-request-id", request_id), *self._authorization), request_id)
+        return CallOptions(seconds, (("x-request-id", request_id), *self._api_key.metadata), request_id)
 
 
 def not_ready(service: str, timeout: float, state: str) -> DeadlineExceeded:

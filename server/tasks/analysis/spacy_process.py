@@ -72,16 +72,8 @@ def _tokens(document: Any) -> list[list[Any]]:
     visible = [token for token in document if not token.is_space]
     index = {token.i: position for position, token in enumerate(visible)}
     return [
-        [
-            token.idx,
-            token.idx + len(token),
-            token.lemma_,
-            token.pos_,
-            token.tag_,
-            token.dep_,
-            index.get(_visible_head(token).i, position),
-        ]
-        for position, token in enumerate(visible)
+        [t.idx, t.idx + len(t), t.lemma_, t.pos_, t.tag_, t.dep_, index.get(_visible_head(t).i, position)]
+        for position, t in enumerate(visible)
     ]
 
 

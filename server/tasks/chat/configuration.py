@@ -40,13 +40,15 @@ class ChatSettings:
 @dataclass(frozen=True)
 class Routes:
     """`names` has what callers may name, with the upstreams ("provider/model") in their order; the first is the
-    default. `keys` are those of the providers. `embedded` is the embedded model's artefact, or empty.
+    default. `keys` are those of the providers. `embedded` is the embedded model's artefact, or empty. Relative paths in
+    `providers` begin in `folder`.
     """
 
     providers: Providers
     names: Mapping[str, Sequence[str]]
     keys: Mapping[str, str] = field(repr=False)
     embedded: str
+    folder: Path = Path()
 
 
 def read_routes(settings: ChatSettings) -> Routes:
@@ -56,7 +58,8 @@ def read_routes(settings: ChatSettings) -> Routes:
         if settings.base_url:
             raise BadProviders("QUINTET_PROVIDERS and QUINTET_LLM_BASE_URL are both set: name the endpoint in the file")
         providers = read_providers(settings.providers)
-        return Routes(providers, _names(providers, embedded), providers.read_keys(), embedded)
+        folder = settings.providers.parent
+        return Routes(providers, _names(providers, embedded), providers.read_keys(folder), embedded, folder)
     if settings.base_url and settings.model:
         providers = _one_endpoint(settings, settings.base_url, settings.model)
         return Routes(providers, {settings.model: providers.routes[DEFAULT]}, {_ENDPOINT: settings.api_key}, embedded)

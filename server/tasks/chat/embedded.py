@@ -14,12 +14,12 @@ from server.inference.supervised_process import Supervisor
 from server.models.artefact import Artefact, unusable
 from server.models.describe import describe, from_schema
 from server.tasks.chat.circuit_breaker import CircuitBreaker
+from server.tasks.chat.providers_file import EMBEDDED
 
 if TYPE_CHECKING:
     from server.tasks.chat.openai_upstream import Upstream
     from server.tasks.chat.tokens import TokenizerCounter
 
-EMBEDDED = "embedded"  # the provider's name
 # All that the child needs, and none of the server's secrets. libgomp's threads wait for each other by spinning: without
 # a limit that is ten times slower as soon as another process wants a core, without spinning a third slower on an idle
 # machine.

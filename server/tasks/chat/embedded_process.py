@@ -10,29 +10,16 @@ import json
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 _NICE = 12  # as the server's lanes, which must not wait for an answer
 
 
-@dataclass(frozen=True)
-class ChildConfig:
-    """The line on standard input. `slots` answers at once have `slot_tokens` of context each."""
-
-    model_path: str
-    model_name: str
-    api_key: str
-    slots: int
-    slot_tokens: int
-    threads: int
-    parent: int
-
-
 def main() -> None:
     """Serve until standard input ends."""
-    config = ChildConfig(**json.loads(sys.stdin.readline()))
+    config = SimpleNamespace(**json.loads(sys.stdin.readline()))  # as EmbeddedModel writes it
     _die_with(config.parent)
     # Ctrl-C in a terminal is for the server, which lets running calls finish. Not a session: see domain/priority.py.
     os.setpgrp()
@@ -53,7 +40,7 @@ def _die_with(parent: int) -> None:
         os._exit(0)
 
 
-def _serve(config: ChildConfig) -> Any:
+def _serve(config: SimpleNamespace) -> Any:
     import xllamacpp
 
     params = xllamacpp.CommonParams()

@@ -30,7 +30,7 @@ from server.tasks.chat.endpoint import Endpoint, client_of
 from server.tasks.chat.read_ahead import ReadAhead
 from server.tasks.chat.statistics import UpstreamStatistics
 from server.tasks.chat.stream_reader import Answer
-from server.tasks.chat.tokens import TokenCounter, estimated_tokens, prompt_tokens, text_tokens
+from server.tasks.chat.tokens import TokenCounter
 from server.tasks.chat.upstream_errors import translated
 
 Chunks = openai.AsyncStream[object]  # of chat.completion.chunk, as dictionaries
@@ -85,11 +85,11 @@ class Upstream:
 
     async def prompt_tokens(self, messages: Sequence[Message]) -> int:
         """Our own count; exact for a model whose tokenizer and chat template are here."""
-        return await prompt_tokens(self._counter, messages)
+        return await self._counter.count_prompt(messages)
 
     def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Cost:
         """What the answer costs at most. It does not block: long prompts are estimated by their size."""
-        return self.cost(estimated_tokens(self._counter, messages), options.max_output_tokens)
+        return self.cost(self._counter.estimate(messages), options.max_output_tokens)
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> Cost:
         return Cost(
@@ -109,7 +109,7 @@ class Upstream:
         with self._reported(deadline) as succeeded:
             if not self._is_ready():
                 raise ModelLoading(f'model "{self.name}" is being restarted', retry_after=2.0)
-            prompt = await prompt_tokens(self._counter, messages)
+            prompt = await self._counter.count_prompt(messages)
             if prompt >= context:
                 raise PromptTooLong(prompt, context, exact=self._counter.exact)
             async with self._limiter.take(deadline):
@@ -194,7 +194,7 @@ class Upstream:
         if answer.usage:
             (prompt, completion, cached), source = answer.usage, UsageSource.PROVIDER
         else:
-            completion = await text_tokens(self._counter, "".join(answer.texts))
+            completion = await self._counter.count_text("".join(answer.texts))
             cached, source = 0, UsageSource.ESTIMATED
         self.statistics.input_tokens.add(prompt)
         self.statistics.output_tokens.add(completion)

@@ -116,13 +116,12 @@ Provider = Annotated[OpenAI | Azure, Field(discriminator="kind")]
 
 
 class Providers(_Table):
-    """The whole file. Relative paths in it begin in `folder`, where it lies."""
+    """The whole file. Relative paths in it begin in its folder."""
 
     price_table: Word = "unpriced"
     currency: Annotated[str, Text(pattern=r"^[A-Z]{3}$")] = "USD"
     providers: dict[Name, Provider] = Field(default_factory=dict)
     routes: dict[Name, Annotated[list[str], Field(min_length=1, max_length=8)]]
-    folder: Path = Field(Path(), exclude=True)
 
     def models(self) -> Iterator[tuple[str, OpenAI | Azure, Model]]:
         """Every model, with "provider/model" and its provider."""
@@ -130,12 +129,12 @@ class Providers(_Table):
             for model_name, model in provider.models.items():
                 yield f"{name}/{model_name}", provider, model
 
-    def read_keys(self) -> dict[str, str]:
+    def read_keys(self, folder: Path) -> dict[str, str]:
         """API keys by provider. Raises BadProviders, without keys."""
         keys: dict[str, str] = {}
         for name, provider in self.providers.items():
             try:
-                keys[name] = provider.key(self.folder)
+                keys[name] = provider.key(folder)
             except (OSError, ValueError) as error:
                 raise BadProviders(f"[providers.{name}]: {_reason(error)}") from None
         return keys
@@ -154,21 +153,19 @@ def read_providers(path: Path) -> Providers:
     except (OSError, UnicodeDecodeError) as error:
         raise BadProviders(f"QUINTET_PROVIDERS: {path.name} cannot be read: {_reason(error)}") from None
     try:
-        return parse_providers(content, path.parent)
+        return parse_providers(content)
     except BadProviders as error:
         raise BadProviders(f"{path.name}: {error}") from None
 
 
-def parse_providers(content: str, folder: Path) -> Providers:
+def parse_providers(content: str) -> Providers:
     """From TOML. Raises BadProviders."""
     try:
         raw = tomllib.loads(content)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadProviders(f"it is not TOML: {_reason(error)}") from None
-    if "folder" in raw:
-        raise BadProviders("folder: there is no such key")
     try:
-        found = Providers.model_validate({**raw, "folder": folder})
+        found = Providers.model_validate(raw)
     except ValidationError as error:
         raise BadProviders("; ".join(problems(error))) from None
     _check(found)

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from server.domain.chat import ChatModel
@@ -17,7 +16,8 @@ from server.models.handle import Handle, State, explain
 from server.models.manager import ModelManager
 from server.tasks.chat.circuit_breaker import CircuitBreaker
 from server.tasks.chat.configuration import ChatSettings, read_routes
-from server.tasks.chat.embedded import EMBEDDED, EmbeddedModel
+from server.tasks.chat.embedded import EmbeddedModel
+from server.tasks.chat.providers_file import EMBEDDED
 from server.tasks.chat.router import Router
 
 if TYPE_CHECKING:
@@ -96,13 +96,14 @@ class ChatModels:
     async def _load_providers(self) -> None:
         if not self._config.providers.providers:
             return
-        await asyncio.to_thread(import_module, "server.tasks.chat.upstreams")
-        from server.tasks.chat.upstreams import provider_upstreams
-
-        found = await asyncio.to_thread(provider_upstreams, self._config, self._settings.models, self._breaker)
-        for upstream in found.values():
+        self.upstreams |= await asyncio.to_thread(self._provider_upstreams)
+        for upstream in self.upstreams.values():
             self._closing.push_async_callback(upstream.close)
-        self.upstreams |= found
+
+    def _provider_upstreams(self) -> "dict[str, Upstream]":
+        from server.tasks.chat.upstreams import provider_upstreams  # it imports the SDK, which takes a second
+
+        return provider_upstreams(self._config, self._settings.models, self._breaker)
 
     async def _load_embedded(self) -> None:
         """Raises ModelUnavailable and ModelDoesNotFit."""

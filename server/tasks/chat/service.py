@@ -49,12 +49,8 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
                 if isinstance(event, TextDelta):
                     texts.append(event.text)
                 else:
-                    response = chat_pb2.ChatResponse(
-                        message=chat_pb2.ChatMessage(role=chat_pb2.CHAT_ROLE_ASSISTANT, content="".join(texts)),
-                        finish_reason=finish_reason(event),
-                        usage=usage(event.usage),
-                        model=model_ref(event.model),
-                    )
+                    message = chat_pb2.ChatMessage(role=chat_pb2.CHAT_ROLE_ASSISTANT, content="".join(texts))
+                    response = chat_pb2.ChatResponse(message=message, **_end(event))
         return response
 
     async def StreamChat(
@@ -66,10 +62,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
                 if isinstance(event, TextDelta):
                     yield chat_pb2.StreamChatResponse(delta=common_pb2.TextDelta(text=event.text))
                 else:
-                    done = chat_pb2.ChatDone(
-                        finish_reason=finish_reason(event), usage=usage(event.usage), model=model_ref(event.model)
-                    )
-                    yield chat_pb2.StreamChatResponse(done=done)
+                    yield chat_pb2.StreamChatResponse(done=chat_pb2.ChatDone(**_end(event)))
 
     def _stream(self, request: Request) -> AsyncGenerator[TextDelta | ChatDone, None]:
         model, messages, options = self._converted(request)
@@ -96,6 +89,10 @@ def spec(models: Mapping[str, Handle[ChatModel]], *, required: bool) -> ServiceS
         needs=(next(iter(models.values())),),
         required=required,
     )
+
+
+def _end(done: ChatDone) -> dict[str, Any]:
+    return {"finish_reason": finish_reason(done), "usage": usage(done.usage), "model": model_ref(done.model)}
 
 
 def _messages(request: Request) -> list[Message]:

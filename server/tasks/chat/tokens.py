@@ -30,6 +30,26 @@ class TokenCounter:
         """Tokens of a conversation in the model's chat template."""
         return sum(self.text(message.content) + _TURN_TOKENS for message in messages)
 
+    def estimate(self, messages: Sequence[Message]) -> int:
+        """As prompt(), without blocking: for a long conversation a third of its bytes, more than most texts have."""
+        if _code_points(messages) <= _ON_THE_LOOP:
+            return self.prompt(messages)
+        return sum(math.ceil(len(message.content.encode()) / 3) + _TURN_TOKENS for message in messages)
+
+    async def count_text(self, text: str) -> int:
+        """As text(), on a thread if it is long."""
+        return self.text(text) if len(text) <= _ON_THE_LOOP else await asyncio.to_thread(self.text, text)
+
+    async def count_prompt(self, messages: Sequence[Message]) -> int:
+        """As prompt(), on a thread if it is long."""
+        if _code_points(messages) <= _ON_THE_LOOP:
+            return self.prompt(messages)
+        return await asyncio.to_thread(self.prompt, messages)
+
+
+def _code_points(messages: Sequence[Message]) -> int:
+    return sum(len(message.content) for message in messages)
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
@@ -69,26 +89,3 @@ class TokenizerCounter(TokenCounter):
 
     def prompt(self, messages: Sequence[Message]) -> int:
         return super().prompt(messages) if self._frame is None else self.text(self._frame.around(messages))
-
-
-async def prompt_tokens(counter: TokenCounter, messages: Sequence[Message]) -> int:
-    """Tokens of a conversation; a long one is counted on a thread."""
-    if _code_points(messages) <= _ON_THE_LOOP:
-        return counter.prompt(messages)
-    return await asyncio.to_thread(counter.prompt, messages)
-
-
-async def text_tokens(counter: TokenCounter, text: str) -> int:
-    """Tokens of a text; a long one is counted on a thread."""
-    return counter.text(text) if len(text) <= _ON_THE_LOOP else await asyncio.to_thread(counter.text, text)
-
-
-def estimated_tokens(counter: TokenCounter, messages: Sequence[Message]) -> int:
-    """Tokens of a conversation, without blocking: for a long one a third of its bytes, more than most texts have."""
-    if _code_points(messages) <= _ON_THE_LOOP:
-        return counter.prompt(messages)
-    return sum(math.ceil(len(message.content.encode()) / 3) + _TURN_TOKENS for message in messages)
-
-
-def _code_points(messages: Sequence[Message]) -> int:
-    return sum(len(message.content) for message in messages)

@@ -35,7 +35,7 @@ def provider_upstreams(
                 max_input_tokens=model.context_tokens,
             )
             endpoint = _endpoint(routes, name, provider, model_name, model)
-            counter = _own_counter(routes.providers.folder, ref, model) or shared
+            counter = _own_counter(routes.folder, ref, model) or shared
             upstreams[ref] = Upstream(description, endpoint, limiter, counter, breaker)
     return upstreams
 

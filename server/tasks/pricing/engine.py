@@ -3,9 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import fields
 from functools import partial
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -14,15 +12,13 @@ import onnxruntime
 from server.domain.context import charge
 from server.domain.errors import DeadlineExceeded, InvalidRequest, Violation
 from server.domain.models import Feature, ModelTask
-from server.domain.pricing import House, PriceEstimate
+from server.domain.pricing import FEATURES, House, PriceEstimate, values_of
 from server.inference.computation import Computation
 from server.inference.onnx_session import open_session
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact, unusable
 from server.models.describe import describe, from_schema
 
-_FEATURES = tuple(field.name for field in fields(House))
-_values = attrgetter(*_FEATURES)
 ON_THE_LOOP = 4
 """Requests of up to so many houses are priced on the event loop, in 0.09 ms (1 house) to 0.14 ms (4 houses): handing
 one to a lane takes 0.49 ms. 256 houses take 4 ms. Medians of five rounds; tests/bench/price.py measures it."""
@@ -42,13 +38,13 @@ class HousePricer:
             Feature(item["name"], tuple(item.get("allowed_values", ())), item.get("minimum", 0), item.get("maximum", 0))
             for item in from_schema(artefact, "features")
         )
-        if tuple(feature.name for feature in features) != _FEATURES:
+        if tuple(feature.name for feature in features) != FEATURES:
             raise unusable(name, "its features are not those of the contract, in their order")
         codes: dict[str, dict[str, float]] = from_schema(artefact, "codes")
         if any(set(codes.get(feature.name, ())) != set(feature.allowed_values) for feature in features):
             raise unusable(name, "its codes are not those of its categories")
         self.description = describe(artefact, ModelTask.REGRESSION, "onnx", features=features)
-        self._codes = [(index, codes[feature]) for index, feature in enumerate(_FEATURES) if feature in codes]
+        self._codes = [(index, codes[feature]) for index, feature in enumerate(FEATURES) if feature in codes]
         self._trees = _Trees(artefact)
         self._scheduler = scheduler
         # The computation refers to no engine: a cycle of references would keep a dropped engine in memory.
@@ -81,7 +77,7 @@ class HousePricer:
         """The numbers of each house. Raises InvalidRequest."""
         rows = []
         for house in houses:
-            row = list(_values(house))
+            row = list(values_of(house))
             try:
                 for index, codes in self._codes:
                     row[index] = codes[row[index]]
@@ -95,7 +91,7 @@ class HousePricer:
     def _invalid(self, houses: Sequence[House]) -> InvalidRequest:
         found = []
         for index, house in enumerate(houses):
-            for feature, value in zip(self.description.features, _values(house), strict=True):
+            for feature, value in zip(self.description.features, values_of(house), strict=True):
                 field = f"houses[{index}].{feature.name}"
                 if feature.allowed_values:
                     if value not in feature.allowed_values:
@@ -127,7 +123,7 @@ class _Trees:
         constant, low, high = (from_schema(artefact, key) for key in ("constant_log", "low_log", "high_log"))
         self._offsets = constant, constant + low, constant + high
         self._session: onnxruntime.InferenceSession = open_session(artefact.part("model.onnx"))
-        self._features = np.zeros((1, len(_FEATURES)), np.float64)
+        self._features = np.zeros((1, len(FEATURES)), np.float64)
         self._sum = np.zeros((1, 1), np.float64)
         self._binding = self._session.io_binding()
         self._binding.bind_input("features", "cpu", 0, np.float64, self._features.shape, self._features.ctypes.data)

@@ -1,19 +1,15 @@
 """quintet.v1.PricingService"""
 
-from dataclasses import fields
-from operator import attrgetter
 from typing import Any
 
 from quintet.v1 import pricing_pb2, pricing_pb2_grpc
 
 from server.domain.context import current
-from server.domain.pricing import House, Pricer
+from server.domain.pricing import House, Pricer, values_of
 from server.models.handle import Handle
 from server.rpc.convert import model_ref
 from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
-
-_features = attrgetter(*(field.name for field in fields(House)))
 
 
 class PricingServicer(pricing_pb2_grpc.PricingServiceServicer):
@@ -27,7 +23,7 @@ class PricingServicer(pricing_pb2_grpc.PricingServiceServicer):
     ) -> pricing_pb2.PredictPriceResponse:
         """Estimate every house."""
         deadline = current().deadline
-        houses = [House(*_features(house)) for house in request.houses]
+        houses = [House(*values_of(house)) for house in request.houses]
         async with self._pricer.use(deadline) as pricer:
             estimates = await pricer.predict(houses, deadline=deadline)
             model = model_ref(pricer.description.identity)

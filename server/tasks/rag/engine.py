@@ -16,6 +16,7 @@ from server.domain.rag import (
 )
 from server.domain.texts import Embedder, Reranker
 from server.inference.scheduler import Scheduler
+from server.models.handle import Handle
 from server.tasks.rag.ingest import Ingester
 from server.tasks.rag.retriever import Retriever
 from server.vectorstore.admin import drop_collection
@@ -36,7 +37,9 @@ class RagEngine:
     Its methods raise CollectionNotFound and CollectionBroken.
     """
 
-    def __init__(self, index: Path, embedder: Embedder, scheduler: Scheduler, reranker: Reranker | None = None) -> None:
+    def __init__(
+        self, index: Path, embedder: Embedder, scheduler: Scheduler, reranker: Handle[Reranker] | None = None
+    ) -> None:
         self.embedder = embedder.description.identity
         self._collections = CollectionManager(index, self.embedder)
         self.ingester = Ingester(self._collections, embedder)

@@ -2,7 +2,8 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import BinaryIO
@@ -11,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.domain.errors import CollectionNotFound, InvalidRequest, Violation
-from server.domain.rag import Document, IndexIdentity, ReindexProgress, WriteResult
+from server.domain.rag import Document, IndexIdentity, ReindexProgress, WriteResult, embedded_text
 from server.domain.texts import Embedder
-from server.tasks.rag.changes import compare
+from server.tasks.rag.splitter import split
 from server.vectorstore.layout import full_disk_as_error
 from server.vectorstore.manager import CollectionManager
 from server.vectorstore.segment import Content
@@ -22,11 +23,16 @@ from server.vectorstore.threads import run_to_end
 MAX_PASSAGES = 2_000_000  # of one collection; 384 dimensions are then 3 GB
 _REINDEXED_TOGETHER = 64  # documents whose passages are embedded between two reports of progress
 
+Passages = NDArray[np.int32]
+Vectors = NDArray[np.float32]
+# A document with its passages and their vectors, None if it is not in the collection.
+Find = Callable[[str], tuple[Document, Passages, Vectors] | None]
+
 
 class Ingester:
     """Writes to collections. A write is on disk and served when it returns.
 
-    All methods raise EmbedderMismatch, ServerOverloaded, StorageFull and DeadlineExceeded.
+    Methods raise ServerOverloaded, StorageFull and DeadlineExceeded; add and delete also EmbedderMismatch.
     """
 
     def __init__(self, collections: CollectionManager, embedder: Embedder) -> None:
@@ -135,3 +141,52 @@ def _check_unique(documents: Sequence[Document]) -> None:
     ]
     if violations:
         raise InvalidRequest(violations)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Changes:
+    """Documents that differ from those in the collection, their passages, and the `texts` to embed for them.
+
+    `known`: for each document its vectors, or None if they have to be made. Whole texts are compared: as fast as
+    comparing digests, and never wrong.
+    """
+
+    documents: tuple[Document, ...]
+    updated: int
+    passages: Passages
+    known: tuple[Vectors | None, ...]
+    texts: list[str]
+
+    def vectors(self, embedded: Vectors) -> Vectors:
+        """Known and new vectors in the order of the passages; `embedded` are those of `texts`."""
+        counts = np.bincount(self.passages[:, 0], minlength=len(self.documents)).tolist()
+        parts: list[Vectors] = []
+        taken = 0
+        for vectors, count in zip(self.known, counts, strict=True):
+            parts.append(embedded[taken : taken + count] if vectors is None else vectors)
+            taken += count if vectors is None else 0
+        return np.concatenate([embedded[:0], *parts])
+
+
+def compare(find: Find, documents: Sequence[Document]) -> Changes:
+    """The changes after which `documents` are in the collection."""
+    changed: list[Document] = []
+    rows: list[tuple[int, int, int]] = []
+    known: list[Vectors | None] = []
+    texts: list[str] = []
+    updated = 0
+    for document in documents:
+        found = find(document.id)
+        if found and found[0] == document:
+            continue
+        updated += found is not None
+        if found and (found[0].text, found[0].title) == (document.text, document.title):
+            rows += ((len(changed), start, end) for _, start, end in found[1].tolist())
+            known.append(found[2])
+        else:
+            passages = split(document.text)
+            rows += ((len(changed), start, end) for start, end in passages)
+            known.append(None)
+            texts += (embedded_text(document.title, document.text[start:end]) for start, end in passages)
+        changed.append(document)
+    return Changes(tuple(changed), updated, np.array(rows, np.int32).reshape(-1, 3), tuple(known), texts)

@@ -42,8 +42,7 @@ def open_collections(
     async def make(loaded: Embedder) -> "RagEngine":
         from server.tasks.rag.engine import RagEngine
 
-        order = LoadedReranker(reranker) if reranker else None
-        engine = RagEngine(index, SameEmbedder(embedder, loaded), scheduler, order)
+        engine = RagEngine(index, SameEmbedder(embedder, loaded), scheduler, reranker)
         await engine.open()
         return engine
 
@@ -70,15 +69,3 @@ class SameEmbedder:
             if engine.description.identity != self.description.identity:
                 raise ModelLoading(f'model "{self._handle.name}" was replaced; the collections are being opened again')
             return await engine.embed(texts, deadline=deadline)
-
-
-class LoadedReranker:
-    """The reranker that a handle has now."""
-
-    def __init__(self, handle: Handle[Reranker]) -> None:
-        self._handle = handle
-
-    async def scores(self, query: str, passages: Sequence[tuple[str, str]], *, deadline: float) -> list[float]:
-        """As Reranker.scores."""
-        async with self._handle.use(deadline) as engine:
-            return await engine.scores(query, passages, deadline=deadline)

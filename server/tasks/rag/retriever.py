@@ -5,6 +5,7 @@ from functools import partial
 from server.domain.rag import Query, Retrieval
 from server.domain.texts import Embedder, Reranker
 from server.inference.scheduler import Scheduler
+from server.models.handle import Handle
 from server.vectorstore.manager import CollectionManager
 from server.vectorstore.search import search
 
@@ -21,7 +22,7 @@ class Retriever:
         collections: CollectionManager,
         embedder: Embedder,
         scheduler: Scheduler,
-        reranker: Reranker | None = None,
+        reranker: Handle[Reranker] | None = None,
     ) -> None:
         self._collections = collections
         self._embedder = embedder
@@ -42,7 +43,8 @@ class Retriever:
         passages = await self._scheduler.run(work, deadline=deadline, name="search")
         if self._reranker:
             read, rest = passages[:RERANKED], passages[RERANKED:]
-            scores = await self._reranker.scores(query.text, [(p.title, p.text) for p in read], deadline=deadline)
+            async with self._reranker.use(deadline) as reranker:
+                scores = await reranker.scores(query.text, [(p.title, p.text) for p in read], deadline=deadline)
             order = sorted(range(len(read)), key=scores.__getitem__, reverse=True)
             passages = (*(read[place] for place in order), *rest)[: query.top_k]
         return Retrieval(passages, snapshot.index, self._embedder.description.identity)

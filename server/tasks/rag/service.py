@@ -1,12 +1,13 @@
 """quintet.v1.RagService"""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from quintet.v1 import rag_pb2 as pb
 from quintet.v1 import rag_pb2_grpc
 
+from server.domain.chat import ChatModel
 from server.domain.context import current
 from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
@@ -14,7 +15,7 @@ from server.domain.rag import ReindexProgress
 from server.models.handle import Handle
 from server.rpc.convert import index_ref, model_ref
 from server.rpc.model_access import permitted
-from server.rpc.service_spec import FREE, Dependency, MethodSpec, ServiceSpec
+from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tasks.rag import convert
 from server.tenancy.tenants import Role
 
@@ -114,8 +115,9 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
         )
 
     async def CreateCollection(self, request: pb.CreateCollectionRequest, context: Any) -> pb.CreateCollectionResponse:
-        made = await self._engine.get().ingester.create(request.collection, deadline=current().deadline)
-        return pb.CreateCollectionResponse(index=index_ref(made), model=model_ref(self._engine.get().embedder))
+        engine = self._engine.get()
+        made = await engine.ingester.create(request.collection, deadline=current().deadline)
+        return pb.CreateCollectionResponse(index=index_ref(made), model=model_ref(engine.embedder))
 
     async def DeleteCollection(self, request: pb.DeleteCollectionRequest, context: Any) -> pb.DeleteCollectionResponse:
         last = await self._engine.get().drop(request.collection, deadline=current().deadline)
@@ -161,10 +163,10 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
 
 
 def spec(
-    engine: "Handle[RagEngine]", answerer: "Handle[Answerer]", chat_model: str, *, needs: Sequence[Dependency]
+    engine: "Handle[RagEngine]", answerer: "Handle[Answerer]", chat: Handle[ChatModel], *, answers_needed: bool
 ) -> ServiceSpec:
-    """The service."""
-    servicer = RagServicer(engine, answerer, chat_model)
+    """The service. It needs the `answerer`, which asks `chat`, unless the settings want no language model."""
+    servicer = RagServicer(engine, answerer, chat.name)
     read, write = MethodSpec(Role.CALL, FREE), MethodSpec(Role.INGEST, FREE)
     return ServiceSpec(
         pb.DESCRIPTOR.services_by_name["RagService"],
@@ -176,5 +178,5 @@ def spec(
             **dict.fromkeys(("AddDocuments", "ImportDocuments", "DeleteDocuments"), write),
             **dict.fromkeys(("CreateCollection", "DeleteCollection", "Rollback", "Compact", "Reindex"), write),
         },
-        needs=tuple(needs),
+        needs=(engine, answerer, chat) if answers_needed else (engine,),
     )

@@ -22,9 +22,9 @@ _MAX_SUMS = 10_000  # about 1 MB
 class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
     """What calls consumed, from the ledger."""
 
-    def __init__(self, reader: LedgerReader, ledger: LedgerWatch) -> None:
+    def __init__(self, reader: LedgerReader, watch: LedgerWatch) -> None:
         self._reader = reader
-        self._ledger = ledger
+        self._watch = watch
 
     async def GetUsage(self, request: usage_pb2.GetUsageRequest, context: Any) -> usage_pb2.GetUsageResponse:
         sums = await self._reader.sums(_selection(request.filter), _MAX_SUMS + 1)
@@ -47,7 +47,7 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
         """Calls as they are settled, then done."""
         if not _is_admin():
             raise PermissionDenied('watching usage needs the role "admin"')
-        with self._ledger.watch() as settled:
+        with self._watch.watch() as settled:
             async for entry, missed in settled:
                 yield usage_pb2.WatchUsageResponse(settled=_record(entry), missed_count=missed)
         yield usage_pb2.WatchUsageResponse(done=usage_pb2.WatchUsageDone())

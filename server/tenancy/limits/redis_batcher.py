@@ -4,7 +4,7 @@ While Redis does not answer, questions fail at once, settlements are kept, and a
 settlement is sent until it is acknowledged; the script ignores those that it has seen.
 
 One connection with batches, because a pool of redis-py's makes the 64 callers of a busy server wait for a connection
-past the time limit of a decision (docs/notes/limits_in_redis.md).
+past the time limit of a decision (docs/notes/limits-in-redis.md).
 """
 
 import asyncio

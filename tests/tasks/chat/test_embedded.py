@@ -20,9 +20,10 @@ from server.domain.priority import LANES
 from server.domain.usage import UsageSource
 from server.models.artefact import Artefact, open_artefact
 from server.tasks.chat.circuit_breaker import CircuitBreaker
-from server.tasks.chat.embedded import EMBEDDED, EmbeddedModel
+from server.tasks.chat.embedded import EmbeddedModel
 from server.tasks.chat.endpoint import Endpoint
 from server.tasks.chat.openai_upstream import Upstream
+from server.tasks.chat.providers_file import EMBEDDED
 from tests.chatting import chatting, complete
 from tests.waiting import is_alive, until
 

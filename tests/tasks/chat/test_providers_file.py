@@ -40,12 +40,12 @@ def test_the_sample_is_right_and_has_every_key() -> None:
     assert azure.models["gpt-4o"].completion_price == 10_000_000
     text = SAMPLE.read_text()
     for table in (type(found), OpenAI, Azure, type(openai.models["gpt-4o-mini"])):
-        for key in table.model_fields.keys() - {"folder"}:
+        for key in table.model_fields:
             assert key in text
 
 
 def test_a_small_file() -> None:
-    found = parse_providers(SMALL, Path())
+    found = parse_providers(SMALL)
     ((ref, provider, _),) = found.models()
     assert isinstance(provider, OpenAI)
     assert (ref, provider.base_url) == ("one/org/model:7b", "http://127.0.0.1:8000/v1")
@@ -91,7 +91,7 @@ def test_a_small_file() -> None:
 )
 def test_what_is_wrong_is_said_with_its_place_and_without_secrets(old: str, new: str, message: str) -> None:
     with pytest.raises(BadProviders, match=message) as caught:
-        parse_providers(SMALL.replace(old, new), Path())
+        parse_providers(SMALL.replace(old, new))
     assert KEY not in str(caught.value)
 
 
@@ -112,7 +112,7 @@ def test_what_is_written_is_what_is_read(tables: dict[str, Any], version: str, d
             refs += [f"{name}/{model}"]
     refs_drawn = data.draw(st.lists(st.sampled_from(refs), min_size=1, max_size=8, unique=True))
     lines += ["[routes]", f"default = [{', '.join(map(quoted, refs_drawn))}]"]
-    found = parse_providers("\n".join(lines), Path())
+    found = parse_providers("\n".join(lines))
     assert found.routes == {"default": refs_drawn}
     for ref, _, value in found.models():
         name, model = ref.split("/", 1)
@@ -128,7 +128,7 @@ def quoted(text: str) -> str:
 @given(st.text(max_size=200) | st.text('[]={}".#\n abk', max_size=60).map(SMALL.__add__))
 def test_any_text_is_read_or_refused(text: str) -> None:
     with suppress(BadProviders):
-        parse_providers(text, Path())
+        parse_providers(text)
 
 
 def settings(path: Path | None, **others: Any) -> ChatSettings:

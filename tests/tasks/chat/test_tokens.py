@@ -17,7 +17,7 @@ from server.models.artefact import Artefact, open_artefact, open_part
 from server.tasks.chat.circuit_breaker import CircuitBreaker
 from server.tasks.chat.embedded import EmbeddedModel, read_counter
 from server.tasks.chat.openai_upstream import Upstream
-from server.tasks.chat.tokens import Frame, TokenCounter, TokenizerCounter, estimated_tokens, prompt_tokens, text_tokens
+from server.tasks.chat.tokens import Frame, TokenCounter, TokenizerCounter
 from tests.chatting import complete, soon
 
 TEXTS = (
@@ -95,10 +95,10 @@ async def test_the_longest_prompt_that_fits(model: Upstream) -> None:
 
 async def test_a_long_text_is_counted_off_the_loop(counter: TokenizerCounter) -> None:
     text = "Nothing waits for this. " * 1300
-    counting = asyncio.create_task(prompt_tokens(counter, [Message("user", text)]))
+    counting = asyncio.create_task(counter.count_prompt([Message("user", text)]))
     await asyncio.sleep(0)
     assert not counting.done()
-    assert await counting > await text_tokens(counter, text) == counter.text(text)
+    assert await counting > await counter.count_text(text) == counter.text(text)
 
 
 def test_one_file_is_checked_without_the_others(models: Path, artefact: Artefact, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_the_frame_takes_what_looks_like_its_own_words() -> None:
 def test_an_estimate_is_not_less_than_a_quarter_of_the_bytes(texts: list[str]) -> None:
     messages = [Message("user", text) for text in texts]
     exact = TokenCounter().prompt(messages)
-    assert exact <= estimated_tokens(TokenCounter(), messages) <= 2 * exact
+    assert exact <= TokenCounter().estimate(messages) <= 2 * exact
 
 
 def test_metadata_of_the_artefact(artefact: Artefact) -> None:

@@ -16,6 +16,7 @@ from quintet.v1 import (
     analysis_pb2_grpc,
     chat_pb2_grpc,
     classification_pb2_grpc,
+    embedding_pb2_grpc,
     model_pb2_grpc,
     pricing_pb2_grpc,
     rag_pb2_grpc,
@@ -33,7 +34,7 @@ Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
 
 
-class Services:
+class Stubs:
     """The stubs of all services on one channel."""
 
     def __init__(self, channel: grpc.Channel | grpc.aio.Channel) -> None:
@@ -43,6 +44,7 @@ class Services:
         self.chat = chat_pb2_grpc.ChatServiceStub(channel)
         self.rag = rag_pb2_grpc.RagServiceStub(channel)
         self.analysis = analysis_pb2_grpc.AnalysisServiceStub(channel)
+        self.embedding = embedding_pb2_grpc.EmbeddingServiceStub(channel)
         self.models = model_pb2_grpc.ModelServiceStub(channel)
         self.usage = usage_pb2_grpc.UsageServiceStub(channel)
         self.health = health_pb2_grpc.HealthStub(channel)

@@ -8,57 +8,57 @@ from grpc_health.v1 import health_pb2
 from quintet.v1 import model_pb2, usage_pb2
 
 from quintet_client import inputs
-from quintet_client.calls import LOAD, OPEN, Call, Services, StreamCall
+from quintet_client.calls import LOAD, OPEN, Call, StreamCall, Stubs
 
 
-def list_models(services: Services, *, timeout: float | None = None) -> Call[model_pb2.ListModelsResponse]:
+def list_models(stubs: Stubs, *, timeout: float | None = None) -> Call[model_pb2.ListModelsResponse]:
     """List every model of the server, loaded or not."""
-    return Call(services.models.ListModels, model_pb2.ListModelsRequest(), timeout)
+    return Call(stubs.models.ListModels, model_pb2.ListModelsRequest(), timeout)
 
 
-def get_model(services: Services, name: str, *, timeout: float | None = None) -> Call[model_pb2.GetModelResponse]:
+def get_model(stubs: Stubs, name: str, *, timeout: float | None = None) -> Call[model_pb2.GetModelResponse]:
     """Describe one model: labels, features, metrics, licence."""
-    return Call(services.models.GetModel, model_pb2.GetModelRequest(name=name), timeout)
+    return Call(stubs.models.GetModel, model_pb2.GetModelRequest(name=name), timeout)
 
 
-def load_model(services: Services, name: str, *, timeout: float | None = None) -> Call[model_pb2.LoadModelResponse]:
+def load_model(stubs: Stubs, name: str, *, timeout: float | None = None) -> Call[model_pb2.LoadModelResponse]:
     """Load a model into memory."""
-    return Call(services.models.LoadModel, model_pb2.LoadModelRequest(name=name), timeout, LOAD)
+    return Call(stubs.models.LoadModel, model_pb2.LoadModelRequest(name=name), timeout, LOAD)
 
 
-def unload_model(services: Services, name: str, *, timeout: float | None = None) -> Call[model_pb2.UnloadModelResponse]:
+def unload_model(stubs: Stubs, name: str, *, timeout: float | None = None) -> Call[model_pb2.UnloadModelResponse]:
     """Free a model's memory once the calls that use it have ended; the next call that needs it loads it again."""
-    return Call(services.models.UnloadModel, model_pb2.UnloadModelRequest(name=name), timeout)
+    return Call(stubs.models.UnloadModel, model_pb2.UnloadModelRequest(name=name), timeout)
 
 
-def reload_model(services: Services, name: str, *, timeout: float | None = None) -> Call[model_pb2.ReloadModelResponse]:
+def reload_model(stubs: Stubs, name: str, *, timeout: float | None = None) -> Call[model_pb2.ReloadModelResponse]:
     """Read and check a model's files again, and serve their present content."""
-    return Call(services.models.ReloadModel, model_pb2.ReloadModelRequest(name=name), timeout, LOAD)
+    return Call(stubs.models.ReloadModel, model_pb2.ReloadModelRequest(name=name), timeout, LOAD)
 
 
 def set_alias(
-    services: Services, name: str, alias: str, target: str, *, force: bool = False, timeout: float | None = None
+    stubs: Stubs, name: str, alias: str, target: str, *, force: bool = False, timeout: float | None = None
 ) -> Call[model_pb2.SetAliasResponse]:
     """Move the alias "current" or "candidate" to a version or to another alias's version ("previous" rolls back).
 
     "current" moves only to a version that gives the recorded outputs for its golden inputs, unless `force` is given.
     """
     request = model_pb2.SetAliasRequest(name=name, alias=alias, target=target, force=force)
-    return Call(services.models.SetAlias, request, timeout, LOAD)
+    return Call(stubs.models.SetAlias, request, timeout, LOAD)
 
 
-def watch_models(services: Services, *, timeout: float | None = None) -> StreamCall[model_pb2.WatchModelsResponse]:
+def watch_models(stubs: Stubs, *, timeout: float | None = None) -> StreamCall[model_pb2.WatchModelsResponse]:
     """Stream all models, then each that changes, then done when the server stops. Closing the iterator ends it."""
-    return StreamCall(services.models.WatchModels, model_pb2.WatchModelsRequest(), timeout, OPEN)
+    return StreamCall(stubs.models.WatchModels, model_pb2.WatchModelsRequest(), timeout, OPEN)
 
 
-def server_info(services: Services, *, timeout: float | None = None) -> Call[model_pb2.GetServerInfoResponse]:
+def server_info(stubs: Stubs, *, timeout: float | None = None) -> Call[model_pb2.GetServerInfoResponse]:
     """Describe the server: version, limits, and the state of every service with its reason."""
-    return Call(services.models.GetServerInfo, model_pb2.GetServerInfoRequest(), timeout)
+    return Call(stubs.models.GetServerInfo, model_pb2.GetServerInfoRequest(), timeout)
 
 
 def get_usage(
-    services: Services,
+    stubs: Stubs,
     *,
     since: datetime | None = None,
     until: datetime | None = None,
@@ -72,11 +72,11 @@ def get_usage(
     Times without a zone are local.
     """
     request = usage_pb2.GetUsageRequest(filter=inputs.usage_filter(since, until, tenant, service, model))
-    return Call(services.usage.GetUsage, request, timeout)
+    return Call(stubs.usage.GetUsage, request, timeout)
 
 
 def list_usage(
-    services: Services,
+    stubs: Stubs,
     *,
     since: datetime | None = None,
     until: datetime | None = None,
@@ -95,16 +95,14 @@ def list_usage(
         page_token=page_token,
         request_id=request_id,
     )
-    return Call(services.usage.ListUsage, request, timeout)
+    return Call(stubs.usage.ListUsage, request, timeout)
 
 
-def watch_usage(services: Services, *, timeout: float | None = None) -> StreamCall[usage_pb2.WatchUsageResponse]:
+def watch_usage(stubs: Stubs, *, timeout: float | None = None) -> StreamCall[usage_pb2.WatchUsageResponse]:
     """Stream every call that the server settles from now on, then done when it stops. Requires the role admin."""
-    return StreamCall(services.usage.WatchUsage, usage_pb2.WatchUsageRequest(), timeout, OPEN)
+    return StreamCall(stubs.usage.WatchUsage, usage_pb2.WatchUsageRequest(), timeout, OPEN)
 
 
-def check_health(
-    services: Services, service: str, *, timeout: float | None = None
-) -> Call[health_pb2.HealthCheckResponse]:
+def check_health(stubs: Stubs, service: str, *, timeout: float | None = None) -> Call[health_pb2.HealthCheckResponse]:
     """Check one service by grpc.health.v1."""
-    return Call(services.health.Check, health_pb2.HealthCheckRequest(service=service), timeout)
+    return Call(stubs.health.Check, health_pb2.HealthCheckRequest(service=service), timeout)

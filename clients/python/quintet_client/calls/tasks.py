@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Unpack
 
-from quintet.v1 import analysis_pb2, chat_pb2, classification_pb2, pricing_pb2, rag_pb2
+from quintet.v1 import analysis_pb2, chat_pb2, classification_pb2, embedding_pb2, pricing_pb2, rag_pb2
 
 from quintet_client import inputs
-from quintet_client.calls import GENERATE, Call, Services, StreamCall
+from quintet_client.calls import GENERATE, Call, StreamCall, Stubs
 from quintet_client.filters import Where, filters
 from quintet_client.inputs import ChatOptions, House, Message, Task
 
 
 def classify(
-    services: Services,
+    stubs: Stubs,
     texts: str | Iterable[str],
     *,
     model: str | None = None,
@@ -23,43 +23,43 @@ def classify(
 ) -> Call[classification_pb2.ClassifyResponse]:
     """Classify up to 64 texts. Each result has all labels, or the `top_k` most probable ones."""
     request = classification_pb2.ClassifyRequest(texts=inputs.as_list(texts), model=model, top_k=top_k)
-    return Call(services.classification.Classify, request, timeout)
+    return Call(stubs.classification.Classify, request, timeout)
+
+
+def embed(
+    stubs: Stubs, texts: str | Iterable[str], *, model: str | None = None, timeout: float | None = None
+) -> Call[embedding_pb2.EmbedResponse]:
+    """Turn up to 64 texts into vectors of length 1, whose cosines tell how similar the texts' meanings are."""
+    request = embedding_pb2.EmbedRequest(texts=inputs.as_list(texts), model=model)
+    return Call(stubs.embedding.Embed, request, timeout)
 
 
 def predict_price(
-    services: Services, houses: Iterable[House | Mapping[str, object]], *, timeout: float | None = None
+    stubs: Stubs, houses: Iterable[House | Mapping[str, object]], *, timeout: float | None = None
 ) -> Call[pricing_pb2.PredictPriceResponse]:
     """Estimate the prices of up to 256 houses, each with its 90 % interval."""
     request = pricing_pb2.PredictPriceRequest(houses=inputs.houses(houses))
-    return Call(services.pricing.PredictPrice, request, timeout)
+    return Call(stubs.pricing.PredictPrice, request, timeout)
 
 
 def chat(
-    services: Services,
-    messages: str | Sequence[Message],
-    *,
-    timeout: float | None = None,
-    **options: Unpack[ChatOptions],
+    stubs: Stubs, messages: str | Sequence[Message], *, timeout: float | None = None, **options: Unpack[ChatOptions]
 ) -> Call[chat_pb2.ChatResponse]:
     """Ask the language model. `messages` is the conversation so far, oldest message first, or one question."""
     request = inputs.chat(chat_pb2.ChatRequest, messages, options)
-    return Call(services.chat.Chat, request, timeout, GENERATE)
+    return Call(stubs.chat.Chat, request, timeout, GENERATE)
 
 
 def stream_chat(
-    services: Services,
-    messages: str | Sequence[Message],
-    *,
-    timeout: float | None = None,
-    **options: Unpack[ChatOptions],
+    stubs: Stubs, messages: str | Sequence[Message], *, timeout: float | None = None, **options: Unpack[ChatOptions]
 ) -> StreamCall[chat_pb2.StreamChatResponse]:
     """Stream the answer of `chat`: deltas, then one done. Closing the iterator stops the generation."""
     request = inputs.chat(chat_pb2.StreamChatRequest, messages, options)
-    return StreamCall(services.chat.StreamChat, request, timeout, GENERATE)
+    return StreamCall(stubs.chat.StreamChat, request, timeout, GENERATE)
 
 
 def ask(
-    services: Services,
+    stubs: Stubs,
     question: str,
     *,
     collection: str | None = None,
@@ -76,11 +76,11 @@ def ask(
     request = rag_pb2.AskRequest(
         question=question, collection=collection, top_k=top_k, filters=filters(where), min_generation=min_generation
     )
-    return Call(services.rag.Ask, request, timeout, GENERATE)
+    return Call(stubs.rag.Ask, request, timeout, GENERATE)
 
 
 def stream_ask(
-    services: Services,
+    stubs: Stubs,
     question: str,
     *,
     collection: str | None = None,
@@ -93,11 +93,11 @@ def stream_ask(
     request = rag_pb2.StreamAskRequest(
         question=question, collection=collection, top_k=top_k, filters=filters(where), min_generation=min_generation
     )
-    return StreamCall(services.rag.StreamAsk, request, timeout, GENERATE)
+    return StreamCall(stubs.rag.StreamAsk, request, timeout, GENERATE)
 
 
 def retrieve(
-    services: Services,
+    stubs: Stubs,
     query: str,
     *,
     collection: str | None = None,
@@ -110,20 +110,20 @@ def retrieve(
     request = rag_pb2.RetrieveRequest(
         query=query, collection=collection, top_k=top_k, filters=filters(where), min_generation=min_generation
     )
-    return Call(services.rag.Retrieve, request, timeout)
+    return Call(stubs.rag.Retrieve, request, timeout)
 
 
 def analyze(
-    services: Services, text: str, tasks: Iterable[Task] | None = None, *, timeout: float | None = None
+    stubs: Stubs, text: str, tasks: Iterable[Task] | None = None, *, timeout: float | None = None
 ) -> Call[analysis_pb2.AnalyzeResponse]:
     """Analyse a text by some tasks, by default all. A task that fails is listed in `failures`."""
     request = analysis_pb2.AnalyzeRequest(text=text, tasks=inputs.tasks(tasks))
-    return Call(services.analysis.Analyze, request, timeout)
+    return Call(stubs.analysis.Analyze, request, timeout)
 
 
 def stream_analyze(
-    services: Services, text: str, tasks: Iterable[Task] | None = None, *, timeout: float | None = None
+    stubs: Stubs, text: str, tasks: Iterable[Task] | None = None, *, timeout: float | None = None
 ) -> StreamCall[analysis_pb2.StreamAnalyzeResponse]:
     """Stream the results of `analyze`, each as soon as it is ready, then one done."""
     request = analysis_pb2.StreamAnalyzeRequest(text=text, tasks=inputs.tasks(tasks))
-    return StreamCall(services.analysis.StreamAnalyze, request, timeout)
+    return StreamCall(stubs.analysis.StreamAnalyze, request, timeout)

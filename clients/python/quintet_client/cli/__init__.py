@@ -1,4 +1,8 @@
-"""The `quintet` command. It needs the extra `cli`; the rest of the package does not."""
+"""The `quintet` command. It needs the extra `cli`; the rest of the package does not.
+
+A module for each group of commands: `register` declares them, `run_*` functions call the client and write the result.
+`command.py` parses and dispatches, `terminal.py` writes text or JSON, `failures.py` writes errors. Read these first.
+"""
 
 import os
 import sys

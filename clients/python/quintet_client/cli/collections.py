@@ -29,7 +29,7 @@ def register(add: AddCommand) -> None:
   quintet collections rollback handbook 12   serve the content of generation 12 again""",
         has_actions=True,
     )
-    add("collections list", run_list, "", "list the collections", "  quintet collections list")
+    add("collections list", run_list, "", "list the collections")
     for action, run, summary in (
         ("show", run_show, "show a collection's size, embedder and index"),
         ("documents", run_documents, "list a collection's documents"),
@@ -39,9 +39,8 @@ def register(add: AddCommand) -> None:
         ("create", run_create, "create an empty collection"),
         ("delete", run_delete, "delete a collection; this cannot be undone"),
     ):
-        arguments, values = ("COLLECTION GENERATION", " 12") if action == "rollback" else ("COLLECTION", "")
-        example = f"  quintet collections {action} handbook{values}"
-        parser = add(f"collections {action}", run, arguments, summary, example)
+        arguments = "COLLECTION GENERATION" if action == "rollback" else "COLLECTION"
+        parser = add(f"collections {action}", run, arguments, summary)
         parser.add_argument("collection", metavar="COLLECTION", help="its name")
         if action == "rollback":
             parser.add_argument("generation", metavar="GENERATION", type=int, help="see collections generations")
@@ -52,7 +51,6 @@ def register(add: AddCommand) -> None:
         run_reindex,
         "COLLECTION",
         "embed all documents of a collection again, for instance after a change of the embedder",
-        "  quintet reindex handbook",
     )
     reindex.add_argument("collection", metavar="COLLECTION", help="it answers as before until the end")
 

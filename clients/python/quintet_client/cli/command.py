@@ -89,7 +89,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add_global_options(parser, default=None)
 
     def add(
-        name: str, run: Run, arguments: str, summary: str, examples: str, *, has_actions: bool = False
+        name: str, run: Run, arguments: str, summary: str, examples: str = "", *, has_actions: bool = False
     ) -> argparse.ArgumentParser:
         group, _, last = name.rpartition(" ")
         command = groups[group].add_parser(
@@ -97,7 +97,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             usage=" ".join(part for part in ("quintet", name, arguments, "[option ...]") if part),
             help=summary,
             description=summary[0].upper() + summary[1:] + ".",
-            epilog=f"examples:\n{examples}",
+            epilog=f"examples:\n{examples}" if examples else None,
             formatter_class=HelpFormatter,
             allow_abbrev=False,
         )

@@ -33,7 +33,7 @@ def register(add: AddCommand) -> None:
         ("unload", QuintetClient.unload_model, "free a model's memory until a call needs it"),
         ("reload", QuintetClient.reload_model, "check a model's files again and serve their present content"),
     ):
-        command = add(name, partial(_change, method), "NAME", summary, f"  quintet {name} sentiment")
+        command = add(name, partial(_change, method), "NAME", summary)
         command.add_argument("name", metavar="NAME", help="the model")
     alias = add(
         "alias",
@@ -48,7 +48,7 @@ def register(add: AddCommand) -> None:
     alias.add_argument("alias", metavar="ALIAS", choices=("current", "candidate"), help="current or candidate")
     alias.add_argument("target", metavar="TARGET", help="a version, or candidate or previous")
     alias.add_argument("--force", action="store_true", help="serve it even if it does not reproduce its golden outputs")
-    add("watch", run_watch, "", "follow the models' states until Ctrl-C", "  quintet watch\n  quintet watch --json")
+    add("watch", run_watch, "", "follow the models' states until Ctrl-C")
 
 
 def run_models(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:

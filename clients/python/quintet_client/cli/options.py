@@ -25,7 +25,7 @@ class AddCommand(Protocol):
     """Adds a command ("models") or an action of one ("collections show"): what runs it and what its help says."""
 
     def __call__(
-        self, name: str, run: Run, arguments: str, summary: str, examples: str, *, has_actions: bool = False
+        self, name: str, run: Run, arguments: str, summary: str, examples: str = "", *, has_actions: bool = False
     ) -> argparse.ArgumentParser: ...
 
 

@@ -23,7 +23,7 @@ def register(add: AddCommand) -> None:
   quintet health --wait 60 && quintet classify "I love it\"""",
     )
     health.add_argument("--wait", metavar="SECONDS", type=seconds, help="wait until all services answer")
-    add("info", run_info, "", "show the server's version and limits", "  quintet info\n  quintet info --json")
+    add("info", run_info, "", "show the server's version and limits")
 
 
 def run_health(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:

@@ -39,10 +39,8 @@ def register(add: AddCommand) -> None:
   quintet tenants rotate acme --expire-old 7d > acme.key          a new key, old ones expire""",
         has_actions=True,
     )
-    listing = add("tenants list", run_list, "", "list the tenants and their keys", "  quintet tenants list")
-    adding = add(
-        "tenants add", run_add, "NAME", "add a tenant and print its key", "  quintet tenants add acme > acme.key"
-    )
+    listing = add("tenants list", run_list, "", "list the tenants and their keys")
+    adding = add("tenants add", run_add, "NAME", "add a tenant and print its key")
     rotating = add(
         "tenants rotate",
         run_rotate,

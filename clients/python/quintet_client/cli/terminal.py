@@ -105,12 +105,17 @@ class Terminal:
         with_header: bool = True,
     ) -> None:
         """Write aligned columns. Those named in `right` (separated by spaces) are right-aligned and never cut."""
+        titles = [_text((name, "bold")) for name in header]
+        cells = [[_text(cell) for cell in row] for row in rows]
         table = Table(box=None, pad_edge=False, header_style="")
-        for name in header:
-            is_right = name in right.split()
-            table.add_column(_text((name, "bold")), justify="right" if is_right else "left", no_wrap=is_right)
-        for row in rows:
-            table.add_row(*map(_text, row))
+        for title, *column in zip(titles, *cells, strict=True):
+            if title.plain in right.split():
+                width = max(each.cell_len for each in (title, *column))
+                table.add_column(title, justify="right", no_wrap=True, min_width=width)
+            else:
+                table.add_column(title)
+        for row in cells:
+            table.add_row(*row)
         self._write_table(table, indent, skipped=0 if with_header else 1)
 
     def _write_table(self, table: Table, indent: str, skipped: int = 0) -> None:
@@ -161,5 +166,5 @@ def _text(cell: Cell, *, no_wrap: bool = True) -> Text:
 def _render(console: Console, what: RenderableType, columns: int | None = None) -> str:
     """As text with escape sequences. Without `columns`, long lines are left to the terminal."""
     with console.capture() as captured:
-        console.print(what, width=columns, soft_wrap=columns is None)
+        console.print(what, width=columns, soft_wrap=columns is None, crop=False)
     return captured.get()

@@ -1,0 +1,46 @@
+"""quintet.v1.EmbeddingService"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from quintet.v1 import embedding_pb2, embedding_pb2_grpc
+
+from server.domain.context import current
+from server.domain.texts import Embedder
+from server.models.handle import Handle, find
+from server.rpc.convert import model_ref
+from server.rpc.model_access import permitted
+from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
+from server.tenancy.tenants import Role
+
+
+class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
+    """Texts to vectors. The first of `embedders` serves requests that name none."""
+
+    def __init__(self, embedders: Mapping[str, Handle[Embedder]]) -> None:
+        self._embedders = embedders
+        self._default = next(iter(embedders))
+
+    async def Embed(self, request: embedding_pb2.EmbedRequest, context: Any) -> embedding_pb2.EmbedResponse:
+        """Embed every text."""
+        deadline = current().deadline
+        handle = find(self._embedders, permitted(request.model or self._default))
+        async with handle.use(deadline) as embedder:
+            vectors = await embedder.embed(request.texts, deadline=deadline)
+            model = model_ref(embedder.description.identity)
+        return embedding_pb2.EmbedResponse(
+            embeddings=[embedding_pb2.Embedding(values=vector) for vector in vectors.tolist()],
+            dimensions=vectors.shape[1],
+            model=model,
+        )
+
+
+def spec(embedders: Mapping[str, Handle[Embedder]]) -> ServiceSpec:
+    """The service over the embedders that callers can name, the default first."""
+    return ServiceSpec(
+        embedding_pb2.DESCRIPTOR.services_by_name["EmbeddingService"],
+        embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server,
+        EmbeddingServicer(embedders),
+        {"Embed": MethodSpec(Role.CALL, FREE)},
+        needs=tuple(embedders.values()),
+    )
