@@ -93,7 +93,7 @@ def _table(app: App) -> str:
         state = f"NOT SERVING  {message}" if message else "SERVING"
         lines.append(f"  {service.removeprefix('quintet.v1.'):24}{state}")
     lines.append("")
-    for handle in sorted(app.handles, key=lambda handle: handle.name):
+    for handle in app.handles:
         lines.append(f"  {handle.name:34}{handle.state.name:9}{_version(handle.loaded)}")
     return "\n".join(lines)
 

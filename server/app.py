@@ -7,7 +7,7 @@ closed in the reverse order of its making.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,6 @@ from server.rpc.tenant_limits import TenantLimits
 from server.settings import Settings
 from server.tasks.analysis import models as analysis_models
 from server.tasks.analysis import service as analysis
-from server.tasks.analysis.analyzer import Analyzer
 from server.tasks.chat import service as chat
 from server.tasks.chat.configuration import ChatSettings
 from server.tasks.chat.registry import ChatModels
@@ -78,7 +77,7 @@ class App:
     address: str
     health: Health
     services: tuple[ServiceSpec, ...]
-    handles: Sequence[Handle[Any]]
+    handles: Iterable[Handle[Any]]  # sorted by name
     loaded: Callable[[], Awaitable[None]]
 
 
@@ -152,7 +151,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             collector = Collector(
                 admission,
                 schedulers,
-                models.handles,
+                list(models.handles.values()),
                 manager.memory,
                 upstreams=chats.upstreams,
                 auth_refused=auth.refused if auth else {},
@@ -175,7 +174,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         update()
         manager.start()
         chats.start()
-        yield App(address, health, services, models.handles, partial(_loaded, chats, manager))
+        yield App(address, health, services, models.handles.values(), partial(_loaded, chats, manager))
 
 
 def _tasks(
@@ -203,20 +202,13 @@ def _tasks(
     opened = rag_models.open_collections(settings.data / "index", embedder, reranker, scheduler)
     collections = manager.derive("collections", opened, depends_on=(embedder,))
     answers = manager.derive("answers", rag_models.make_answerer, depends_on=(collections, chats.default))
-    analyzer = Analyzer(
-        sentiment=classifiers["sentiment"].use,
-        topics=classifiers["topics"].use,
-        parser=parser.use,
-        languages=languages.use,
-    )
-    asking = () if chats.is_off else (answers, chats.default)
     return (
         classification.spec(classifiers),
         pricing.spec(prices),
         chat.spec(chats.handles, required=not chats.is_off),
-        rag.spec(collections, answers, chats.default.name, needs=(collections, *asking)),
+        rag.spec(collections, answers, chats.default, answers_needed=not chats.is_off),
         embedding.spec({rag_models.EMBEDDER: embedder}),
-        analysis.spec(analyzer, needs=(parser, languages), waits_for=tuple(classifiers.values())),
+        analysis.spec(parser, languages, classifiers),
     )
 
 

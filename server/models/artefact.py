@@ -1,10 +1,8 @@
-"""Artefacts on disk: the manifest, and opening with verification. `store.py` has their versions and aliases.
+"""Artefacts on disk. Opening one checks every file against its manifest, because joblib and pickle files are code.
 
-    MODELS/NAME/VERSION/manifest.json     the files with their SHA-256, and what is known of the model
-    MODELS/NAME/VERSION/...               the files
-    MODELS/NAME/current                   the version that is served
-
-Opening checks every file against the manifest before anything is loaded: joblib and pickle are code.
+MODELS/NAME/VERSION/manifest.json     the files with their SHA-256, and what is known of the model
+MODELS/NAME/VERSION/...               the files
+MODELS/NAME/current                   the version that is served (`store.py`)
 """
 
 import hashlib
@@ -34,7 +32,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an artefact says of itself. `schema` holds what its engine needs: labels, features, pooling, lengths."""
+    """The content of manifest.json. `schema` has what the engine needs: labels, features, pooling, lengths."""
 
     name: str
     version: str
@@ -54,7 +52,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Artefact:
-    """An opened artefact: its folder, its manifest, and the manifest's digest ("sha256:...")."""
+    """A verified folder with its manifest and the manifest's digest ("sha256:...")."""
 
     path: Path
     manifest: Manifest
@@ -68,14 +66,14 @@ class Artefact:
 
 
 def unusable(name: str, why: str) -> ModelUnavailable:
-    """What to raise for an artefact that is missing, broken or does not fit its engine."""
+    """The error for an artefact that is missing, damaged or does not fit its engine."""
     return ModelUnavailable(
         f'artefact "{name}" cannot be used: {why}. Make it with: make train ONLY={name}', metadata={"model": name}
     )
 
 
 def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file, read in pieces."""
+    """Hex SHA-256 of a file. A background thread pauses between the pieces."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         begun = time.thread_time()
@@ -92,44 +90,31 @@ def write_manifest(
     name: str,
     version: str,
     licence: str,
-    libraries: dict[str, str] | None = None,
-    inputs: dict[str, str] | None = None,
-    metrics: dict[str, float] | None = None,
-    schema: dict[str, Any] | None = None,
+    **known: Any,
 ) -> None:
-    """Hash every file in `folder` and write its manifest beside them."""
+    """Hash every file in `folder` and write the manifest. `known` are other fields of Manifest."""
     files = {
         path.relative_to(folder).as_posix(): entry_of(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path != folder / MANIFEST
     }
-    manifest = Manifest(
-        name=name,
-        version=version,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        files=files,
-        licence=licence,
-        libraries=libraries or {},
-        inputs=inputs or {},
-        metrics=metrics or {},
-        schema=schema or {},
-    )
-    save_manifest(folder, manifest)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    save_manifest(folder, Manifest(name, version, created, files, licence, **known))
 
 
 def save_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of a folder whose files it describes."""
+    """Write manifest.json."""
     text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
     write_durably(folder / MANIFEST, text.encode())
 
 
 def entry_of(path: Path) -> FileEntry:
-    """What a manifest says of a file."""
+    """A file's line of the manifest."""
     return FileEntry(file_sha256(path), path.stat().st_size)
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Write aside, sync, rename, sync the folder: a reader sees the old content or the new, never a part."""
+    """Replace a file: after a crash it has the old content or the new, never a part."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with aside.open("wb") as file:
         file.write(content)
@@ -140,7 +125,7 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a power cut."""
+    """fsync(2) of a folder, so that renames in it survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -149,7 +134,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def open_artefact(models: Path, name: str) -> Artefact:
-    """The current version of `name`; the rest as for open_version."""
+    """The current version of `name`, as open_version() returns it."""
     try:
         version = read_pointer(models / name / POINTER)
     except (OSError, ValueError) as error:
@@ -158,10 +143,9 @@ def open_artefact(models: Path, name: str) -> Artefact:
 
 
 def open_version(models: Path, name: str, version: str) -> Artefact:
-    """Check every file of a version of `name`, and return it.
+    """A version of `name` after checking every file. Reads every byte: call it on a thread.
 
-    Raises ModelUnavailable, with the artefact and the command that makes it, if anything is missing or differs.
-    Reads every byte: call it on a thread.
+    Raises ModelUnavailable, with the command that makes the artefact, if anything is missing or differs.
     """
     folder = models / name / version
     try:
@@ -170,7 +154,10 @@ def open_version(models: Path, name: str, version: str) -> Artefact:
             raise ValueError(f"the manifest is that of {manifest.name} {manifest.version}")
         for relative, entry in manifest.files.items():
             _check_file(folder, relative, entry)
-        _refuse_strangers(folder, manifest)
+        for path in folder.rglob("*"):  # libraries load whole folders
+            relative = path.relative_to(folder).as_posix()
+            if not path.is_dir() and relative not in manifest.files and relative != MANIFEST:
+                raise ValueError(f"{relative} is not in the manifest")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise unusable(name, _explain(error)) from error
     return Artefact(folder, manifest, f"sha256:{file_sha256(folder / MANIFEST)}")
@@ -187,7 +174,7 @@ def open_part(models: Path, name: str, part: str) -> Path:
 
 
 def read_pointer(path: Path) -> str:
-    """The version that a pointer names. Raises OSError, or ValueError for what cannot be the name of a folder."""
+    """The version that a pointer names. Raises OSError, or ValueError if that cannot be a folder's name."""
     version = path.read_text().strip()
     if not is_folder_name(version):
         raise ValueError(f"the pointer names {version!r}")
@@ -195,12 +182,12 @@ def read_pointer(path: Path) -> str:
 
 
 def is_folder_name(version: str) -> bool:
-    """Whether a version can be a folder of its model: nothing that leads elsewhere, and nothing hidden."""
+    """Whether it can be a visible folder of its model: no path that leads elsewhere."""
     return bool(version) and "/" not in version and "\0" not in version and not version.startswith(".")
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a version's folder, nothing checked. Raises OSError, ValueError, KeyError or TypeError."""
+    """The manifest of a folder, unchecked. Raises OSError, ValueError, KeyError or TypeError."""
     raw = json.loads((folder / MANIFEST).read_bytes())
     raw["files"] = {name: FileEntry(**entry) for name, entry in raw["files"].items()}
     return Manifest(**raw)
@@ -217,16 +204,8 @@ def _check_file(folder: Path, relative: str, entry: FileEntry) -> None:
         raise ValueError(f"{relative} does not match its SHA-256")
 
 
-def _refuse_strangers(folder: Path, manifest: Manifest) -> None:
-    """Libraries load whole folders, so a file that nobody vouches for must not lie in one."""
-    for path in folder.rglob("*"):
-        relative = path.relative_to(folder).as_posix()
-        if not path.is_dir() and relative not in manifest.files and relative != MANIFEST:
-            raise ValueError(f"{relative} is not in the manifest")
-
-
 def _explain(error: Exception) -> str:
-    """The reason without paths of the server's machine."""
+    """The reason without paths, because callers see it."""
     if isinstance(error, FileNotFoundError):
         return f"{Path(error.filename).name} is missing"
     if isinstance(error, json.JSONDecodeError):

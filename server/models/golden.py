@@ -1,10 +1,10 @@
-"""Golden inputs: a few inputs with what the artefact answered when it was made, and how much answers may differ.
+"""Golden inputs: a few inputs with the artefact's outputs when it was made, to check an engine before it serves.
 
     golden.json            {"inputs": [...], "outputs": {ENGINE: [{NAME: NUMBER, ...}, ...]}}
     manifest.json          schema.golden.tolerance: {ENGINE: NUMBER}
 
-An answer is a map of numbers: scores by label, a vector's components, the logarithm of a price (so that a difference
-is a share). The difference of two answers is that of their numbers where it is largest; a missing number counts as 0.
+An output is a map of numbers: scores by label, a vector's components, the logarithm of a price (so that a difference
+is relative). The difference of two outputs is the largest of their numbers; a missing number counts as 0.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ Answer = dict[str, float]
 
 
 async def difference(engine: Any, artefact: Artefact) -> str:
-    """What the engine answers otherwise, in a sentence, or nothing. An artefact without golden inputs has nothing."""
+    """Which output differs by more than the tolerance, in a sentence; "" if none does."""
     if GOLDEN not in artefact.manifest.files:
         return ""
     golden = json.loads(await asyncio.to_thread((artefact.path / GOLDEN).read_bytes))
@@ -43,7 +43,7 @@ async def difference(engine: Any, artefact: Artefact) -> str:
 
 
 async def ask(engine: Any, asked: Any) -> Answer:
-    """What the engine answers to one golden input. While the lanes are full it waits."""
+    """The engine's output for one golden input. It waits while the scheduler's queue is full."""
     deadline = time.monotonic() + _SECONDS
     while True:
         try:

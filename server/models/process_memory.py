@@ -1,4 +1,4 @@
-"""The memory of a process as the system sees it, and giving it back."""
+"""The memory of a process as Linux counts it, and returning free memory to the system."""
 
 import contextlib
 import ctypes
@@ -11,7 +11,7 @@ _SELF = Path("/proc/self")
 
 
 def resident_bytes(pid: int | None = None) -> int:
-    """What a process, this one by default, has in memory (the RSS of proc_pid_statm(5)). 0 if there is none such."""
+    """Resident memory of a process, by default of this one (proc_pid_statm(5)); 0 if it has ended."""
     try:
         return int(Path(f"/proc/{pid or 'self'}/statm").read_text().split()[1]) * _PAGE
     except OSError:
@@ -19,13 +19,13 @@ def resident_bytes(pid: int | None = None) -> int:
 
 
 def forget_peak() -> None:
-    """Begin to measure the peak anew (proc_pid_clear_refs(5)); where that is not allowed, the peak is the old one."""
+    """Reset the peak (proc_pid_clear_refs(5)), where that is allowed."""
     with contextlib.suppress(OSError):
         (_SELF / "clear_refs").write_text("5")
 
 
 def peak_bytes(pid: int | None = None) -> int:
-    """The largest RSS of a process, this one by default, since forget_peak() or its beginning. 0 if there is none."""
+    """Largest resident memory of a process, by default of this one, since its start or forget_peak(); else 0."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid or 'self'}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -34,22 +34,21 @@ def peak_bytes(pid: int | None = None) -> int:
 
 
 def trim() -> None:
-    """Return what is free to the system: malloc_trim(3), which glibc alone has. It takes some milliseconds."""
+    """Return free memory to the system with glibc's malloc_trim(3), where there is one. It takes some milliseconds."""
     if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)
 
 
 def freeze() -> None:
-    """Take what exists now, mostly modules, out of all later collections but collect_all().
+    """Exclude all objects that exist now, mostly modules, from garbage collection until collect_all().
 
-    A collection holds the GIL. Over the 300,000 objects of the libraries it takes 170 ms, in which nobody is served;
-    over what is made after this, a few.
+    A collection holds the GIL: 170 ms over the 300,000 objects of the libraries, a few over what is made later.
     """
     gc.collect()
     gc.freeze()
 
 
 def collect_all() -> None:
-    """A collection of everything, for what may have been frozen."""
+    """Collect garbage, frozen objects too."""
     gc.unfreeze()
     freeze()

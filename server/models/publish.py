@@ -1,7 +1,6 @@
-"""Publishing an artefact into the store: written aside, synced, renamed; then the pointer moves.
+"""Publishing an artefact: it is written aside, synced and renamed, and then the pointer moves.
 
-Nothing half-written can be seen. Killed at any moment, it leaves pointers that name whole versions, and the next
-publishing clears up. It blocks: call it on a thread.
+If that is interrupted, pointers still name complete versions, and the next publishing removes the remains. It blocks.
 """
 
 import ctypes
@@ -10,23 +9,21 @@ import shutil
 from pathlib import Path
 
 from server.models.artefact import MANIFEST, file_sha256, read_manifest, sync_folder
-from server.models.store import CURRENT, ModelStore, alone
+from server.models.store import CURRENT, ModelStore, publishing
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
 def publish(source: Path, models: Path, alias: str | None = CURRENT) -> Path:
-    """Make the finished artefact folder `source` a version below `models`, which `alias` names; return its place.
+    """Make the finished artefact `source` a version in `models`, named by `alias`; return its folder.
 
-    Files are hard-linked where both are on one disk, else copied. A version that is there already with the same
-    manifest is kept; with another manifest it is replaced.
+    Files are hard-linked if that is possible, else copied. An existing version is replaced if its manifest differs.
     """
     manifest = read_manifest(source)
-    home = models / manifest.name
-    home.mkdir(parents=True, exist_ok=True)
-    target = home / manifest.version
-    with alone(home):
-        aside = home / f".{manifest.version}"
+    model = models / manifest.name
+    model.mkdir(parents=True, exist_ok=True)
+    target, aside = model / manifest.version, model / f".{manifest.version}"
+    with publishing(model):
         shutil.rmtree(aside, ignore_errors=True)
         if not (target / MANIFEST).is_file() or file_sha256(target / MANIFEST) != file_sha256(source / MANIFEST):
             shutil.copytree(source, aside, copy_function=place)
@@ -37,17 +34,14 @@ def publish(source: Path, models: Path, alias: str | None = CURRENT) -> Path:
                 shutil.rmtree(aside)
             else:
                 aside.replace(target)
-            sync_folder(home)
+            sync_folder(model)
     if alias:
         ModelStore(models).point(manifest.name, alias, manifest.version)
     return target
 
 
 def _exchange(left: Path, right: Path) -> None:
-    """Swap two folders in one step, so that neither name is ever missing: renameat2(2) of Linux.
-
-    File systems that cannot do it get two renames.
-    """
+    """Swap two folders in one step with renameat2(2) of Linux; where that fails, with three renames."""
     paths = (os.fsencode(left.absolute()), os.fsencode(right.absolute()))
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     if rename is None or rename(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE):

@@ -1,6 +1,6 @@
-"""Where versions and aliases come from: the store's own folder, or a registry that is mirrored into it.
+"""Where versions and aliases come from: the store's folder alone, or a registry that is mirrored into it.
 
-Serving reads the store alone. A registry that cannot be reached therefore changes nothing of what is served.
+Serving reads only the store, so an outage of the registry changes nothing of what is served.
 """
 
 import importlib.util
@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from server.domain.errors import ModelVersionNotFound, RegistryFailed
 from server.models.artefact import MANIFEST, file_sha256, is_folder_name, open_version, read_manifest
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 # Tags of a model version in MLflow.
 _VERSION, _DIGEST = "quintet.version", "quintet.digest"
-# What MLflow's client reads: soon give up, say nothing on standard output, and nothing to its makers.
+# For MLflow's client: give up soon, print nothing, send no telemetry.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -31,68 +31,52 @@ _ENVIRONMENT = {
 }
 
 
-class Registry(Protocol):
-    """Versions and aliases of models. Every method blocks: call it on a thread."""
+class Registry:
+    """Versions and aliases of models; this one is the store's folder. Every method blocks: call it on a thread."""
 
-    store: ModelStore
+    def __init__(self, store: ModelStore) -> None:
+        self.store = store
 
     def publish(self, folder: Path, alias: str = CURRENT) -> None:
-        """Make a finished artefact folder a version, which `alias` names."""
-        ...
+        """Publish a finished artefact, named by `alias`."""
+        publish(folder, self.store.models, alias)
 
     def sync(self, name: str) -> None:
-        """Bring the store up to date with what the aliases of `name` mean now. Raises RegistryFailed."""
-        ...
+        """Mirror what the aliases of `name` mean now into the store. Raises RegistryFailed."""
 
     def resolve(self, name: str, target: str) -> str:
-        """The version that `target`, a version or an alias, means. Raises ModelVersionNotFound and RegistryFailed."""
-        ...
+        """The version that a version or an alias means. Raises ModelVersionNotFound and RegistryFailed."""
+        return self.store.resolve(name, target)
 
     def point(self, name: str, alias: str, version: str) -> None:
         """Move an alias. Raises RegistryFailed, StorageFull and ModelUnavailable."""
-        ...
+        self.store.point(name, alias, version)
 
 
-def open_registry(models: Path, uri: str = "") -> "Registry":
-    """The registry at `uri`, an MLflow server; without one, the folder alone. Raises RegistryFailed."""
+def open_registry(models: Path, uri: str = "") -> Registry:
+    """The MLflow server at `uri`, or without one the folder. Raises RegistryFailed."""
     store = ModelStore(models)
     if not uri:
-        return FolderRegistry(store)
+        return Registry(store)
     if importlib.util.find_spec("mlflow") is None:
         raise RegistryFailed("a registry needs more packages: pip install 'quintet[registry]'")
     return MlflowRegistry(store, uri)
 
 
-class FolderRegistry:
-    """Implements `Registry` with the store's folder and nothing else."""
+class MlflowRegistry(Registry):
+    """Registered models and their aliases on the MLflow server at `uri`.
 
-    def __init__(self, store: ModelStore) -> None:
-        self.store = store
-        self.resolve = store.resolve
-        self.point = store.point
-
-    def publish(self, folder: Path, alias: str = CURRENT) -> None:
-        """Into the store."""
-        publish(folder, self.store.models, alias)
-
-    def sync(self, name: str) -> None:
-        """The store is what there is."""
-
-
-class MlflowRegistry:
-    """Implements `Registry` with the registered models of an MLflow server at `uri`: with aliases, not stages.
-
-    A model version there is an artefact's folder, with the artefact's version and digest as tags.
+    A model version there is an artefact's folder; tags have the artefact's version and digest.
     """
 
     def __init__(self, store: ModelStore, uri: str) -> None:
-        self.store = store
+        super().__init__(store)
         self._uri = uri
         self._lock = threading.Lock()
         self._made: Any = None
 
     def publish(self, folder: Path, alias: str = CURRENT) -> None:
-        """Into the registry and into the store. What is there already is not sent again."""
+        """Into the registry, if it lacks the artefact, and into the store."""
         from mlflow.exceptions import MlflowException
 
         manifest, digest = read_manifest(folder), f"sha256:{file_sha256(folder / MANIFEST)}"
@@ -115,7 +99,7 @@ class MlflowRegistry:
         publish(folder, self.store.models, alias)
 
     def sync(self, name: str) -> None:
-        """Download the versions that the aliases mean, if the store lacks them, and point to them."""
+        """Download the versions that the aliases mean if the store lacks them, and move its aliases."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -140,10 +124,10 @@ class MlflowRegistry:
         self.store.point(name, alias, version)
 
     def _download(self, name: str, version: str, digest: str, source: str) -> None:
-        """Fetch a version, check it as if it were served, and put it into the store without an alias."""
+        """Fetch and verify a version, and put it into the store without an alias."""
         from mlflow.artifacts import download_artifacts
 
-        self.store.models.mkdir(parents=True, exist_ok=True)  # a new server has nothing yet
+        self.store.models.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=".download-", dir=self.store.models))
         try:
             (aside / name).mkdir()
@@ -158,7 +142,7 @@ class MlflowRegistry:
             shutil.rmtree(aside, ignore_errors=True)
 
     def resolve(self, name: str, target: str) -> str:
-        """As the registry has it now; a version that is only here counts too."""
+        """As the registry has it now; versions that only the store has count too."""
         self.sync(name)
         return self.store.resolve(name, target)
 

@@ -1,11 +1,11 @@
-"""The store: versions and aliases of models on disk.
+"""ModelStore: versions and aliases of models on disk.
 
     MODELS/NAME/VERSION/          an artefact (`artefact.py`)
     MODELS/NAME/current           the version that is served; `candidate` likewise names one that may be next
     MODELS/NAME/history           versions that `current` named before, oldest first
     MODELS/NAME/VERSION.use.json  what the version took when it was loaded, by engine
 
-`publish.py` writes there. Methods read and write files: call them on a thread.
+`publish.py` adds versions. All methods block: call them on a thread.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import fcntl
 import json
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 from server.domain.errors import ModelUnavailable, ModelVersionNotFound, StorageFull
@@ -38,19 +38,14 @@ _HISTORY_LENGTH = 8
 
 @dataclass(frozen=True)
 class Use:
-    """What loading a version took: bytes that stay, bytes at the peak, seconds. The largest seen so far."""
+    """What loading a version took at most so far: bytes that stay, bytes at the peak, seconds."""
 
     resident_bytes: int
     peak_bytes: int
     seconds: float
 
 
-@dataclass(frozen=True)
-class Mark:
-    """Changes whenever the pointer is written."""
-
-    modified_ns: int
-    inode: int
+Mark = tuple[int, int]  # differs after every write of `current`
 
 
 class ModelStore:
@@ -60,25 +55,24 @@ class ModelStore:
         self.models = models
 
     def open(self, name: str) -> tuple[Artefact, str]:
-        """The current version, or the last one that was current and is whole, with what ails the current one.
+        """The current version; if that is damaged, the last undamaged one that was current, with the damage.
 
-        Raises ModelUnavailable with what is wrong with the current one if there is no such version either.
+        Raises ModelUnavailable with the damage if there is no such version either.
         """
         try:
             return open_artefact(self.models, name), ""
         except ModelUnavailable as damaged:
             for version in reversed(self._history(name)):
                 with contextlib.suppress(ModelUnavailable):
-                    artefact = open_version(self.models, name, version)
-                    return artefact, damaged.message
+                    return open_version(self.models, name, version), damaged.message
             raise
 
     def open_version(self, name: str, version: str) -> Artefact:
-        """A version, checked. Raises ModelUnavailable."""
+        """A verified version. Raises ModelUnavailable."""
         return open_version(self.models, name, version)
 
     def resolve(self, name: str, target: str) -> str:
-        """The version of that name, or the one that the alias of that name means. Raises ModelVersionNotFound."""
+        """The version that a version or an alias means. Raises ModelVersionNotFound."""
         versions = self.versions(name)
         version = target if target in versions else self.aliases(name).get(target, "")
         if version not in versions:
@@ -86,12 +80,11 @@ class ModelStore:
         return version
 
     def versions(self, name: str) -> list[str]:
-        """Every version that is there, whole or not, sorted."""
-        home = self.models / name
-        return sorted(path.parent.name for path in home.glob(f"[!.]*/{MANIFEST}"))
+        """All versions, damaged or not, sorted."""
+        return sorted(path.parent.name for path in (self.models / name).glob(f"[!.]*/{MANIFEST}"))
 
     def aliases(self, name: str) -> dict[str, str]:
-        """Versions by alias; what cannot be read is left out."""
+        """Versions by alias, without aliases that cannot be read."""
         found: dict[str, str] = {}
         for alias in (CURRENT, CANDIDATE):
             with contextlib.suppress(OSError, ValueError):
@@ -100,7 +93,7 @@ class ModelStore:
         return found | ({PREVIOUS: earlier[-1]} if earlier else {})
 
     def digest(self, name: str, alias: str = CURRENT) -> tuple[str, str]:
-        """Version and manifest digest that an alias means, nothing checked; empty if it means nothing."""
+        """Version and manifest digest that an alias means, unchecked; empty if it means none."""
         version = self.aliases(name).get(alias, "")
         return version, self.digest_of(name, version) if version else ""
 
@@ -112,12 +105,12 @@ class ModelStore:
             return ""
 
     def point(self, name: str, alias: str, version: str) -> None:
-        """Move an alias. Before `current` leaves a version, that version is noted in the history.
+        """Move an alias. The version that `current` leaves is added to the history first.
 
         Raises StorageFull, or ModelUnavailable if the folder cannot be written.
         """
         try:
-            with alone(self.models / name):
+            with publishing(self.models / name):
                 self._point(name, alias, version)
         except OSError as error:
             if error.errno == errno.ENOSPC:
@@ -126,41 +119,34 @@ class ModelStore:
             raise ModelUnavailable(why, metadata={"model": name}) from error
 
     def _point(self, name: str, alias: str, version: str) -> None:
-        home = self.models / name
+        folder = self.models / name
         before = self.aliases(name).get(CURRENT)
         if alias == CURRENT and before not in (None, version):
             kept = [earlier for earlier in self._history(name) if earlier != before]
             lines = [*kept[1 - _HISTORY_LENGTH :], before]
-            write_durably(home / _HISTORY, "".join(f"{line}\n" for line in lines).encode())
-        write_durably(home / alias, f"{version}\n".encode())
-
-    def mark(self, name: str) -> Mark | None:
-        """Tells whether `current` was written since the last look; None while it is missing."""
-        try:
-            found = (self.models / name / CURRENT).stat()
-        except OSError:
-            return None
-        return Mark(found.st_mtime_ns, found.st_ino)
+            write_durably(folder / _HISTORY, "".join(f"{line}\n" for line in lines).encode())
+        write_durably(folder / alias, f"{version}\n".encode())
 
     def marks(self, names: Iterable[str]) -> dict[str, Mark | None]:
-        """The marks of several models."""
-        return {name: self.mark(name) for name in names}
+        """What differs after every write of a model's `current`; None while that is missing."""
+        marks: dict[str, Mark | None] = dict.fromkeys(names)
+        for name in marks:
+            with contextlib.suppress(OSError):
+                found = (self.models / name / CURRENT).stat()
+                marks[name] = (found.st_mtime_ns, found.st_ino)
+        return marks
 
     def use(self, artefact: Artefact, engine: str) -> Use | None:
-        """What this version took on this engine when it was loaded before."""
+        """What this version took on this engine when it was loaded; None if it never was."""
         try:
             return Use(**json.loads(_use_file(artefact).read_bytes())[engine])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def note_use(self, artefact: Artefact, engine: str, use: Use) -> Use:
-        """Keep the largest, for the next load here or after a restart; return it. A read-only folder keeps none."""
+        """Keep the larger numbers on disk, and return them. In a read-only folder they are lost."""
         if known := self.use(artefact, engine):
-            use = Use(
-                max(known.resident_bytes, use.resident_bytes),
-                max(known.peak_bytes, use.peak_bytes),
-                max(known.seconds, use.seconds),
-            )
+            use = Use(*map(max, astuple(known), astuple(use)))
         if use == known:
             return use
         path = _use_file(artefact)
@@ -181,13 +167,13 @@ class ModelStore:
 
 
 def _use_file(artefact: Artefact) -> Path:
-    """Beside the version's folder, for in it lies only what the manifest vouches for."""
+    """Beside the version's folder, which has only files of the manifest."""
     return artefact.path.with_name(f"{artefact.path.name}.use.json")
 
 
 @contextlib.contextmanager
-def alone(home: Path) -> Iterator[None]:
-    """Keep other publishers of this model waiting."""
-    with (home / ".lock").open("a") as file:
+def publishing(folder: Path) -> Iterator[None]:
+    """Hold the lock of a model's folder; other publishers wait."""
+    with (folder / ".lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

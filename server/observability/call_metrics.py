@@ -64,4 +64,4 @@ def tenant_limits(limits: TenantLimits) -> Iterator[Metric]:
         limits.refused.copy().items(),
     )
     yield histograms("quintet_limits_decision_seconds", "Time of decisions", (), [((), limits.decisions)])
-    yield gauges("quintet_limits_degraded", "1 if this server decides alone", (), [((), limits.degraded)])
+    yield gauges("quintet_limits_degraded", "1 if this server decides alone", (), [((), limits.limiter.degraded)])

@@ -27,16 +27,11 @@ class TenantLimits:
     def __init__(
         self, limiter: Limiter, tenant: Callable[[str], Tenant | None], estimates: Mapping[str, Estimate]
     ) -> None:
-        self._limiter = limiter
+        self.limiter = limiter
         self._tenant = tenant
         self._estimates = estimates
         self.refused: dict[tuple[str, str], int] = {}
         self.decisions = Histogram(_DECISIONS)
-
-    @property
-    def degraded(self) -> bool:
-        """As Limiter.degraded."""
-        return self._limiter.degraded
 
     def of(self, path: str) -> EnterLimits:
         """What admits the calls of "/quintet.v1.ChatService/Chat" to the limits, or raises a refusal.
@@ -53,15 +48,15 @@ class TenantLimits:
             cost = estimate(request) if estimate else _NO_COST
             begun = time.monotonic()
             try:
-                permit = await self._limiter.enter(tenant, service, cost, seconds=call.deadline - begun)
+                permit = await self.limiter.enter(tenant, service, cost, seconds=call.deadline - begun)
             except (QuotaExceeded, BudgetExhausted) as error:
-                call.degraded = self._limiter.degraded
+                call.degraded = self.limiter.degraded
                 for limit in {each.limit for each in error.excesses}:
                     self.refused[tenant.name, limit] = self.refused.get((tenant.name, limit), 0) + 1
                 raise
             finally:
                 self.decisions.add(time.monotonic() - begun)
-            call.degraded = permit is not None and self._limiter.degraded
+            call.degraded = permit is not None and self.limiter.degraded
             if permit is not None and method.startswith("Watch"):
                 # A watch is idle most of the time and has no end: it counts as a request, but not as a running call.
                 permit.settle(_NO_COST)

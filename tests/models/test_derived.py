@@ -13,7 +13,7 @@ from server.models.artefact import Artefact, write_manifest
 from server.models.handle import Handle, Resident, State
 from server.models.manager import ModelManager
 from server.models.publish import publish
-from server.models.registry import FolderRegistry
+from server.models.registry import Registry
 from server.models.spec import ModelSpec
 from server.models.store import ModelStore
 from tests.waiting import until
@@ -78,7 +78,7 @@ async def _answer(index: Index, chat: str) -> str:
 
 @pytest.fixture
 async def workshop(tmp_path: Path) -> AsyncIterator[Workshop]:
-    registry = FolderRegistry(ModelStore(tmp_path / "models"))
+    registry = Registry(ModelStore(tmp_path / "models"))
     async with ModelManager.running(registry, memory_limit=None) as manager:
         chat: Handle[str] = Handle("chat", manager.changed)
         yield Workshop(manager, tmp_path / "models", chat)

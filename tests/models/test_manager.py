@@ -15,7 +15,7 @@ from server.models.artefact import Artefact, write_manifest
 from server.models.handle import Handle, State
 from server.models.manager import ModelManager
 from server.models.publish import publish
-from server.models.registry import FolderRegistry
+from server.models.registry import Registry
 from server.models.spec import ModelSpec
 from server.models.store import ModelStore
 from tests.waiting import until
@@ -74,7 +74,7 @@ class Workshop:
 
 @pytest.fixture
 async def workshop(tmp_path: Path) -> AsyncIterator[Workshop]:
-    async with ModelManager.running(FolderRegistry(ModelStore(tmp_path / "models")), memory_limit=None) as manager:
+    async with ModelManager.running(Registry(ModelStore(tmp_path / "models")), memory_limit=None) as manager:
         made = Workshop(manager, tmp_path / "models")
         made.publish("1")
         yield made

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 UseModel = Callable[[float], AbstractAsyncContextManager[T]]  # Handle.use
 _Tasks = tuple[AnalysisTask, ...]
+_Parts = dict[_Tasks, Coroutine[Any, Any, list[TaskResult]]]
 
 _FROM_PARSE: dict[AnalysisTask, Callable[[ParsedText], AnalysisValue]] = {
     AnalysisTask.ENTITIES: lambda parsed: parsed.entities,
@@ -70,11 +71,9 @@ class Analyzer:
         for task, error in failed.items():
             yield TaskFailed(task, error.reason, error.message)
 
-    def _parts(
-        self, text: str, tasks: frozenset[AnalysisTask], deadline: float
-    ) -> dict[_Tasks, Coroutine[Any, Any, list[TaskResult]]]:
+    def _parts(self, text: str, tasks: frozenset[AnalysisTask], deadline: float) -> _Parts:
         """What is to be computed, by the tasks that it serves."""
-        parts: dict[_Tasks, Coroutine[Any, Any, list[TaskResult]]] = {}
+        parts: _Parts = {}
         if parsed := tuple(task for task in _FROM_PARSE if task in tasks):
             parts[parsed] = self._parse(parsed, text, deadline)
         for task, use in ((AnalysisTask.SENTIMENT, self.sentiment), (AnalysisTask.TOPICS, self.topics)):

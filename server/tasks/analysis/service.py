@@ -1,16 +1,18 @@
 """quintet.v1.AnalysisService"""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
 from google.protobuf.message import Message
 from quintet.v1 import analysis_pb2, analysis_pb2_grpc, errors_pb2
 
-from server.domain.analysis import AnalysisTask, TaskFailed, TaskResult, TextSpan, Token
+from server.domain.analysis import AnalysisTask, LanguageIdentifier, TaskFailed, TaskResult, TextParser, TextSpan, Token
 from server.domain.context import current
+from server.domain.texts import Classifier
+from server.models.handle import Handle
 from server.rpc.convert import labels, model_ref
-from server.rpc.service_spec import FREE, Dependency, MethodSpec, ServiceSpec
+from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tasks.analysis.analyzer import Analyzer
 from server.tenancy.tenants import Role
 
@@ -56,15 +58,21 @@ class AnalysisServicer(analysis_pb2_grpc.AnalysisServiceServicer):
         return self._analyzer.stream(request.text, tasks, deadline=current().deadline)
 
 
-def spec(analyzer: Analyzer, *, needs: Sequence[Dependency], waits_for: Sequence[Dependency]) -> ServiceSpec:
-    """The service. Nearly all of its compute is spaCy's, which has one lane."""
+def spec(
+    parser: Handle[TextParser], languages: Handle[LanguageIdentifier], classifiers: Mapping[str, Handle[Classifier]]
+) -> ServiceSpec:
+    """The service over a parser, a language identifier, and the classifiers "sentiment" and "topics".
+
+    It serves without classifiers that have failed. Nearly all of its compute is spaCy's, which has one lane.
+    """
+    sentiment, topics = classifiers["sentiment"], classifiers["topics"]
     return ServiceSpec(
         analysis_pb2.DESCRIPTOR.services_by_name["AnalysisService"],
         analysis_pb2_grpc.add_AnalysisServiceServicer_to_server,
-        AnalysisServicer(analyzer),
+        AnalysisServicer(Analyzer(sentiment.use, topics.use, parser.use, languages.use)),
         dict.fromkeys(("Analyze", "StreamAnalyze"), MethodSpec(Role.CALL, FREE)),
-        needs=tuple(needs),
-        waits_for=tuple(waits_for),
+        needs=(parser, languages),
+        waits_for=tuple(classifiers.values()),
         lanes=1,
     )
 

@@ -7,21 +7,21 @@ from importlib.metadata import version
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from quintet.v1 import common_pb2, model_pb2, model_pb2_grpc
+from quintet.v1 import common_pb2, model_pb2_grpc
+from quintet.v1 import model_pb2 as pb
 
 from server.domain.context import current
 from server.domain.errors import InvalidRequest, Violation
 from server.domain.models import Described, ModelDescription
 from server.models.handle import Handle, find
 from server.models.manager import ModelManager
-from server.models.spec import ModelSpec
 from server.rpc.convert import model_ref
 from server.rpc.service_spec import ANY_ROLE, FREE, MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
-    """What is served here, how it is, and how it is replaced.
+    """Describes, loads and replaces the models of the manager, and describes the `chat_models`.
 
     `services` says of every service why it does not serve, or ""; `warnings` are what an operator should repair.
     """
@@ -38,89 +38,80 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     ) -> None:
         self._manager = manager
         self._chat_models = chat_models
+        self._git_commit = git_commit
         self._services = services
+        self._warnings = warnings
+        self._limits = pb.ServerLimits(**limits)
+        self._started = datetime.now(UTC)
         self._changed = asyncio.Event()
         self._stopping = False
-        self._git_commit = git_commit
-        self._limits = model_pb2.ServerLimits(**limits)
-        self._warnings = warnings
-        self._started = datetime.now(UTC)
 
     @property
-    def handles(self) -> list[Handle[Any]]:
+    def handles(self) -> dict[str, Handle[Any]]:
         """All models, sorted by name."""
-        return sorted(self._handles.values(), key=lambda handle: handle.name)
+        return dict(sorted({**self._manager.handles, **self._chat_models}.items()))
 
-    @property
-    def _handles(self) -> dict[str, Handle[Any]]:
-        return {**self._manager.handles, **self._chat_models}
-
-    async def ListModels(self, request: model_pb2.ListModelsRequest, context: Any) -> model_pb2.ListModelsResponse:
+    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
         """Every model, sorted by name."""
-        return model_pb2.ListModelsResponse(models=await self._models())
+        return pb.ListModelsResponse(models=await self._models())
 
-    async def GetModel(self, request: model_pb2.GetModelRequest, context: Any) -> model_pb2.GetModelResponse:
+    async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
         """One model."""
-        return model_pb2.GetModelResponse(model=await self._model(find(self._handles, request.name)))
+        return pb.GetModelResponse(model=await self._model(find(self.handles, request.name)))
 
-    async def LoadModel(self, request: model_pb2.LoadModelRequest, context: Any) -> model_pb2.LoadModelResponse:
+    async def LoadModel(self, request: pb.LoadModelRequest, context: Any) -> pb.LoadModelResponse:
         """Into memory."""
-        handle, _ = self._managed(request.name)
+        handle = self._managed(request.name)
         await self._manager.load(request.name, current().deadline)
-        return model_pb2.LoadModelResponse(model=await self._model(handle))
+        return pb.LoadModelResponse(model=await self._model(handle))
 
-    async def UnloadModel(self, request: model_pb2.UnloadModelRequest, context: Any) -> model_pb2.UnloadModelResponse:
+    async def UnloadModel(self, request: pb.UnloadModelRequest, context: Any) -> pb.UnloadModelResponse:
         """Out of memory."""
-        handle, _ = self._managed(request.name)
+        handle = self._managed(request.name)
         await self._manager.unload(request.name)
-        return model_pb2.UnloadModelResponse(model=await self._model(handle))
+        return pb.UnloadModelResponse(model=await self._model(handle))
 
-    async def ReloadModel(self, request: model_pb2.ReloadModelRequest, context: Any) -> model_pb2.ReloadModelResponse:
-        """What is on disk now."""
-        handle, _ = self._managed(request.name)
+    async def ReloadModel(self, request: pb.ReloadModelRequest, context: Any) -> pb.ReloadModelResponse:
+        """The files on disk now."""
+        handle = self._managed(request.name)
         await self._manager.reload(request.name)
-        return model_pb2.ReloadModelResponse(model=await self._model(handle))
+        return pb.ReloadModelResponse(model=await self._model(handle))
 
-    async def SetAlias(self, request: model_pb2.SetAliasRequest, context: Any) -> model_pb2.SetAliasResponse:
+    async def SetAlias(self, request: pb.SetAliasRequest, context: Any) -> pb.SetAliasResponse:
         """Another version."""
-        handle, spec = self._managed(request.name)
-        if not spec.has_artefact:
+        handle = self._managed(request.name)
+        if not (handle.spec and handle.spec.has_artefact):
             raise InvalidRequest([Violation("name", "is a hub's model, which has no versions here")])
         await self._manager.set_alias(request.name, request.alias, request.target, force=request.force)
-        return model_pb2.SetAliasResponse(model=await self._model(handle))
+        return pb.SetAliasResponse(model=await self._model(handle))
 
-    async def WatchModels(
-        self, request: model_pb2.WatchModelsRequest, context: Any
-    ) -> AsyncIterator[model_pb2.WatchModelsResponse]:
-        """All models, then those that change, then done. Nothing queues up for a slow reader but the latest."""
-        seen = {handle.name: handle.revision for handle in self.handles}
-        snapshot = model_pb2.ModelsSnapshot(models=await self._models())
-        yield model_pb2.WatchModelsResponse(snapshot=snapshot)
+    async def WatchModels(self, request: pb.WatchModelsRequest, context: Any) -> AsyncIterator[pb.WatchModelsResponse]:
+        """All models, then those that change, then done. A slow reader gets the latest state, not every change."""
+        seen = {name: handle.revision for name, handle in self.handles.items()}
+        yield pb.WatchModelsResponse(snapshot=pb.ModelsSnapshot(models=await self._models()))
         while not self._stopping:
             changed = self._changed
-            for handle in self.handles:
-                if handle.revision != seen[handle.name]:
-                    seen[handle.name] = handle.revision
-                    yield model_pb2.WatchModelsResponse(changed=await self._model(handle))
+            for name, handle in self.handles.items():
+                if handle.revision != seen[name]:
+                    seen[name] = handle.revision
+                    yield pb.WatchModelsResponse(changed=await self._model(handle))
             if changed is self._changed:
                 await changed.wait()
-        yield model_pb2.WatchModelsResponse(done=model_pb2.WatchModelsDone())
+        yield pb.WatchModelsResponse(done=pb.WatchModelsDone())
 
     def wake(self) -> None:
-        """Something may have changed: tell the watchers."""
+        """A model may have changed: tell the watchers."""
         self._changed.set()
         self._changed = asyncio.Event()
 
     def stop(self) -> None:
-        """End every watch, so that none holds the stop of the server."""
+        """End every watch; the server would wait for them when it stops."""
         self._stopping = True
         self.wake()
 
-    async def GetServerInfo(
-        self, request: model_pb2.GetServerInfoRequest, context: Any
-    ) -> model_pb2.GetServerInfoResponse:
-        """Versions, limits, services; what must be mended, for admins alone: it may name other tenants."""
-        return model_pb2.GetServerInfoResponse(
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.GetServerInfoResponse:
+        """Versions, limits and services. Only admins see the warnings, which may name other tenants."""
+        return pb.GetServerInfoResponse(
             version=version("quintet"),
             api_version="quintet.v1",
             git_commit=self._git_commit,
@@ -128,27 +119,27 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             current_time=_timestamp(datetime.now(UTC)),
             limits=self._limits,
             services=[
-                model_pb2.ServiceStatus(name=name, serving=not message, message=message)
+                pb.ServiceStatus(name=name, serving=not message, message=message)
                 for name, message in sorted(self._services().items())
             ],
             warnings=self._warnings() if "admin" in current().caller.roles else (),
         )
 
-    def _managed(self, name: str) -> tuple[Handle[Any], ModelSpec[Any]]:
+    def _managed(self, name: str) -> Handle[Any]:
         """A model that can be loaded and replaced by request. Raises ModelNotFound or InvalidRequest."""
-        handle = find(self._handles, name)
+        handle = find(self.handles, name)
         if handle.spec is None:
             raise InvalidRequest([Violation("name", "is a language model, which the server's settings start")])
-        return handle, handle.spec
+        return handle
 
-    async def _models(self) -> list[model_pb2.Model]:
-        return [await self._model(handle) for handle in self.handles]
+    async def _models(self) -> list[pb.Model]:
+        return [await self._model(handle) for handle in self.handles.values()]
 
-    async def _model(self, handle: Handle[Any]) -> model_pb2.Model:
-        model = model_pb2.Model(
+    async def _model(self, handle: Handle[Any]) -> pb.Model:
+        model = pb.Model(
             ref=common_pb2.ModelRef(name=handle.name),
-            task=model_pb2.ModelTask.ValueType(handle.task.value if handle.task else 0),
-            state=model_pb2.ModelState.ValueType(handle.state.value),
+            task=pb.ModelTask.ValueType(handle.task.value if handle.task else 0),
+            state=pb.ModelState.ValueType(handle.state.value),
             state_message=handle.message,
         )
         if isinstance(handle.loaded, Described):
@@ -162,27 +153,12 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         return model
 
 
-def spec(servicer: ModelServicer) -> ServiceSpec:
-    """The service."""
-    return ServiceSpec(
-        model_pb2.DESCRIPTOR.services_by_name["ModelService"],
-        model_pb2_grpc.add_ModelServiceServicer_to_server,
-        servicer,
-        {
-            **dict.fromkeys(("GetServerInfo", "ListModels", "GetModel"), MethodSpec(ANY_ROLE, FREE)),
-            **dict.fromkeys(
-                ("LoadModel", "UnloadModel", "ReloadModel", "SetAlias", "WatchModels"), MethodSpec(Role.ADMIN, FREE)
-            ),
-        },
-    )
-
-
-def _describe(model: model_pb2.Model, known: ModelDescription) -> None:
+def _describe(model: pb.Model, known: ModelDescription) -> None:
     model.ref.CopyFrom(model_ref(known.identity))
     model.engine = known.engine
     model.labels.extend(known.labels)
     model.features.extend(
-        model_pb2.Feature(name=f.name, allowed_values=f.allowed_values, minimum=f.minimum, maximum=f.maximum)
+        pb.Feature(name=f.name, allowed_values=f.allowed_values, minimum=f.minimum, maximum=f.maximum)
         for f in known.features
     )
     model.metrics.update(known.metrics)
@@ -197,3 +173,17 @@ def _timestamp(moment: datetime) -> Timestamp:
     timestamp = Timestamp()
     timestamp.FromDatetime(moment)
     return timestamp
+
+
+def spec(servicer: ModelServicer) -> ServiceSpec:
+    """The service."""
+    changes = ("LoadModel", "UnloadModel", "ReloadModel", "SetAlias", "WatchModels")
+    return ServiceSpec(
+        pb.DESCRIPTOR.services_by_name["ModelService"],
+        model_pb2_grpc.add_ModelServiceServicer_to_server,
+        servicer,
+        {
+            **dict.fromkeys(("GetServerInfo", "ListModels", "GetModel"), MethodSpec(ANY_ROLE, FREE)),
+            **dict.fromkeys(changes, MethodSpec(Role.ADMIN, FREE)),
+        },
+    )

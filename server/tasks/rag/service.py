@@ -1,12 +1,13 @@
 """quintet.v1.RagService"""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from quintet.v1 import rag_pb2 as pb
 from quintet.v1 import rag_pb2_grpc
 
+from server.domain.chat import ChatModel
 from server.domain.context import current
 from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
@@ -14,7 +15,7 @@ from server.domain.rag import ReindexProgress
 from server.models.handle import Handle
 from server.rpc.convert import index_ref, model_ref
 from server.rpc.model_access import permitted
-from server.rpc.service_spec import FREE, Dependency, MethodSpec, ServiceSpec
+from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tasks.rag import convert
 from server.tenancy.tenants import Role
 
@@ -162,10 +163,10 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
 
 
 def spec(
-    engine: "Handle[RagEngine]", answerer: "Handle[Answerer]", chat_model: str, *, needs: Sequence[Dependency]
+    engine: "Handle[RagEngine]", answerer: "Handle[Answerer]", chat: Handle[ChatModel], *, answers_needed: bool
 ) -> ServiceSpec:
-    """The service."""
-    servicer = RagServicer(engine, answerer, chat_model)
+    """The service. It needs the `answerer`, which asks `chat`, unless the settings want no language model."""
+    servicer = RagServicer(engine, answerer, chat.name)
     read, write = MethodSpec(Role.CALL, FREE), MethodSpec(Role.INGEST, FREE)
     return ServiceSpec(
         pb.DESCRIPTOR.services_by_name["RagService"],
@@ -177,5 +178,5 @@ def spec(
             **dict.fromkeys(("AddDocuments", "ImportDocuments", "DeleteDocuments"), write),
             **dict.fromkeys(("CreateCollection", "DeleteCollection", "Rollback", "Compact", "Reindex"), write),
         },
-        needs=tuple(needs),
+        needs=(engine, answerer, chat) if answers_needed else (engine,),
     )
