@@ -96,7 +96,7 @@ _RECIPES = (
         by_default=False,
     ),
     *(
-        Recipe(name, "llm", inputs=(name,), libraries=("gguf", "tokenizers", "jinja2"), seconds=5)
+        Recipe(name, "llm", inputs=(name,), libraries=("gguf", "tokenizers", "jinja2"), seconds=15)
         for name in LLMS.values()
     ),
 )

@@ -91,7 +91,8 @@ async def _answers(artefact: Artefact, golden: Golden) -> dict[str, list[Answer]
         engines = _engines(artefact, scheduler)
         found = {
             kind: [
-                {key: round(number, 6) for key, number in (await ask(engine, each)).items()} for each in golden.inputs
+                {key: round(number, 6) for key, number in sorted((await ask(engine, each)).items())}
+                for each in golden.inputs
             ]
             for kind, engine in engines.items()
         }

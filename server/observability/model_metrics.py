@@ -64,7 +64,7 @@ def works(lanes: Mapping[str, Scheduler]) -> Iterator[Metric]:
 
 def models(handles: Sequence[Handle[Any]], memory: MemoryLimit) -> Iterator[Metric]:
     """Which versions serve, and the memory they take."""
-    ready = _each(handles, "state", State.READY.__eq__)
+    ready = _each(handles, "state", lambda state: state is State.READY)
     yield gauges("quintet_model_ready", "1 if the model serves", ("model",), ready)
     described = [(each.name, each.loaded.description) for each in handles if isinstance(each.loaded, Described)]
     yield gauges(

@@ -88,7 +88,6 @@ class Writer(threading.Thread):
             self._changed.notify()
 
     def run(self) -> None:
-        """Until stop()."""
         is_over = False
         while not is_over:
             batch = self._next_batch()
@@ -121,7 +120,6 @@ class Writer(threading.Thread):
             return [self._changes.popleft() for _ in range(min(_BATCH, len(self._changes)))]
 
     def _write(self, batch: Sequence[Change], *, is_leaving: bool = False) -> None:
-        """One transaction."""
         from server.usage import entries
         from server.usage.database import Database
 

@@ -72,7 +72,6 @@ class Upstream:
         self._client.base_url = base_url
 
     async def close(self) -> None:
-        """Close all connections."""
         await self._client.close()
 
     def trouble(self) -> str:
