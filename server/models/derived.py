@@ -20,9 +20,9 @@ async def keep_derived(
 ) -> None:
     """Fill `handle` as soon as all of `depends_on` are loaded, and again when one of them is replaced.
 
-    `make` gets their engines. What it makes is closed, if it has a coroutine close(), before it is made again and at the
-    end. After a failure it is tried again when one of them changes. `next_change` returns an event that is set by the
-    next change of any handle. Runs until it is cancelled.
+    `make` gets their engines. After a failure it is called again when one of them changes. What it makes is closed, if
+    it has a coroutine close(), before it is made again and at the end. `next_change` returns an event that the next
+    change of any handle sets. Runs until it is cancelled.
     """
     made_of: list[object] = []
     tried: list[int] = []
