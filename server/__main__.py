@@ -100,8 +100,8 @@ def _table(app: App) -> str:
 
 def _next_steps(app: App, settings: Settings) -> str:
     address = app.address
-    option = "" if address == "127.0.0.1:50051" else f" --address {address}"
-    argument = "" if address == "127.0.0.1:50051" else f'"{address}"'
+    is_default = address == "127.0.0.1:50051"
+    option, argument = ("", "") if is_default else (f" --address {address}", f'"{address}"')
     grpcurl = "grpcurl" if settings.tls_cert else "grpcurl -plaintext"
     if settings.tenants:
         grpcurl += ' -H "authorization: Bearer $QUINTET_API_KEY"'
@@ -124,7 +124,7 @@ def _version(engine: object) -> str:
 
 
 def _access(settings: Settings) -> str:
-    """Who may call, for people."""
+    """Who may call."""
     if settings.tenants:
         return f"Callers need an API key or a certificate of a tenant in {settings.tenants}."
     if settings.is_local:

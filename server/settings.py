@@ -147,21 +147,13 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _endpoint_has_a_model(self) -> "Settings":
+    def _settings_fit_together(self) -> "Settings":
         if self.llm_base_url and not self.llm_model:
             raise ValueError("QUINTET_LLM_BASE_URL needs QUINTET_LLM_MODEL, the name of the model at that endpoint")
-        return self
-
-    @model_validator(mode="after")
-    def _certificates_are_complete(self) -> "Settings":
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("QUINTET_TLS_CERT and QUINTET_TLS_KEY must be set together")
         if self.tls_client_ca and not self.tls_cert:
             raise ValueError("QUINTET_TLS_CLIENT_CA needs QUINTET_TLS_CERT and QUINTET_TLS_KEY")
-        return self
-
-    @model_validator(mode="after")
-    def _strangers_are_meant(self) -> "Settings":
         if not (self.tenants or self.allow_anonymous or self.is_local):
             raise ValueError(
                 f"with QUINTET_HOST={self.host} anybody could call: set QUINTET_TENANTS to a file of tenants "

@@ -69,15 +69,11 @@ class ChatStarted:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """The next piece of an answer."""
-
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ChatDone:
-    """The end of an answer."""
-
     finish_reason: FinishReason
     usage: Usage
     model: ModelIdentity

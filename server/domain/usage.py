@@ -59,7 +59,6 @@ def microseconds(moment: datetime) -> int:
 
 
 def moment_of(microseconds: int) -> datetime:
-    """The inverse."""
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
@@ -199,8 +198,6 @@ class Settled(NamedTuple):
 
 
 class LedgerWatch(Protocol):
-    """Reports what is settled."""
-
     def watch(self) -> AbstractContextManager[AsyncIterator[Settled]]:
         """Entries as this process settles them, until the ledger ends all watches."""
         ...

@@ -3,22 +3,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 from server.domain.models import Described
 from server.models.handle import Handle, State
 
 T = TypeVar("T")
 _ABSENT = (State.FAILED, State.UNLOADED)  # unloaded with a message: it does not fit
-
-
-@runtime_checkable
-class Closes(Protocol):
-    """Something that has to be closed before it is made again."""
-
-    async def close(self) -> None:
-        """Give up what it holds."""
-        ...
 
 
 async def keep_derived(
@@ -29,8 +20,9 @@ async def keep_derived(
 ) -> None:
     """Fill `handle` as soon as all of `depends_on` are loaded, and again when one of them is replaced.
 
-    `make` gets their engines. After it failed it is tried again when one of them changes. Runs until it is cancelled.
-    `next_change` returns an event that is set by the next change of any handle.
+    `make` gets their engines. After a failure it is called again when one of them changes. What it makes is closed, if
+    it has a coroutine close(), before it is made again and at the end. `next_change` returns an event that the next
+    change of any handle sets. Runs until it is cancelled.
     """
     made_of: list[object] = []
     tried: list[int] = []
@@ -64,5 +56,5 @@ def _identity(engine: object) -> object:
 
 async def _close(handle: Handle[Any]) -> None:
     engine, handle.resident = handle.loaded, None
-    if isinstance(engine, Closes):
-        await engine.close()
+    if close := getattr(engine, "close", None):
+        await close()

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from server.domain.errors import ModelLoading, QuintetError
 from server.models import process_memory
+from server.models.artefact import open_version
 from server.models.derived import keep_derived
 from server.models.handle import Handle, State, explain
 from server.models.loading import Loader
@@ -206,7 +207,7 @@ class ModelManager:
         async def move() -> None:
             async with handle.lock:
                 version = await asyncio.to_thread(self.registry.resolve, name, target)
-                find = partial(self.store.open_version, name, version)
+                find = partial(open_version, self.store.models, name, version)
                 commit = partial(self.registry.point, name, alias, version)
                 if alias == CURRENT:
                     await self._swapper.replace(handle, lambda: (find(), ""), strict=not force, commit=commit)
@@ -242,7 +243,7 @@ class ModelManager:
                 await self._swapper.serve_current(handle, strict=False, evict=evict)
 
     async def _to_its_end(self, work: Any) -> None:
-        """Finish what an operator asked for even if the call is cancelled: half of it would help nobody."""
+        """Finish what an operator asked for even if the call is cancelled: half of it would be of no use."""
         await asyncio.shield(self._start(work))
 
     def _start(self, work: Any) -> asyncio.Task[None]:

@@ -67,10 +67,6 @@ class ModelStore:
                     return open_version(self.models, name, version), damaged.message
             raise
 
-    def open_version(self, name: str, version: str) -> Artefact:
-        """A verified version. Raises ModelUnavailable."""
-        return open_version(self.models, name, version)
-
     def resolve(self, name: str, target: str) -> str:
         """The version that a version or an alias means. Raises ModelVersionNotFound."""
         versions = self.versions(name)

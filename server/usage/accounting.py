@@ -71,7 +71,6 @@ class Accounting:
         self._started = started
 
     def add(self, text: str) -> None:
-        """A piece of the answer."""
         self._has_text = self._has_text or bool(text)
         self._uncounted.append(text)
         self._uncounted_length += len(text)

@@ -62,7 +62,6 @@ class Database:
             yield connection
 
     def close(self) -> None:
-        """Close all connections."""
         self._engine.dispose()
 
     def _follow_file(self) -> None:

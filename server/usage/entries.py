@@ -127,7 +127,6 @@ def void_rows(connection: Connection, ids: Sequence[str]) -> None:
 
 
 def beat(connection: Connection, instance: str) -> None:
-    """Write the heartbeat of an instance."""
     now = _now_ms(connection)
     changed = connection.execute(update(INSTANCES).where(INSTANCES.c.id == instance).values(beat=now))
     if not changed.rowcount:

@@ -39,7 +39,6 @@ class SqlReader:
         return found
 
     async def close(self) -> None:
-        """Close all connections."""
         if self._database:
             await asyncio.to_thread(self._database.close)
 

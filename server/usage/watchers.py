@@ -30,7 +30,6 @@ class Watchers:
             del self._missed[queue]
 
     def tell(self, entry: Entry) -> None:
-        """An entry was settled."""
         for queue, missed in self._missed.items():
             if queue.qsize() >= _QUEUE:
                 self._missed[queue] += 1

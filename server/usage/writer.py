@@ -1,5 +1,7 @@
 """The thread that writes the ledger. It takes what waits together into one transaction, so one sync of the disk serves
-many calls. It also imports the database library, which takes half a second: the port need not wait for that.
+many calls. It also imports the database library, which takes half a second, so that the port need not wait for that.
+
+docs/notes/ledger-writer.md says why it is no executor.
 """
 
 import asyncio
@@ -88,7 +90,6 @@ class Writer(threading.Thread):
             self._changed.notify()
 
     def run(self) -> None:
-        """Until stop()."""
         is_over = False
         while not is_over:
             batch = self._next_batch()
@@ -121,7 +122,6 @@ class Writer(threading.Thread):
             return [self._changes.popleft() for _ in range(min(_BATCH, len(self._changes)))]
 
     def _write(self, batch: Sequence[Change], *, is_leaving: bool = False) -> None:
-        """One transaction."""
         from server.usage import entries
         from server.usage.database import Database
 

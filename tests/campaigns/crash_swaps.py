@@ -26,7 +26,7 @@ from pathlib import Path
 import grpc
 from quintet.v1 import classification_pb2, classification_pb2_grpc, model_pb2, model_pb2_grpc
 
-from server.models.artefact import MANIFEST, file_sha256
+from server.models.artefact import MANIFEST, file_sha256, open_version
 from server.models.golden import GOLDEN
 from server.models.publish import publish
 from server.models.store import CANDIDATE, CURRENT, ModelStore
@@ -74,7 +74,7 @@ class Expected:
         """Every version opens; `current` is one of those that it may be. That one counts from now on."""
         store = ModelStore(models)
         for version in store.versions(NAME):
-            store.open_version(NAME, version)  # raises if anything is not whole
+            open_version(store.models, NAME, version)  # raises if anything is not whole
         aliases = store.aliases(NAME)
         assert aliases[CURRENT] in {self.current, self.under_way or self.current}
         assert set(aliases.values()) <= set(store.versions(NAME))

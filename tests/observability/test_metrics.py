@@ -78,8 +78,7 @@ async def test_tokens_and_time_to_the_first_one() -> None:
         memory.hold("gpt", 700)
         handle: Handle[object] = Handle("gpt")
         handle.move(State.READY)
-        loading: Handle[object] = Handle("loading")
-        collector = Collector(admission, {}, [handle, loading], memory, upstreams={"fake/gpt": upstream})
+        collector = Collector(admission, {}, [handle, Handle("loading")], memory, upstreams={"fake/gpt": upstream})
         with serving("127.0.0.1", 0, collector) as port:
             found = await scrape(port)
             with pytest.raises(OSError, match="in use"), serving("127.0.0.1", port, collector):
@@ -91,7 +90,6 @@ async def test_tokens_and_time_to_the_first_one() -> None:
     assert value(found, "gen_ai_client_operation_duration_seconds_count", **model) == 1
     assert value(found, "quintet_provider_breaker_state", gen_ai_provider_name="fake") == 2
     assert value(found, "quintet_provider_breaker_openings_total", gen_ai_provider_name="fake") == 1
-    assert value(found, "quintet_model_ready", model="gpt") == 1
-    assert value(found, "quintet_model_ready", model="loading") == 0
+    assert [value(found, "quintet_model_ready", model=name) for name in ("gpt", "loading")] == [1, 0]
     assert value(found, "quintet_model_memory_bytes", model="gpt") == value(found, "quintet_memory_in_use_bytes") == 700
     assert value(found, "quintet_memory_budget_bytes") == 1000

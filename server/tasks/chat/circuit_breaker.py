@@ -68,7 +68,6 @@ class CircuitBreaker:
         return self._epoch
 
     def succeeded(self, ticket: int) -> None:
-        """The provider answered."""
         if ticket != self._epoch:
             return
         if self._open_until is None:
@@ -77,7 +76,6 @@ class CircuitBreaker:
             self._move(None)
 
     def failed(self, ticket: int) -> None:
-        """The provider failed."""
         if ticket != self._epoch:
             return
         now = self._clock()

@@ -77,7 +77,6 @@ class EmbeddedModel:
 
     @property
     def pid(self) -> int | None:
-        """Of the process."""
         return self._supervisor.pid
 
     async def start(self) -> "Upstream":
@@ -93,7 +92,6 @@ class EmbeddedModel:
         return upstream
 
     async def close(self) -> None:
-        """End the process."""
         await self._supervisor.stop()
         if self.upstream:
             await self.upstream.close()

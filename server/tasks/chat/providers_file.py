@@ -98,15 +98,11 @@ class _Provider(_Table):
 
 
 class OpenAI(_Provider):
-    """Any endpoint that speaks the OpenAI protocol."""
-
     kind: Literal["openai"]
     base_url: Address
 
 
 class Azure(_Provider):
-    """A resource of Azure OpenAI."""
-
     kind: Literal["azure"]
     endpoint: Address
     api_version: Word
@@ -140,7 +136,6 @@ class Providers(_Table):
         return keys
 
     def prices(self, model: Model) -> Prices:
-        """Of a model, in this table."""
         return Prices(
             model.prompt_price, model.completion_price, model.cached_price, self.currency, version=self.price_table
         )

@@ -78,7 +78,6 @@ class ChatModels:
             await self._fill(late)
 
     def start(self) -> None:
-        """Begin to load."""
         self._loading = asyncio.create_task(self.load())
 
     async def loaded(self) -> None:

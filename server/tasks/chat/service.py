@@ -56,7 +56,6 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
     async def StreamChat(
         self, request: chat_pb2.StreamChatRequest, context: Any
     ) -> AsyncIterator[chat_pb2.StreamChatResponse]:
-        """The answer as it is generated."""
         async with aclosing(self._stream(request)) as events:
             async for event in events:
                 if isinstance(event, TextDelta):

@@ -23,7 +23,6 @@ class TokenCounter:
     exact = False  # whether the model itself would count the same
 
     def text(self, text: str) -> int:
-        """Tokens of a text."""
         return math.ceil(len(text.encode()) / 4)
 
     def prompt(self, messages: Sequence[Message]) -> int:

@@ -20,8 +20,6 @@ _MAX_SUMS = 10_000  # about 1 MB
 
 
 class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
-    """What calls consumed, from the ledger."""
-
     def __init__(self, reader: LedgerReader, watch: LedgerWatch) -> None:
         self._reader = reader
         self._watch = watch
