@@ -80,10 +80,8 @@ async def _identify(engine: Any, text: str, deadline: float) -> Answer:
 
 async def _parse(engine: Any, text: str, deadline: float) -> Answer:
     parsed: ParsedText = await engine.parse(text, deadline=deadline)
-    tokens = {
-        f"{token.span.start} {token.lemma} {token.pos} {token.dependency} {token.head}" for token in parsed.tokens
-    }
-    return dict.fromkeys(tokens | {f"{entity.span.start} {entity.type}" for entity in parsed.entities}, 1.0)
+    tokens = {f"{token.start} {token.lemma} {token.pos} {token.dependency} {token.head}" for token in parsed.tokens}
+    return dict.fromkeys(tokens | {f"{entity.start} {entity.type}" for entity in parsed.entities}, 1.0)
 
 
 def _scores(labels: tuple[Label, ...]) -> Answer:
