@@ -14,26 +14,14 @@ from server.observability.families import counters, gauges, histograms
 
 def lane_times(by_name: Mapping[str, Scheduler]) -> Iterator[Metric]:
     """Threads that compute, by what computes on them."""
-    lanes = by_name.items()
-    yield gauges("quintet_lanes", "Threads that compute", ("lanes",), (((name,), each.count) for name, each in lanes))
-    yield gauges(
-        "quintet_lane_admitted",
-        "Computations that run or wait",
-        ("lanes",),
-        (((name,), each.admitted) for name, each in lanes),
-    )
-    yield histograms(
-        "quintet_lane_wait_seconds",
-        "Waiting for a lane",
-        ("lanes",),
-        (((name,), each.waits) for name, each in lanes),
-    )
-    yield histograms(
-        "quintet_lane_compute_seconds",
-        "Computing on a lane",
-        ("lanes",),
-        (((name,), each.computes) for name, each in lanes),
-    )
+
+    def each(attribute: str) -> list[tuple[tuple[str], Any]]:
+        return [((name,), getattr(scheduler, attribute)) for name, scheduler in by_name.items()]
+
+    yield gauges("quintet_lanes", "Threads that compute", ("lanes",), each("count"))
+    yield gauges("quintet_lane_admitted", "Computations that run or wait", ("lanes",), each("admitted"))
+    yield histograms("quintet_lane_wait_seconds", "Waiting for a lane", ("lanes",), each("waits"))
+    yield histograms("quintet_lane_compute_seconds", "Computing on a lane", ("lanes",), each("computes"))
 
 
 def works(lanes: Mapping[str, Scheduler]) -> Iterator[Metric]:
@@ -67,18 +55,10 @@ def models(handles: Sequence[Handle[Any]], memory: MemoryLimit) -> Iterator[Metr
     ready = _each(handles, "state", lambda state: state is State.READY)
     yield gauges("quintet_model_ready", "1 if the model serves", ("model",), ready)
     described = [(each.name, each.loaded.description) for each in handles if isinstance(each.loaded, Described)]
-    yield gauges(
-        "quintet_model_info",
-        "Which version serves",
-        ("model", "version", "engine"),
-        (((name, model.identity.version, model.engine), 1) for name, model in described),
-    )
-    yield gauges(
-        "quintet_model_size_bytes",
-        "Size of the model's files",
-        ("model",),
-        (((name,), model.size_bytes) for name, model in described),
-    )
+    versions = [((name, model.identity.version, model.engine), 1) for name, model in described]
+    yield gauges("quintet_model_info", "Which version serves", ("model", "version", "engine"), versions)
+    sizes = [((name,), model.size_bytes) for name, model in described]
+    yield gauges("quintet_model_size_bytes", "Size of the model's files", ("model",), sizes)
     managed = [each for each in handles if each.spec]
     taken = [*_each(managed, "memory_bytes"), *(((name,), size) for name, size in memory.by_name().items())]
     yield gauges("quintet_model_memory_bytes", "Memory that the model took when it was loaded", ("model",), taken)
