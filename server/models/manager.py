@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -43,6 +43,7 @@ class ModelManager:
         self.reserve_memory = self._loader.reserve
         self._swapper = Swapper(self.store, self._loader)
         self._derived: dict[Handle[Any], tuple[Callable[..., Awaitable[Any]], Sequence[Handle[Any]]]] = {}
+        self._awaited: list[Handle[Any]] = []  # what is loaded at the start
         self._demands: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._change = asyncio.Event()  # a new one after every change
@@ -81,8 +82,9 @@ class ModelManager:
 
     # ------------------------------------------------------------ starting and following
 
-    def start(self) -> None:
-        """Begin to load everything, and to follow what others publish."""
+    def start(self, others: Iterable[Handle[Any]] = ()) -> None:
+        """Begin to load everything, and to follow what is published. loaded() also waits for `others`."""
+        self._awaited = [*(handle for handle, spec in self._specs if spec.settings.preload), *self._derived, *others]
         for handle, (make, depends_on) in self._derived.items():
             self._start(keep_derived(handle, make, depends_on, lambda: self._change))
         self._start(self._load_and_follow())
@@ -90,8 +92,8 @@ class ModelManager:
 
     async def loaded(self) -> None:
         """Return when everything that is loaded at the start was loaded or has failed."""
-        wanted = [*(handle for handle, spec in self._specs if spec.settings.preload), *self._derived]
-        while any(handle.state in (State.LOADING, State.WARMING) for handle in wanted):
+        loading = (State.LOADING, State.WARMING)
+        while any(handle.loaded is None and handle.state in loading for handle in self._awaited):
             await self._change.wait()
 
     async def _freeze(self) -> None:
