@@ -47,8 +47,7 @@ class Collector:
         yield from model_metrics.lane_times(self.lanes)
         yield from model_metrics.works(self.lanes)
         yield from model_metrics.models(self.handles, self.memory)
-        yield from chat_metrics.upstreams(self.upstreams.values())
-        yield from chat_metrics.breakers(self.upstreams.values())
+        yield from chat_metrics.upstreams(list(self.upstreams.values()))
         if self.ledger is not None:
             yield from chat_metrics.ledger(self.ledger)
 
