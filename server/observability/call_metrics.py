@@ -13,55 +13,33 @@ from server.rpc.tenant_limits import TenantLimits
 
 def calls(admission: Admission) -> Iterator[Metric]:
     """Calls that run, that ended, and that admission refused."""
-    methods = [(method.name[1:], method) for method in list(admission.methods.values())]
-    yield histograms(
-        "rpc_server_call_duration_seconds",
-        "Calls by method, status code and reason",
-        ("rpc_system_name", "rpc_method", "rpc_response_status_code", "error_type"),
-        (
-            (("grpc", name, code.name, reason), durations)
-            for name, method in methods
-            for (code, reason), durations in method.ended.copy().items()
-        ),
-    )
-    yield gauges("quintet_active_calls", "Running calls", ("rpc_method",), [((n,), m.running) for n, m in methods])
-    yield gauges(
-        "quintet_admission_backlog_seconds",
-        "Compute that the running calls are expected to need",
-        ("rpc_method",),
-        [((name,), method.backlog_seconds) for name, method in methods],
-    )
-    yield counters(
-        "quintet_admission_refusals",
-        "Calls refused on arrival",
-        ("reason",),
-        [((why,), number) for why, number in admission.refused.items()],
-    )
+    methods = {method.name[1:]: method for method in list(admission.methods.values())}
+    durations = {
+        ("grpc", name, code.name, reason): durations
+        for name, method in methods.items()
+        for (code, reason), durations in method.ended.copy().items()
+    }
+    labels = "rpc_system_name rpc_method rpc_response_status_code error_type"
+    yield histograms("rpc_server_call_duration_seconds", "Calls by method, status code and reason", labels, durations)
+    running = {name: method.running for name, method in methods.items()}
+    yield gauges("quintet_active_calls", "Running calls", "rpc_method", running)
+    backlog = {name: method.backlog_seconds for name, method in methods.items()}
+    what = "Compute that the running calls are expected to need"
+    yield gauges("quintet_admission_backlog_seconds", what, "rpc_method", backlog)
+    yield counters("quintet_admission_refusals", "Calls refused on arrival", "reason", admission.refused)
 
 
 def authentication(refused: Mapping[str, int], files: Sequence[ReloadingFile[Any]]) -> Iterator[Metric]:
     """Refusals of authentication and authorization, and the state of the files that these need."""
-    yield counters(
-        "quintet_auth_refusals",
-        "Calls without valid credentials or without permission",
-        ("reason",),
-        [((reason,), number) for reason, number in refused.items()],
-    )
-    yield gauges(
-        "quintet_file_broken",
-        "1 if the latest tenants or certificates are invalid and the older ones stay in use",
-        ("file",),
-        [((file.what,), bool(file.problem)) for file in files],
-    )
+    what = "Calls without valid credentials or without permission"
+    yield counters("quintet_auth_refusals", what, "reason", refused)
+    what = "1 if the latest tenants or certificates are invalid and the older ones stay in use"
+    yield gauges("quintet_file_broken", what, "file", {file.what: bool(file.problem) for file in files})
 
 
 def tenant_limits(limits: TenantLimits) -> Iterator[Metric]:
     """Refusals by the tenants' limits, and whether this server decides alone."""
-    yield counters(
-        "quintet_limits_refusals",
-        "Calls refused, once for each limit that had no room",
-        ("tenant", "limit"),
-        limits.refused.copy().items(),
-    )
-    yield histograms("quintet_limits_decision_seconds", "Time of decisions", (), [((), limits.decisions)])
-    yield gauges("quintet_limits_degraded", "1 if this server decides alone", (), [((), limits.limiter.degraded)])
+    what = "Calls refused, once for each limit that had no room"
+    yield counters("quintet_limits_refusals", what, "tenant limit", limits.refused.copy())
+    yield histograms("quintet_limits_decision_seconds", "Time of decisions", "", {(): limits.decisions})
+    yield gauges("quintet_limits_degraded", "1 if this server decides alone", "", {(): limits.limiter.degraded})

@@ -1,6 +1,6 @@
 """Metrics of computing: lanes, what they work at, and models in memory."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import Metric
@@ -12,84 +12,52 @@ from server.models.memory_limit import MemoryLimit
 from server.observability.families import counters, gauges, histograms
 
 
-def lane_times(by_name: Mapping[str, Scheduler]) -> Iterator[Metric]:
+def lane_times(schedulers: Mapping[str, Scheduler]) -> Iterator[Metric]:
     """Threads that compute, by what computes on them."""
-    lanes = by_name.items()
-    yield gauges("quintet_lanes", "Threads that compute", ("lanes",), (((name,), each.count) for name, each in lanes))
-    yield gauges(
-        "quintet_lane_admitted",
-        "Computations that run or wait",
-        ("lanes",),
-        (((name,), each.admitted) for name, each in lanes),
-    )
-    yield histograms(
-        "quintet_lane_wait_seconds",
-        "Waiting for a lane",
-        ("lanes",),
-        (((name,), each.waits) for name, each in lanes),
-    )
-    yield histograms(
-        "quintet_lane_compute_seconds",
-        "Computing on a lane",
-        ("lanes",),
-        (((name,), each.computes) for name, each in lanes),
-    )
-
-
-def works(lanes: Mapping[str, Scheduler]) -> Iterator[Metric]:
-    """What the lanes count of each kind of work, most of which is that of one model."""
-    works = [(name, work) for each in lanes.values() for name, work in each.counters.copy().items()]
-    labels = ("work",)
-    yield gauges("quintet_work_waiting", "Items in the queue", labels, (((n,), w.waiting) for n, w in works))
-    yield counters(
-        "quintet_work_batches",
-        "Batches by the number of their items",
-        ("work", "items"),
-        (((n, str(size)), number) for n, w in works for size, number in w.batches.copy().items()),
-    )
-    for name, what in (
-        ("wait_seconds", "Time that items waited for a lane"),
-        ("compute_seconds", "Time on lanes"),
-        ("wasted_seconds", "Time on lanes for callers that had gone"),
-        ("expired", "Items not begun because they would have been late"),
-        ("abandoned", "Items not begun because their caller had gone or their call had failed"),
-        ("retried", "Items run alone after their batch had failed"),
-        ("refused", "Calls that found the queue full"),
-        ("cache_hits", "Texts whose result was kept"),
-        ("cache_misses", "Texts whose result was not kept"),
+    for family, name, what, attribute in (
+        (gauges, "quintet_lanes", "Threads that compute", "count"),
+        (gauges, "quintet_lane_admitted", "Computations that run or wait", "admitted"),
+        (histograms, "quintet_lane_wait_seconds", "Waiting for a lane", "waits"),
+        (histograms, "quintet_lane_compute_seconds", "Computing on a lane", "computes"),
     ):
-        yield counters(f"quintet_work_{name}", what, labels, [((n,), getattr(w, name)) for n, w in works])
-    yield gauges("quintet_work_cache_bytes", "Results that are kept", labels, (((n,), w.cache_bytes) for n, w in works))
+        yield family(name, what, "lanes", {lanes: getattr(each, attribute) for lanes, each in schedulers.items()})
+
+
+def works(schedulers: Mapping[str, Scheduler]) -> Iterator[Metric]:
+    """What the lanes count of each kind of work, most of which is that of one model."""
+    works = {name: work for each in schedulers.values() for name, work in each.counters.copy().items()}
+    batches = {(n, str(size)): number for n, w in works.items() for size, number in w.batches.copy().items()}
+    yield counters("quintet_work_batches", "Batches by the number of their items", "work items", batches)
+    for family, name, what in (
+        (gauges, "waiting", "Items in the queue"),
+        (counters, "wait_seconds", "Time that items waited for a lane"),
+        (counters, "compute_seconds", "Time on lanes"),
+        (counters, "wasted_seconds", "Time on lanes for callers that had gone"),
+        (counters, "expired", "Items not begun because they would have been late"),
+        (counters, "abandoned", "Items not begun because their caller had gone or their call had failed"),
+        (counters, "retried", "Items run alone after their batch had failed"),
+        (counters, "refused", "Calls that found the queue full"),
+        (counters, "cache_hits", "Texts whose result was kept"),
+        (counters, "cache_misses", "Texts whose result was not kept"),
+        (gauges, "cache_bytes", "Results that are kept"),
+    ):
+        yield family(f"quintet_work_{name}", what, "work", {n: getattr(w, name) for n, w in works.items()})
 
 
 def models(handles: Sequence[Handle[Any]], memory: MemoryLimit) -> Iterator[Metric]:
     """Which versions serve, and the memory they take."""
-    ready = _each(handles, "state", lambda state: state is State.READY)
-    yield gauges("quintet_model_ready", "1 if the model serves", ("model",), ready)
+    ready = {each.name: each.state is State.READY for each in handles}
+    yield gauges("quintet_model_ready", "1 if the model serves", "model", ready)
     described = [(each.name, each.loaded.description) for each in handles if isinstance(each.loaded, Described)]
-    yield gauges(
-        "quintet_model_info",
-        "Which version serves",
-        ("model", "version", "engine"),
-        (((name, model.identity.version, model.engine), 1) for name, model in described),
-    )
-    yield gauges(
-        "quintet_model_size_bytes",
-        "Size of the model's files",
-        ("model",),
-        (((name,), model.size_bytes) for name, model in described),
-    )
+    versions = {(name, model.identity.version, model.engine): 1 for name, model in described}
+    yield gauges("quintet_model_info", "Which version serves", "model version engine", versions)
+    sizes = {name: model.size_bytes for name, model in described}
+    yield gauges("quintet_model_size_bytes", "Size of the model's files", "model", sizes)
     managed = [each for each in handles if each.spec]
-    taken = [*_each(managed, "memory_bytes"), *(((name,), size) for name, size in memory.by_name().items())]
-    yield gauges("quintet_model_memory_bytes", "Memory that the model took when it was loaded", ("model",), taken)
-    yield gauges("quintet_memory_in_use_bytes", "Memory of all models", (), [((), memory.in_use)])
+    taken = {each.name: each.memory_bytes for each in managed} | memory.by_name()
+    yield gauges("quintet_model_memory_bytes", "Memory that the model took when it was loaded", "model", taken)
+    yield gauges("quintet_memory_in_use_bytes", "Memory of all models", "", {(): memory.in_use})
     if memory.limit is not None:
-        yield gauges("quintet_memory_budget_bytes", "What they may take", (), [((), memory.limit)])
-    yield counters("quintet_model_loads", "Loads that succeeded", ("model",), _each(managed, "loads"))
-    yield counters("quintet_model_failures", "Loads and checks that failed", ("model",), _each(managed, "failures"))
-
-
-def _each(
-    handles: Sequence[Handle[Any]], attribute: str, convert: Callable[[Any], float] = float
-) -> list[tuple[tuple[str], float]]:
-    return [((handle.name,), convert(getattr(handle, attribute))) for handle in handles]
+        yield gauges("quintet_memory_budget_bytes", "What they may take", "", {(): memory.limit})
+    for name, what in (("loads", "Loads that succeeded"), ("failures", "Loads and checks that failed")):
+        yield counters(f"quintet_model_{name}", what, "model", {each.name: getattr(each, name) for each in managed})

@@ -1,5 +1,7 @@
 """The thread that writes the ledger. It takes what waits together into one transaction, so one sync of the disk serves
-many calls. It also imports the database library, which takes half a second: the port need not wait for that.
+many calls. It also imports the database library, which takes half a second, so that the port need not wait for that.
+
+docs/notes/ledger-writer.md says why it is no executor.
 """
 
 import asyncio

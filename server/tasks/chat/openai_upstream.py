@@ -24,7 +24,7 @@ from server.domain.errors import (
 )
 from server.domain.models import ModelDescription
 from server.domain.money import Cost
-from server.domain.usage import Usage, UsageSource
+from server.domain.usage import UsageSource
 from server.tasks.chat.circuit_breaker import CircuitBreaker, CircuitState
 from server.tasks.chat.endpoint import Endpoint, client_of
 from server.tasks.chat.read_ahead import ReadAhead
@@ -104,7 +104,7 @@ class Upstream:
         ServerOverloaded; then InvalidRequest for the caller's fault, UpstreamFailed, UpstreamTimeout, DeadlineExceeded.
         """
         endpoint, context = self._endpoint, self.description.max_input_tokens
-        answer, waited = Answer(), 0.0
+        answer = Answer()
         with self._reported(deadline) as succeeded:
             if not self._is_ready():
                 raise ModelLoading(f'model "{self.name}" is being restarted', retry_after=2.0)
@@ -118,25 +118,20 @@ class Upstream:
                 body = _body(endpoint.model, messages, options, min(options.max_output_tokens, context - prompt))
                 asked = waiting_since = time.monotonic()
                 tracing = trace_upstream(endpoint.provider, endpoint.model, endpoint.base_url)
-                try:
-                    with tracing as trace, translated(endpoint.provider, prompt, context):
-                        chunks = await self._ask(body, trace.headers, deadline)
-                        async with aclosing(chunks), ReadAhead(chunks, partial(self._patience, deadline)) as batches:
-                            async for batch in batches:
-                                is_first = not answer.texts
-                                text = answer.add(batch)
-                                now = time.monotonic()
-                                waited += now - waiting_since
-                                if text and is_first:
+                with tracing as trace, translated(endpoint.provider, prompt, context):
+                    chunks = await self._ask(body, trace.headers, deadline)
+                    async with aclosing(chunks), ReadAhead(chunks, partial(self._patience, deadline)) as batches:
+                        async for batch in batches:
+                            now = time.monotonic()
+                            charge(upstream=now - waiting_since)
+                            if text := answer.add(batch):
+                                if len(answer.texts) == 1:
                                     succeeded()
                                     self.statistics.time_to_first_token.add(now - asked)
                                     trace.first_token()
-                                if text:
-                                    yield TextDelta(text)
-                                waiting_since = time.monotonic()
-                        trace.answered(answer.model, answer.finish_reason, answer.usage)
-                finally:
-                    charge(upstream=waited)
+                                yield TextDelta(text)
+                            waiting_since = time.monotonic()
+                    trace.answered(answer.model, answer.finish_reason, answer.usage)
                 if answer.finish_reason is None:
                     raise UpstreamFailed("the language model's endpoint broke off in the middle of an answer")
                 if not answer.texts:
@@ -197,13 +192,12 @@ class Upstream:
             cached, source = 0, UsageSource.ESTIMATED
         self.statistics.input_tokens.add(prompt)
         self.statistics.output_tokens.add(completion)
-        prices = self._endpoint.prices
-        cost = prices.cost_micros(prompt, completion, cached)
+        usage = self._endpoint.prices.usage(prompt, completion, source, cached)
         identity = self.description.identity
         if not identity.digest:  # a provider's model: the answer names its version
             identity = replace(identity, version=answer.model or identity.version)
         finish_reason = _FINISH_REASONS.get(answer.finish_reason or "", FinishReason.STOP)
-        return ChatDone(finish_reason, Usage(prompt, completion, source, cost, prices.currency, cached), identity)
+        return ChatDone(finish_reason, usage, identity)
 
 
 def _body(
