@@ -44,7 +44,7 @@ class KeyPhrase(NamedTuple):
     start: int
     end: int
     score: float
-    count: int
+    count: int  # type: ignore[assignment]  # in place of tuple.count
 
 
 class Token(NamedTuple):
