@@ -10,8 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -28,7 +27,7 @@ from server.models.spec import ModelSettings
 from server.rpc.admission import Admission
 from server.rpc.auth import TenantAuth
 from server.rpc.health import Health
-from server.rpc.listener import CannotStart, Certificates, PortInUse, listen
+from server.rpc.listener import CannotStart, Certificates, listen
 from server.rpc.pipeline import Registrar
 from server.rpc.reflection import add_reflection
 from server.rpc.service_spec import ServiceSpec, methods_by_path
@@ -51,9 +50,6 @@ from server.tenancy.limits.limiter import Limiter, open_limiter
 from server.tenancy.tenants_file import TenantsFile
 from server.usage.ledger import SqlLedger
 from server.usage.reader import SqlReader
-
-if TYPE_CHECKING:  # they need packages that are not always there
-    from server.observability.metrics import Collector
 
 log = logging.getLogger(__name__)
 CLASSIFIERS = ("sentiment", "topics")
@@ -105,7 +101,9 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         manager = await stack.enter_async_context(ModelManager.running(registry, settings.memory_budget))
         chats = ChatModels(_chat_settings(settings), manager, ledger)
         stack.push_async_callback(chats.close)
-        certificates = _certificates(settings)
+        certificates = None
+        if settings.tls_cert and settings.tls_key:
+            certificates = Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
         files: list[ReloadingFile[Any]] = [certificates] if certificates else []
         models = administration.ModelServicer(
             manager,
@@ -148,7 +146,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
 
         server, address = _server(settings, services, health, certificates, registrar)
         if settings.metrics_port is not None:
-            from server.observability.metrics import Collector  # its libraries take a while to import
+            from server.observability.metrics import Collector, serving  # their libraries take a while to import
 
             collector = Collector(
                 admission,
@@ -161,7 +159,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
                 limits=limits,
                 ledger=ledger.writer,
             )
-            _publish(stack, settings, settings.metrics_port, collector)
+            stack.enter_context(serving(settings.host, settings.metrics_port, collector))
         await server.start()
         log.info("listening on %s", address)
         stack.push_async_callback(_stop, server, health, models, admission, settings)
@@ -174,9 +172,9 @@ async def running(settings: Settings) -> AsyncIterator[App]:
 
         manager.on_change = update
         update()
-        manager.start()
+        manager.start(chats.handles.values())
         chats.start()
-        yield App(address, health, services, models.handles.values(), partial(_loaded, chats, manager))
+        yield App(address, health, services, models.handles.values(), manager.loaded)
 
 
 def _tasks(
@@ -237,12 +235,6 @@ def _server(
     return server, address
 
 
-def _certificates(settings: Settings) -> Certificates | None:
-    if settings.tls_cert is None or settings.tls_key is None:
-        return None
-    return Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-
-
 def _limits(limiter: Limiter, tenants: TenantsFile, services: tuple[ServiceSpec, ...]) -> TenantLimits:
     costs = {path: method.cost for path, (_, _, method) in methods_by_path(services).items() if method.cost}
     return TenantLimits(limiter, tenants.tenant, costs)
@@ -254,18 +246,6 @@ def _tracing(endpoint: str) -> "AbstractAsyncContextManager[BeginTrace]":
     except ModuleNotFoundError as error:
         raise CannotStart(f'QUINTET_TRACES needs more packages ({error.name}): pip install "quintet[traces]"') from None
     return tracing(endpoint)
-
-
-def _publish(stack: AsyncExitStack, settings: Settings, port: int, collector: "Collector") -> None:
-    from server.observability.metrics import serving
-
-    try:
-        found = stack.enter_context(serving(settings.host, port, collector))
-    except OSError:
-        raise PortInUse(
-            f"cannot publish metrics on {settings.host}:{port}: in use? Set QUINTET_METRICS_PORT to another port"
-        ) from None
-    log.info("metrics on http://%s:%d/metrics", settings.host, found)
 
 
 def _chat_settings(settings: Settings) -> ChatSettings:
@@ -281,12 +261,6 @@ def _chat_settings(settings: Settings) -> ChatSettings:
         timeout_seconds=settings.llm_timeout_seconds,
         concurrency=settings.max_concurrent_calls,
     )
-
-
-async def _loaded(chats: ChatModels, manager: ModelManager) -> None:
-    """Return when everything that is loaded at the start was loaded or has failed."""
-    await chats.loaded()
-    await manager.loaded()
 
 
 async def _stop(

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from server.domain.models import ModelDescription, ModelIdentity
 from server.domain.money import Cost
-from server.domain.usage import Usage
+from server.domain.usage import Usage, UsageSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,10 @@ class Prices:
         cached_micros = self.prompt_micros if self.cached_micros is None else self.cached_micros
         prompt = (prompt_tokens - cached_tokens) * self.prompt_micros + cached_tokens * cached_micros
         return -((prompt + completion_tokens * self.completion_micros) // -1_000_000)
+
+    def usage(self, prompt: int, completion: int, source: UsageSource, cached: int = 0) -> Usage:
+        """So many tokens with their cost."""
+        return Usage(prompt, completion, source, self.cost_micros(prompt, completion, cached), self.currency, cached)
 
 
 class FinishReason(Enum):

@@ -9,6 +9,8 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -135,10 +137,8 @@ def sync_folder(folder: Path) -> None:
 
 def open_artefact(models: Path, name: str) -> Artefact:
     """The current version of `name`, as open_version() returns it."""
-    try:
+    with _refusing(name):
         version = read_pointer(models / name / POINTER)
-    except (OSError, ValueError) as error:
-        raise unusable(name, _explain(error)) from error
     return open_version(models, name, version)
 
 
@@ -148,7 +148,7 @@ def open_version(models: Path, name: str, version: str) -> Artefact:
     Raises ModelUnavailable, with the command that makes the artefact, if anything is missing or differs.
     """
     folder = models / name / version
-    try:
+    with _refusing(name):
         manifest = read_manifest(folder)
         if (manifest.name, manifest.version) != (name, version):
             raise ValueError(f"the manifest is that of {manifest.name} {manifest.version}")
@@ -158,19 +158,23 @@ def open_version(models: Path, name: str, version: str) -> Artefact:
             relative = path.relative_to(folder).as_posix()
             if not path.is_dir() and relative not in manifest.files and relative != MANIFEST:
                 raise ValueError(f"{relative} is not in the manifest")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise unusable(name, _explain(error)) from error
-    return Artefact(folder, manifest, f"sha256:{file_sha256(folder / MANIFEST)}")
+        return Artefact(folder, manifest, f"sha256:{file_sha256(folder / MANIFEST)}")
 
 
 def open_part(models: Path, name: str, part: str) -> Path:
     """One file of the current version of `name`, checked without reading the others. Raises ModelUnavailable."""
-    try:
+    with _refusing(name):
         folder = models / name / read_pointer(models / name / POINTER)
         _check_file(folder, part, read_manifest(folder).files[part])
+        return folder / part
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise unusable(name, _explain(error)) from error
-    return folder / part
 
 
 def read_pointer(path: Path) -> str:

@@ -11,14 +11,13 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from server.domain.analysis import ParsedText
 from server.domain.errors import ServerOverloaded
 from server.domain.models import ModelTask
 from server.domain.pricing import House
-from server.domain.texts import Label
 from server.models.artefact import Artefact
 
 GOLDEN = "golden.json"
@@ -42,58 +41,39 @@ async def difference(engine: Any, artefact: Artefact) -> str:
     return ""
 
 
-async def ask(engine: Any, asked: Any) -> Answer:
+async def ask(engine: Any, given: Any) -> Answer:
     """The engine's output for one golden input. It waits while the scheduler's queue is full."""
     deadline = time.monotonic() + _SECONDS
     while True:
         try:
-            return await _ASK[engine.description.task](engine, asked, deadline)
+            return await _output(engine, given, deadline)
         except ServerOverloaded as full:
             if time.monotonic() > deadline:
                 raise
             await asyncio.sleep(full.retry_after)
 
 
+async def _output(engine: Any, given: Any, deadline: float) -> Answer:
+    match engine.description.task:
+        case ModelTask.CLASSIFICATION:
+            (found,) = await engine.classify([given], deadline=deadline)
+            return {label.name: label.score for label in found.labels}
+        case ModelTask.EMBEDDING:
+            vectors = await engine.embed([given], deadline=deadline)
+            return {str(index): value for index, value in enumerate(vectors[0].tolist())}
+        case ModelTask.REGRESSION:
+            (found,) = await engine.predict([House(**given)], deadline=deadline)
+            prices = {"price": found.price_usd, "low": found.low_usd, "high": found.high_usd}
+            return {name: math.log(price) for name, price in prices.items()}
+        case ModelTask.LANGUAGE_ID:
+            return {label.name: label.score for label in await engine.identify(given, deadline=deadline)}
+        case ModelTask.LINGUISTICS:
+            parsed: ParsedText = await engine.parse(given, deadline=deadline)
+            tokens = {f"{t.start} {t.lemma} {t.pos} {t.dependency} {t.head}" for t in parsed.tokens}
+            return dict.fromkeys(tokens | {f"{entity.start} {entity.type}" for entity in parsed.entities}, 1.0)
+    raise NotImplementedError(f"golden inputs for {engine.description.task}")
+
+
 def distance(left: Mapping[str, float], right: Mapping[str, float]) -> float:
     """The largest difference of two numbers of the same name."""
     return max((abs(left.get(name, 0.0) - right.get(name, 0.0)) for name in {*left, *right}), default=0.0)
-
-
-async def _classify(engine: Any, text: str, deadline: float) -> Answer:
-    (found,) = await engine.classify([text], deadline=deadline)
-    return _scores(found.labels)
-
-
-async def _embed(engine: Any, text: str, deadline: float) -> Answer:
-    vectors = await engine.embed([text], deadline=deadline)
-    return {str(index): value for index, value in enumerate(vectors[0].tolist())}
-
-
-async def _price(engine: Any, house: Mapping[str, Any], deadline: float) -> Answer:
-    (found,) = await engine.predict([House(**house)], deadline=deadline)
-    return {"price": math.log(found.price_usd), "low": math.log(found.low_usd), "high": math.log(found.high_usd)}
-
-
-async def _identify(engine: Any, text: str, deadline: float) -> Answer:
-    return _scores(await engine.identify(text, deadline=deadline))
-
-
-async def _parse(engine: Any, text: str, deadline: float) -> Answer:
-    parsed: ParsedText = await engine.parse(text, deadline=deadline)
-    tokens = {
-        f"{token.span.start} {token.lemma} {token.pos} {token.dependency} {token.head}" for token in parsed.tokens
-    }
-    return dict.fromkeys(tokens | {f"{entity.span.start} {entity.type}" for entity in parsed.entities}, 1.0)
-
-
-def _scores(labels: tuple[Label, ...]) -> Answer:
-    return {label.name: label.score for label in labels}
-
-
-_ASK: dict[ModelTask, Callable[[Any, Any, float], Awaitable[Answer]]] = {
-    ModelTask.CLASSIFICATION: _classify,
-    ModelTask.EMBEDDING: _embed,
-    ModelTask.REGRESSION: _price,
-    ModelTask.LANGUAGE_ID: _identify,
-    ModelTask.LINGUISTICS: _parse,
-}

@@ -1,6 +1,6 @@
-"""A handle refers to a model. It outlives the engines that are loaded, replaced and evicted behind it.
+"""A handle refers to a model. Servicers keep it while engines are loaded, replaced and evicted behind it.
 
-Servicers keep a handle and ask it for the engine on every call. Used on the event loop alone, so plain integers count.
+Use it on the event loop alone.
 """
 
 import asyncio
@@ -57,10 +57,10 @@ class Resident(Generic[T]):
 
 
 class Handle(Generic[T]):
-    """What callers name as a model, or something that is made of models.
+    """A reference to a model, or to something that is made of models.
 
-    `revision` grows with every change, over all handles; `on_change` is called after each. The ModelManager gives a
-    `spec` and a `demand`, which loads the model; handles without them are filled by those who make them.
+    `revision` grows with every change, over all handles; `on_change` is called after each. A model of the ModelManager
+    has a `spec`, and a `demand` that loads it; other handles are filled by load() or install().
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Handle(Generic[T]):
         self.state = State.UNLOADED if self._loads_on_demand else State.LOADING
 
     def use(self, deadline: float) -> "_Use[T]":
-        """The engine for the length of an `async with` block; it is loaded first and not freed before the block ends.
+        """The engine for an `async with` block: it is loaded first, and not freed before the block ends.
 
         Entering raises ModelLoading if it cannot be loaded by `deadline` (time.monotonic()), ModelUnavailable and
         ModelDoesNotFit.

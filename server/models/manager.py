@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -37,10 +37,13 @@ class ModelManager:
         self.registry = registry
         self.store = registry.store
         self.handles: dict[str, Handle[Any]] = {}  # of models with specs
+        self._specs: list[tuple[Handle[Any], ModelSpec[Any]]] = []
         self.memory = MemoryLimit(memory_limit)
         self._loader = Loader(self.handles, self.store, self.memory)
+        self.reserve_memory = self._loader.reserve
         self._swapper = Swapper(self.store, self._loader)
         self._derived: dict[Handle[Any], tuple[Callable[..., Awaitable[Any]], Sequence[Handle[Any]]]] = {}
+        self._awaited: list[Handle[Any]] = []  # what is loaded at the start
         self._demands: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._change = asyncio.Event()  # a new one after every change
@@ -62,6 +65,7 @@ class ModelManager:
         """A handle of a model; nothing is loaded yet."""
         handle: Handle[T] = Handle(spec.name, self.changed, spec.task, spec=spec, demand=self._demand)
         self.handles[spec.name] = handle
+        self._specs.append((handle, spec))
         return handle
 
     def derive(self, name: str, make: Callable[..., Awaitable[T]], depends_on: Sequence[Handle[Any]]) -> Handle[T]:
@@ -69,9 +73,6 @@ class ModelManager:
         handle: Handle[T] = Handle(name, self.changed)
         self._derived[handle] = (make, depends_on)
         return handle
-
-    def _specs(self) -> list[tuple[Handle[Any], ModelSpec[Any]]]:
-        return [(handle, handle.spec) for handle in self.handles.values() if handle.spec]
 
     def changed(self) -> None:
         """A handle has changed."""
@@ -81,8 +82,9 @@ class ModelManager:
 
     # ------------------------------------------------------------ starting and following
 
-    def start(self) -> None:
-        """Begin to load everything, and to follow what others publish."""
+    def start(self, others: Iterable[Handle[Any]] = ()) -> None:
+        """Begin to load everything, and to follow what is published. loaded() also waits for `others`."""
+        self._awaited = [*(handle for handle, spec in self._specs if spec.settings.preload), *self._derived, *others]
         for handle, (make, depends_on) in self._derived.items():
             self._start(keep_derived(handle, make, depends_on, lambda: self._change))
         self._start(self._load_and_follow())
@@ -90,8 +92,8 @@ class ModelManager:
 
     async def loaded(self) -> None:
         """Return when everything that is loaded at the start was loaded or has failed."""
-        wanted = [*(handle for handle, spec in self._specs() if spec.settings.preload), *self._derived]
-        while any(handle.state in (State.LOADING, State.WARMING) for handle in wanted):
+        loading = (State.LOADING, State.WARMING)
+        while any(handle.loaded is None and handle.state in loading for handle in self._awaited):
             await self._change.wait()
 
     async def _freeze(self) -> None:
@@ -100,7 +102,7 @@ class ModelManager:
         process_memory.freeze()
 
     async def _load_and_follow(self) -> None:
-        versioned = [spec.name for _, spec in self._specs() if spec.has_artefact]
+        versioned = [spec.name for _, spec in self._specs if spec.has_artefact]
         marks = await asyncio.to_thread(self.store.marks, versioned)  # before loading, so that no change is missed
         await self._sync(versioned)
         self._start(self._follow_changes(marks))
@@ -112,7 +114,7 @@ class ModelManager:
 
     async def preload(self) -> None:
         """Load what is to be in memory from the start, as far as the memory limit goes: nothing is evicted for it."""
-        wanted = [(handle, spec) for handle, spec in self._specs() if spec.settings.preload]
+        wanted = [(handle, spec) for handle, spec in self._specs if spec.settings.preload]
         marks = await asyncio.to_thread(self.store.marks, [spec.name for _, spec in wanted])
 
         async def load(*, out_of_process: bool) -> None:
@@ -218,10 +220,6 @@ class ModelManager:
             log.info('model "%s": %s is version %s now', name, alias, version)
 
         await self._to_its_end(move())
-
-    async def reserve_memory(self, name: str, size: int) -> None:
-        """Hold memory for a model that is loaded elsewhere, evicting others. Raises ModelDoesNotFit."""
-        await self._loader.reserve(name, size)
 
     # ------------------------------------------------------------ loading
 

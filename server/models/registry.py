@@ -9,6 +9,8 @@ import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +79,8 @@ class MlflowRegistry(Registry):
 
     def publish(self, folder: Path, alias: str = CURRENT) -> None:
         """Into the registry, if it lacks the artefact, and into the store."""
-        from mlflow.exceptions import MlflowException
-
         manifest, digest = read_manifest(folder), f"sha256:{file_sha256(folder / MANIFEST)}"
-        try:
+        with self._failures():
             client = self._client()
             if not client.search_registered_models(f"name = '{manifest.name}'"):
                 client.create_registered_model(manifest.name)
@@ -94,22 +94,16 @@ class MlflowRegistry(Registry):
                 source = f"{run.info.artifact_uri}/{manifest.name}"
                 number = client.create_model_version(manifest.name, source, run.info.run_id, tags=tags).version
             client.set_registered_model_alias(manifest.name, alias, number)
-        except MlflowException as error:
-            raise self._failed(error) from error
         publish(folder, self.store.models, alias)
 
     def sync(self, name: str) -> None:
         """Download the versions that the aliases mean if the store lacks them, and move its aliases."""
-        from mlflow.exceptions import MlflowException
-
-        try:
+        with self._failures():
             found = self._client().search_registered_models(f"name = '{name}'")
             aliases = found[0].aliases if found else {}
             for alias in (CURRENT, CANDIDATE):
                 if alias in aliases:
                     self._mirror(name, alias, aliases[alias])
-        except (MlflowException, OSError) as error:
-            raise self._failed(error) from error
 
     def _mirror(self, name: str, alias: str, number: str) -> None:
         found = self._client().get_model_version(name, number)
@@ -148,16 +142,12 @@ class MlflowRegistry(Registry):
 
     def point(self, name: str, alias: str, version: str) -> None:
         """In the registry, then in the store."""
-        from mlflow.exceptions import MlflowException
-
         digest = self.store.digest_of(name, version)
-        try:
+        with self._failures():
             numbers = [n for n, tags in self._versions(name).items() if tags.get(_DIGEST) == digest]
             if not numbers:
                 raise ModelVersionNotFound(name, version, [t.get(_VERSION, "") for t in self._versions(name).values()])
             self._client().set_registered_model_alias(name, alias, numbers[0])
-        except MlflowException as error:
-            raise self._failed(error) from error
         self.store.point(name, alias, version)
 
     def _versions(self, name: str) -> dict[str, dict[str, str]]:
@@ -176,6 +166,13 @@ class MlflowRegistry(Registry):
             return self._made
 
     @staticmethod
-    def _failed(error: Exception) -> RegistryFailed:
-        log.warning("registry: %s", error)
-        return RegistryFailed("the model registry cannot be reached or refused; the server's log says why")
+    @contextmanager
+    def _failures() -> Iterator[None]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            log.warning("registry: %s", error)
+            why = "the model registry cannot be reached or refused the request; see the server's log"
+            raise RegistryFailed(why) from error

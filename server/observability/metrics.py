@@ -4,6 +4,7 @@ Names and labels are OpenTelemetry's (`rpc.server.*`, `gen_ai.*`) in Prometheus'
 `quintet_`. A thread answers the scrapes.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,11 +18,14 @@ from server.models.handle import Handle
 from server.models.memory_limit import MemoryLimit
 from server.observability import call_metrics, chat_metrics, model_metrics
 from server.rpc.admission import Admission
+from server.rpc.listener import PortInUse
 from server.rpc.tenant_limits import TenantLimits
 from server.usage.writer import Writer
 
 if TYPE_CHECKING:
     from server.tasks.chat.openai_upstream import Upstream
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +58,16 @@ class Collector:
 
 @contextmanager
 def serving(host: str, port: int, collector: Collector) -> Iterator[int]:
-    """Answer GET /metrics while the body runs; yields the port. Raises OSError if it is in use."""
+    """Answer GET /metrics while the body runs; yields the port. Raises PortInUse."""
     registry = CollectorRegistry()
     registry.register(collector)
     ProcessCollector(registry=registry)
-    server, thread = start_http_server(port, host.strip("[]"), registry)
+    try:
+        server, thread = start_http_server(port, host.strip("[]"), registry)
+    except OSError:
+        what = f"cannot publish metrics on {host}:{port}"
+        raise PortInUse(f"{what}: in use? Set QUINTET_METRICS_PORT to another port") from None
+    log.info("metrics on http://%s:%d/metrics", host, server.server_port)
     try:
         yield server.server_port
     finally:

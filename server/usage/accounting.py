@@ -37,8 +37,7 @@ class Accounting:
         self._ledger = ledger
         self._request = (model, messages, options)
         self._deadline = deadline
-        self._opened: Opened | None = None
-        self._started: ChatStarted | None = None
+        self._running: tuple[Opened, ChatStarted] | None = None  # once an upstream is asked: the latest
         self._has_text = False
         self._uncounted: list[str] = []
         self._uncounted_length = 0
@@ -49,7 +48,7 @@ class Accounting:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if error is None or self._opened is None or self._is_settled:
+        if error is None or self._running is None or self._is_settled:
             return
         if isinstance(error, Exception):
             timed_out = isinstance(error, UpstreamTimeout | DeadlineExceeded | TimeoutError)
@@ -59,34 +58,36 @@ class Accounting:
         else:  # the call was cancelled, or the stream closed
             outcome = Outcome.DEADLINE if self._is_late() else Outcome.CANCELLED
             has_consumed = True
-        self._settle(self._count_own() if has_consumed else self._own_usage(0, 0), outcome)
+        opened, started = self._running
+        nothing = started.prices.usage(0, 0, UsageSource.ESTIMATED)
+        self._settle(opened, started, self._own_count(started) if has_consumed else nothing, outcome, started.model)
 
     async def start(self, started: ChatStarted, reserved: Cost) -> None:
         """An upstream is about to be asked. The first one opens the entry; `reserved` is what the call may cost.
 
         Raises LedgerUnavailable and RequestIdReused.
         """
-        if self._opened is None:
-            self._opened = await self._ledger.open(self._entry(started, reserved))
-        self._started = started
+        opened = self._running[0] if self._running else await self._ledger.open(self._entry(started, reserved))
+        self._running = opened, started
 
     def add(self, text: str) -> None:
         self._has_text = self._has_text or bool(text)
         self._uncounted.append(text)
         self._uncounted_length += len(text)
-        if self._uncounted_length > _COUNT_CODE_POINTS:
-            self._count()
+        if self._uncounted_length > _COUNT_CODE_POINTS and self._running:
+            self._count(self._running[1])
 
     async def finish(self, done: ChatDone) -> Usage:
         """Settle a complete answer; return the usage to report."""
-        assert self._opened is not None, "an upstream sends ChatStarted first"
-        written = self._settle(done.usage, Outcome.OK, done.model)
+        assert self._running is not None, "an upstream sends ChatStarted first"
+        opened, started = self._running
+        written = self._settle(opened, started, done.usage, Outcome.OK, done.model)
         try:
             async with asyncio.timeout(max(0.0, min(_SETTLE_SECONDS, self._deadline - time.monotonic()))):
                 await written
         except TimeoutError:
             log.warning("the ledger is slow; an answer ends before it is settled")
-        return self._opened.earlier or done.usage
+        return opened.earlier or done.usage
 
     def _entry(self, started: ChatStarted, reserved: Cost) -> Entry:
         call, prices, now = self._call, started.prices, datetime.now(UTC)
@@ -112,36 +113,28 @@ class Accounting:
             usage=Usage(0, 0, UsageSource.UNAVAILABLE, currency=prices.currency),
         )
 
-    def _settle(self, used: Usage, outcome: Outcome, model: ModelIdentity | None = None) -> asyncio.Future[bool]:
-        assert self._opened is not None
-        assert self._started is not None
+    def _settle(
+        self, opened: Opened, started: ChatStarted, used: Usage, outcome: Outcome, model: ModelIdentity
+    ) -> asyncio.Future[bool]:
         self._is_settled = True
-        if self._opened.earlier is None:  # a repeated request was charged before
+        if opened.earlier is None:  # a repeated request was charged before
             self._call.spent_tokens += used.total_tokens
             self._call.spent_micros += used.cost_micros
-        model = model or self._started.model
-        entry = self._opened.entry.settled(
+        entry = opened.entry.settled(
             used,
             outcome,
-            provider=self._started.provider,
+            provider=started.provider,
             model=replace(model, version=_printable(model.version)),
-            price_version=self._started.prices.version,
+            price_version=started.prices.version,
         )
         return self._ledger.settle(entry)
 
-    def _count_own(self) -> Usage:
-        assert self._started is not None
-        self._count()
-        return self._own_usage(self._started.prompt_tokens, self._completion_tokens)
+    def _own_count(self, started: ChatStarted) -> Usage:
+        self._count(started)
+        return started.prices.usage(started.prompt_tokens, self._completion_tokens, UsageSource.ESTIMATED)
 
-    def _own_usage(self, prompt: int, completion: int) -> Usage:
-        assert self._started is not None
-        prices = self._started.prices
-        return Usage(prompt, completion, UsageSource.ESTIMATED, prices.cost_micros(prompt, completion), prices.currency)
-
-    def _count(self) -> None:
-        assert self._started is not None
-        self._completion_tokens += self._started.count("".join(self._uncounted)) if self._uncounted else 0
+    def _count(self, started: ChatStarted) -> None:
+        self._completion_tokens += started.count("".join(self._uncounted)) if self._uncounted else 0
         self._uncounted, self._uncounted_length = [], 0
 
     def _is_late(self) -> bool:

@@ -14,7 +14,7 @@ from server.models.handle import Handle, Resident, State
 from server.models.manager import ModelManager
 from server.models.publish import publish
 from server.models.registry import Registry
-from server.models.spec import ModelSpec
+from server.models.spec import ModelSettings, ModelSpec
 from server.models.store import ModelStore
 from tests.waiting import until
 
@@ -47,9 +47,11 @@ class Workshop:
     chat: Handle[str]
     made: list[Index] = field(default_factory=list)
     broken: bool = False
+    preload: bool = True
 
     def __post_init__(self) -> None:
-        spec = ModelSpec("m", ModelTask.EMBEDDING, lambda: Engine, check=_no_difference)
+        settings = ModelSettings(preload=self.preload)
+        spec = ModelSpec("m", ModelTask.EMBEDDING, lambda: Engine, settings, check=_no_difference)
         self.model = self.manager.add(spec)
         self.index = self.manager.derive("index", self._make, depends_on=(self.model,))
         self.answer = self.manager.derive("answer", _answer, depends_on=(self.index, self.chat))
@@ -136,3 +138,29 @@ async def test_what_could_not_be_made_is_tried_again_with_the_next_change(worksh
     workshop.broken = False
     await workshop.manager.reload("m")
     await until(lambda: workshop.answer.state is State.READY)
+
+
+async def test_a_model_that_is_not_preloaded_is_loaded_for_it(tmp_path: Path) -> None:
+    registry = Registry(ModelStore(tmp_path / "models"))
+    async with ModelManager.running(registry, memory_limit=None) as manager:
+        workshop = Workshop(manager, tmp_path / "models", Handle("chat", manager.changed), preload=False)
+        await workshop.publish("1")
+        workshop.chat.install(Resident("answer"))
+        manager.start()
+        await manager.loaded()
+        assert workshop.answer.get() == "answer of 1"
+
+
+async def test_a_model_that_does_not_fit_fails_what_is_made_of_it(tmp_path: Path) -> None:
+    registry = Registry(ModelStore(tmp_path / "models"))
+    async with ModelManager.running(registry, memory_limit=0) as manager:
+        workshop = Workshop(manager, tmp_path / "models", Handle("chat", manager.changed))
+        await workshop.publish("1")
+        manager.start()
+        await manager.loaded()
+        assert (workshop.model.state, workshop.index.state) == (State.UNLOADED, State.FAILED)
+        assert workshop.index.message == workshop.model.message
+        assert "of the memory limit of 0" in workshop.index.message
+        manager.memory.limit = None
+        await manager.load("m", asyncio.get_running_loop().time() + 10)
+        await until(lambda: workshop.index.state is State.READY)

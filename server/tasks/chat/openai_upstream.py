@@ -24,7 +24,7 @@ from server.domain.errors import (
 )
 from server.domain.models import ModelDescription
 from server.domain.money import Cost
-from server.domain.usage import Usage, UsageSource
+from server.domain.usage import UsageSource
 from server.tasks.chat.circuit_breaker import CircuitBreaker, CircuitState
 from server.tasks.chat.endpoint import Endpoint, client_of
 from server.tasks.chat.read_ahead import ReadAhead
@@ -192,13 +192,12 @@ class Upstream:
             cached, source = 0, UsageSource.ESTIMATED
         self.statistics.input_tokens.add(prompt)
         self.statistics.output_tokens.add(completion)
-        prices = self._endpoint.prices
-        cost = prices.cost_micros(prompt, completion, cached)
+        usage = self._endpoint.prices.usage(prompt, completion, source, cached)
         identity = self.description.identity
         if not identity.digest:  # a provider's model: the answer names its version
             identity = replace(identity, version=answer.model or identity.version)
         finish_reason = _FINISH_REASONS.get(answer.finish_reason or "", FinishReason.STOP)
-        return ChatDone(finish_reason, Usage(prompt, completion, source, cost, prices.currency, cached), identity)
+        return ChatDone(finish_reason, usage, identity)
 
 
 def _body(

@@ -80,11 +80,6 @@ class ChatModels:
     def start(self) -> None:
         self._loading = asyncio.create_task(self.load())
 
-    async def loaded(self) -> None:
-        """Return when every model was loaded or has failed."""
-        if self._loading:
-            await asyncio.wait({self._loading})
-
     async def close(self) -> None:
         """Give up loading, end the embedded model's process and close all connections."""
         if self._loading:
