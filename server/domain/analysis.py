@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 from server.domain.models import ModelDescription, ModelIdentity
-from server.domain.texts import Classification, Label
+from server.domain.texts import Label
 
 
 class AnalysisTask(Enum):
@@ -20,37 +20,39 @@ class AnalysisTask(Enum):
     SYNTAX = 7
 
 
-@dataclass(frozen=True, slots=True)
-class TextSpan:
-    """Code points `start` to `end` of the text."""
+class TextSpan(NamedTuple):
+    """Code points `start` to `end` of the text. The fields of what has a place in a text are those of the contract."""
 
     text: str
     start: int
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Entity:
+class Entity(NamedTuple):
     """A name with its OntoNotes type."""
 
-    span: TextSpan
+    text: str
+    start: int
+    end: int
     type: str
 
 
-@dataclass(frozen=True, slots=True)
-class KeyPhrase:
+class KeyPhrase(NamedTuple):
     """A noun phrase, its weight relative to the first (0..1) and how often it occurs."""
 
-    span: TextSpan
+    text: str
+    start: int
+    end: int
     score: float
-    count: int
+    count: int  # type: ignore[assignment]  # in place of tuple.count
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """A token with its grammar; `head` is the index of its head in the list of tokens, its own for a root."""
 
-    span: TextSpan
+    text: str
+    start: int
+    end: int
     lemma: str
     pos: str
     tag: str
@@ -58,8 +60,7 @@ class Token:
     head: int
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedText:
+class ParsedText(NamedTuple):
     """Everything that one parse of a text yields."""
 
     entities: tuple[Entity, ...]
@@ -86,22 +87,12 @@ class LanguageIdentifier(Protocol):
         """Up to 3 ISO 639 codes, most probable first."""
 
 
-AnalysisValue = (
-    Classification
-    | tuple[Label, ...]
-    | tuple[Entity, ...]
-    | tuple[KeyPhrase, ...]
-    | tuple[TextSpan, ...]
-    | tuple[Token, ...]
-)
-
-
 @dataclass(frozen=True, slots=True)
 class TaskResult:
     """The value of one task: a Classification for SENTIMENT and TOPICS, Labels for LANGUAGE, else of ParsedText."""
 
     task: AnalysisTask
-    value: AnalysisValue
+    value: Any
     model: ModelIdentity
 
 

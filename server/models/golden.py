@@ -69,8 +69,8 @@ async def _output(engine: Any, given: Any, deadline: float) -> Answer:
             return {label.name: label.score for label in await engine.identify(given, deadline=deadline)}
         case ModelTask.LINGUISTICS:
             parsed: ParsedText = await engine.parse(given, deadline=deadline)
-            tokens = {f"{t.span.start} {t.lemma} {t.pos} {t.dependency} {t.head}" for t in parsed.tokens}
-            return dict.fromkeys(tokens | {f"{entity.span.start} {entity.type}" for entity in parsed.entities}, 1.0)
+            tokens = {f"{t.start} {t.lemma} {t.pos} {t.dependency} {t.head}" for t in parsed.tokens}
+            return dict.fromkeys(tokens | {f"{entity.start} {entity.type}" for entity in parsed.entities}, 1.0)
     raise NotImplementedError(f"golden inputs for {engine.description.task}")
 
 

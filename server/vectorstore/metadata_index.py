@@ -4,15 +4,13 @@ A term is a key with a value, written so that the terms of a key lie together, s
 as one character, the key, the value. The documents of a range of values are then one range of `rows`.
 """
 
-import operator
 import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +25,9 @@ _NONE = np.empty(0, np.int32)
 
 @dataclass(frozen=True, slots=True)
 class MetadataIndex:
-    """Of a segment. `rows[ends[i - 1] : ends[i]]` are the documents of the sorted term i; `numbers[i]` is its value as
-    a number, or NaN.
-    """
+    """`rows[ends[i - 1] : ends[i]]` are the documents of sorted term i, `numbers[i]` its value or NaN."""
 
-    terms: Strings
+    terms: Sequence[str] | Strings
     numbers: NDArray[np.float64]
     ends: NDArray[np.int64]
     rows: Rows
@@ -43,7 +39,8 @@ class MetadataIndex:
     def _matching(self, wanted: MetadataFilter) -> Rows:
         match wanted:
             case ValueIn(key, values):
-                found = (self._rows(*self._equal(_term(key, value))) for value in set(values))
+                terms = [_term(key, value) for value in set(values)]
+                found = (self._rows(bisect_left(self.terms, each), bisect_right(self.terms, each)) for each in terms)
                 return np.concatenate([_NONE, *found])
             case TextRange(key):
                 low, high = self._terms_of(key)
@@ -56,7 +53,14 @@ class MetadataIndex:
                 return self._rows(low, max(low, high))
             case NumberRange(key):
                 low, high = self._terms_of(key)
-                inside = _in_range(self.numbers[low:high], wanted)
+                numbers = self.numbers[low:high]
+                inside: NDArray[np.bool_] = ~np.isnan(numbers)
+                if wanted.at_least is not None:
+                    inside &= numbers >= wanted.at_least
+                if wanted.at_most is not None:
+                    inside &= numbers <= wanted.at_most
+                if wanted.less_than is not None:
+                    inside &= numbers < wanted.less_than
                 starts = np.concatenate([np.zeros(1, np.int64), self.ends])[low : high + 1]
                 return self._rows(low, high)[np.repeat(inside, np.diff(starts))]
 
@@ -68,9 +72,6 @@ class MetadataIndex:
         beyond = shortened[:-1] + chr(ord(shortened[-1]) + 1)
         return bisect_left(self.terms, prefix), bisect_left(self.terms, beyond)
 
-    def _equal(self, term: str) -> tuple[int, int]:
-        return bisect_left(self.terms, term), bisect_right(self.terms, term)
-
     def _rows(self, low: int, high: int) -> Rows:
         """Documents of the terms from `low` to before `high`."""
         if low == high:
@@ -79,40 +80,20 @@ class MetadataIndex:
 
 
 def matching_rows(values: Mapping[str, Mapping[str, list[int]]], filters: Iterable[MetadataFilter]) -> Rows:
-    """The same for documents in memory, given as key to value to rows. Another thread may be adding to `values`.
-
-    Looks at every value of the key: a memtable has few.
-    """
-
-    def matching(wanted: MetadataFilter) -> Rows:
-        copied = list(values.get(wanted.key, {}).items())  # at once, before the writer adds to it
-        found = (np.array(list(rows), np.int32) for value, rows in copied if _fulfils(value, wanted))
-        return np.unique(np.concatenate([_NONE, *found]))
-
-    return reduce(np.intersect1d, map(matching, filters))
+    """The same for documents in memory, given as key to value to rows. Another thread may be adding to `values`."""
+    rows = {
+        _term(key, value): np.array(list(found), np.int32)
+        for key in {each.key for each in filters}
+        for value, found in list(values.get(key, {}).items())  # copied at once, before the writer adds to it
+    }
+    return _index(sorted(rows), rows).matching(filters)
 
 
-def _fulfils(value: str, wanted: MetadataFilter) -> bool:
-    match wanted:
-        case ValueIn(_, values):
-            return value in values
-        case TextRange():
-            return all(compare(value, bound) for compare, bound in _bounds(wanted))
-        case NumberRange():
-            return bool(_in_range(np.array([_number(value)]), wanted)[0])
-
-
-def _in_range(numbers: NDArray[np.float64], wanted: NumberRange) -> NDArray[np.bool_]:
-    """Which numbers lie within the bounds; NaN never does."""
-    inside = ~np.isnan(numbers)
-    for compare, bound in _bounds(wanted):
-        inside &= compare(numbers, bound)
-    return inside
-
-
-def _bounds(wanted: TextRange | NumberRange) -> list[tuple[Callable[[Any, Any], Any], Any]]:
-    bounds = ((operator.ge, wanted.at_least), (operator.le, wanted.at_most), (operator.lt, wanted.less_than))
-    return [(compare, bound) for compare, bound in bounds if bound is not None]
+def _index(terms: list[str], rows: Mapping[str, Rows]) -> MetadataIndex:
+    """An index in memory of sorted terms and the documents that have them."""
+    ends = np.array([len(rows[term]) for term in terms], np.int64).cumsum()
+    numbers = np.array([_number(term[1 + ord(term[0]) :]) for term in terms], np.float64)
+    return MetadataIndex(terms, numbers, ends, np.concatenate([_NONE, *(rows[term] for term in terms)]))
 
 
 def _number(value: str) -> float:
@@ -137,13 +118,12 @@ class MetadataIndexWriter:
 
     def write(self, writer: Writer) -> None:
         found = list(self._rows)
-        terms = [found[at] for at in sorted_positions(found)]
-        lengths = (len(self._rows[term]) for term in terms)
-        writer.strings("terms", with_pauses(terms))
-        writer.array("terms.numbers.npy", np.array([_number(t[1 + ord(t[0]) :]) for t in terms], np.float64))
-        writer.array("postings.ends.npy", np.cumsum(np.fromiter(lengths, np.int64, len(terms))))
-        rows = [np.frombuffer(self._rows[term], np.int32) for term in terms]
-        writer.array("postings.npy", np.concatenate([_NONE, *rows]))
+        rows = {found[at]: np.frombuffer(self._rows[found[at]], np.int32) for at in sorted_positions(found)}
+        index = _index(list(rows), rows)
+        writer.strings("terms", with_pauses(rows))
+        writer.array("terms.numbers.npy", index.numbers)
+        writer.array("postings.ends.npy", index.ends)
+        writer.array("postings.npy", index.rows)
 
 
 def read_metadata_index(folder: Path) -> MetadataIndex:

@@ -7,15 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from server.domain.analysis import (
-    AnalysisTask,
-    AnalysisValue,
-    LanguageIdentifier,
-    ParsedText,
-    TaskFailed,
-    TaskResult,
-    TextParser,
-)
+from server.domain.analysis import AnalysisTask, LanguageIdentifier, TaskFailed, TaskResult, TextParser
 from server.domain.errors import QuintetError
 from server.domain.texts import Classifier
 
@@ -25,12 +17,8 @@ UseModel = Callable[[float], AbstractAsyncContextManager[T]]  # Handle.use
 _Tasks = tuple[AnalysisTask, ...]
 _Parts = dict[_Tasks, Coroutine[Any, Any, list[TaskResult]]]
 
-_FROM_PARSE: dict[AnalysisTask, Callable[[ParsedText], AnalysisValue]] = {
-    AnalysisTask.ENTITIES: lambda parsed: parsed.entities,
-    AnalysisTask.KEY_PHRASES: lambda parsed: parsed.key_phrases,
-    AnalysisTask.SENTENCES: lambda parsed: parsed.sentences,
-    AnalysisTask.SYNTAX: lambda parsed: parsed.tokens,
-}
+# The tasks that a parse serves, in the order of ParsedText.
+_FROM_PARSE = AnalysisTask.ENTITIES, AnalysisTask.KEY_PHRASES, AnalysisTask.SENTENCES, AnalysisTask.SYNTAX
 
 
 @dataclass(frozen=True)
@@ -87,7 +75,8 @@ class Analyzer:
         async with self.parser(deadline) as parser:
             parsed = await parser.parse(text, deadline=deadline)
             model = parser.description.identity
-        return [TaskResult(task, _FROM_PARSE[task](parsed), model) for task in tasks]
+        found = zip(_FROM_PARSE, parsed, strict=True)
+        return [TaskResult(task, value, model) for task, value in found if task in tasks]
 
     @staticmethod
     async def _classify(task: AnalysisTask, use: UseModel[Classifier], text: str, deadline: float) -> list[TaskResult]:

@@ -43,7 +43,7 @@ def rank(candidates: Sequence[Candidate]) -> tuple[KeyPhrase, ...]:
         return (1 + math.log2(len(words))) * (counts[words] - nested)
 
     best = sorted(((c_value(words), words) for words in occurrences), key=lambda pair: -pair[0])[:MAX_PHRASES]
-    return tuple(KeyPhrase(occurrences[words][0], value / best[0][0], counts[words]) for value, words in best)
+    return tuple(KeyPhrase(*occurrences[words][0], value / best[0][0], counts[words]) for value, words in best)
 
 
 def _parts(words: tuple[str, ...]) -> set[tuple[str, ...]]:

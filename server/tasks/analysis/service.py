@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf.message import Message
 from quintet.v1 import analysis_pb2, analysis_pb2_grpc, errors_pb2
 
-from server.domain.analysis import AnalysisTask, LanguageIdentifier, TaskFailed, TaskResult, TextParser, TextSpan, Token
+from server.domain.analysis import AnalysisTask, LanguageIdentifier, TaskFailed, TaskResult, TextParser
 from server.domain.context import current
 from server.domain.texts import Classifier
 from server.models.handle import Handle
@@ -89,28 +89,13 @@ def _put(result: TaskResult, message: Message) -> None:
     """Fill the field of `message` that is named like the task."""
     made: Any = getattr(message, result.task.name.lower())
     made.model.CopyFrom(model_ref(result.model))
-    value: Any = result.value
     match result.task:
         case AnalysisTask.SENTIMENT | AnalysisTask.TOPICS:
-            made.labels.extend(labels(value.labels))
-            made.truncated = value.truncated
+            made.labels.extend(labels(result.value.labels))
+            made.truncated = result.value.truncated
         case AnalysisTask.LANGUAGE:
-            made.labels.extend(labels(value))
-        case AnalysisTask.ENTITIES:
-            made.entities.extend(analysis_pb2.Entity(type=each.type, **_span(each.span)) for each in value)
-        case AnalysisTask.KEY_PHRASES:
-            phrases = (analysis_pb2.KeyPhrase(score=p.score, count=p.count, **_span(p.span)) for p in value)
-            made.key_phrases.extend(phrases)
-        case AnalysisTask.SENTENCES:
-            made.sentences.extend(analysis_pb2.TextSpan(**_span(each)) for each in value)
-        case AnalysisTask.SYNTAX:
-            made.tokens.extend(map(_token, value))
-
-
-def _token(token: Token) -> analysis_pb2.Token:
-    grammar = {name: getattr(token, name) for name in ("lemma", "pos", "tag", "dependency", "head")}
-    return analysis_pb2.Token(**grammar, **_span(token.span))
-
-
-def _span(span: TextSpan) -> dict[str, Any]:
-    return {"text": span.text, "start": span.start, "end": span.end}
+            made.labels.extend(labels(result.value))
+        case task:
+            found = made.tokens if task is AnalysisTask.SYNTAX else getattr(made, task.name.lower())
+            for each in result.value:
+                found.add(**each._asdict())

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from server.domain.analysis import Entity, KeyPhrase, ParsedText, TextSpan, Token
 from server.domain.errors import ModelLoading, ModelUnavailable, ServerStopping
@@ -23,6 +23,7 @@ from server.models.artefact import Artefact
 from server.models.describe import describe
 
 log = logging.getLogger(__name__)
+S = TypeVar("S", Entity, KeyPhrase, TextSpan, Token)
 
 _PROBE = "Is Ada Lovelace ready to answer in London?"
 _TOKEN_BYTES = 450  # of a token in memory; the other results take less
@@ -108,17 +109,13 @@ def _decode(text: str, answer: bytes) -> ParsedText:
     """From the lists of spacy_process.Parser.parse()."""
     found: dict[str, list[Any]] = json.loads(answer)
 
-    def span(start: int, end: int) -> TextSpan:
-        return TextSpan(text[start:end], start, end)
+    def spans(kind: type[S], name: str) -> tuple[S, ...]:
+        return tuple(kind(text[start:end], start, end, *rest) for start, end, *rest in found[name])
 
     return ParsedText(
-        entities=tuple(Entity(span(start, end), kind) for start, end, kind in found["entities"]),
-        key_phrases=tuple(KeyPhrase(span(start, end), *rest) for start, end, *rest in found["key_phrases"]),
-        sentences=tuple(span(start, end) for start, end in found["sentences"]),
-        tokens=tuple(Token(span(start, end), *rest) for start, end, *rest in found["tokens"]),
+        spans(Entity, "entities"), spans(KeyPhrase, "key_phrases"), spans(TextSpan, "sentences"), spans(Token, "tokens")
     )
 
 
 def _size(parsed: ParsedText) -> int:
-    parts = (parsed.entities, parsed.key_phrases, parsed.sentences, parsed.tokens)
-    return _TOKEN_BYTES * (1 + sum(map(len, parts)))
+    return _TOKEN_BYTES * (1 + sum(map(len, parsed)))

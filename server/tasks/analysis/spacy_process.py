@@ -33,7 +33,7 @@ class Parser:
             phrases = rank([_candidate(chunk) for chunk in document.noun_chunks])
             return {
                 "entities": [[*_offsets(entity), entity.label_] for entity in document.ents],
-                "key_phrases": [[p.span.start, p.span.end, p.score, p.count] for p in phrases],
+                "key_phrases": [phrase[1:] for phrase in phrases],
                 "sentences": [_offsets(sentence) for sentence in document.sents if sentence.text.strip()],
                 "tokens": _tokens(document),
             }

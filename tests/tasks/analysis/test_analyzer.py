@@ -26,10 +26,10 @@ T = TypeVar("T")
 ALL = frozenset(AnalysisTask)
 TEXT = "Ann lives in Paris."
 PARSED = ParsedText(
-    entities=(Entity(TextSpan("Paris", 13, 18), "GPE"),),
-    key_phrases=(KeyPhrase(TextSpan("Paris", 13, 18), 1.0, 1),),
+    entities=(Entity("Paris", 13, 18, "GPE"),),
+    key_phrases=(KeyPhrase("Paris", 13, 18, 1.0, 1),),
     sentences=(TextSpan(TEXT, 0, 19),),
-    tokens=(Token(TextSpan("Ann", 0, 3), "Ann", "PROPN", "NNP", "ROOT", 0),),
+    tokens=(Token("Ann", 0, 3, "Ann", "PROPN", "NNP", "ROOT", 0),),
 )
 
 

@@ -17,7 +17,7 @@ def candidates(*phrases: str) -> list[Candidate]:
 
 
 def texts(phrases: tuple[KeyPhrase, ...]) -> list[str]:
-    return [phrase.span.text for phrase in phrases]
+    return [phrase.text for phrase in phrases]
 
 
 def test_frequent_and_long_phrases_come_first() -> None:
@@ -33,7 +33,7 @@ def test_a_part_of_one_longer_phrase_counts_less_than_one_of_many() -> None:
     same = rank(candidates("solar panel", "solar panel", "panel"))
     different = rank(candidates("solar panel", "glass panel", "panel"))
     assert (texts(same)[-1], same[-1].count) == ("panel", 3)
-    by_text = {phrase.span.text: phrase for phrase in different}
+    by_text = {phrase.text: phrase for phrase in different}
     # (3 - 2) to 2 * 2, and (3 - (1 + 1) / 2) to 2 * 1
     assert same[-1].score == 0.25
     assert by_text["panel"].score == 1.0
@@ -41,7 +41,7 @@ def test_a_part_of_one_longer_phrase_counts_less_than_one_of_many() -> None:
 
 def test_the_first_occurrence_is_shown() -> None:
     (phrase,) = rank(candidates("Solar Panel", "solar panel"))
-    assert phrase == KeyPhrase(TextSpan("Solar Panel", 0, 11), 1.0, 2)
+    assert phrase == KeyPhrase("Solar Panel", 0, 11, 1.0, 2)
 
 
 def test_nothing_and_overlong_phrases_give_nothing() -> None:
@@ -61,7 +61,7 @@ def test_scores_are_relative_to_the_first_and_fall(phrases: list[str]) -> None:
     assert scores[:1] in ([], [1.0])
     assert all(0 < score <= 1 for score in scores)
     for phrase in ranked:
-        wanted = phrase.span.text.split()
+        wanted = phrase.text.split()
         lists = [p.split() for p in phrases if len(p.split()) <= MAX_WORDS]
         inside = [p for p in lists if any(p[i : i + len(wanted)] == wanted for i in range(len(p)))]
         assert phrase.count == len(inside), "a phrase counts once for each phrase that holds it"
