@@ -10,11 +10,12 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from server.domain.context import BeginTrace
 from server.domain.models import ModelTask
 from server.domain.reloading_file import ReloadingFile
 from server.inference.scheduler import Scheduler
@@ -48,9 +49,6 @@ from server.tenancy.tenants_file import TenantsFile
 from server.usage.ledger import SqlLedger
 from server.usage.reader import SqlReader
 
-if TYPE_CHECKING:  # it needs packages that are not always there
-    from server.observability.tracing import Traces
-
 log = logging.getLogger(__name__)
 CLASSIFIERS = ("sentiment", "topics")
 HEALTH_SERVICE: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -81,7 +79,7 @@ class App:
 async def running(settings: Settings) -> AsyncIterator[App]:
     """Serve while the body runs. Raises CannotStart, BadFile for tenants and certificates, and BadProviders."""
     async with AsyncExitStack() as stack:
-        traces = await stack.enter_async_context(_traces(str(settings.traces))) if settings.traces else None
+        begin_trace = await stack.enter_async_context(_tracing(str(settings.traces))) if settings.traces else None
         reader = SqlReader(settings.ledger_target)
         stack.push_async_callback(reader.close)
         # Limits and ledger are closed after the server and the models: every call settles.
@@ -140,7 +138,9 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         )
 
         def registrar(server: grpc.aio.Server) -> Registrar:
-            return Registrar(server, admission, settings.max_request_bytes, auth=auth, limits=limits, traces=traces)
+            identify = auth.identify if auth else None
+            largest = settings.max_request_bytes
+            return Registrar(server, admission, largest, identify=identify, limits=limits, begin_trace=begin_trace)
 
         server, address = _server(settings, services, health, certificates, registrar)
         if settings.metrics_port is not None:
@@ -243,12 +243,12 @@ def _limits(limiter: Limiter, tenants: TenantsFile, services: tuple[ServiceSpec,
     return TenantLimits(limiter, tenants.tenant, costs)
 
 
-def _traces(endpoint: str) -> "AbstractAsyncContextManager[Traces]":
+def _tracing(endpoint: str) -> "AbstractAsyncContextManager[BeginTrace]":
     try:
-        from server.observability.tracing import Traces
+        from server.observability.tracing import tracing
     except ModuleNotFoundError as error:
         raise CannotStart(f'QUINTET_TRACES needs more packages ({error.name}): pip install "quintet[traces]"') from None
-    return Traces.running(endpoint)
+    return tracing(endpoint)
 
 
 def _chat_settings(settings: Settings) -> ChatSettings:

@@ -1,7 +1,7 @@
 """Context: the call that is being served, with its caller, its deadline and where its time went."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -58,12 +58,7 @@ class Trace(Protocol):
         ...
 
 
-class Traces(Protocol):
-    """Makes a trace for each call."""
-
-    def begin(self, call: "Context", metadata: Metadata) -> Trace:
-        """`metadata` may name the client's own trace."""
-        ...
+BeginTrace = Callable[["Context", Metadata], Trace]  # metadata may name the client's own trace
 
 
 @dataclass(slots=True)

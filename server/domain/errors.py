@@ -1,18 +1,5 @@
 """The exceptions of the server. `rpc/status.py` maps them to gRPC status codes.
 
-    QuintetError
-    ├── InvalidRequest ── PromptTooLong
-    ├── MessageTooLarge, Unauthenticated, PermissionDenied, RequestIdReused, BudgetExhausted
-    ├── NotFound ── ModelNotFound, ModelVersionNotFound, CollectionNotFound, GenerationNotFound
-    ├── CollectionExists
-    ├── Unavailable (may succeed later: carries a delay)
-    │   ├── ModelLoading, GenerationNotReached, ServerStopping, QuotaExceeded, LedgerUnavailable, RegistryFailed
-    │   ├── ServerOverloaded ── UpstreamFull
-    │   └── UpstreamFailed ── UpstreamRefused, UpstreamRejected
-    ├── ModelUnavailable, ModelCheckFailed, ModelDoesNotFit, StorageFull (an operator must act)
-    ├── CollectionUnavailable ── CollectionBroken, EmbedderMismatch (an operator must act)
-    └── UpstreamTimeout, DeadlineExceeded
-
 Messages reach the caller: they name fields, models and commands, never secrets and never texts of other libraries'
 exceptions.
 """
@@ -79,42 +66,17 @@ class RequestIdReused(QuintetError, reason="REQUEST_ID_REUSED"):
     """The tenant sent this request id with another request, or its call still runs, or it came too often."""
 
 
-class Excess(NamedTuple):
-    """A limit without room for a call: whose it is ("tenant acme"), what it says ("60 requests a minute"), and its name
-    in the tenants file. After `retry_after` seconds it may have room; infinity means never.
-    """
-
-    subject: str
-    description: str
-    limit: str
-    retry_after: float
-    is_budget: bool = False
-
-
-class BudgetExhausted(QuintetError, reason="BUDGET_EXHAUSTED"):
-    """A budget of the day or month has no room for the call before `retry_after` seconds; infinity means never."""
-
-    def __init__(self, excesses: Sequence[Excess]) -> None:
-        super().__init__(_over(excesses), metadata=_limits(excesses))
-        self.excesses = tuple(excesses)
-        self.retry_after = max(each.retry_after for each in excesses)
-
-
 class NotFound(QuintetError):
     """The request names something that does not exist."""
 
 
 class ModelNotFound(NotFound, reason="MODEL_NOT_FOUND"):
-    """No model has this name."""
-
     def __init__(self, name: str, known: Sequence[str]) -> None:
         names = ", ".join(sorted(known)) or "none"
         super().__init__(f'no such model: "{name}"; known: {names}', metadata={"model": name, "known": names})
 
 
 class ModelVersionNotFound(NotFound, reason="MODEL_VERSION_NOT_FOUND"):
-    """The model has no such version or alias."""
-
     def __init__(self, model: str, version: str, known: Sequence[str]) -> None:
         versions = ", ".join(known) or "none"
         super().__init__(
@@ -124,16 +86,12 @@ class ModelVersionNotFound(NotFound, reason="MODEL_VERSION_NOT_FOUND"):
 
 
 class CollectionNotFound(NotFound, reason="COLLECTION_NOT_FOUND"):
-    """No collection has this name."""
-
     def __init__(self, name: str, known: Sequence[str]) -> None:
         names = ", ".join(sorted(known)) or "none"
         super().__init__(f'no such collection: "{name}"; known: {names}', metadata={"collection": name, "known": names})
 
 
 class GenerationNotFound(NotFound, reason="GENERATION_NOT_FOUND"):
-    """The collection does not keep this generation."""
-
     def __init__(self, collection: str, number: int, kept: Sequence[int]) -> None:
         numbers = ", ".join(map(str, kept))
         super().__init__(
@@ -143,8 +101,6 @@ class GenerationNotFound(NotFound, reason="GENERATION_NOT_FOUND"):
 
 
 class CollectionExists(QuintetError, reason="COLLECTION_EXISTS"):
-    """A collection of this name exists."""
-
     def __init__(self, name: str) -> None:
         super().__init__(f'the collection "{name}" exists', metadata={"collection": name})
 
@@ -193,23 +149,32 @@ class UpstreamFull(ServerOverloaded):
     """The language model's endpoint is overloaded; `retry_after` is the endpoint's own, if it sends one."""
 
 
+class Excess(NamedTuple):
+    """A limit without room for a call: whose it is ("tenant acme"), what it says ("60 requests a minute"), and its name
+    in the tenants file. After `retry_after` seconds it may have room; infinity means never.
+    """
+
+    subject: str
+    description: str
+    limit: str
+    retry_after: float
+    is_budget: bool = False
+
+
 class QuotaExceeded(Unavailable, reason="QUOTA_EXCEEDED"):
     """The tenant's rate or number of calls at once has no room; this call was not counted. `retry_after` is infinity if
     the call alone is over a burst.
     """
 
     def __init__(self, excesses: Sequence[Excess]) -> None:
-        super().__init__(_over(excesses), retry_after=max(each.retry_after for each in excesses))
-        self.metadata = _limits(excesses)
+        over = "; of ".join(f"{each.subject}: {each.description}" for each in excesses)
+        super().__init__(f"over the limit of {over}", retry_after=max(each.retry_after for each in excesses))
+        self.metadata = {"limits": ",".join(dict.fromkeys(each.limit for each in excesses))}
         self.excesses = tuple(excesses)
 
 
-def _over(excesses: Sequence[Excess]) -> str:
-    return "over the limit of " + "; of ".join(f"{each.subject}: {each.description}" for each in excesses)
-
-
-def _limits(excesses: Sequence[Excess]) -> dict[str, str]:
-    return {"limits": ",".join(dict.fromkeys(each.limit for each in excesses))}
+class BudgetExhausted(QuotaExceeded, reason="BUDGET_EXHAUSTED"):
+    """A budget of the day or month has no room for the call before `retry_after` seconds; infinity means never."""
 
 
 class LedgerUnavailable(Unavailable, reason="LEDGER_UNAVAILABLE"):

@@ -15,8 +15,9 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
 from opentelemetry.context import Context as OtelContext
@@ -27,7 +28,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from server.domain.context import Context, Metadata, UpstreamTrace
+from server.domain.context import BeginTrace, Context, Metadata, UpstreamTrace
 
 _EXPORT_SECONDS = 2.0  # for a batch, with all attempts
 _FLUSH_SECONDS = 3.0  # for the remaining spans when the server stops
@@ -45,48 +46,35 @@ class _OnceAMinute(logging.Filter):
     next_one = 0.0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is written."""
         if record.levelno < logging.ERROR or record.created < self.next_one:
             return False
         self.next_one = record.created + 60
         return True
 
 
-_EXPORTERS_LOG = "opentelemetry.exporter.otlp.proto.grpc.exporter"
 _ONCE_A_MINUTE = _OnceAMinute()
 
 
-class Traces:
-    """Implements `context.Traces`."""
-
-    def __init__(self, tracer: Tracer) -> None:
-        self._tracer = tracer
-
-    @classmethod
-    @asynccontextmanager
-    async def running(cls, endpoint: str) -> AsyncIterator[Self]:
-        """Send spans to an OTLP/gRPC endpoint while the body runs, and the remaining ones within 3 s after it."""
-        resource = Resource(
-            {"service.name": "quintet", "service.version": version("quintet"), "host.name": socket.gethostname()}
-        )
-        provider = TracerProvider(
-            resource=resource.merge(OTELResourceDetector().detect()),
-            shutdown_on_exit=False,
-            span_limits=SpanLimits(max_span_attribute_length=_LONGEST_VALUE),
-        )
-        logging.getLogger(_EXPORTERS_LOG).addFilter(_ONCE_A_MINUTE)
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint, timeout=_EXPORT_SECONDS)))
-        try:
-            yield cls(provider.get_tracer("server", version("quintet")))
-        finally:
-            # Without a collector the library would wait for half a minute.
-            flushing = threading.Thread(target=provider.shutdown, daemon=True)
-            flushing.start()
-            await asyncio.to_thread(flushing.join, _FLUSH_SECONDS)
-
-    def begin(self, call: Context, metadata: Metadata) -> "CallTrace":
-        """As `context.Traces`."""
-        return CallTrace(self._tracer, call, metadata)
+@asynccontextmanager
+async def tracing(endpoint: str) -> AsyncIterator[BeginTrace]:
+    """Send spans to an OTLP/gRPC endpoint while the body runs, and the remaining ones within 3 s after it."""
+    resource = Resource(
+        {"service.name": "quintet", "service.version": version("quintet"), "host.name": socket.gethostname()}
+    )
+    provider = TracerProvider(
+        resource=resource.merge(OTELResourceDetector().detect()),
+        shutdown_on_exit=False,
+        span_limits=SpanLimits(max_span_attribute_length=_LONGEST_VALUE),
+    )
+    logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").addFilter(_ONCE_A_MINUTE)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint, timeout=_EXPORT_SECONDS)))
+    try:
+        yield partial(CallTrace, provider.get_tracer("server", version("quintet")))
+    finally:
+        # Without a collector the library would wait for half a minute.
+        flushing = threading.Thread(target=provider.shutdown, daemon=True)
+        flushing.start()
+        await asyncio.to_thread(flushing.join, _FLUSH_SECONDS)
 
 
 class CallTrace:
@@ -110,7 +98,6 @@ class CallTrace:
         return int((self._epoch + monotonic) * 1e9)
 
     def part(self, name: str, arrived: float, queue: float, compute: float) -> None:
-        """As `Trace.part`."""
         if self._span.is_recording():  # else it is not sampled
             self._tracer.start_span(
                 name,
@@ -120,11 +107,9 @@ class CallTrace:
             ).end()
 
     def upstream(self, provider: str, model: str, url: str) -> "OtelUpstreamTrace":
-        """As `Trace.upstream`."""
         return OtelUpstreamTrace(self._tracer, self._span, provider, model, url)
 
     def end(self, call: Context, code: str, reason: str) -> None:
-        """As `Trace.end`."""
         self._span.set_attributes(
             {
                 "rpc.response.status_code": code,
@@ -138,8 +123,6 @@ class CallTrace:
 
 
 class OtelUpstreamTrace(UpstreamTrace):
-    """An OpenTelemetry span."""
-
     def __init__(self, tracer: Tracer, parent: Span, provider: str, model: str, url: str) -> None:
         address = urlsplit(url)
         attributes: dict[str, Any] = {
@@ -158,11 +141,9 @@ class OtelUpstreamTrace(UpstreamTrace):
         self.headers = carrier
 
     def first_token(self) -> None:
-        """As `UpstreamTrace.first_token`."""
         self._span.set_attribute("gen_ai.response.time_to_first_chunk", time.monotonic() - self._began)
 
     def answered(self, model: str, finish_reason: str | None, usage: tuple[int, int, int] | None) -> None:
-        """As `UpstreamTrace.answered`."""
         self._span.set_attributes(
             {"gen_ai.response.model": model, "gen_ai.response.finish_reasons": [finish_reason] if finish_reason else []}
         )

@@ -1,14 +1,14 @@
 """Finds the tenant of a call by API key or client certificate, and checks its roles and the services it may use.
 
-The models that a tenant may use are checked when the request has been read: `rpc/model_access.py`.
+The models that a tenant may use are checked when the request has been read, by `permitted`.
 """
 
 import logging
 import time
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from server.domain.context import Caller, Metadata
+from server.domain.context import Caller, Metadata, current
 from server.domain.errors import PermissionDenied, Unauthenticated
 from server.rpc.service_spec import ServiceSpec, methods_by_path
 from server.tenancy.api_keys import NO_KEY, id_of
@@ -24,16 +24,11 @@ _WARN_EVERY_SECONDS = 10.0
 _IDENTITIES = (("peer_uri", "uri"), ("peer_dns", "dns"), ("x509_common_name", "cn"))
 
 
-class Auth(Protocol):
-    """Authenticates and authorizes calls."""
-
-    def identify(self, method: str, metadata: Metadata, context: Any) -> Caller:
-        """The caller of "/quintet.v1.ChatService/Chat". Raises Unauthenticated or PermissionDenied."""
-        ...
+Identify = Callable[[str, Metadata, Any], Caller]  # as TenantAuth.identify
 
 
 class TenantAuth:
-    """Implements Auth with the tenants file as it is at the time of the call. `refused` counts by reason.
+    """Authenticates and authorizes calls with the tenants file as it is then. `refused` counts by reason.
 
     If the call has an API key, its client certificate is ignored. Use it on the event loop only.
     """
@@ -48,7 +43,7 @@ class TenantAuth:
         self.refused = {Unauthenticated.reason: 0, PermissionDenied.reason: 0}
 
     def identify(self, method: str, metadata: Metadata, context: Any) -> Caller:
-        """As Auth.identify."""
+        """The caller of "/quintet.v1.ChatService/Chat". Raises Unauthenticated or PermissionDenied."""
         keys = [value for name, value in metadata if name == "authorization"]
         found = self._by_key(keys) if keys else self._by_certificate(context)
         if found is None:
@@ -102,3 +97,15 @@ class TenantAuth:
 def _identity(kind: str, value: bytes) -> str:
     text = value.decode(errors="replace")
     return f"{kind}:{text.lower() if kind == 'dns' else text}"
+
+
+def permitted(model: str) -> str:
+    """Returns `model`, requested by name or by default, or raises PermissionDenied.
+
+    Call it before the model is looked up, so that a tenant learns nothing about other models.
+    """
+    caller = current().caller
+    if caller.models is not None and model not in caller.models:
+        allowed = ", ".join(sorted(caller.models)) or "none"
+        raise PermissionDenied(f'tenant "{caller.tenant}" may not use model "{model}"; models allowed: {allowed}')
+    return model

@@ -24,11 +24,11 @@ from typing import Any
 
 import grpc
 
-from server.domain.context import Context, Traces, set_current
+from server.domain.context import BeginTrace, Context, set_current
 from server.domain.money import Cost
 from server.rpc import status, validation
 from server.rpc.admission import Admission
-from server.rpc.auth import Auth
+from server.rpc.auth import Identify
 from server.rpc.method_stats import OK, Method
 from server.rpc.tenant_limits import EnterLimits, TenantLimits
 
@@ -52,16 +52,16 @@ class Registrar:
         admission: Admission,
         max_request_bytes: int,
         *,
-        auth: Auth | None = None,
+        identify: Identify | None = None,
         limits: TenantLimits | None = None,
-        traces: Traces | None = None,
+        begin_trace: BeginTrace | None = None,
     ) -> None:
         self._server = server
         self._admission = admission
         self._max_bytes = max_request_bytes
-        self._auth = auth
+        self._identify = identify
         self._limits = limits
-        self._traces = traces
+        self._begin_trace = begin_trace
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
         """Ignored: the generated functions also pass the same handlers to add_registered_method_handlers."""
@@ -88,18 +88,18 @@ class Registrar:
         )
 
     def _unary(self, method: Method, serve: Any, parse: Parse, size_of: SizeOf, enter: EnterLimits | None) -> Any:
-        auth, admission, traces = self._auth, self._admission, self._traces
+        identify, admission, begin_trace = self._identify, self._admission, self._begin_trace
 
         async def unary(payload: Any, context: Any) -> Any:
             metadata = context.invocation_metadata() or ()
             call, size = admission.identify(method.name, metadata, context), size_of(payload)
             code, reason, response, permit = grpc.StatusCode.CANCELLED, "", None, None
             set_current(call)  # first, so that refusals are logged with its id
-            if traces is not None:
-                call.trace = traces.begin(call, metadata)
+            if begin_trace is not None:
+                call.trace = begin_trace(call, metadata)
             try:
-                if auth is not None:
-                    call.caller = auth.identify(method.name, metadata, context)
+                if identify is not None:
+                    call.caller = identify(method.name, metadata, context)
                 admission.enter(call, method, size)
                 try:
                     request = parse(payload)
@@ -125,18 +125,18 @@ class Registrar:
         return unary
 
     def _stream(self, method: Method, serve: Any, parse: Parse, size_of: SizeOf, enter: EnterLimits | None) -> Any:
-        auth, admission, traces = self._auth, self._admission, self._traces
+        identify, admission, begin_trace = self._identify, self._admission, self._begin_trace
 
         async def stream(payload: Any, context: Any) -> AsyncIterator[Any]:
             metadata = context.invocation_metadata() or ()
             call, size = admission.identify(method.name, metadata, context), size_of(payload)
             code, reason, permit = grpc.StatusCode.CANCELLED, "", None
             set_current(call)  # first, so that refusals are logged with its id
-            if traces is not None:
-                call.trace = traces.begin(call, metadata)
+            if begin_trace is not None:
+                call.trace = begin_trace(call, metadata)
             try:
-                if auth is not None:
-                    call.caller = auth.identify(method.name, metadata, context)
+                if identify is not None:
+                    call.caller = identify(method.name, metadata, context)
                 admission.enter(call, method, size)
                 try:
                     request = parse(payload)

@@ -2,13 +2,12 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
 import grpc
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
@@ -26,7 +25,6 @@ CODES: tuple[tuple[type[errors.QuintetError], grpc.StatusCode], ...] = (
     (errors.Unauthenticated, Code.UNAUTHENTICATED),
     (errors.PermissionDenied, Code.PERMISSION_DENIED),
     (errors.RequestIdReused, Code.FAILED_PRECONDITION),
-    (errors.BudgetExhausted, Code.RESOURCE_EXHAUSTED),
     (errors.NotFound, Code.NOT_FOUND),
     (errors.CollectionExists, Code.ALREADY_EXISTS),
     (errors.ServerOverloaded, Code.RESOURCE_EXHAUSTED),
@@ -59,7 +57,7 @@ def send_error(context: Any, error: Exception, call: Context) -> tuple[grpc.Stat
     else:
         status = _status(sent, call.request_id)
     trailers: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status), *call.trailers()]
-    if isinstance(sent, errors.Unavailable | errors.BudgetExhausted):
+    if isinstance(sent, errors.Unavailable):
         trailers.append(("grpc-retry-pushback-ms", str(_milliseconds(sent.retry_after))))
     context.set_code(code)
     context.set_details(_cut(sent.message))
@@ -68,7 +66,6 @@ def send_error(context: Any, error: Exception, call: Context) -> tuple[grpc.Stat
 
 
 def code_of(error: errors.QuintetError) -> grpc.StatusCode:
-    """The status code of an exception of ours."""
     return next((code for kind, code in CODES if isinstance(error, kind)), Code.INTERNAL)
 
 
@@ -91,46 +88,36 @@ def _refusal(message: str, retry_after: float) -> bytes:
 def _status(error: errors.QuintetError, request_id: str) -> bytes:
     """A google.rpc.Status."""
     status = status_pb2.Status(code=code_of(error).value[0], message=_cut(error.message))
-    status.details.extend(_pack(detail) for detail in _details(error, request_id))
+    for detail in _details(error, request_id):
+        status.details.add().Pack(detail)
     serialized: bytes = status.SerializeToString()
     return serialized
 
 
-def _details(error: errors.QuintetError, request_id: str) -> list[Message]:
-    metadata = {name: _cut(value) for name, value in error.metadata.items()}
-    details: list[Message] = [
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata={**metadata, "request_id": request_id})
-    ]
+def _details(error: errors.QuintetError, request_id: str) -> Iterator[Message]:
+    metadata = {name: _cut(value) for name, value in error.metadata.items()} | {"request_id": request_id}
+    yield error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     if isinstance(error, errors.InvalidRequest):
-        details.append(_bad_request(error.violations))
-    if isinstance(error, errors.QuotaExceeded | errors.BudgetExhausted):
+        field = error_details_pb2.BadRequest.FieldViolation
+        shown = [
+            field(field=_cut(each.field), description=_cut(each.description))
+            for each in error.violations[:_MAX_VIOLATIONS]
+        ]
+        if (more := len(error.violations) - len(shown)) > 0:
+            shown.append(field(description=f"and {more} more"))
+        yield error_details_pb2.BadRequest(field_violations=shown)
+    if isinstance(error, errors.QuotaExceeded):
         quota = error_details_pb2.QuotaFailure.Violation
         violations = [quota(subject=_cut(each.subject), description=_cut(each.description)) for each in error.excesses]
-        details.append(error_details_pb2.QuotaFailure(violations=violations))
-    if isinstance(error, errors.Unavailable | errors.BudgetExhausted) and math.isfinite(error.retry_after):
-        delay = Duration()
-        delay.FromMilliseconds(_milliseconds(error.retry_after))
-        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    return details
+        yield error_details_pb2.QuotaFailure(violations=violations)
+    if isinstance(error, errors.Unavailable) and math.isfinite(error.retry_after):
+        delay = timedelta(milliseconds=_milliseconds(error.retry_after))
+        yield error_details_pb2.RetryInfo(retry_delay=delay)
 
 
 def _milliseconds(seconds: float) -> int:
     """Rounded up, so that no client retries too early. -1 tells gRPC's clients not to retry."""
     return math.ceil(seconds * 1000) if math.isfinite(seconds) else -1
-
-
-def _bad_request(violations: Sequence[errors.Violation]) -> error_details_pb2.BadRequest:
-    kind = error_details_pb2.BadRequest.FieldViolation
-    shown = [kind(field=_cut(each.field), description=_cut(each.description)) for each in violations[:_MAX_VIOLATIONS]]
-    if (more := len(violations) - len(shown)) > 0:
-        shown.append(kind(description=f"and {more} more"))
-    return error_details_pb2.BadRequest(field_violations=shown)
-
-
-def _pack(detail: Message) -> AnyMessage:
-    packed = AnyMessage()
-    packed.Pack(detail)
-    return packed
 
 
 def _cut(text: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from server.domain.context import Context
-from server.domain.errors import BudgetExhausted, QuotaExceeded
+from server.domain.errors import QuotaExceeded
 from server.domain.histogram import Histogram
 from server.domain.money import Cost
 from server.rpc.service_spec import Estimate
@@ -49,7 +49,7 @@ class TenantLimits:
             begun = time.monotonic()
             try:
                 permit = await self.limiter.enter(tenant, service, cost, seconds=call.deadline - begun)
-            except (QuotaExceeded, BudgetExhausted) as error:
+            except QuotaExceeded as error:
                 call.degraded = self.limiter.degraded
                 for limit in {each.limit for each in error.excesses}:
                     self.refused[tenant.name, limit] = self.refused.get((tenant.name, limit), 0) + 1

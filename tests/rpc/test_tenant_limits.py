@@ -48,11 +48,9 @@ WATCH = grpc.unary_stream_rpc_method_handler(
 )
 
 
-class ByName:
+def by_name(method: str, metadata: Any, context: Any) -> Caller:
     """The metadata `tenant` names the caller."""
-
-    def identify(self, method: str, metadata: Any, context: Any) -> Caller:
-        return Caller(str(dict(metadata).get("tenant", "free")))
+    return Caller(str(dict(metadata).get("tenant", "free")))
 
 
 TENANTS = {
@@ -72,7 +70,7 @@ class Limited:
         self.limits = TenantLimits(MemoryLimiter(), TENANTS.get, {STREAM_CHAT: lambda request: Cost(10)})
         self.admission = Admission(512, 5.0, max_wait_seconds=1.0, lanes=1)
         self.server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-        registrar: Any = Registrar(self.server, self.admission, 1 << 20, auth=ByName(), limits=self.limits)
+        registrar: Any = Registrar(self.server, self.admission, 1 << 20, identify=by_name, limits=self.limits)
         classification_pb2_grpc.add_ClassificationServiceServicer_to_server(self.classification, registrar)
         chat_pb2_grpc.add_ChatServiceServicer_to_server(self.chat, registrar)
         registrar.add_registered_method_handlers("quintet.v1.ModelService", {"WatchModels": WATCH})

@@ -11,8 +11,8 @@ from server.domain.context import current
 from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
 from server.models.handle import Handle, find
+from server.rpc.auth import permitted
 from server.rpc.convert import finish_reason, model_ref, usage
-from server.rpc.model_access import permitted
 from server.rpc.service_spec import MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
 

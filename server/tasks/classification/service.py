@@ -8,8 +8,8 @@ from quintet.v1 import classification_pb2, classification_pb2_grpc
 from server.domain.context import current
 from server.domain.texts import Classifier
 from server.models.handle import Handle, find
+from server.rpc.auth import permitted
 from server.rpc.convert import labels, model_ref
-from server.rpc.model_access import permitted
 from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
 

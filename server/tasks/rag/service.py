@@ -13,8 +13,8 @@ from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
 from server.domain.rag import ReindexProgress
 from server.models.handle import Handle
+from server.rpc.auth import permitted
 from server.rpc.convert import index_ref, model_ref
-from server.rpc.model_access import permitted
 from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tasks.rag import convert
 from server.tenancy.tenants import Role

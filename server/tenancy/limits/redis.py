@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from server.domain.errors import BudgetExhausted, Excess, LedgerUnavailable, QuotaExceeded
+from server.domain.errors import Excess, LedgerUnavailable, QuotaExceeded
 from server.domain.money import Cost
 from server.tenancy.limits.budgets import SECOND, Budget, BudgetBaseline, Dates, Spent, nothing_spent
 from server.tenancy.limits.limit_set import LimitSet, limit_sets, refusal
@@ -73,7 +73,7 @@ class RedisLimiter:
         permit.accounts = _current(limits, self._now())
         try:
             permit.local = await self._local.enter(tenant, service, estimate, seconds=seconds)
-        except (QuotaExceeded, BudgetExhausted, LedgerUnavailable, asyncio.CancelledError):
+        except (QuotaExceeded, LedgerUnavailable, asyncio.CancelledError):
             permit.settle(Cost())
             raise
         return permit
