@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from server.domain.chat import ChatModel
 from server.domain.errors import ModelLoading
-from server.domain.texts import Embedder, Reranker
+from server.domain.texts import Embedder
 from server.inference.scheduler import Scheduler
 from server.models.handle import Handle
 
@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from server.inference.reranker import OnnxReranker
     from server.tasks.rag.answerer import Answerer
     from server.tasks.rag.engine import RagEngine
 
 
 def open_collections(
-    index: Path, embedder: Handle[Embedder], reranker: Handle[Reranker] | None, scheduler: Scheduler
+    index: Path, embedder: Handle[Embedder], reranker: "Handle[OnnxReranker] | None", scheduler: Scheduler
 ) -> "Callable[[Embedder], Awaitable[RagEngine]]":
     """What opens the collections in the folder `index` with the embedder that is loaded."""
 
