@@ -23,7 +23,7 @@ from server.inference.text_models import text_model
 from server.models.handle import Handle
 from server.models.manager import ModelManager
 from server.models.registry import open_registry
-from server.models.spec import ModelSettings
+from server.models.spec import ModelSettings, ModelSpec, imported
 from server.rpc.admission import Admission
 from server.rpc.auth import TenantAuth
 from server.rpc.health import Health
@@ -33,7 +33,6 @@ from server.rpc.reflection import add_reflection
 from server.rpc.service_spec import ServiceSpec, methods_by_path
 from server.rpc.tenant_limits import TenantLimits
 from server.settings import Settings
-from server.tasks.analysis import models as analysis_models
 from server.tasks.analysis import service as analysis
 from server.tasks.chat import service as chat
 from server.tasks.chat.configuration import ChatSettings
@@ -41,7 +40,6 @@ from server.tasks.chat.registry import ChatModels
 from server.tasks.classification import service as classification
 from server.tasks.embedding import service as embedding
 from server.tasks.models import service as administration
-from server.tasks.pricing import models as pricing_models
 from server.tasks.pricing import service as pricing
 from server.tasks.rag import models as rag_models
 from server.tasks.rag import service as rag
@@ -186,16 +184,21 @@ def _tasks(
     def wanted(name: str) -> ModelSettings:
         return settings.models.get(name, ModelSettings())
 
+    def add(name: str, task: ModelTask, prepare: Callable[[], Any], **options: Any) -> Handle[Any]:
+        return manager.add(ModelSpec(name, task, prepare, wanted(name), **options))
+
     def add_text(name: str, task: ModelTask) -> Handle[Any]:
         return manager.add(text_model(name, task, wanted(name), scheduler, cache))
 
-    prices = manager.add(pricing_models.house_prices(wanted(pricing_models.HOUSE_PRICES), scheduler))
-    parser = manager.add(analysis_models.parser(wanted(analysis_models.PARSER), schedulers["spacy"], cache))
-    languages = manager.add(analysis_models.languages(wanted(analysis_models.LANGUAGES), scheduler))
-    embedder = add_text(rag_models.EMBEDDER, ModelTask.EMBEDDING)
-    reranker = None
-    if settings.rerank:
-        reranker = manager.add(rag_models.reranker(wanted(rag_models.RERANKER), scheduler))
+    pricer = imported("server.tasks.pricing.engine:HousePricer", scheduler)
+    prices = add("house-prices", ModelTask.REGRESSION, pricer)
+    spacy = imported("server.tasks.analysis.spacy_parser:SpacyParser", schedulers["spacy"], cache_bytes=cache)
+    parser = add("en_core_web_sm", ModelTask.LINGUISTICS, spacy, out_of_process=True)
+    fasttext = imported("server.tasks.analysis.language:FastTextIdentifier", scheduler)
+    languages = add("lid.176", ModelTask.LANGUAGE_ID, fasttext)
+    embedder = add_text("embedder", ModelTask.EMBEDDING)
+    cross_encoder = imported("server.inference.reranker:OnnxReranker", scheduler)
+    reranker = add("reranker", ModelTask.RERANKING, cross_encoder) if settings.rerank else None
     names = dict.fromkeys((*CLASSIFIERS, *settings.models))  # a name that only the settings have is a classifier
     classifiers = {name: add_text(name, ModelTask.CLASSIFICATION) for name in names if name not in manager.handles}
 
@@ -207,7 +210,7 @@ def _tasks(
         pricing.spec(prices),
         chat.spec(chats.handles, required=not chats.is_off),
         rag.spec(collections, answers, chats.default, answers_needed=not chats.is_off),
-        embedding.spec({rag_models.EMBEDDER: embedder}),
+        embedding.spec({embedder.name: embedder}),
         analysis.spec(parser, languages, classifiers),
     )
 

@@ -20,9 +20,9 @@ from server.domain.money import Cost
 from server.rpc.admission import Admission
 from server.rpc.pipeline import Registrar
 from server.rpc.tenant_limits import TenantLimits
-from server.tenancy.limits.budgets import nothing_spent
 from server.tenancy.limits.limiter import open_limiter
 from server.tenancy.tenants import Limits, Tenant
+from tests.tenants import nothing_spent
 
 CHAT = "/quintet.v1.ChatService/Chat"
 

@@ -1,8 +1,11 @@
 """Files of tenants for tests."""
 
+from datetime import datetime
 from pathlib import Path
 
 from quintet_client.cli.tenants import new_key
+
+from server.domain.money import Cost
 
 
 def add_tenant(path: Path, name: str, body: str = "", *, key: str = "") -> str:
@@ -24,3 +27,8 @@ def replace(path: Path, text: str) -> None:
 def bearer(key: str) -> tuple[tuple[str, str], ...]:
     """The metadata that shows a key."""
     return (("authorization", f"Bearer {key}"),)
+
+
+async def nothing_spent(tenant: str, service: str | None, start: datetime) -> Cost:
+    """A ledger without entries, for limiters."""
+    return Cost()

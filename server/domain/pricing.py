@@ -1,11 +1,7 @@
 """Pricing houses."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
-from typing import Protocol
-
-from server.domain.models import ModelDescription
 
 
 @dataclass(slots=True)  # frozen would cost 3 us a house
@@ -43,12 +39,3 @@ class PriceEstimate:
     price_usd: float
     low_usd: float
     high_usd: float
-
-
-class Pricer(Protocol):
-    """Estimates prices."""
-
-    description: ModelDescription
-
-    async def predict(self, houses: Sequence[House], *, deadline: float) -> list[PriceEstimate]:
-        """One estimate a house, in order. Raises InvalidRequest naming "houses[i].field" for unknown categories."""

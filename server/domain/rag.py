@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import Enum
+from enum import IntEnum
+from typing import NamedTuple
 
 from server.domain.chat import ChatDone, TextDelta
 from server.domain.models import ModelIdentity
@@ -70,9 +71,11 @@ class Query:
     min_generation: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """Code points `start` to `end` of a document's text. `score` is the cosine of its vector and the query's."""
+class Passage(NamedTuple):
+    """Code points `start` to `end` of a document's text. `score` is the cosine of its vector and the query's.
+
+    The fields are those of quintet.v1.Passage.
+    """
 
     document_id: str
     title: str
@@ -92,7 +95,7 @@ class IndexIdentity:
     generation: int
 
 
-class CollectionState(Enum):
+class CollectionState(IntEnum):
     """Names and values are those of quintet.v1.CollectionState."""
 
     READY = 1

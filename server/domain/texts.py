@@ -43,10 +43,3 @@ class Embedder(Protocol):
 
     async def embed(self, texts: Sequence[str], *, deadline: float) -> "NDArray[np.float32]":
         """float32 [texts, dimensions] in their order; every row has length 1."""
-
-
-class Reranker(Protocol):
-    """Reads a query and a passage together, which tells better than a cosine whether one answers the other."""
-
-    async def scores(self, query: str, passages: Sequence[tuple[str, str]], *, deadline: float) -> list[float]:
-        """A score for each passage, a (title, text); larger is better, and the scale is the model's."""

@@ -21,7 +21,10 @@ def pairs(query: str, passages: Sequence[tuple[str, str]]) -> list[tuple[str, st
 
 
 class OnnxReranker:
-    """A Reranker from an artefact. Constructing it blocks and runs an inference, as for TextClassifier."""
+    """Scores a query and a passage together, which tells better than a cosine whether one answers the other.
+
+    Constructing it blocks and runs an inference, as for TextClassifier.
+    """
 
     def __init__(self, artefact: Artefact, scheduler: Scheduler) -> None:
         engine = str(from_schema(artefact, "engine"))
@@ -30,7 +33,9 @@ class OnnxReranker:
         self._scheduler = scheduler
         name = self.description.identity.name
         compute = partial(_score, forward)  # refers to no engine, for the reason in text.py
-        self._computation = Computation(name, compute, scheduler.counters[name], _cost, forward.batch_policy)
+        self._computation = Computation(
+            name, compute, scheduler.counters[name], lambda read: text_cost(sum(map(len, read))), forward.batch_policy
+        )
         _score(forward, pairs("Is this model ready?", [("", "It is.")]))
 
     async def scores(self, query: str, passages: Sequence[tuple[str, str]], *, deadline: float) -> list[float]:
@@ -40,7 +45,3 @@ class OnnxReranker:
 
 def _score(forward: OnnxForward, read: Sequence[tuple[str, str]]) -> list[float]:
     return [float(score) for score in forward(read).values[:, 0]]
-
-
-def _cost(read: tuple[str, str]) -> int:
-    return text_cost(len(read[0]) + len(read[1]))

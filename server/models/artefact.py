@@ -153,7 +153,7 @@ def open_version(models: Path, name: str, version: str) -> Artefact:
         if (manifest.name, manifest.version) != (name, version):
             raise ValueError(f"the manifest is that of {manifest.name} {manifest.version}")
         for relative, entry in manifest.files.items():
-            _check_file(folder, relative, entry)
+            check_file(folder, relative, entry)
         for path in folder.rglob("*"):  # libraries load whole folders
             relative = path.relative_to(folder).as_posix()
             if not path.is_dir() and relative not in manifest.files and relative != MANIFEST:
@@ -165,7 +165,7 @@ def open_part(models: Path, name: str, part: str) -> Path:
     """One file of the current version of `name`, checked without reading the others. Raises ModelUnavailable."""
     with _refusing(name):
         folder = models / name / read_pointer(models / name / POINTER)
-        _check_file(folder, part, read_manifest(folder).files[part])
+        check_file(folder, part, read_manifest(folder).files[part])
         return folder / part
 
 
@@ -197,7 +197,8 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(**raw)
 
 
-def _check_file(folder: Path, relative: str, entry: FileEntry) -> None:
+def check_file(folder: Path, relative: str, entry: FileEntry) -> None:
+    """Raises ValueError or OSError if a file differs from its manifest's entry. Reads every byte."""
     path = folder / relative
     if Path(relative).is_absolute() or ".." in Path(relative).parts:
         raise ValueError(f"the manifest names a file outside: {relative}")

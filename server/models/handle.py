@@ -147,18 +147,8 @@ class Handle(Generic[T]):
         log.error("%s", message)
         self.move(State.FAILED, message)
 
-    def pause(self, message: str) -> None:
-        """The engine cannot answer now and will recover by itself, for instance a process that restarts."""
-        if self.state is State.READY:
-            self.move(State.LOADING, message)
-
-    def resume(self) -> None:
-        """The engine answers again."""
-        if self.state is State.LOADING and self.resident is not None:
-            self.move(State.READY)
-
     def move(self, state: State, message: str = "") -> None:
-        """Change the state."""
+        """Change the state. LOADING with an engine means that it cannot answer now and will recover by itself."""
         if self._demand is not None and state not in (State.LOADING, State.WARMING):
             self._loads_on_demand = state is not State.FAILED
         self.state, self.message = state, message

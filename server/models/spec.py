@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pkgutil import resolve_name
 from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, Field
@@ -65,3 +66,13 @@ class ModelSpec(Generic[T]):
     def engine(self) -> str:
         """What tells apart the memory that one version takes on several engines."""
         return self.settings.engine or "recommended"
+
+
+def imported(path: str, *arguments: Any, **options: Any) -> Callable[[], Callable[[Artefact], Any]]:
+    """The `prepare` of an engine's class, "module:Class", that takes the artefact and then these arguments."""
+
+    def prepare() -> Callable[[Artefact], Any]:
+        kind = resolve_name(path)
+        return lambda artefact: kind(artefact, *arguments, **options)
+
+    return prepare

@@ -12,12 +12,12 @@ from server.domain.errors import ModelCheckFailed, ModelDoesNotFit, ModelUnavail
 from server.models.artefact import Artefact, open_artefact
 from server.models.handle import Handle, Resident, State, explain
 from server.models.loading import Loader
-from server.models.spec import ModelSpec
 from server.models.store import ModelStore
 
 log = logging.getLogger(__name__)
 
 Find = Callable[[], tuple[Artefact | None, str]]  # the artefact, and the fault of the version that it stands in for
+Commit = Callable[[], None]
 _ATTEMPTS = 3  # at files that another process replaces while they are read
 
 
@@ -52,24 +52,17 @@ class Swapper:
         *,
         strict: bool,
         evict: bool = True,
-        commit: Callable[[], None] | None = None,
+        commit: Commit | None = None,
     ) -> None:
         """Load what `find` returns. The caller holds the handle's lock.
 
         A version that fails its check is refused if `strict`; else it is served and the handle says so. `commit` runs
         when nothing else can fail.
         """
-        assert handle.spec
         old, before = handle.resident, (handle.state, handle.message)
         handle.move(State.READY if old else State.LOADING, "another version is being loaded" if old else "")
         try:
-            fresh, note = await self._load(handle, handle.spec, find, strict=strict, evict=evict)
-            try:
-                if commit:
-                    await asyncio.to_thread(commit)
-            except BaseException:
-                await self._loader.free(fresh)
-                raise
+            fresh, note = await self._load(handle, find, strict=strict, evict=evict, commit=commit)
         except asyncio.CancelledError:
             handle.move(State.READY if old else State.UNLOADED)
             raise
@@ -85,33 +78,35 @@ class Swapper:
         if old:
             self._loader.retire(old)
 
-    async def _load(
-        self, handle: Handle[Any], spec: ModelSpec[Any], find: Find, *, strict: bool, evict: bool
-    ) -> tuple[Resident[Any], str]:
+    async def _load(self, handle: Handle[Any], find: Find, **how: Any) -> tuple[Resident[Any], str]:
         for _ in range(_ATTEMPTS):
             try:
-                return await self._attempt(handle, spec, find, strict=strict, evict=evict)
+                return await self._attempt(handle, find, **how)
             except _Replaced:
-                log.info('model "%s": its files were replaced while they were read', spec.name)
-        why = f'the files of "{spec.name}" are replaced again and again'
-        raise ModelUnavailable(why, metadata={"model": spec.name})
+                log.info('model "%s": its files were replaced while they were read', handle.name)
+        why = f'the files of "{handle.name}" are replaced again and again'
+        raise ModelUnavailable(why, metadata={"model": handle.name})
 
     async def _attempt(
-        self, handle: Handle[Any], spec: ModelSpec[Any], find: Find, *, strict: bool, evict: bool
+        self, handle: Handle[Any], find: Find, *, strict: bool, evict: bool, commit: Commit | None
     ) -> tuple[Resident[Any], str]:
-        """Find, load aside and check once; returns the engine and what the handle should say of it."""
+        """Find, load aside, check and commit; returns the engine and what the handle should say of it."""
+        spec = handle.spec
+        assert spec
         artefact, damage = await self._loader.read(find)
         fresh: Resident[Any] | None = None
+        difference = ""
         try:
             fresh = await self._loader.load(spec, artefact, evict=evict)
-            if artefact is None:
-                return fresh, ""
-            if handle.resident is None:
-                handle.move(State.WARMING)
-            difference = await spec.check(fresh.engine, artefact)
-            await self._require_same(artefact)
+            if artefact:
+                if handle.resident is None:
+                    handle.move(State.WARMING)
+                difference = await spec.check(fresh.engine, artefact)
+                await self._require_same(artefact)
             if difference and strict:
                 raise ModelCheckFailed(f'model "{spec.name}": {difference}', metadata={"model": spec.name})
+            if commit:
+                await asyncio.to_thread(commit)
         except BaseException as error:
             if fresh:
                 await self._loader.free(fresh)
@@ -120,7 +115,7 @@ class Swapper:
                 if damage:  # the earlier version cannot be used either: report what the operator has to repair
                     raise ModelUnavailable(damage, metadata={"model": spec.name}) from error
             raise
-        if damage and not difference:
+        if damage and artefact and not difference:
             return fresh, f"{damage}. Until then version {artefact.manifest.version} is served, the last good one"
         return fresh, difference
 

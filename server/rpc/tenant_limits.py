@@ -9,7 +9,8 @@ from server.domain.errors import QuotaExceeded
 from server.domain.histogram import Histogram
 from server.domain.money import Cost
 from server.rpc.service_spec import Estimate
-from server.tenancy.limits.limiter import Limiter, Permit
+from server.tenancy.limits.limit_set import Permit
+from server.tenancy.limits.limiter import Limiter
 from server.tenancy.tenants import Limits, Tenant
 
 EnterLimits = Callable[[Context, Any], Awaitable[Permit | None]]

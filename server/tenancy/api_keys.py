@@ -44,9 +44,9 @@ def without_keys(text: str) -> str:
     return _LIKE_A_KEY.sub("qk_***", text)
 
 
-def parse_hash(text: str) -> tuple[bytes, bytes]:
+def parse_hash(text: object) -> tuple[bytes, bytes]:
     """Salt and digest of "sha256:SALT:DIGEST", both in hexadecimal. Raises ValueError, without the text."""
-    found = _HASH.fullmatch(text)
+    found = _HASH.fullmatch(text) if isinstance(text, str) else None
     if not found:
         raise ValueError("must be sha256:SALT:DIGEST as 'quintet tenants add' writes it")
     return bytes.fromhex(found[1]), bytes.fromhex(found[2])

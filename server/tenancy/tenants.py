@@ -1,8 +1,17 @@
-"""Tenants as plain values: roles, allow-lists and limits. `tenants_file.py` reads them."""
+"""Tenants as plain values: roles, allow-lists and limits. `tenants_file.py` reads them with pydantic."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from server.domain.money import micros
+
+_Rate = Annotated[int, Field(strict=True, ge=1, le=10**12)]
+_Tokens = Annotated[int, Field(strict=True, ge=0, le=10**12)]
+_Micros = Annotated[int, BeforeValidator(micros)]
 
 
 class Role(StrEnum):
@@ -18,18 +27,21 @@ class Limits:
     """Upper limits; None is unlimited. Money is in millionths of the price table's currency; days and months
     are in UTC.
 
-    A burst is how much is admitted at once after a pause; None is the amount of a minute.
+    A burst is how much is admitted at once after a pause; None is the amount of a minute. The file has money as
+    decimals in quotes.
     """
 
-    requests_per_minute: int | None = None
-    request_burst: int | None = None
-    tokens_per_minute: int | None = None
-    token_burst: int | None = None
-    concurrent_calls: int | None = None
-    tokens_per_day: int | None = None
-    tokens_per_month: int | None = None
-    micros_per_day: int | None = None
-    micros_per_month: int | None = None
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    requests_per_minute: _Rate | None = None
+    request_burst: _Rate | None = None
+    tokens_per_minute: _Rate | None = None
+    token_burst: _Rate | None = None
+    concurrent_calls: _Rate | None = None
+    tokens_per_day: _Tokens | None = None
+    tokens_per_month: _Tokens | None = None
+    micros_per_day: Annotated[_Micros | None, Field(validation_alias="money_per_day")] = None
+    micros_per_month: Annotated[_Micros | None, Field(validation_alias="money_per_month")] = None
 
 
 @dataclass(frozen=True, slots=True)

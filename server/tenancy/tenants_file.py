@@ -11,9 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from server.domain.money import micros
 from server.domain.reloading_file import BadFile, Contents, ReloadingFile
 from server.tenancy import api_keys
 from server.tenancy.api_keys import ApiKey
@@ -22,8 +21,11 @@ from server.tenancy.tenants import Limits, Role, Tenant
 _MAX_PROBLEMS = 5
 
 
-def _hash(text: object) -> tuple[bytes, bytes]:
-    return api_keys.parse_hash(text if isinstance(text, str) else "")
+def _bursts_have_rates(limits: Limits) -> Limits:
+    for burst, rate in (("request_burst", "requests_per_minute"), ("token_burst", "tokens_per_minute")):
+        if getattr(limits, burst) is not None and getattr(limits, rate) is None:
+            raise ValueError(f"{burst} needs {rate}")
+    return limits
 
 
 def _identity(text: object) -> str:
@@ -33,61 +35,31 @@ def _identity(text: object) -> str:
     return f"dns:{name.lower()}" if kind == "dns" else f"{kind}:{name}"
 
 
-def _role(text: object) -> Role:
-    if text not in list(Role):
-        raise ValueError(f"must be one of {', '.join(Role)}")
-    return Role(str(text))
-
-
-_Micros = Annotated[int, BeforeValidator(micros)]
-_Rate = Annotated[int, Field(ge=1, le=10**12)]
-_Budget = Annotated[int, Field(ge=0, le=10**12)]
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 _KeyId = Annotated[str, Field(pattern=f"^{api_keys.ID}$")]
+_Limits = Annotated[Limits, AfterValidator(_bursts_have_rates)]
 _Identity = Annotated[str, BeforeValidator(_identity)]
-_Role = Annotated[Role, BeforeValidator(_role)]
+_Role = Annotated[Role, Field(strict=False)]
+_Names = Annotated[frozenset[str], Field(strict=False)]
 
 
 class _Table(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
-class _Limits(_Table):
-    requests_per_minute: _Rate | None = None
-    request_burst: _Rate | None = None
-    tokens_per_minute: _Rate | None = None
-    token_burst: _Rate | None = None
-    concurrent_calls: _Rate | None = None
-    tokens_per_day: _Budget | None = None
-    tokens_per_month: _Budget | None = None
-    money_per_day: _Micros | None = None
-    money_per_month: _Micros | None = None
-
-    @model_validator(mode="after")
-    def _bursts_have_rates(self) -> "_Limits":
-        for burst, rate in (("request_burst", "requests_per_minute"), ("token_burst", "tokens_per_minute")):
-            if getattr(self, burst) is not None and getattr(self, rate) is None:
-                raise ValueError(f"{burst} needs {rate}")
-        return self
-
-    def limits(self) -> Limits:
-        values = {name: value for name, value in self if not name.startswith("money_")}
-        return Limits(**values, micros_per_day=self.money_per_day, micros_per_month=self.money_per_month)
-
-
 class _Key(_Table):
-    hash: Annotated[tuple[bytes, bytes], BeforeValidator(_hash)]
+    hash: Annotated[tuple[bytes, bytes], BeforeValidator(api_keys.parse_hash)]
     created: datetime | None = None  # for information
     expires: AwareDatetime | None = None
 
 
 class _Tenant(_Table):
-    roles: list[_Role] = [Role.CALL]
-    services: list[str] | None = None
-    models: list[str] | None = None
+    roles: Annotated[frozenset[_Role], Field(strict=False)] = frozenset({Role.CALL})
+    services: _Names | None = None
+    models: _Names | None = None
     certificates: list[_Identity] = []
     keys: dict[_KeyId, _Key] = {}
-    limits: _Limits = _Limits()
+    limits: _Limits = Limits()
     service_limits: dict[str, _Limits] = {}
 
 
@@ -115,9 +87,8 @@ class TenantsFile(ReloadingFile[Directory]):
             try:
                 return parse(contents[0], services)
             except BadFile as error:
-                raise BadFile(
-                    f"{path}: {api_keys.without_keys(str(error))}"
-                ) from None  # a misplaced key must not be logged
+                # A misplaced key must not be logged.
+                raise BadFile(f"{path}: {api_keys.without_keys(str(error))}") from None
 
         super().__init__("tenants", [path], make)
 
@@ -141,14 +112,7 @@ def parse(content: bytes, services: Collection[str]) -> Directory:
     if problems := [*_unknown_services(file, services), *_shared(file)]:
         raise BadFile(_listed(problems))
     tenants = {
-        name: Tenant(
-            name,
-            frozenset(table.roles),
-            services=None if table.services is None else frozenset(table.services),
-            models=None if table.models is None else frozenset(table.models),
-            limits=table.limits.limits(),
-            service_limits={service: limits.limits() for service, limits in table.service_limits.items()},
-        )
+        name: Tenant(name, table.roles, table.services, table.models, table.limits, table.service_limits)
         for name, table in file.tenants.items()
     }
     return Directory(

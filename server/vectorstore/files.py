@@ -92,15 +92,6 @@ class Writer:
         self.array(f"{name}.ends.npy", np.frombuffer(ends, np.int64) if ends else np.empty(0, np.int64))
 
 
-def check_files(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
-    """Raises ValueError, TypeError or OSError if a file differs from its manifest's entry. Reads every byte."""
-    for name, entry in entries.items():
-        if "/" in name or name.startswith("."):
-            raise ValueError(f"the manifest names a file outside its folder: {name}")
-        if entry_of(folder / name) != FileEntry(**entry):
-            raise ValueError(f"{name} does not match its length and SHA-256 in the manifest")
-
-
 def read_array(path: Path) -> NDArray[Any]:
     """An .npy file, memory-mapped unless it is empty."""
     try:

@@ -166,7 +166,10 @@ class CollectionManager:
                 self._opened(await asyncio.to_thread(Collection, folder))
         except CollectionBroken as error:
             if name not in self.open:  # else what was read before is still served
-                self.failures[name] = f"{error.message}. {_remedy(name)}"
+                remedy = "Delete it, and add its documents again"
+                if name == DEFAULT_COLLECTION:
+                    remedy = f"Make it with: make train ONLY={name}"
+                self.failures[name] = f"{error.message}. {remedy}"
         except OSError as error:
             logger.error('collection "%s" cannot be read: %s', name, error)
 
@@ -199,9 +202,3 @@ def _is_fold_due(collection: Collection) -> bool:
     changed = len(snapshot.vectors) + len(snapshot.deleted_passages)
     allowed = max(FOLD_PASSAGES, len(snapshot.segment.vectors) // FOLD_SHARE)
     return not collection.intact or snapshot.log_count >= FOLD_WRITES or changed >= allowed
-
-
-def _remedy(name: str) -> str:
-    if name == DEFAULT_COLLECTION:
-        return f"Make it with: make train ONLY={name}"
-    return "Delete it, and add its documents again"

@@ -23,18 +23,10 @@ from numpy.typing import NDArray
 
 from server.domain.models import ModelIdentity
 from server.domain.rag import Document, GenerationInfo
-from server.models.artefact import MANIFEST, write_durably
+from server.models.artefact import MANIFEST, FileEntry, check_file, write_durably
 from server.vectorstore import ann_index
 from server.vectorstore.ann_index import AnnIndex
-from server.vectorstore.files import (
-    Strings,
-    Writer,
-    check_files,
-    read_array,
-    read_strings,
-    sorted_positions,
-    with_pauses,
-)
+from server.vectorstore.files import Strings, Writer, read_array, read_strings, sorted_positions, with_pauses
 from server.vectorstore.layout import FORMAT, committed_generations, read_pointer, segment_folder
 from server.vectorstore.metadata_index import MetadataIndex, MetadataIndexWriter, read_metadata_index
 
@@ -144,7 +136,8 @@ def read_segment(folder: Path, collection: str, *, check: bool = True) -> Segmen
     """Open a segment; `check` compares every file with the manifest. Raises what is in BROKEN if it is damaged."""
     manifest = read_manifest(folder, collection)
     if check:
-        check_files(folder, manifest["files"])
+        for name, entry in manifest["files"].items():
+            check_file(folder, name, FileEntry(**entry))
     vectors, passages = read_array(folder / VECTORS), read_array(folder / PASSAGES)
     documents, ids = read_strings(folder, "documents"), read_strings(folder, "ids")
     id_rows = read_array(folder / "ids.rows.npy")

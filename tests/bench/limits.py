@@ -25,6 +25,7 @@ from server.tenancy.limits.memory import MemoryLimiter
 from server.tenancy.limits.redis import RedisLimiter
 from server.tenancy.tenants import Limits, Tenant
 from tests.redis_server import RedisServer
+from tests.tenants import nothing_spent
 
 MANY = 10**9
 NONE = Tenant("none", frozenset())
@@ -68,7 +69,7 @@ async def measure(name: str, work: Callable[[], Awaitable[object]], number: int,
 
 
 async def run(calls: int) -> list[Row]:
-    memory = MemoryLimiter()
+    memory = MemoryLimiter(nothing_spent)
     rows = [await measure(f"memory, {tenant.name}", decision(memory, tenant), calls, 1) for tenant in (NONE, ONE, ALL)]
     with tempfile.TemporaryDirectory() as folder:
         server = RedisServer(Path(folder))
@@ -81,7 +82,7 @@ async def run(calls: int) -> list[Row]:
 
 
 async def run_redis(url: str, calls: int) -> list[Row]:
-    limiter = RedisLimiter(url)
+    limiter = RedisLimiter(url, nothing_spent)
     await limiter.start()
     rows = []
     async with Redis.from_url(url, max_connections=TOGETHER) as client:

@@ -12,7 +12,6 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from server.domain.errors import DeadlineExceeded
 from server.domain.rag import Document, Query
-from server.domain.texts import Reranker
 from server.inference.reranker import OnnxReranker
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact, open_artefact, write_manifest
@@ -40,7 +39,7 @@ def artefact(tmp_path: Path) -> Artefact:
 
 @pytest.fixture
 async def engine(tmp_path: Path, artefact: Artefact, scheduler: Scheduler) -> AsyncIterator[RagEngine]:
-    reranker: Handle[Reranker] = Handle("reranker")
+    reranker: Handle[OnnxReranker] = Handle("reranker")
     reranker.install(Resident(OnnxReranker(artefact, scheduler)))
     made = RagEngine(tmp_path / "index", HashingEmbedder(), scheduler, reranker)
     await made.open()

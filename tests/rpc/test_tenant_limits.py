@@ -20,6 +20,7 @@ from server.tenancy.tenants import Limits, Tenant
 from tests.e2e.test_bad_input import details
 from tests.observability.test_metrics import scrape, value
 from tests.rpc.test_pipeline import CHAT, STREAM_CHAT, Chat, Classification, classify
+from tests.tenants import nothing_spent
 from tests.waiting import until
 
 Code = grpc.StatusCode
@@ -67,7 +68,7 @@ class Limited:
 
     def __init__(self) -> None:
         self.classification, self.chat = Classification(), Spending()
-        self.limits = TenantLimits(MemoryLimiter(), TENANTS.get, {STREAM_CHAT: lambda request: Cost(10)})
+        self.limits = TenantLimits(MemoryLimiter(nothing_spent), TENANTS.get, {STREAM_CHAT: lambda request: Cost(10)})
         self.admission = Admission(512, 5.0, max_wait_seconds=1.0, lanes=1)
         self.server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         registrar: Any = Registrar(self.server, self.admission, 1 << 20, identify=by_name, limits=self.limits)

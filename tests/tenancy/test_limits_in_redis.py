@@ -13,14 +13,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from server.domain.errors import BudgetExhausted, QuotaExceeded
+from server.domain.errors import QuotaExceeded
 from server.domain.money import Cost
-from server.tenancy.limits.limiter import Permit
-from server.tenancy.limits.memory import MemoryLimiter, MemoryPermit
-from server.tenancy.limits.redis import RedisLimiter, RedisPermit
+from server.tenancy.limits.limit_set import Permit
+from server.tenancy.limits.memory import MemoryLimiter
+from server.tenancy.limits.redis import RedisLimiter
 from server.tenancy.tenants import Limits, Tenant
 from tests.redis_server import PASSWORD, RedisServer
 from tests.tenancy.test_limits import CHAT, SECOND, costs, limits
+from tests.tenants import nothing_spent
 from tests.waiting import until
 
 # In a hundred years: keys expire by the clock of Redis, which must be far before the time that the test sets.
@@ -30,7 +31,7 @@ NAMES = count()
 
 @asynccontextmanager
 async def limiting(server: RedisServer, **options: Any) -> AsyncIterator[RedisLimiter]:
-    limiter = RedisLimiter(server.url, **options)
+    limiter = RedisLimiter(server.url, **{"spent": nothing_spent, **options})
     await limiter.start()
     try:
         yield limiter
@@ -74,14 +75,14 @@ def test_redis_decides_as_memory_does(redis: RedisServer, own: Limits, service: 
 async def agree(redis: RedisServer, own: Limits, service: Limits, steps: list[Any]) -> None:
     now = [FAR]
     tenant = Tenant(f"t{next(NAMES)}", frozenset(), limits=own, service_limits={CHAT: service})
-    memory = MemoryLimiter(ticks=lambda: now[0], wall=lambda: now[0])
+    memory = MemoryLimiter(nothing_spent, ticks=lambda: now[0], wall=lambda: now[0])
     permits: list[tuple[Permit, Permit]] = []
     async with limiting(redis, clock=lambda: now[0]) as shared:
 
         async def outcome(limiter: MemoryLimiter | RedisLimiter, service: str, cost: Cost) -> object:
             try:
                 return await limiter.enter(tenant, service, cost, seconds=86_400)
-            except (QuotaExceeded, BudgetExhausted) as error:
+            except QuotaExceeded as error:
                 return type(error), error.message, error.excesses, error.retry_after, error.metadata
 
         for gap, (what, cost) in steps:
@@ -91,8 +92,8 @@ async def agree(redis: RedisServer, own: Limits, service: Limits, steps: list[An
                 if isinstance(here, tuple) or here is None:
                     assert here == there
                 else:
-                    assert isinstance(here, MemoryPermit)
-                    assert isinstance(there, RedisPermit), there
+                    assert isinstance(here, Permit)
+                    assert isinstance(there, Permit), there
                     permits.append((here, there))
             elif what < len(permits):
                 for permit in permits.pop(what):

@@ -57,7 +57,7 @@ def test_the_example_says_all() -> None:
         ("[tenants.a]\n\n[tenants.a]", "(at line 3, column 11)"),
         ("[tenants.A]", "tenants.A: String should match pattern"),
         ("[tenants.a]\nrole = 1", "tenants.a.role: Extra inputs are not permitted"),
-        ("[tenants.a]\nroles = ['root']", "tenants.a.roles.0: must be one of call, ingest, admin"),
+        ("[tenants.a]\nroles = ['root']", "tenants.a.roles.0: Input should be 'call', 'ingest' or 'admin'"),
         ("[tenants.a]\nservices = ['Chat']", 'tenants.a.services: no service "Chat"; there are AnalysisService, Ch'),
         ("[tenants.a.service_limits.Chat]", 'tenants.a.service_limits: no service "Chat"'),
         ("[tenants.a]\ncertificates = ['x']", 'tenants.a.certificates.0: must be "dns:NAME", "uri:URI" or "cn:NAME"'),

@@ -134,12 +134,9 @@ class ChatModels:
         """Set the handles to which upstreams can be asked now."""
         for name, router in self._routers.items():
             handle, remark = self.handles[name], router.remark()
-            if not router.is_available:
-                handle.pause(remark)
-                continue
-            handle.resume()
-            if handle.state is State.READY and handle.message != remark:
-                handle.move(State.READY, remark)
+            state = State.READY if router.is_available else State.LOADING
+            if handle.loaded is not None and (handle.state, handle.message) != (state, remark):
+                handle.move(state, remark)
 
     def _breaker(self, provider: str) -> CircuitBreaker:
         breaker = CircuitBreaker(provider)

@@ -13,7 +13,6 @@ from server.domain.context import charge
 from server.domain.errors import DeadlineExceeded, InvalidRequest, Violation
 from server.domain.models import Feature, ModelTask
 from server.domain.pricing import FEATURES, House, PriceEstimate, values_of
-from server.inference.computation import Computation
 from server.inference.onnx_session import open_session
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact, unusable
@@ -25,7 +24,7 @@ one to a lane takes 0.49 ms. 256 houses take 4 ms. Medians of five rounds; tests
 
 
 class HousePricer:
-    """A Pricer from an artefact: trees from 18 numbers to the logarithm of the price in US dollars.
+    """Estimates prices from an artefact: trees from 18 numbers to the logarithm of the price in US dollars.
 
     The schema's `codes` give the number for each category, `constant_log` is added to the trees' sum, and the
     interval's ends are the offsets low_log and high_log. Raises ModelUnavailable if the artefact does not fit. It
@@ -47,8 +46,6 @@ class HousePricer:
         self._codes = [(index, codes[feature]) for index, feature in enumerate(FEATURES) if feature in codes]
         self._trees = _Trees(artefact)
         self._scheduler = scheduler
-        # The computation refers to no engine: a cycle of references would keep a dropped engine in memory.
-        self._computation = Computation(name, partial(_price_each, self._trees), scheduler.counters[name])
         self._counters = scheduler.counters[f"{name} on the loop"]  # apart, because lanes write theirs on their threads
         probe = self._rows([self._probe()])
         if self._trees.price(probe) != [self._trees.price_one(probe[0])]:
@@ -58,9 +55,8 @@ class HousePricer:
         """One estimate a house, in order. Raises InvalidRequest with everything that is wrong with the houses."""
         rows = self._rows(houses)
         if len(rows) > ON_THE_LOOP:
-            (found,) = await self._scheduler.map(self._computation, [rows], deadline=deadline)
-            estimates: list[PriceEstimate] = found
-            return estimates
+            name = self.description.identity.name
+            return await self._scheduler.run(partial(self._trees.price, rows), deadline=deadline, name=name)
         if time.monotonic() >= deadline:
             raise DeadlineExceeded("the deadline passed before the call began")
         if not rows:
@@ -149,7 +145,3 @@ class _Trees:
         price, low, high = self._offsets
         # Without numpy, which takes longer for three numbers, and for those of 256 houses about as long.
         return [PriceEstimate(math.exp(log + price), math.exp(log + low), math.exp(log + high)) for log in sums]
-
-
-def _price_each(trees: _Trees, requests: Sequence[list[list[float]]]) -> list[list[PriceEstimate]]:
-    return [trees.price(rows) for rows in requests]

@@ -1,21 +1,24 @@
 """quintet.v1.PricingService"""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quintet.v1 import pricing_pb2, pricing_pb2_grpc
 
 from server.domain.context import current
-from server.domain.pricing import House, Pricer, values_of
+from server.domain.pricing import House, values_of
 from server.models.handle import Handle
 from server.rpc.convert import model_ref
 from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
 
+if TYPE_CHECKING:
+    from server.tasks.pricing.engine import HousePricer
+
 
 class PricingServicer(pricing_pb2_grpc.PricingServiceServicer):
     """Houses to prices."""
 
-    def __init__(self, pricer: Handle[Pricer]) -> None:
+    def __init__(self, pricer: "Handle[HousePricer]") -> None:
         self._pricer = pricer
 
     async def PredictPrice(
@@ -36,7 +39,7 @@ class PricingServicer(pricing_pb2_grpc.PricingServiceServicer):
         )
 
 
-def spec(pricer: Handle[Pricer]) -> ServiceSpec:
+def spec(pricer: "Handle[HousePricer]") -> ServiceSpec:
     """The service over the model of house prices."""
     return ServiceSpec(
         pricing_pb2.DESCRIPTOR.services_by_name["PricingService"],

@@ -1,7 +1,6 @@
 """Messages of quintet.v1.RagService to domain types and back."""
 
-from dataclasses import fields
-from enum import Enum
+from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -92,33 +91,9 @@ def _citation(p: Passage) -> rag_pb2.Citation:
     )
 
 
-def passage(found: Passage) -> rag_pb2.Passage:
-    """A passage with its document. Written out, because a response has up to a hundred."""
-    return rag_pb2.Passage(
-        document_id=found.document_id,
-        title=found.title,
-        text=found.text,
-        score=found.score,
-        uri=found.uri,
-        metadata=found.metadata,
-        start=found.start,
-        end=found.end,
-    )
-
-
 def by_name(kind: type[M], value: Any) -> M:
     """A message of the fields that `kind` and a dataclass have in common: domain and contract use the same names."""
-    known = kind.DESCRIPTOR.fields_by_name
-    return kind(**{each.name: _converted(getattr(value, each.name)) for each in fields(value) if each.name in known})
-
-
-def _converted(value: Any) -> Any:
-    match value:
-        case IndexIdentity():
-            return index_ref(value)
-        case ModelIdentity():
-            return model_ref(value)
-        case Enum():
-            return value.value
-        case _:
-            return value
+    names = [each.name for each in fields(value) if each.name in kind.DESCRIPTOR.fields_by_name]
+    found = {name: getattr(value, name) for name in names}
+    identity = IndexIdentity, ModelIdentity
+    return kind(**{name: asdict(each) if isinstance(each, identity) else each for name, each in found.items()})

@@ -14,7 +14,8 @@ from server.domain.rag import (
     GenerationInfo,
     IndexIdentity,
 )
-from server.domain.texts import Embedder, Reranker
+from server.domain.texts import Embedder
+from server.inference.reranker import OnnxReranker
 from server.inference.scheduler import Scheduler
 from server.models.handle import Handle
 from server.tasks.rag.ingest import Ingester
@@ -38,7 +39,7 @@ class RagEngine:
     """
 
     def __init__(
-        self, index: Path, embedder: Embedder, scheduler: Scheduler, reranker: Handle[Reranker] | None = None
+        self, index: Path, embedder: Embedder, scheduler: Scheduler, reranker: Handle[OnnxReranker] | None = None
     ) -> None:
         self.embedder = embedder.description.identity
         self._collections = CollectionManager(index, self.embedder)

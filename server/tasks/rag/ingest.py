@@ -47,7 +47,7 @@ class Ingester:
         _check_unique(documents)
         async with self._collections.only_writer(name, deadline):
             collection = await self._collections.writable(name)
-            changes = await asyncio.to_thread(compare, collection.find if collection else _not_found, documents)
+            changes = await asyncio.to_thread(compare, collection.find if collection else lambda _: None, documents)
             count = len(changes.passages) + (collection.snapshot.passage_count if collection else 0)
             if count > MAX_PASSAGES:
                 what = f"would bring the collection to {count} passages; {MAX_PASSAGES} is the limit"
@@ -104,7 +104,7 @@ class Ingester:
                 sample = await self._embedder.embed([name], deadline=deadline)
                 yield ReindexProgress(0, before.passage_count)
                 while batch := await asyncio.to_thread(lambda: list(islice(documents, _REINDEXED_TOGETHER))):
-                    changes = await asyncio.to_thread(compare, _not_found, batch)
+                    changes = await asyncio.to_thread(compare, lambda _: None, batch)
                     vectors = sample[:0]
                     if changes.texts:
                         vectors = await self._embedder.embed(changes.texts, deadline=deadline)
@@ -126,10 +126,6 @@ def _rows(spool: BinaryIO, dimensions: int) -> Iterator[NDArray[np.float32]]:
     spool.seek(0)
     while part := spool.read(4096 * dimensions * 4):
         yield np.frombuffer(part, np.float32).reshape(-1, dimensions)
-
-
-def _not_found(_: str) -> None:
-    return None
 
 
 def _check_unique(documents: Sequence[Document]) -> None:

@@ -1,4 +1,4 @@
-"""The models of retrieval, and the collections and answers that are made of them."""
+"""The collections and answers that are made of models. Their libraries are imported when the models are there."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -6,36 +6,21 @@ from typing import TYPE_CHECKING
 
 from server.domain.chat import ChatModel
 from server.domain.errors import ModelLoading
-from server.domain.models import ModelTask
-from server.domain.texts import Embedder, Reranker
+from server.domain.texts import Embedder
 from server.inference.scheduler import Scheduler
-from server.models.artefact import Artefact
 from server.models.handle import Handle
-from server.models.spec import ModelSettings, ModelSpec
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from server.inference.reranker import OnnxReranker
     from server.tasks.rag.answerer import Answerer
     from server.tasks.rag.engine import RagEngine
 
-EMBEDDER, RERANKER = "embedder", "reranker"
-
-
-def reranker(settings: ModelSettings, scheduler: Scheduler) -> ModelSpec[Reranker]:
-    """A cross-encoder on ONNX."""
-
-    def prepare() -> Callable[[Artefact], Reranker]:
-        from server.inference.reranker import OnnxReranker
-
-        return lambda artefact: OnnxReranker(artefact, scheduler)
-
-    return ModelSpec(RERANKER, ModelTask.RERANKING, prepare, settings)
-
 
 def open_collections(
-    index: Path, embedder: Handle[Embedder], reranker: Handle[Reranker] | None, scheduler: Scheduler
+    index: Path, embedder: Handle[Embedder], reranker: "Handle[OnnxReranker] | None", scheduler: Scheduler
 ) -> "Callable[[Embedder], Awaitable[RagEngine]]":
     """What opens the collections in the folder `index` with the embedder that is loaded."""
 

@@ -3,7 +3,8 @@
 from functools import partial
 
 from server.domain.rag import Query, Retrieval
-from server.domain.texts import Embedder, Reranker
+from server.domain.texts import Embedder
+from server.inference.reranker import OnnxReranker
 from server.inference.scheduler import Scheduler
 from server.models.handle import Handle
 from server.vectorstore.manager import CollectionManager
@@ -22,7 +23,7 @@ class Retriever:
         collections: CollectionManager,
         embedder: Embedder,
         scheduler: Scheduler,
-        reranker: Handle[Reranker] | None = None,
+        reranker: Handle[OnnxReranker] | None = None,
     ) -> None:
         self._collections = collections
         self._embedder = embedder

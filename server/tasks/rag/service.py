@@ -42,21 +42,22 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
     async def Ask(self, request: pb.AskRequest, context: Any) -> pb.AskResponse:
         """The events of StreamAsk, collected."""
         texts: list[str] = []
-        response = pb.AskResponse()
+        citations: list[pb.Citation] = []
+        done = pb.AskDone()
         async with aclosing(self.StreamAsk(request, context)) as events:
             async for event in events:
-                match event.WhichOneof("event"):
-                    case "sources":
-                        response.citations.extend(event.sources.citations)
-                    case "delta":
-                        texts.append(event.delta.text)
-                    case "done":
-                        response.grounded = event.done.grounded
-                        response.usage.CopyFrom(event.done.usage)
-                        response.model.CopyFrom(event.done.model)
-                        response.index.CopyFrom(event.done.index)
-        response.answer = "".join(texts)
-        return response
+                texts.append(event.delta.text)  # empty in the other events
+                citations += event.sources.citations
+                if event.HasField("done"):
+                    done = event.done
+        return pb.AskResponse(
+            answer="".join(texts),
+            citations=citations,
+            grounded=done.grounded,
+            usage=done.usage,
+            model=done.model,
+            index=done.index,
+        )
 
     async def StreamAsk(self, request: convert.AskLike, context: Any) -> AsyncGenerator[pb.StreamAskResponse, None]:
         permitted(self._chat_model)
@@ -67,7 +68,7 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
 
     async def Retrieve(self, request: pb.RetrieveRequest, context: Any) -> pb.RetrieveResponse:
         found = await self._engine.get().retriever.retrieve(convert.query(request), deadline=current().deadline)
-        passages = map(convert.passage, found.passages)
+        passages = [pb.Passage(**each._asdict()) for each in found.passages]
         return pb.RetrieveResponse(passages=passages, index=index_ref(found.index), model=model_ref(found.model))
 
     async def AddDocuments(self, request: pb.AddDocumentsRequest, context: Any) -> pb.AddDocumentsResponse:

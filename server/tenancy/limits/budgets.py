@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from math import inf
@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from server.domain.errors import Excess, LedgerUnavailable
 from server.domain.money import Cost
+from server.domain.usage import microseconds, moment_of
 
 SECOND = 1_000_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WAIT_SECONDS = 0.5
 _FRESH_SECONDS = 10.0
 
@@ -43,19 +43,12 @@ class Period(StrEnum):
 
 @lru_cache(maxsize=16)
 def _dates(period: Period, day: int) -> Dates:
-    start = _EPOCH + timedelta(days=day)
-    if period is Period.DAY:
-        end = start + timedelta(days=1)
-    else:
+    start = moment_of(day * 86_400 * SECOND)
+    end = start + timedelta(days=1)
+    if period is Period.MONTH:
         start = start.replace(day=1)
         end = (start + timedelta(days=31)).replace(day=1)
-    microsecond = timedelta(microseconds=1)
-    return Dates((start - _EPOCH) // microsecond, (end - _EPOCH) // microsecond, start.date().isoformat())
-
-
-def to_datetime(instant: int) -> datetime:
-    """The instant as a time in UTC."""
-    return _EPOCH + timedelta(microseconds=instant)
+    return Dates(microseconds(start), microseconds(end), start.date().isoformat())
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +107,6 @@ def _money(micros: int) -> str:
 Spent = Callable[[str, str | None, datetime], Awaitable[Cost]]
 
 
-async def nothing_spent(tenant: str, service: str | None, start: datetime) -> Cost:
-    """A `Spent` for servers without a ledger."""
-    return Cost()
-
-
 class BudgetBaseline:
     """Reads from the ledger what was spent when counting begins, once for all calls that wait for it.
 
@@ -134,7 +122,7 @@ class BudgetBaseline:
         key = (budget.tenant, budget.service, start)
         read = self._reads.get(key)
         if read is None or (read[1].done() and read[0] + _FRESH_SECONDS < time.monotonic()):
-            spent = asyncio.ensure_future(self._spent(budget.tenant, budget.service, to_datetime(start)))
+            spent = asyncio.ensure_future(self._spent(budget.tenant, budget.service, moment_of(start)))
             read = self._reads[key] = (time.monotonic(), spent)
         await asyncio.wait({read[1]}, timeout=_WAIT_SECONDS)
         if not read[1].done():

@@ -89,6 +89,13 @@ class LimitSet:
     budgets: tuple[Budget, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """An admitted call. Settle it exactly once, with its actual cost; that never blocks or raises."""
+
+    settle: Callable[[Cost], None]
+
+
 def limit_sets(replicas: int = 1) -> Callable[[Tenant, str], LimitSet | None]:
     """What finds the limits for a tenant's calls of a service ("ChatService"); None if there are none.
 
@@ -139,10 +146,8 @@ def _rates(key: str, subject: str, limits: Limits, replicas: int) -> Iterator[Ra
     )
     for unit, per_minute, burst in units:
         if per_minute is not None:
-            # A rate of 0 has no spacing: it becomes a rate of 1 whose burst admits nothing.
-            whole = (per_minute if burst is None else burst) if per_minute else 0
-            own_rate, own_burst = share(max(per_minute, 1), replicas), share(whole, replicas)
-            yield RateLimit(f"{key}:{unit}", unit, subject, own_rate, own_burst, whole)
+            whole = per_minute if burst is None else burst
+            yield RateLimit(f"{key}:{unit}", unit, subject, share(per_minute, replicas), share(whole, replicas), whole)
 
 
 def refusal(excesses: Sequence[Excess]) -> QuotaExceeded | BudgetExhausted:

@@ -10,21 +10,12 @@ from typing import Protocol
 
 from server.domain.money import Cost
 from server.tenancy.limits.budgets import Spent
+from server.tenancy.limits.limit_set import Permit
 from server.tenancy.limits.memory import MemoryLimiter
 from server.tenancy.tenants import Tenant
 
 
-class Permit(Protocol):
-    """An admitted call. Settle it exactly once."""
-
-    def settle(self, actual: Cost) -> None:
-        """The call has ended with this cost. Never blocks or raises; Redis gets it a moment later."""
-        ...
-
-
 class Limiter(Protocol):
-    """See above."""
-
     @property
     def degraded(self) -> bool:
         """Whether this server decides alone, because Redis does not answer."""

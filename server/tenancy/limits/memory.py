@@ -5,11 +5,12 @@ in each period waits, for the ledger.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from server.domain.errors import Excess
 from server.domain.money import Cost
-from server.tenancy.limits.budgets import Budget, BudgetBaseline, Dates, Spent, nothing_spent
-from server.tenancy.limits.limit_set import LimitSet, limit_sets, refusal
+from server.tenancy.limits.budgets import Budget, BudgetBaseline, Dates, Spent
+from server.tenancy.limits.limit_set import LimitSet, Permit, limit_sets, refusal
 from server.tenancy.tenants import Tenant
 
 _SWEEP_AT = 1024  # number of rates at which full buckets are forgotten
@@ -35,7 +36,7 @@ class MemoryLimiter:
 
     def __init__(
         self,
-        spent: Spent = nothing_spent,
+        spent: Spent,
         *,
         replicas: int = 1,
         ticks: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
@@ -50,8 +51,7 @@ class MemoryLimiter:
         self._accounts: dict[str, Account] = {}  # of the current periods; running calls hold theirs
         self._sweep_at = _SWEEP_AT
 
-    async def enter(self, tenant: Tenant, service: str, estimate: Cost, *, seconds: float) -> "MemoryPermit | None":
-        """See Limiter. `seconds` is not needed, because every admitted call settles."""
+    async def enter(self, tenant: Tenant, service: str, estimate: Cost, *, seconds: float) -> Permit | None:
         limits = self._limits_of(tenant, service)
         if limits is None:
             return None
@@ -72,7 +72,7 @@ class MemoryLimiter:
         if len(self._arrivals) >= self._sweep_at:
             self._arrivals = {key: arrival for key, arrival in self._arrivals.items() if arrival > now}
             self._sweep_at = max(2 * len(self._arrivals), _SWEEP_AT)
-        return MemoryPermit(self, limits, accounts, estimate, self._wall() if None in accounts else 0)
+        return Permit(partial(self._leave, limits, accounts, estimate, self._wall()))
 
     async def _open_accounts(self, budgets: Sequence[Budget], cost: Cost) -> list[Account | None]:
         """The accounts of the current periods. None for those that no call has needed yet, and this one does not."""
@@ -108,9 +108,11 @@ class MemoryLimiter:
                 found += budget.excesses(cost, account.tokens, account.micros, account.baseline, self._wall())
         return found
 
-    def leave(self, permit: "MemoryPermit", actual: Cost) -> None:
-        """The call of a permit has ended."""
-        now, limits, estimate = self._ticks(), permit.limits, permit.estimate
+    def _leave(
+        self, limits: LimitSet, accounts: Sequence[Account | None], estimate: Cost, entered: int, actual: Cost
+    ) -> None:
+        """Settle a call that entered at this time of day."""
+        now = self._ticks()
         for rate in limits.rates:
             if change := rate.change(estimate, actual):
                 self._arrivals[rate.key] = max(self._arrivals.get(rate.key, 0), now) + change
@@ -119,9 +121,9 @@ class MemoryLimiter:
                 self._running[each.key] = left
             else:
                 del self._running[each.key]
-        for budget, account in zip(limits.budgets, permit.accounts, strict=True):
+        for budget, account in zip(limits.budgets, accounts, strict=True):
             # An account that was opened after the call began did not count it.
-            if found := account or self._account(budget, permit.entered):
+            if found := account or self._account(budget, entered):
                 found.tokens += actual.tokens - estimate.tokens
                 found.micros += actual.micros - estimate.micros
 
@@ -130,20 +132,4 @@ class MemoryLimiter:
         self._accounts.clear()
 
     async def close(self) -> None:
-        """See Limiter."""
         await self._baseline.close()
-
-
-@dataclass(slots=True, eq=False)
-class MemoryPermit:
-    """Implements Permit. `entered` is the time of day at the beginning, if some of the accounts are None."""
-
-    limiter: MemoryLimiter
-    limits: LimitSet
-    accounts: Sequence[Account | None]
-    estimate: Cost
-    entered: int
-
-    def settle(self, actual: Cost) -> None:
-        """See Permit."""
-        self.limiter.leave(self, actual)

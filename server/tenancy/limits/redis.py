@@ -8,14 +8,14 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any
 
 from server.domain.errors import Excess, LedgerUnavailable, QuotaExceeded
 from server.domain.money import Cost
-from server.tenancy.limits.budgets import SECOND, Budget, BudgetBaseline, Dates, Spent, nothing_spent
-from server.tenancy.limits.limit_set import LimitSet, limit_sets, refusal
-from server.tenancy.limits.limiter import Permit
+from server.tenancy.limits.budgets import SECOND, Budget, BudgetBaseline, Dates, Spent
+from server.tenancy.limits.limit_set import LimitSet, Permit, limit_sets, refusal
 from server.tenancy.limits.memory import MemoryLimiter
 from server.tenancy.limits.redis_batcher import ANSWER_SECONDS, Away, Fill, RedisBatcher, microseconds
 from server.tenancy.tenants import Tenant
@@ -28,15 +28,40 @@ _LONGEST_LEASE = 86_400 * SECOND
 Accounts = Sequence[tuple[Budget, Dates]]
 
 
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A call on its way: `sent` is whether Redis may have counted it, `local` the permit of this server alone.
+
+    `offset` is how far Redis's clock was ahead of microseconds() when it admitted the call.
+    """
+
+    limits: LimitSet
+    id: str
+    estimate: Cost
+    began: int = field(default_factory=microseconds)
+    offset: int | None = None
+    sent: bool = False
+    local: Permit | None = None
+    accounts: Accounts = ()
+
+    def keys(self) -> list[str]:
+        """The keys of all counters of the call."""
+        limits = self.limits
+        return [
+            f"{limits.prefix}:open",
+            *(rate.key for rate in limits.rates),
+            *(each.key for each in limits.concurrency),
+            *(f"{budget.key}:{dates.first}" for budget, dates in self.accounts),
+        ]
+
+
 class RedisLimiter:
     """Implements Limiter. `replicas` are the servers that share the limits while Redis does not answer.
 
     `clock` is for tests: it replaces the clock of Redis, in microseconds.
     """
 
-    def __init__(
-        self, url: str, spent: Spent = nothing_spent, *, replicas: int = 1, clock: Callable[[], int] | None = None
-    ) -> None:
+    def __init__(self, url: str, spent: Spent, *, replicas: int = 1, clock: Callable[[], int] | None = None) -> None:
         self._limits_of = limit_sets()
         self._baseline = BudgetBaseline(spent)
         self._local = MemoryLimiter(spent, replicas=replicas)
@@ -51,50 +76,50 @@ class RedisLimiter:
 
     @property
     def degraded(self) -> bool:
-        """See Limiter."""
         return self._batcher.away
 
     async def enter(self, tenant: Tenant, service: str, estimate: Cost, *, seconds: float) -> Permit | None:
-        """See Limiter."""
         limits = self._limits_of(tenant, service)
         if limits is None:
             return None
-        permit = RedisPermit(self, limits, f"{self._sender}{next(self._numbers)}", estimate)
+        call = _Call(limits, f"{self._sender}{next(self._numbers)}", estimate)
+        permit = Permit(partial(self._settle, call))
         if not self._batcher.away:
             try:
-                permit.sent = True
-                await self._decide(permit, seconds)
+                call.sent = True
+                await self._decide(call, seconds)
                 return permit
             except Away:
                 pass
             except asyncio.CancelledError:
                 permit.settle(Cost())  # it may have been counted
                 raise
-        permit.accounts = _current(limits, self._now())
+        call.accounts = _current(limits, self._now())
         try:
-            permit.local = await self._local.enter(tenant, service, estimate, seconds=seconds)
+            call.local = await self._local.enter(tenant, service, estimate, seconds=seconds)
         except (QuotaExceeded, LedgerUnavailable, asyncio.CancelledError):
             permit.settle(Cost())
             raise
         return permit
 
-    async def _decide(self, permit: "RedisPermit", seconds: float) -> None:
+    async def _decide(self, call: _Call, seconds: float) -> None:
         """Return if Redis admits the call. Raises Away, a refusal, or LedgerUnavailable."""
         now = self._now()
         lease = min(max(int(seconds * SECOND), 0) + _SLACK, _LONGEST_LEASE)
         baselines: dict[str, Sequence[int]] = {}  # by position, as Lua counts
         for _ in range(_ATTEMPTS):
-            permit.accounts = _current(permit.limits, now)
-            word, now, *rest = await self._batcher.enter(permit.keys(), self._question(permit, lease, baselines))
+            call.accounts = _current(call.limits, now)
+            word, now, *rest = await self._batcher.enter(call.keys(), self._question(call, lease, baselines))
             match word:
                 case b"ok":
-                    permit.admitted(now)
+                    call.began = microseconds()
+                    call.offset = now - call.began
                     return
                 case b"refused":
-                    raise refusal(_excesses(permit, rest, now))
+                    raise refusal(_excesses(call, rest, now))
                 case b"missing":
                     for position in rest:
-                        budget, dates = permit.accounts[position - 1]
+                        budget, dates = call.accounts[position - 1]
                         begun = microseconds()
                         cost, read = await self._baseline.get(budget, dates.start)
                         age = max(begun - int(read * SECOND), 0)  # another call may have begun the read earlier
@@ -103,16 +128,16 @@ class RedisLimiter:
                     baselines.clear()
         raise Away
 
-    def _question(self, permit: "RedisPermit", lease: int, baselines: Mapping[str, Sequence[int]]) -> Fill:
-        cost = permit.estimate
+    def _question(self, call: _Call, lease: int, baselines: Mapping[str, Sequence[int]]) -> Fill:
+        cost = call.estimate
         question: dict[str, Any] = {
-            "id": permit.id,
+            "id": call.id,
             "lease": lease,
-            "rates": [(rate.spacing(rate.amount(cost)), rate.tolerance) for rate in permit.limits.rates],
-            "concurrency": [each.calls for each in permit.limits.concurrency],
+            "rates": [(rate.spacing(rate.amount(cost)), rate.tolerance) for rate in call.limits.rates],
+            "concurrency": [each.calls for each in call.limits.concurrency],
             "accounts": [
                 (dates.start, dates.end, cost.tokens, _or_none(budget.tokens), cost.micros, _or_none(budget.micros))
-                for budget, dates in permit.accounts
+                for budget, dates in call.accounts
             ],
             "baselines": baselines,
         }
@@ -121,94 +146,57 @@ class RedisLimiter:
             return lambda offset: question
         return lambda offset: {**question, "valid": microseconds() + offset + _VALID}
 
-    def settle(self, permit: "RedisPermit", actual: Cost) -> None:
-        """Tell Redis how a call has ended."""
-        estimate, ended = permit.estimate, microseconds()
+    def _settle(self, call: _Call, actual: Cost) -> None:
+        """Redis gets it a moment later."""
+        if call.local is not None:
+            call.local.settle(actual)
+        if not call.sent and not (call.accounts and actual != Cost()):
+            return
+        estimate, ended = call.estimate, microseconds()
         message: dict[str, Any] = {
             "number": next(self._numbers),
-            "id": permit.id,
+            "id": call.id,
             "estimate": (estimate.tokens, estimate.micros),
             "actual": (actual.tokens, actual.micros),
-            "rates": [rate.change(estimate, actual) for rate in permit.limits.rates],
-            "concurrency": len(permit.limits.concurrency),
+            "rates": [rate.change(estimate, actual) for rate in call.limits.rates],
+            "concurrency": len(call.limits.concurrency),
         }
         if self._clock:
             message |= {"now": self._clock(), "began": self._clock(), "ended": self._clock() + 1}
-        began, own = permit.began, permit.offset
+        began, own = call.began, call.offset
 
         def fill(offset: int) -> Mapping[str, Any]:
             ahead = offset if own is None else own
             return {"began": began + ahead, "ended": ended + ahead, **message}
 
-        self._batcher.settle([f"{permit.limits.prefix}:settled:{self._sender}", *permit.keys()], fill)
+        self._batcher.settle([f"{call.limits.prefix}:settled:{self._sender}", *call.keys()], fill)
 
     def _now(self) -> int:
         """About the time of Redis."""
         return self._clock() if self._clock else microseconds() + self._batcher.offset
 
     async def close(self) -> None:
-        """See Limiter."""
         await self._batcher.close()
         await self._local.close()
         await self._baseline.close()
-
-
-@dataclass(slots=True, eq=False)
-class RedisPermit:
-    """Implements Permit. `sent` is whether Redis may have counted the call, `local` the permit of this server alone.
-
-    `offset` is how far Redis's clock was ahead of microseconds() when it admitted the call.
-    """
-
-    limiter: RedisLimiter
-    limits: LimitSet
-    id: str
-    estimate: Cost
-    began: int = field(default_factory=microseconds)
-    offset: int | None = None
-    sent: bool = False
-    local: Permit | None = None
-    accounts: Accounts = ()
-
-    def admitted(self, now: int) -> None:
-        """Redis has counted the call at `now`, by its clock."""
-        self.began = microseconds()
-        self.offset = now - self.began
-
-    def settle(self, actual: Cost) -> None:
-        """See Permit."""
-        if self.local is not None:
-            self.local.settle(actual)
-        if self.sent or (self.accounts and actual != Cost()):
-            self.limiter.settle(self, actual)
-
-    def keys(self) -> list[str]:
-        """The keys of all counters of the call."""
-        limits = self.limits
-        return [
-            f"{limits.prefix}:open",
-            *(rate.key for rate in limits.rates),
-            *(each.key for each in limits.concurrency),
-            *(f"{budget.key}:{dates.first}" for budget, dates in self.accounts),
-        ]
 
 
 def _current(limits: LimitSet, now: int) -> Accounts:
     return [(budget, budget.period.around(now)) for budget in limits.budgets]
 
 
-def _excesses(permit: RedisPermit, found: Sequence[int], now: int) -> list[Excess]:
+def _excesses(call: _Call, found: Sequence[int], now: int) -> list[Excess]:
     """From the answer "refused" of enter.lua: triples of a position and two numbers."""
-    limits, excesses = permit.limits, list[Excess]()
+    limits, excesses = call.limits, list[Excess]()
     for position, one, two in zip(found[::3], found[1::3], found[2::3], strict=True):
         index = position - 1
         if index < len(limits.rates):
-            excesses.append(limits.rates[index].excess(permit.estimate, one))
+            excesses.append(limits.rates[index].excess(call.estimate, one))
         elif (index := index - len(limits.rates)) < len(limits.concurrency):
             excesses.append(limits.concurrency[index].excess())
         else:
-            budget, _ = permit.accounts[index - len(limits.concurrency)]
-            excesses += budget.excesses(permit.estimate, one, two, Cost(), now)
+            budget, _ = call.accounts[index - len(limits.concurrency)]
+            excesses += budget.excesses(call.estimate, one, two, Cost(), now)
     return excesses
 
 

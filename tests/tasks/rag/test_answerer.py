@@ -3,7 +3,6 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -177,7 +176,7 @@ def test_grounding(question: str, answer: str, expected: bool) -> None:
 
 
 def test_grounding_in_chinese() -> None:
-    passage = replace(EVEREST, title="珠穆朗玛峰", text="珠穆朗玛峰高8848米，是世界最高峰。")
+    passage = EVEREST._replace(title="珠穆朗玛峰", text="珠穆朗玛峰高8848米，是世界最高峰。")
     assert is_grounded("珠穆朗玛峰高8848米。", "珠穆朗玛峰有多高？", [passage])
     assert not is_grounded("乔戈里峰位于巴基斯坦。", "珠穆朗玛峰有多高？", [passage])
 
