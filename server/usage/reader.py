@@ -19,7 +19,10 @@ _READERS = 4
 
 
 class SqlReader:
-    """Implements `LedgerReader` on the database that `SqlLedger` writes to. The first query imports the library."""
+    """Runs `queries` on the database that `SqlLedger` writes to. All methods raise LedgerUnavailable.
+
+    The first query imports the library.
+    """
 
     def __init__(self, target: Path | str) -> None:
         self._target = target
