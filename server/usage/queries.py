@@ -1,4 +1,4 @@
-"""What is read of the ledger, as SQL inside the caller's transaction."""
+"""What is read of the ledger, as SQL inside the caller's transaction. The functions are those of `SqlReader`."""
 
 from datetime import datetime
 
@@ -23,7 +23,6 @@ def _matches(selection: Selection) -> list[ColumnElement[bool]]:
 
 
 def sums(connection: Connection, selection: Selection, limit: int) -> list[Sum]:
-    """Up to `limit` sums: newest day first, then by tenant, service and model."""
     day = (_columns.started // literal_column(str(_DAY_MICROS), Integer)).label("day")
     keys = (day, _columns.tenant, _columns.service, _columns.model, _columns.currency)
     estimated = case((_columns.source == UsageSource.ESTIMATED.value, 1), else_=0)
@@ -42,7 +41,6 @@ def sums(connection: Connection, selection: Selection, limit: int) -> list[Sum]:
 
 
 def entries(connection: Connection, selection: Selection, before: str, limit: int) -> list[Entry]:
-    """Up to `limit` entries, newest first, that are older than the entry with id `before` ("": all)."""
     conditions = _matches(selection)
     if before:
         conditions.append(_columns.id < before)
@@ -51,9 +49,6 @@ def entries(connection: Connection, selection: Selection, before: str, limit: in
 
 
 def spent(connection: Connection, tenant: str, service: str | None, since: datetime) -> Cost:
-    """What a tenant's calls that began at `since` or later cost: settled ones what they were charged, open ones what
-    they reserved.
-    """
     of_tenant = [_columns.tenant == tenant, _columns.started >= microseconds(since), _columns.repeat_of == ""]
     if service is not None:
         of_tenant.append(_columns.service == service)
