@@ -33,10 +33,7 @@ _FAULTS_SHOWN = 5
 
 
 class RagEngine:
-    """Collections below `index`, bound to one embedder. Call open() before anything else, close() at the end.
-
-    Its methods raise CollectionNotFound and CollectionBroken.
-    """
+    """Collections below `index`, bound to one embedder. Methods raise CollectionNotFound and CollectionBroken."""
 
     def __init__(
         self, index: Path, embedder: Embedder, scheduler: Scheduler, reranker: Handle[OnnxReranker] | None = None

@@ -35,7 +35,6 @@ def open_collections(
 
 
 async def make_answerer(collections: "RagEngine", chat: ChatModel) -> "Answerer":
-    """What answers from the collections."""
     from server.tasks.rag.answerer import Answerer
 
     return Answerer(collections.retriever, chat)
