@@ -37,7 +37,7 @@ def open_collections(
 async def make_answerer(collections: "RagEngine", chat: ChatModel) -> "Answerer":
     from server.tasks.rag.answerer import Answerer
 
-    return Answerer(collections.retriever, chat)
+    return Answerer(collections, chat)
 
 
 class SameEmbedder:

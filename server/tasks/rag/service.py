@@ -66,7 +66,7 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
                 yield convert.stream_response(event)
 
     async def Retrieve(self, request: pb.RetrieveRequest, context: Any) -> pb.RetrieveResponse:
-        found = await self._engine.get().retriever.retrieve(convert.query(request), deadline=current().deadline)
+        found = await self._engine.get().retrieve(convert.query(request), deadline=current().deadline)
         passages = [pb.Passage(**each._asdict()) for each in found.passages]
         return pb.RetrieveResponse(passages=passages, index=index_ref(found.index), model=model_ref(found.model))
 
