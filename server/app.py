@@ -8,7 +8,7 @@ closed in the reverse order of its making.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +87,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         if settings.tenants:
             redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
             limiter = await stack.enter_async_context(open_limiter(redis_url, settings.replicas, reader.spent))
-        ledger = await stack.enter_async_context(SqlLedger.running(settings.ledger_target))
+        ledger = await stack.enter_async_context(aclosing(SqlLedger(settings.ledger_target)))
 
         schedulers = {
             "models": Scheduler(settings.lanes, settings.lane_queue),

@@ -3,16 +3,20 @@
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quintet.v1 import common_pb2, usage_pb2, usage_pb2_grpc
 
 from server.domain.context import current
 from server.domain.errors import InvalidRequest, PermissionDenied, Violation
-from server.domain.usage import Entry, LedgerReader, LedgerWatch, Selection, Sum
+from server.domain.usage import Entry, Selection, Sum
 from server.rpc.convert import usage
 from server.rpc.service_spec import ANY_ROLE, FREE, MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
+
+if TYPE_CHECKING:
+    from server.usage.reader import SqlReader
+    from server.usage.watchers import Watchers
 
 _DEFAULT_DAYS = 30
 _PAGE = 100
@@ -20,9 +24,9 @@ _MAX_SUMS = 10_000  # about 1 MB
 
 
 class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
-    def __init__(self, reader: LedgerReader, watch: LedgerWatch) -> None:
+    def __init__(self, reader: "SqlReader", watchers: "Watchers") -> None:
         self._reader = reader
-        self._watch = watch
+        self._watchers = watchers
 
     async def GetUsage(self, request: usage_pb2.GetUsageRequest, context: Any) -> usage_pb2.GetUsageResponse:
         sums = await self._reader.sums(_selection(request.filter), _MAX_SUMS + 1)
@@ -45,18 +49,18 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
         """Calls as they are settled, then done."""
         if not _is_admin():
             raise PermissionDenied('watching usage needs the role "admin"')
-        with self._watch.watch() as settled:
+        with self._watchers.watch() as settled:
             async for entry, missed in settled:
                 yield usage_pb2.WatchUsageResponse(settled=_record(entry), missed_count=missed)
         yield usage_pb2.WatchUsageResponse(done=usage_pb2.WatchUsageDone())
 
 
-def spec(reader: LedgerReader, settled: LedgerWatch) -> ServiceSpec:
+def spec(reader: "SqlReader", watchers: "Watchers") -> ServiceSpec:
     """The service over the ledger; the servicer decides whose usage a caller may read."""
     return ServiceSpec(
         usage_pb2.DESCRIPTOR.services_by_name["UsageService"],
         usage_pb2_grpc.add_UsageServiceServicer_to_server,
-        UsageServicer(reader, settled),
+        UsageServicer(reader, watchers),
         {
             **dict.fromkeys(("GetUsage", "ListUsage"), MethodSpec(ANY_ROLE, FREE)),
             "WatchUsage": MethodSpec(Role.ADMIN, FREE),
