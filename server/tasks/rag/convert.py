@@ -57,12 +57,10 @@ def _bounds(given: rag_pb2.TextRange | rag_pb2.NumberRange) -> dict[str, Any]:
 
 
 def document(given: rag_pb2.Document) -> Document:
-    """A document to be added."""
     return Document(given.id, given.text, given.title, given.uri, dict(given.metadata))
 
 
 def stream_response(event: AskEvent) -> rag_pb2.StreamAskResponse:
-    """An event of an answer."""
     match event:
         case Retrieval(passages, index):
             sources = rag_pb2.AskSources(citations=map(_citation, passages), index=index_ref(index))

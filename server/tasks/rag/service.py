@@ -40,7 +40,6 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
         return self._answerer.get().estimate(convert.query(request))
 
     async def Ask(self, request: pb.AskRequest, context: Any) -> pb.AskResponse:
-        """The events of StreamAsk, collected."""
         texts: list[str] = []
         citations: list[pb.Citation] = []
         done = pb.AskDone()
@@ -67,7 +66,7 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
                 yield convert.stream_response(event)
 
     async def Retrieve(self, request: pb.RetrieveRequest, context: Any) -> pb.RetrieveResponse:
-        found = await self._engine.get().retriever.retrieve(convert.query(request), deadline=current().deadline)
+        found = await self._engine.get().retrieve(convert.query(request), deadline=current().deadline)
         passages = [pb.Passage(**each._asdict()) for each in found.passages]
         return pb.RetrieveResponse(passages=passages, index=index_ref(found.index), model=model_ref(found.model))
 
@@ -125,7 +124,6 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
         return pb.DeleteCollectionResponse(index=index_ref(last))
 
     async def ListCollections(self, request: pb.ListCollectionsRequest, context: Any) -> pb.ListCollectionsResponse:
-        """A page; its token is the last name."""
         size = request.page_size or _COLLECTIONS_A_PAGE
         found = [each for each in self._engine.get().list_collections() if each.index.collection > request.page_token]
         return pb.ListCollectionsResponse(
