@@ -29,7 +29,7 @@ def describe(
         licence=manifest.licence,
         max_input_tokens=max_input_tokens,
         size_bytes=manifest.size_bytes,
-        created=datetime.fromisoformat(manifest.created),
+        create_time=datetime.fromisoformat(manifest.created),
     )
 
 

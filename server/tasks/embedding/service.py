@@ -22,7 +22,6 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         self._default = next(iter(embedders))
 
     async def Embed(self, request: embedding_pb2.EmbedRequest, context: Any) -> embedding_pb2.EmbedResponse:
-        """Embed every text."""
         deadline = current().deadline
         handle = find(self._embedders, permitted(request.model or self._default))
         async with handle.use(deadline) as embedder:

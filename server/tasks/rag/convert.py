@@ -1,19 +1,15 @@
 """Messages of quintet.v1.RagService to domain types and back."""
 
-from dataclasses import asdict, fields
-from typing import Any, TypeVar
+from typing import Any
 
-from google.protobuf.message import Message
 from quintet.v1 import common_pb2, rag_pb2
 
 from server.domain.chat import TextDelta
-from server.domain.models import ModelIdentity
 from server.domain.rag import (
     DEFAULT_COLLECTION,
     AskDone,
     AskEvent,
     Document,
-    IndexIdentity,
     MetadataFilter,
     NumberRange,
     Passage,
@@ -24,7 +20,6 @@ from server.domain.rag import (
 )
 from server.rpc.convert import finish_reason, index_ref, model_ref, usage
 
-M = TypeVar("M", bound=Message)
 AskLike = rag_pb2.AskRequest | rag_pb2.StreamAskRequest
 _ASK_TOP_K = 3
 _RETRIEVE_TOP_K = 5
@@ -62,12 +57,10 @@ def _bounds(given: rag_pb2.TextRange | rag_pb2.NumberRange) -> dict[str, Any]:
 
 
 def document(given: rag_pb2.Document) -> Document:
-    """A document to be added."""
     return Document(given.id, given.text, given.title, given.uri, dict(given.metadata))
 
 
 def stream_response(event: AskEvent) -> rag_pb2.StreamAskResponse:
-    """An event of an answer."""
     match event:
         case Retrieval(passages, index):
             sources = rag_pb2.AskSources(citations=map(_citation, passages), index=index_ref(index))
@@ -89,11 +82,3 @@ def _citation(p: Passage) -> rag_pb2.Citation:
     return rag_pb2.Citation(
         document_id=p.document_id, title=p.title, snippet=p.text, score=p.score, uri=p.uri, start=p.start, end=p.end
     )
-
-
-def by_name(kind: type[M], value: Any) -> M:
-    """A message of the fields that `kind` and a dataclass have in common: domain and contract use the same names."""
-    names = [each.name for each in fields(value) if each.name in kind.DESCRIPTOR.fields_by_name]
-    found = {name: getattr(value, name) for name in names}
-    identity = IndexIdentity, ModelIdentity
-    return kind(**{name: asdict(each) if isinstance(each, identity) else each for name, each in found.items()})

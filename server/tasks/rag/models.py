@@ -35,10 +35,9 @@ def open_collections(
 
 
 async def make_answerer(collections: "RagEngine", chat: ChatModel) -> "Answerer":
-    """What answers from the collections."""
     from server.tasks.rag.answerer import Answerer
 
-    return Answerer(collections.retriever, chat)
+    return Answerer(collections, chat)
 
 
 class SameEmbedder:

@@ -1,1 +1,1 @@
-"""UsageService: shows what calls consumed. service.py reads the ledger."""
+"""UsageService shows what calls consumed: service.py reads the ledger."""
