@@ -228,7 +228,7 @@ def _server(
     server = grpc.aio.server(options=(*_OPTIONS, largest))
     registrar = registrar_of(server)
     for service in services:
-        service.register(service.servicer, registrar)
+        service.register(registrar)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if settings.reflection:
         add_reflection(server, [*health.messages, HEALTH_SERVICE])
