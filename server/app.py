@@ -35,7 +35,6 @@ from server.rpc.tenant_limits import TenantLimits
 from server.settings import Settings
 from server.tasks.analysis import service as analysis
 from server.tasks.chat import service as chat
-from server.tasks.chat.configuration import ChatSettings
 from server.tasks.chat.registry import ChatModels
 from server.tasks.classification import service as classification
 from server.tasks.embedding import service as embedding
@@ -97,7 +96,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             stack.callback(scheduler.close)
         registry = open_registry(settings.data / "models", settings.registry)
         manager = await stack.enter_async_context(ModelManager.running(registry, settings.memory_budget))
-        chats = ChatModels(_chat_settings(settings), manager, ledger)
+        chats = ChatModels(settings, manager, ledger)
         stack.push_async_callback(chats.close)
         certificates = None
         if settings.tls_cert and settings.tls_key:
@@ -249,21 +248,6 @@ def _tracing(endpoint: str) -> "AbstractAsyncContextManager[BeginTrace]":
     except ModuleNotFoundError as error:
         raise CannotStart(f'QUINTET_TRACES needs more packages ({error.name}): pip install "quintet[traces]"') from None
     return tracing(endpoint)
-
-
-def _chat_settings(settings: Settings) -> ChatSettings:
-    return ChatSettings(
-        models=settings.data / "models",
-        llm=settings.llm,
-        providers=settings.providers,
-        base_url=settings.llm_base_url,
-        api_key=settings.read_llm_api_key() if settings.llm_base_url else "none",
-        model=settings.llm_model,
-        context_tokens=settings.llm_context_tokens,
-        slots=settings.llm_slots,
-        timeout_seconds=settings.llm_timeout_seconds,
-        concurrency=settings.max_concurrent_calls,
-    )
 
 
 async def _stop(
