@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -201,7 +202,7 @@ def _tasks(
     names = dict.fromkeys((*CLASSIFIERS, *settings.models))  # a name that only the settings have is a classifier
     classifiers = {name: add_text(name, ModelTask.CLASSIFICATION) for name in names if name not in manager.handles}
 
-    opened = rag_models.open_collections(settings.data / "index", embedder, reranker, scheduler)
+    opened = partial(rag_models.open_collections, settings.data / "index", scheduler, embedder, reranker)
     collections = manager.derive("collections", opened, depends_on=(embedder,))
     answers = manager.derive("answers", rag_models.make_answerer, depends_on=(collections, chats.default))
     return (
@@ -227,7 +228,7 @@ def _server(
     server = grpc.aio.server(options=(*_OPTIONS, largest))
     registrar = registrar_of(server)
     for service in services:
-        service.register(service.servicer, registrar)
+        service.register(registrar)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if settings.reflection:
         add_reflection(server, [*health.messages, HEALTH_SERVICE])
