@@ -26,7 +26,6 @@ from server.domain.reloading_file import BadFile
 from server.observability import logs
 from server.rpc.listener import CannotStart
 from server.settings import Settings
-from server.tasks.chat.providers_file import BadProviders
 
 
 def main() -> int:
@@ -51,7 +50,7 @@ def main() -> int:
     except CannotStart as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except (BadFile, BadProviders) as error:
+    except BadFile as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

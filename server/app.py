@@ -77,7 +77,7 @@ class App:
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[App]:
-    """Serve while the body runs. Raises CannotStart, BadFile for tenants and certificates, and BadProviders."""
+    """Serve while the body runs. Raises CannotStart, and BadFile for tenants, certificates and providers."""
     async with AsyncExitStack() as stack:
         begin_trace = await stack.enter_async_context(_tracing(str(settings.traces))) if settings.traces else None
         reader = SqlReader(settings.ledger_target)

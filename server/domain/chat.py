@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import IntEnum
 from typing import Literal, Protocol
 
 from server.domain.models import ModelDescription, ModelIdentity
@@ -48,7 +48,7 @@ class Prices:
         return Usage(prompt, completion, source, self.cost_micros(prompt, completion, cached), self.currency, cached)
 
 
-class FinishReason(Enum):
+class FinishReason(IntEnum):
     """Why an answer ended. Values are those of quintet.v1.FinishReason."""
 
     STOP = 1

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 from quintet.v1 import common_pb2
 
-from server.domain.chat import ChatDone
 from server.domain.models import ModelIdentity
 from server.domain.rag import IndexIdentity
 from server.domain.texts import Label
@@ -43,8 +42,3 @@ def labels(values: Iterable[Label]) -> list[common_pb2.Label]:
 def usage(value: Usage) -> common_pb2.Usage:
     """Tokens and cost of a generation."""
     return by_name(common_pb2.Usage, value, total_tokens=value.total_tokens)
-
-
-def finish_reason(done: ChatDone) -> common_pb2.FinishReason.ValueType:
-    """Why a generation ended."""
-    return common_pb2.FinishReason.ValueType(done.finish_reason.value)

@@ -29,7 +29,7 @@ _OFF = "there is no language model: QUINTET_LLM is off"
 
 class ChatModels:
     """`handles` has everything that callers can name, the default first; start() begins to fill them. `upstreams` are
-    those that could be made, by "provider/model" or "embedded". Raises BadProviders.
+    those that could be made, by "provider/model" or "embedded". Raises BadFile.
     """
 
     def __init__(self, settings: "Settings", manager: ModelManager, ledger: Ledger) -> None:

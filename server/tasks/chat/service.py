@@ -12,7 +12,7 @@ from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
 from server.models.handle import Handle, find
 from server.rpc.auth import permitted
-from server.rpc.convert import finish_reason, model_ref, usage
+from server.rpc.convert import model_ref, usage
 from server.rpc.service_spec import MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
 
@@ -89,7 +89,7 @@ def spec(models: Mapping[str, Handle[ChatModel]], *, required: bool) -> ServiceS
 
 
 def _end(done: ChatDone) -> dict[str, Any]:
-    return {"finish_reason": finish_reason(done), "usage": usage(done.usage), "model": model_ref(done.model)}
+    return {"finish_reason": done.finish_reason, "usage": usage(done.usage), "model": model_ref(done.model)}
 
 
 def _messages(request: Request) -> list[Message]:
@@ -103,10 +103,6 @@ def _messages(request: Request) -> list[Message]:
 
 
 def _options(request: Request) -> ChatOptions:
-    return ChatOptions(
-        max_output_tokens=request.max_output_tokens or _MAX_OUTPUT_TOKENS,
-        temperature=request.temperature if request.HasField("temperature") else None,
-        top_p=request.top_p if request.HasField("top_p") else None,
-        stop=tuple(request.stop),
-        seed=request.seed if request.HasField("seed") else None,
-    )
+    options = ("temperature", "top_p", "seed")
+    given = {name: getattr(request, name) for name in options if request.HasField(name)}  # type: ignore[arg-type]
+    return ChatOptions(request.max_output_tokens or _MAX_OUTPUT_TOKENS, stop=tuple(request.stop), **given)
