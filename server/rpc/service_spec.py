@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.descriptor import ServiceDescriptor
 
 from server.domain.money import Cost
 from server.tenancy.tenants import Role
+
+if TYPE_CHECKING:  # a room that this one does not import
+    from server.models.handle import Handle
 
 Estimate = Callable[[Any], Cost]  # what a request costs at most; it raises what serving the request would raise
 ANY_ROLE = None
@@ -20,19 +23,6 @@ class MethodSpec:
 
     role: Role | None
     cost: Estimate | None
-
-
-class Dependency(Protocol):
-    """What a service needs of a handle."""
-
-    @property
-    def failed(self) -> bool:
-        """Whether an operator must act before it can be used."""
-        ...
-
-    def trouble(self) -> str:
-        """Why a call that needs it would not be answered; empty if it would."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -48,8 +38,8 @@ class ServiceSpec:
     register: Callable[[Any, Any], None]
     servicer: Any
     methods: Mapping[str, MethodSpec]
-    needs: tuple[Dependency, ...] = ()
-    waits_for: tuple[Dependency, ...] = ()
+    needs: "tuple[Handle[Any], ...]" = ()
+    waits_for: "tuple[Handle[Any], ...]" = ()
     lanes: int | None = None
     required: bool = True
 
@@ -63,13 +53,11 @@ class ServiceSpec:
 
     @property
     def name(self) -> str:
-        """The short name, ChatService."""
-        return str(self.descriptor.name)
+        return str(self.descriptor.name)  # ChatService
 
     @property
     def full_name(self) -> str:
-        """The name with its package, quintet.v1.ChatService."""
-        return str(self.descriptor.full_name)
+        return str(self.descriptor.full_name)  # quintet.v1.ChatService
 
     def trouble(self) -> str:
         """Why it does not serve, first what an operator must repair; empty if it serves."""
