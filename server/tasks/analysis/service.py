@@ -63,8 +63,6 @@ def spec(
     """
     sentiment, topics = classifiers["sentiment"], classifiers["topics"]
     return ServiceSpec(
-        analysis_pb2.DESCRIPTOR.services_by_name["AnalysisService"],
-        analysis_pb2_grpc.add_AnalysisServiceServicer_to_server,
         AnalysisServicer(Analyzer(sentiment.use, topics.use, parser.use, languages.use)),
         dict.fromkeys(("Analyze", "StreamAnalyze"), MethodSpec(Role.CALL, FREE)),
         needs=(parser, languages),

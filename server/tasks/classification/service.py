@@ -41,10 +41,5 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
 
 def spec(classifiers: Mapping[str, Handle[Classifier]]) -> ServiceSpec:
     """The service over the classifiers that callers can name."""
-    return ServiceSpec(
-        classification_pb2.DESCRIPTOR.services_by_name["ClassificationService"],
-        classification_pb2_grpc.add_ClassificationServiceServicer_to_server,
-        ClassificationServicer(classifiers),
-        {"Classify": MethodSpec(Role.CALL, FREE)},
-        needs=tuple(classifiers.values()),
-    )
+    methods = {"Classify": MethodSpec(Role.CALL, FREE)}
+    return ServiceSpec(ClassificationServicer(classifiers), methods, needs=tuple(classifiers.values()))

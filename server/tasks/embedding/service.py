@@ -36,10 +36,5 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
 
 def spec(embedders: Mapping[str, Handle[Embedder]]) -> ServiceSpec:
     """The service over the embedders that callers can name, the default first."""
-    return ServiceSpec(
-        embedding_pb2.DESCRIPTOR.services_by_name["EmbeddingService"],
-        embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server,
-        EmbeddingServicer(embedders),
-        {"Embed": MethodSpec(Role.CALL, FREE)},
-        needs=tuple(embedders.values()),
-    )
+    methods = {"Embed": MethodSpec(Role.CALL, FREE)}
+    return ServiceSpec(EmbeddingServicer(embedders), methods, needs=tuple(embedders.values()))

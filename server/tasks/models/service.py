@@ -148,8 +148,6 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
 def spec(servicer: ModelServicer) -> ServiceSpec:
     changes = ("LoadModel", "UnloadModel", "ReloadModel", "SetAlias", "WatchModels")
     return ServiceSpec(
-        pb.DESCRIPTOR.services_by_name["ModelService"],
-        model_pb2_grpc.add_ModelServiceServicer_to_server,
         servicer,
         {
             **dict.fromkeys(("GetServerInfo", "ListModels", "GetModel"), MethodSpec(ANY_ROLE, FREE)),

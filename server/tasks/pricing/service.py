@@ -38,10 +38,4 @@ class PricingServicer(pricing_pb2_grpc.PricingServiceServicer):
 
 def spec(pricer: "Handle[HousePricer]") -> ServiceSpec:
     """The service over the model of house prices."""
-    return ServiceSpec(
-        pricing_pb2.DESCRIPTOR.services_by_name["PricingService"],
-        pricing_pb2_grpc.add_PricingServiceServicer_to_server,
-        PricingServicer(pricer),
-        {"PredictPrice": MethodSpec(Role.CALL, FREE)},
-        needs=(pricer,),
-    )
+    return ServiceSpec(PricingServicer(pricer), {"PredictPrice": MethodSpec(Role.CALL, FREE)}, needs=(pricer,))

@@ -168,8 +168,6 @@ def spec(
     servicer = RagServicer(engine, answerer, chat.name)
     read, write = MethodSpec(Role.CALL, FREE), MethodSpec(Role.INGEST, FREE)
     return ServiceSpec(
-        pb.DESCRIPTOR.services_by_name["RagService"],
-        rag_pb2_grpc.add_RagServiceServicer_to_server,
         servicer,
         {
             **dict.fromkeys(("Ask", "StreamAsk"), MethodSpec(Role.CALL, servicer.estimate)),

@@ -60,8 +60,6 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
 def spec(reader: "SqlReader", watchers: "Watchers") -> ServiceSpec:
     """The service over the ledger; the servicer decides whose usage a caller may read."""
     return ServiceSpec(
-        usage_pb2.DESCRIPTOR.services_by_name["UsageService"],
-        usage_pb2_grpc.add_UsageServiceServicer_to_server,
         UsageServicer(reader, watchers),
         {
             **dict.fromkeys(("GetUsage", "ListUsage"), MethodSpec(ANY_ROLE, FREE)),

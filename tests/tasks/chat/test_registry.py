@@ -13,9 +13,9 @@ from server.domain.errors import ModelLoading, UpstreamFailed
 from server.models.handle import State
 from server.models.manager import ModelManager
 from server.models.registry import open_registry
+from server.settings import Settings
 from server.tasks.chat import registry as registry_module
 from server.tasks.chat.circuit_breaker import CircuitBreaker
-from server.tasks.chat.configuration import ChatSettings
 from server.tasks.chat.registry import ChatModels
 from tests.chatting import MESSAGES, answer_of, soon
 from tests.fakes import MemoryLedger, OpenAIServer, Reply
@@ -36,7 +36,7 @@ default = [{upstreams}]
 async def chatting(folder: Path, upstream: OpenAIServer, upstreams: str) -> AsyncIterator[ChatModels]:
     file = folder / "providers.toml"
     file.write_text(ROUTES.format(address=upstream.base_url, upstreams=upstreams))
-    settings = ChatSettings(folder / "models", providers=file)
+    settings = Settings(data=folder, providers=file)
     async with ModelManager.running(open_registry(folder / "models", ""), None) as manager:
         found = ChatModels(settings, manager, MemoryLedger())
         try:

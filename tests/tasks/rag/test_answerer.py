@@ -18,7 +18,7 @@ from server.tasks.chat.embedded import EmbeddedModel
 from server.tasks.rag.answerer import MIN_SCORE, NOTHING_FOUND, Answerer
 from server.tasks.rag.engine import RagEngine
 from server.tasks.rag.grounding import is_grounded
-from tests.chatting import chatting, endpoint_of
+from tests.chatting import chatting, client_for
 from tests.fakes import OpenAIServer, Reply, UnaccountedChatModel
 from tests.tasks.rag.hashing import CAT, DOG, SUN, HashingEmbedder
 from tests.waiting import until
@@ -43,7 +43,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[RagEngine]:
 
 @pytest.fixture
 async def chat(upstream: OpenAIServer) -> AsyncIterator[ChatModel]:
-    async with chatting(endpoint_of(upstream), context_tokens=2048) as provider:
+    async with chatting(client_for(upstream), context_tokens=2048) as provider:
         yield UnaccountedChatModel(provider)
 
 
@@ -178,7 +178,7 @@ def test_grounding_in_chinese() -> None:
 
 
 async def test_what_an_answer_costs_at_most(engine: RagEngine, upstream: OpenAIServer) -> None:
-    async with chatting(endpoint_of(upstream), context_tokens=4096) as provider:
+    async with chatting(client_for(upstream), context_tokens=4096) as provider:
         answerer = Answerer(engine, UnaccountedChatModel(provider))
         few, more, most = (answerer.estimate(Query(QUESTION, "notes", top_k)).tokens for top_k in (1, 2, 20))
     assert 900 * 3 / 4 + 256 < few < more < most == 4096, "the model's context"
