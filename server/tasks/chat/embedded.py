@@ -12,7 +12,6 @@ import server
 from server.domain.models import ModelTask
 from server.inference.supervised_process import Supervisor
 from server.models.artefact import Artefact, unusable
-from server.models.describe import describe, from_schema
 from server.tasks.chat.circuit_breaker import CircuitBreaker
 from server.tasks.chat.providers_file import EMBEDDED
 
@@ -100,7 +99,7 @@ class EmbeddedModel:
         from server.tasks.chat.endpoint import Endpoint
         from server.tasks.chat.openai_upstream import Upstream, limiter_of
 
-        description = describe(self._artefact, ModelTask.CHAT, "llama.cpp", max_input_tokens=self._context_tokens)
+        description = self._artefact.describe(ModelTask.CHAT, "llama.cpp", max_input_tokens=self._context_tokens)
         endpoint = Endpoint(
             EMBEDDED,
             "http://127.0.0.1/v1",
@@ -127,7 +126,7 @@ def read_counter(artefact: Artefact) -> "TokenizerCounter":
     """The tokenizer of an artefact with its chat template. Blocks for a second. Raises ModelUnavailable."""
     from server.tasks.chat.tokens import TokenizerCounter
 
-    path, frame = artefact.part("tokenizer.json"), from_schema(artefact, "frame")
+    path, frame = artefact.part("tokenizer.json"), artefact.schema("frame")
     try:
         return TokenizerCounter(path, frame)
     except (OSError, ValueError, TypeError) as error:
