@@ -8,8 +8,9 @@ closed in the reverse order of its making.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -35,7 +36,6 @@ from server.rpc.tenant_limits import TenantLimits
 from server.settings import Settings
 from server.tasks.analysis import service as analysis
 from server.tasks.chat import service as chat
-from server.tasks.chat.configuration import ChatSettings
 from server.tasks.chat.registry import ChatModels
 from server.tasks.classification import service as classification
 from server.tasks.embedding import service as embedding
@@ -87,7 +87,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         if settings.tenants:
             redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
             limiter = await stack.enter_async_context(open_limiter(redis_url, settings.replicas, reader.spent))
-        ledger = await stack.enter_async_context(SqlLedger.running(settings.ledger_target))
+        ledger = await stack.enter_async_context(aclosing(SqlLedger(settings.ledger_target)))
 
         schedulers = {
             "models": Scheduler(settings.lanes, settings.lane_queue),
@@ -97,7 +97,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             stack.callback(scheduler.close)
         store = open_store(settings.data / "models", settings.registry)
         manager = await stack.enter_async_context(ModelManager.running(store, settings.memory_budget))
-        chats = ChatModels(_chat_settings(settings), manager, ledger)
+        chats = ChatModels(settings, manager, ledger)
         stack.push_async_callback(chats.close)
         certificates = None
         if settings.tls_cert and settings.tls_key:
@@ -202,7 +202,7 @@ def _tasks(
     names = dict.fromkeys((*CLASSIFIERS, *settings.models))  # a name that only the settings have is a classifier
     classifiers = {name: add_text(name, ModelTask.CLASSIFICATION) for name in names if name not in manager.handles}
 
-    opened = rag_models.open_collections(settings.data / "index", embedder, reranker, scheduler)
+    opened = partial(rag_models.open_collections, settings.data / "index", scheduler, embedder, reranker)
     collections = manager.derive("collections", opened, depends_on=(embedder,))
     answers = manager.derive("answers", rag_models.make_answerer, depends_on=(collections, chats.default))
     return (
@@ -228,7 +228,7 @@ def _server(
     server = grpc.aio.server(options=(*_OPTIONS, largest))
     registrar = registrar_of(server)
     for service in services:
-        service.register(service.servicer, registrar)
+        service.register(registrar)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if settings.reflection:
         add_reflection(server, [*health.messages, HEALTH_SERVICE])
@@ -249,21 +249,6 @@ def _tracing(endpoint: str) -> "AbstractAsyncContextManager[BeginTrace]":
     except ModuleNotFoundError as error:
         raise CannotStart(f'QUINTET_TRACES needs more packages ({error.name}): pip install "quintet[traces]"') from None
     return tracing(endpoint)
-
-
-def _chat_settings(settings: Settings) -> ChatSettings:
-    return ChatSettings(
-        models=settings.data / "models",
-        llm=settings.llm,
-        providers=settings.providers,
-        base_url=settings.llm_base_url,
-        api_key=settings.read_llm_api_key() if settings.llm_base_url else "none",
-        model=settings.llm_model,
-        context_tokens=settings.llm_context_tokens,
-        slots=settings.llm_slots,
-        timeout_seconds=settings.llm_timeout_seconds,
-        concurrency=settings.max_concurrent_calls,
-    )
 
 
 async def _stop(

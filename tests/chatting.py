@@ -1,19 +1,23 @@
 """Chat with an upstream in tests, without a ledger."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
-from server.domain.chat import ChatDone, ChatOptions, ChatStarted, Message, TextDelta
+import openai
+
+from server.domain.chat import ChatDone, ChatOptions, ChatStarted, Message, Prices, TextDelta
 from server.domain.models import ModelDescription, ModelIdentity, ModelTask
 from server.tasks.chat.circuit_breaker import CircuitBreaker
-from server.tasks.chat.endpoint import Endpoint
 from server.tasks.chat.openai_upstream import Upstream, limiter_of
+from server.tasks.chat.providers_file import Model, OpenAI
 from server.tasks.chat.router import Router
 from server.tasks.chat.tokens import TokenCounter
+from server.tasks.chat.upstreams import client_of
 from tests.fakes import OpenAIServer
 
+FREE = Prices()
 MESSAGES = [Message("system", "Be brief."), Message("user", "Hi!")]
 
 
@@ -36,21 +40,43 @@ def described(name: str = "gpt", context_tokens: int = 4096) -> ModelDescription
 
 @asynccontextmanager
 async def chatting(
-    endpoint: Endpoint, *, slots: int = 1, context_tokens: int = 4096, breaker: CircuitBreaker | None = None
+    client: openai.AsyncOpenAI,
+    provider: str = "fake",
+    *,
+    model: str = "gpt",
+    slots: int = 1,
+    context_tokens: int = 4096,
+    breaker: CircuitBreaker | None = None,
+    prices: Prices = FREE,
+    token_seconds: float = 60.0,
 ) -> AsyncIterator[Upstream]:
-    """The upstream of an endpoint while the body runs."""
-    description = described(endpoint.model, context_tokens)
-    breaker = breaker or CircuitBreaker(endpoint.provider)
-    upstream = Upstream(description, endpoint, limiter_of(slots), TokenCounter(), breaker)
+    """The upstream of a client while the body runs."""
+    breaker = breaker or CircuitBreaker(provider)
+    upstream = Upstream(
+        described(model, context_tokens),
+        client,
+        limiter_of(slots),
+        TokenCounter(),
+        breaker,
+        model=model,
+        prices=prices,
+        token_seconds=token_seconds,
+    )
     try:
         yield upstream
     finally:
         await upstream.close()
 
 
-def endpoint_of(server: OpenAIServer, provider: str = "fake") -> Endpoint:
-    """A scripted server as a provider's endpoint."""
-    return Endpoint(provider, server.base_url, "gpt", server.api_key)
+def client(base_url: str, key: str, headers: Mapping[str, str] | None = None) -> openai.AsyncOpenAI:
+    """A client of a provider's endpoint."""
+    models = {"gpt": Model(context_tokens=4096)}
+    return client_of(OpenAI(kind="openai", base_url=base_url, headers=headers or {}, models=models), key, "gpt")
+
+
+def client_for(server: OpenAIServer) -> openai.AsyncOpenAI:
+    """A client of a scripted server."""
+    return client(server.base_url, server.api_key)
 
 
 async def events_of(

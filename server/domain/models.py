@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import Enum
+from enum import IntEnum
 from typing import Protocol, runtime_checkable
 
 
@@ -15,8 +15,8 @@ class ModelIdentity:
     digest: str
 
 
-class ModelTask(Enum):
-    """What a model does. Names are those of quintet.v1.ModelTask."""
+class ModelTask(IntEnum):
+    """What a model does. Names and values are those of quintet.v1.ModelTask."""
 
     CLASSIFICATION = 1
     REGRESSION = 2
@@ -39,7 +39,7 @@ class Feature:
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """What ModelService says of a model."""
+    """What ModelService says of a model. Field names are those of quintet.v1.Model."""
 
     identity: ModelIdentity
     task: ModelTask
@@ -50,7 +50,7 @@ class ModelDescription:
     licence: str = ""
     max_input_tokens: int = 0
     size_bytes: int = 0
-    created: datetime | None = None
+    create_time: datetime | None = None
 
 
 @runtime_checkable

@@ -5,15 +5,12 @@ Money is in integers of millionths of a currency (ISO 4217). Times are UTC.
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from enum import IntEnum, StrEnum
 from typing import NamedTuple, Protocol
 
 from server.domain.models import ModelIdentity
-from server.domain.money import Cost
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -172,32 +169,8 @@ class Sum:
     cost_micros: int
 
 
-class LedgerReader(Protocol):
-    """Reads entries, off the event loop. All methods raise LedgerUnavailable."""
-
-    async def sums(self, selection: Selection, limit: int) -> list[Sum]:
-        """Up to `limit` sums: newest day first, then by tenant, service and model."""
-        ...
-
-    async def entries(self, selection: Selection, *, before: str, limit: int) -> list[Entry]:
-        """Up to `limit` entries, newest first, that are older than the entry with id `before` ("": all)."""
-        ...
-
-    async def spent(self, tenant: str, service: str | None, since: datetime) -> Cost:
-        """What a tenant's calls that began at `since` or later cost: settled ones what they were charged, open ones
-        what they reserved.
-        """
-        ...
-
-
 class Settled(NamedTuple):
     """A settled entry, and how many entries before it a slow watcher missed."""
 
     entry: Entry
     missed: int
-
-
-class LedgerWatch(Protocol):
-    def watch(self) -> AbstractContextManager[AsyncIterator[Settled]]:
-        """Entries as this process settles them, until the ledger ends all watches."""
-        ...

@@ -80,7 +80,7 @@ class Artefact:
             metrics=known.metrics,
             licence=known.licence,
             size_bytes=known.size_bytes,
-            created=datetime.fromisoformat(known.created),
+            create_time=datetime.fromisoformat(known.created),
             **more,
         )
 

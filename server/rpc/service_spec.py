@@ -1,10 +1,11 @@
 """ServiceSpec: one row of the table of services in `app.py`. A mistake in it stops the server when it starts."""
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf import descriptor_pool
 
 from server.domain.money import Cost
 from server.tenancy.tenants import Role
@@ -37,15 +38,13 @@ class Dependency(Protocol):
 
 @dataclass(frozen=True)
 class ServiceSpec:
-    """A service: `register` is the generated `add_..._to_server`, `methods` has every method of the descriptor.
+    """A service: `servicer` extends a generated class, `methods` has every method of the contract.
 
     It serves while everything in `needs` is usable and nothing in `waits_for` is loading; what it waits for may fail
     without taking it down. `lanes` is how many threads compute for it, where that is not all of them. Services that
     are not `required` may be down while the server counts as ready.
     """
 
-    descriptor: ServiceDescriptor
-    register: Callable[[Any, Any], None]
     servicer: Any
     methods: Mapping[str, MethodSpec]
     needs: tuple[Dependency, ...] = ()
@@ -55,21 +54,32 @@ class ServiceSpec:
 
     def __post_init__(self) -> None:
         """Raises ValueError if `methods` are not those of the contract."""
-        declared = {method.name for method in self.descriptor.methods}
+        descriptor = descriptor_pool.Default().FindServiceByName(self.full_name)
+        declared = {method.name for method in descriptor.methods}
         if missing := declared - self.methods.keys():
             raise ValueError(f"{self.full_name}: no role and cost for {', '.join(sorted(missing))}")
         if unknown := self.methods.keys() - declared:
             raise ValueError(f"{self.full_name} has no method {', '.join(sorted(unknown))}")
 
     @property
+    def _generated(self) -> type:
+        """The servicer's generated class, quintet.v1.chat_pb2_grpc.ChatServiceServicer."""
+        return next(each for each in type(self.servicer).__mro__ if each.__module__.endswith("_pb2_grpc"))
+
+    @property
     def name(self) -> str:
         """The short name, ChatService."""
-        return str(self.descriptor.name)
+        return self._generated.__name__.removesuffix("Servicer")
 
     @property
     def full_name(self) -> str:
         """The name with its package, quintet.v1.ChatService."""
-        return str(self.descriptor.full_name)
+        return f"{self._generated.__module__.rpartition('.')[0]}.{self.name}"
+
+    def register(self, server: Any) -> None:
+        """Add the servicer to a grpc.aio.Server, or to what takes handlers like one."""
+        add = getattr(sys.modules[self._generated.__module__], f"add_{self._generated.__name__}_to_server")
+        add(self.servicer, server)
 
     def trouble(self) -> str:
         """Why it does not serve, first what an operator must repair; empty if it serves."""

@@ -5,7 +5,7 @@ If the server dies before that, another one marks the entry as lost. While the d
 
 May import `domain` and, on the ledger's threads, SQLAlchemy.
 
-Read first: `server/domain/usage.py` (Entry and the Protocols), `ledger.py` (writes), `entries.py` (what is written).
+Read first: `server/domain/usage.py` (Entry and Ledger), `ledger.py` (writes), `entries.py` (what is written).
 
 Words: an entry is a call in the ledger; to open and to settle are its two writes; an instance is a server that writes;
 a repeated request has the id and the content of one that was charged, and is not charged.

@@ -2,10 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 from server.domain.errors import LedgerUnavailable
 from server.domain.usage import Entry, Opened
@@ -27,24 +25,14 @@ class SqlLedger:
     """
 
     def __init__(self, target: Path | str, heartbeat: Heartbeat = _HEARTBEAT) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.writer = Writer(target, heartbeat, self._hand_over)
+        loop = self._loop = asyncio.get_running_loop()
+        self.writer = Writer(target, heartbeat, lambda answers: loop.call_soon_threadsafe(self._answer, answers))
         # Entries that are on disk and not settled there, by id, with the future of their settlement if it waits.
         self._open: dict[str, asyncio.Future[bool] | None] = {}
         self._none_open = asyncio.Event()
         self.watchers = Watchers()
         self._is_closed = False
         self.writer.start()
-
-    @classmethod
-    @asynccontextmanager
-    async def running(cls, target: Path | str, heartbeat: Heartbeat = _HEARTBEAT) -> AsyncIterator[Self]:
-        """Write while the body runs; on leaving, wait for calls to settle, and for the disk."""
-        ledger = cls(target, heartbeat)
-        try:
-            yield ledger
-        finally:
-            await ledger._close()
 
     async def open(self, entry: Entry) -> Opened:
         if self._is_closed or self.writer.away or self.writer.waiting >= _MAX_WAITING:
@@ -81,7 +69,8 @@ class SqlLedger:
         if not self._open:
             self._none_open.set()
 
-    async def _close(self) -> None:
+    async def aclose(self) -> None:
+        """Wait for calls to settle, and for the disk."""
         self._is_closed = True
         self._none_open.clear()
         if self._open:
@@ -93,10 +82,6 @@ class SqlLedger:
         self.watchers.end()
         self.writer.stop(_CLOSE_SECONDS)
         await asyncio.to_thread(self.writer.join)
-
-    def _hand_over(self, answers: Sequence[tuple[Change, Answer]]) -> None:
-        """On the writer's thread."""
-        self._loop.call_soon_threadsafe(self._answer, answers)
 
     def _answer(self, answers: Sequence[tuple[Change, Answer]]) -> None:
         for change, answer in answers:

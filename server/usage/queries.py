@@ -1,4 +1,4 @@
-"""What is read of the ledger, as SQL inside the caller's transaction. The functions are those of `LedgerReader`."""
+"""What is read of the ledger, as SQL inside the caller's transaction. The functions are those of `SqlReader`."""
 
 from datetime import datetime
 

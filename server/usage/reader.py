@@ -19,7 +19,9 @@ _READERS = 4
 
 
 class SqlReader:
-    """Implements `LedgerReader` on the database that `SqlLedger` writes to. The first query imports the library."""
+    """Reads the database that `SqlLedger` writes to. All methods raise LedgerUnavailable. The first query imports the
+    library.
+    """
 
     def __init__(self, target: Path | str) -> None:
         self._target = target
@@ -27,14 +29,19 @@ class SqlReader:
         self._free = asyncio.Semaphore(_READERS)
 
     async def sums(self, selection: Selection, limit: int) -> list[Sum]:
+        """Up to `limit` sums: newest day first, then by tenant, service and model."""
         found: list[Sum] = await self._read("sums", selection, limit)
         return found
 
     async def entries(self, selection: Selection, *, before: str, limit: int) -> list[Entry]:
+        """Up to `limit` entries, newest first, that are older than the entry with id `before` ("": all)."""
         found: list[Entry] = await self._read("entries", selection, before, limit)
         return found
 
     async def spent(self, tenant: str, service: str | None, since: datetime) -> Cost:
+        """What a tenant's calls that began at `since` or later cost: settled ones what they were charged, open ones
+        what they reserved.
+        """
         found: Cost = await self._read("spent", tenant, service, since)
         return found
 

@@ -1,7 +1,6 @@
 """The ledger's tables in the SQL that SQLite and PostgreSQL share, and their rows. Times: microseconds since 1970."""
 
 from dataclasses import fields
-from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Column, Connection, Index, Integer, MetaData, String, Table, insert, select
@@ -57,43 +56,30 @@ Index("quintet_calls_page", _columns.tenant, _columns.id)
 _is_open = _columns.outcome == Outcome.OPEN.value
 Index("quintet_calls_open", _columns.instance, sqlite_where=_is_open, postgresql_where=_is_open)
 
-_PLAIN = tuple(field.name for field in fields(Entry) if field.name not in ("usage", "started", "ended", "outcome"))
-_USAGE = ("prompt_tokens", "cached_tokens", "completion_tokens", "cost_micros", "currency")
+_ENTRY = tuple(field.name for field in fields(Entry) if field.name != "usage")
+_USAGE = tuple(field.name for field in fields(Usage))
 # The columns that settling changes.
 SETTLED = (
-    *("model", "model_version", "model_digest", "provider", "price_version", "ended", "outcome"),
-    *(*_USAGE, "total_tokens", "source"),
+    *("model", "model_version", "model_digest", "provider", "price_version", "ended", "outcome", "total_tokens"),
+    *_USAGE,
 )
-_plain, _usage = attrgetter(*_PLAIN), attrgetter(*_USAGE)
 
 
 def row_of(entry: Entry, instance: str) -> dict[str, Any]:
     """The columns of an entry."""
-    return {
-        **dict(zip(_PLAIN, _plain(entry), strict=True)),
-        **dict(zip(_USAGE, _usage(entry.usage), strict=True)),
-        "instance": instance,
-        "total_tokens": entry.usage.total_tokens,
-        "source": entry.usage.source.value,
-        "started": microseconds(entry.started),
-        "ended": None if entry.ended is None else microseconds(entry.ended),
-        "outcome": entry.outcome.value,
-    }
+    row = {name: getattr(entry, name) for name in _ENTRY} | {name: getattr(entry.usage, name) for name in _USAGE}
+    row |= {"instance": instance, "total_tokens": entry.usage.total_tokens, "started": microseconds(entry.started)}
+    row["ended"] = entry.ended and microseconds(entry.ended)
+    return row
 
 
 def entry_of(row: Any) -> Entry:
     """The entry of a row of CALLS."""
-    return Entry(
-        **dict(zip(_PLAIN, _plain(row), strict=True)),
-        usage=usage_of(row),
-        started=moment_of(row.started),
-        ended=None if row.ended is None else moment_of(row.ended),
-        outcome=Outcome(row.outcome),
-    )
-
-
-def usage_of(row: Any) -> Usage:
-    return Usage(source=UsageSource(row.source), **dict(zip(_USAGE, _usage(row), strict=True)))
+    columns = row._asdict()
+    columns |= {"source": UsageSource(row.source), "outcome": Outcome(row.outcome), "started": moment_of(row.started)}
+    columns["ended"] = row.ended and moment_of(row.ended)
+    usage = Usage(**{name: columns[name] for name in _USAGE})
+    return Entry(usage=usage, **{name: columns[name] for name in _ENTRY})
 
 
 class OtherSchema(Exception):

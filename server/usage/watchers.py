@@ -11,7 +11,7 @@ _Queue = asyncio.Queue[Settled | None]  # None is the end
 
 
 class Watchers:
-    """Implements `LedgerWatch`. Use it on the event loop only."""
+    """Use it on the event loop only."""
 
     def __init__(self) -> None:
         self._missed: dict[_Queue, int] = {}  # since the latest entry in the queue

@@ -57,7 +57,7 @@ class Writer(threading.Thread):
     """
 
     def __init__(
-        self, target: Path | str, heartbeat: Heartbeat, hand_over: Callable[[Sequence[tuple[Change, Answer]]], None]
+        self, target: Path | str, heartbeat: Heartbeat, hand_over: Callable[[Sequence[tuple[Change, Answer]]], object]
     ) -> None:
         super().__init__(name="ledger", daemon=True)
         self.away = False

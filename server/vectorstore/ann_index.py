@@ -118,11 +118,7 @@ def _emptied(before: AnnIndex) -> Any:
 
 
 def _tuned(index: Any, vectors: Vectors) -> tuple[int, float]:
-    """nprobe, and the recall@10 that it has.
-
-    Queries are vectors of the collection, moved until their cosine with themselves is about 0.7: a question is that
-    far from the passage that answers it.
-    """
+    """Nprobe and its recall@10. Queries are vectors, moved to a cosine of 0.7 like a question to its answer."""
     chance = np.random.default_rng(1)
     queries = vectors[np.sort(chance.choice(len(vectors), _TUNING_QUERIES, replace=False))]
     queries = queries + chance.standard_normal(queries.shape, np.float32) / np.sqrt(queries.shape[1], dtype=np.float32)

@@ -126,10 +126,7 @@ def full_disk_as_error(name: str) -> Iterator[None]:
 
 @contextmanager
 def staging_folder(parent: Path) -> Iterator[Path]:
-    """A new hidden folder to fill and then rename. What was not renamed is removed at the end.
-
-    The folder is locked while it is in use: an unlocked one was left by a killed process.
-    """
+    """A new hidden folder, locked, to fill and then rename. It is removed at the end if it was not renamed."""
     folder = parent / f".{uuid.uuid4().hex}"
     folder.mkdir(parents=True)
     try:
@@ -140,7 +137,7 @@ def staging_folder(parent: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove the staging folders of processes that were killed."""
+    """Remove the staging folders of processes that were killed: those that are not locked."""
     for folder in (path for path in parent.glob(".*") if path.is_dir()):
         with suppress(OSError), _flock(folder):  # else it is in use, or was just removed
             shutil.rmtree(folder, ignore_errors=True)

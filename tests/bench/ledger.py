@@ -11,7 +11,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 
 from server.usage import writer
@@ -22,7 +22,7 @@ from tests.ledgers import entry, settled
 
 async def measure(target: Path | str, callers: int, seconds: float) -> float:
     """Calls a second."""
-    async with SqlLedger.running(target) as ledger:
+    async with aclosing(SqlLedger(target)) as ledger:
         await ledger.settle(settled(await ledger.open(entry("warm"))))
         begun, done = time.monotonic(), 0
 

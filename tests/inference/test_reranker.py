@@ -17,8 +17,7 @@ from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact, open_artefact, write_manifest
 from server.models.handle import Handle, Resident
 from server.models.store import ModelStore
-from server.tasks.rag.engine import RagEngine
-from server.tasks.rag.retriever import RERANKED
+from server.tasks.rag.engine import RERANKED, RagEngine
 from tests.small_artefacts import is_gone_when_dropped, soon
 from tests.tasks.rag.hashing import HashingEmbedder
 
@@ -63,16 +62,16 @@ def test_a_dropped_engine_is_gone_at_once(artefact: Artefact, scheduler: Schedul
 async def test_passages_come_in_the_rerankers_order(engine: RagEngine, tmp_path: Path, scheduler: Scheduler) -> None:
     documents = [Document(str(number), "cat " * number + "dog house tree") for number in range(1, RERANKED + 5)]
     await engine.ingester.add("notes", documents, deadline=soon())
-    found = await engine.retriever.retrieve(Query("cat", "notes", 3), deadline=soon())
+    found = await engine.retrieve(Query("cat", "notes", 3), deadline=soon())
     without = RagEngine(tmp_path / "index", HashingEmbedder(), scheduler)
     await without.open()
-    plain = await without.retriever.retrieve(Query("cat", "notes", RERANKED), deadline=soon())
+    plain = await without.retrieve(Query("cat", "notes", RERANKED), deadline=soon())
     await without.close()
     read = {passage.document_id: passage for passage in plain.passages}
     best = sorted(read, key=int, reverse=True)[:3]
     assert [passage.document_id for passage in found.passages] == best
     assert found.passages == tuple(read[name] for name in best), "scores stay cosines"
-    everything = await engine.retriever.retrieve(Query("cat", "notes", 100), deadline=soon())
+    everything = await engine.retrieve(Query("cat", "notes", 100), deadline=soon())
     assert len({passage.document_id for passage in everything.passages}) == len(documents)
     tail = [passage.score for passage in everything.passages[RERANKED:]]
     assert tail == sorted(tail, reverse=True)

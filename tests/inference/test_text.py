@@ -111,7 +111,7 @@ async def test_the_description_is_that_of_the_manifest(classifier: TextClassifie
     assert described.identity.digest.startswith("sha256:")
     assert (described.task, described.engine, described.labels) == (ModelTask.CLASSIFICATION, "onnx", tuple(LABELS))
     assert (described.max_input_tokens, described.metrics) == (MAX_TOKENS, {"accuracy": 0.5})
-    assert described.created is not None
+    assert described.create_time is not None
 
 
 async def test_a_late_call_is_refused(classifier: TextClassifier) -> None:

@@ -12,7 +12,7 @@ from server.observability.metrics import Collector, serving
 from server.rpc.admission import Admission
 from server.rpc.listener import PortInUse
 from server.tasks.chat.circuit_breaker import CircuitBreaker
-from tests.chatting import chatting, complete, endpoint_of
+from tests.chatting import chatting, client_for, complete
 from tests.fakes import OpenAIServer
 from tests.rpc.test_pipeline import CLASSIFY, Served, classify
 
@@ -71,7 +71,7 @@ async def test_calls_lanes_and_refusals() -> None:
 
 async def test_tokens_and_time_to_the_first_one() -> None:
     breaker = CircuitBreaker("fake", failures=1)
-    async with OpenAIServer("key").running() as server, chatting(endpoint_of(server), breaker=breaker) as upstream:
+    async with OpenAIServer("key").running() as server, chatting(client_for(server), breaker=breaker) as upstream:
         await complete(upstream)
         breaker.failed(breaker.enter() or 0)
         admission = Admission(1, 1, max_wait_seconds=1, lanes=1)

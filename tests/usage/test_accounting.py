@@ -35,7 +35,7 @@ from server.domain.usage import Entry, Outcome, Usage, UsageSource
 from server.tasks.chat.openai_upstream import Upstream
 from server.tasks.chat.router import Router
 from server.tasks.chat.tokens import TokenCounter
-from tests.chatting import chatting, endpoint_of, events_of
+from tests.chatting import chatting, client_for, events_of
 from tests.fakes import MemoryLedger, OpenAIServer, Reply
 from tests.waiting import until
 
@@ -301,7 +301,7 @@ async def upstream() -> AsyncIterator[OpenAIServer]:
 
 @pytest.fixture
 async def provider(upstream: OpenAIServer) -> AsyncIterator[Upstream]:
-    async with chatting(endpoint_of(upstream), slots=64) as model:
+    async with chatting(client_for(upstream), slots=64) as model:
         yield model
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,7 +27,7 @@ QUICK = Heartbeat(beat_seconds=0.05, lost_seconds=1.0)
 @pytest.fixture
 async def ledger(target: Path | str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SqlLedger]:
     monkeypatch.setattr(ledger_module, "_CLOSE_SECONDS", 1.0)
-    async with SqlLedger.running(target) as running:
+    async with aclosing(SqlLedger(target)) as running:
         yield running
 
 
@@ -153,7 +153,7 @@ async def test_ids_that_the_server_made_up_are_not_looked_up(ledger: SqlLedger) 
 
 async def test_two_servers_do_not_both_begin_one_request(target: Path | str) -> None:
     """However they meet: one opens the row, all others are refused."""
-    async with SqlLedger.running(target) as one, SqlLedger.running(target) as other:
+    async with aclosing(SqlLedger(target)) as one, aclosing(SqlLedger(target)) as other:
         for attempt in range(10):
             opens = [ledger.open(entry(f"r-{attempt}")) for ledger in (one, other) for _ in range(5)]
             found = await asyncio.gather(*opens, return_exceptions=True)
@@ -206,7 +206,7 @@ async def test_calls_of_a_server_that_was_killed_are_lost_and_charged_their_prom
         await dead.settle(settled(await dead.open(entry("settled"))))
         await dead.settle(settled(await dead.open(entry("again"))))
         await dead.open(entry("again"))
-    async with SqlLedger.running(target, QUICK) as ledger:
+    async with aclosing(SqlLedger(target, QUICK)) as ledger:
         await lost(reader, 2)
         found = {(row.request_id, bool(row.repeat_of)): row for row in await rows(reader)}
         estimate = Usage(10, 0, UsageSource.ESTIMATED, 5, "USD")
@@ -226,7 +226,10 @@ async def lost(reader: SqlReader, number: int) -> None:
 
 
 async def test_servers_that_live_keep_their_rows(target: Path | str, reader: SqlReader) -> None:
-    async with SqlLedger.running(target, Heartbeat(0.05, 3.0)) as one, SqlLedger.running(target, Heartbeat(0.05, 3.0)):
+    async with (
+        aclosing(SqlLedger(target, Heartbeat(0.05, 3.0))) as one,
+        aclosing(SqlLedger(target, Heartbeat(0.05, 3.0))),
+    ):
         opened = await one.open(entry())
         async with killed(target) as dead:
             await dead.open(entry("dead"))
@@ -237,9 +240,9 @@ async def test_servers_that_live_keep_their_rows(target: Path | str, reader: Sql
 
 
 async def test_a_server_that_was_taken_for_dead_may_still_settle(target: Path | str, reader: SqlReader) -> None:
-    async with SqlLedger.running(target, Heartbeat(beat_seconds=3600)) as silent:
+    async with aclosing(SqlLedger(target, Heartbeat(beat_seconds=3600))) as silent:
         opened = await silent.open(entry())
-        async with SqlLedger.running(target, Heartbeat(0.05, 0.2)):
+        async with aclosing(SqlLedger(target, Heartbeat(0.05, 0.2))):
             await lost(reader, 1)
         await silent.settle(settled(opened))
     assert [(row.outcome, row.usage) for row in await rows(reader)] == [(Outcome.OK, used())]
@@ -249,7 +252,7 @@ async def test_stopping_waits_for_calls_and_leaves_nothing_open(
     target: Path | str, reader: SqlReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_module, "_CLOSE_SECONDS", 2.0)
-    async with SqlLedger.running(target) as ledger:
+    async with aclosing(SqlLedger(target)) as ledger:
         opened = [await ledger.open(entry(f"r-{number}")) for number in range(5)]
 
         async def settle_late() -> None:

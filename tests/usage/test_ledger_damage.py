@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 import textwrap
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ async def refused(ledger: SqlLedger) -> list[asyncio.Future[bool]]:
 
 async def test_a_database_that_goes_away_and_comes_back(postgres: Postgres, caplog: pytest.LogCaptureFixture) -> None:
     target = postgres.new_database()
-    async with SqlLedger.running(target, QUICK) as ledger:
+    async with aclosing(SqlLedger(target, QUICK)) as ledger:
         running = [await ledger.open(entry(f"r-{number}")) for number in range(3)]
         await asyncio.to_thread(postgres.stop)
         try:
@@ -86,7 +87,7 @@ async def test_a_database_that_is_not_there_at_the_start(postgres: Postgres) -> 
     target = postgres.new_database()
     await asyncio.to_thread(postgres.stop)
     try:
-        async with SqlLedger.running(target, QUICK) as ledger:
+        async with aclosing(SqlLedger(target, QUICK)) as ledger:
             with pytest.raises(LedgerUnavailable):
                 await ledger.open(entry())
             await asyncio.to_thread(postgres.start)
@@ -100,7 +101,7 @@ async def test_a_database_that_is_not_there_at_the_start(postgres: Postgres) -> 
 async def test_a_file_that_is_removed(tmp_path: Path) -> None:
     """What runs is written to a new one, whole; what had ended was in the old one."""
     target = tmp_path / "state" / "ledger.sqlite"
-    async with SqlLedger.running(target, QUICK) as ledger:
+    async with aclosing(SqlLedger(target, QUICK)) as ledger:
         running = await ledger.open(entry("runs"))
         await ledger.settle(settled(await ledger.open(entry("old"))))
         for file in target.parent.iterdir():
@@ -121,7 +122,7 @@ async def test_a_file_that_cannot_be_used(tmp_path: Path, damage: str) -> None:
         target.write_text(damage * 1000)
     else:
         target.mkdir()
-    async with SqlLedger.running(target, QUICK) as ledger:
+    async with aclosing(SqlLedger(target, QUICK)) as ledger:
         with pytest.raises(LedgerUnavailable):
             await ledger.open(entry())
 
@@ -130,19 +131,19 @@ async def test_tables_of_another_version(tmp_path: Path, caplog: pytest.LogCaptu
     import sqlite3
 
     target = tmp_path / "ledger.sqlite"
-    async with SqlLedger.running(target, QUICK) as ledger:
+    async with aclosing(SqlLedger(target, QUICK)) as ledger:
         await ledger.settle(settled(await ledger.open(entry())))
     with sqlite3.connect(target) as connection:
         connection.execute("UPDATE quintet_schema SET version = 99")
     connection.close()
-    async with SqlLedger.running(target, QUICK) as ledger:
+    async with aclosing(SqlLedger(target, QUICK)) as ledger:
         with pytest.raises(LedgerUnavailable):
             await ledger.open(entry("next"))
     assert "the ledger's tables have version 99; this server knows 1" in caplog.text
 
 
 async def test_an_entry_that_no_database_takes_holds_up_no_other(postgres: Postgres) -> None:
-    async with SqlLedger.running(postgres.new_database(), QUICK) as ledger:
+    async with aclosing(SqlLedger(postgres.new_database(), QUICK)) as ledger:
         opens = [ledger.open(entry(f"r-{number}", model="\0" if number == 7 else "m")) for number in range(20)]
         found = await asyncio.gather(*opens, return_exceptions=True)
         assert [number for number, each in enumerate(found) if isinstance(each, LedgerUnavailable)] == [7]
@@ -154,7 +155,7 @@ async def full_disk(folder: Path) -> None:
     filler = folder / "filler"
     filler.write_bytes(bytes(300_000))
     target = folder / "ledger.sqlite"
-    async with SqlLedger.running(target, QUICK) as ledger:
+    async with aclosing(SqlLedger(target, QUICK)) as ledger:
         running = [await ledger.open(entry(f"r-{number}")) for number in range(20)]
         futures = await refused(ledger)
         futures += [ledger.settle(settled(each, 1000, 0, 0)) for each in running]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ CONTEXT: Any = None  # servicers do not look at it
 async def servicer(tmp_path: Path) -> AsyncIterator[UsageServicer]:
     """Three calls of acme, one of them a year old, and one of zen."""
     target = tmp_path / "ledger.sqlite"
-    async with SqlLedger.running(target) as ledger:
+    async with aclosing(SqlLedger(target)) as ledger:
         for number, tenant, age in ((1, "acme", 0), (2, "acme", 1), (3, "acme", 365), (4, "zen", 0)):
             begun = entry(f"r-{number}", tenant=tenant, started=NOW - timedelta(days=age))
             await ledger.settle(settled(await ledger.open(begun), number))
@@ -93,7 +94,7 @@ async def test_sums_that_are_too_many(servicer: UsageServicer, monkeypatch: pyte
 
 async def test_a_ledger_that_cannot_be_read(tmp_path: Path) -> None:
     enter(ADMIN)
-    async with SqlLedger.running(tmp_path / "ledger.sqlite") as ledger:
+    async with aclosing(SqlLedger(tmp_path / "ledger.sqlite")) as ledger:
         servicer = UsageServicer(SqlReader(tmp_path), ledger.watchers)
         with pytest.raises(LedgerUnavailable):
             await servicer.GetUsage(usage_pb2.GetUsageRequest(), CONTEXT)

@@ -15,11 +15,9 @@ _PREFIX = "__label__"
 
 
 class FastTextIdentifier:
-    """A LanguageIdentifier from an artefact. Its labels are ISO 639 codes of two letters, or of three where there
-    are none of two. Blocks: construct it on a thread.
+    """A LanguageIdentifier from an artefact. Labels are ISO 639 codes of two letters, or three. Constructing it blocks.
 
-    The package fasttext-predict has the same module and reads the same files as the original, whose predict() fails
-    on numpy 2; it can only predict.
+    The module is that of fasttext-predict, because predict() of the original fails on numpy 2.
     """
 
     def __init__(self, artefact: Artefact, scheduler: Scheduler) -> None:

@@ -20,13 +20,10 @@ Request = analysis_pb2.AnalyzeRequest | analysis_pb2.StreamAnalyzeRequest
 
 
 class AnalysisServicer(analysis_pb2_grpc.AnalysisServiceServicer):
-    """Analyses a text in several ways at once."""
-
     def __init__(self, analyzer: Analyzer) -> None:
         self._analyzer = analyzer
 
     async def Analyze(self, request: analysis_pb2.AnalyzeRequest, context: Any) -> analysis_pb2.AnalyzeResponse:
-        """All results together."""
         response = analysis_pb2.AnalyzeResponse()
         async with aclosing(self._results(request)) as results:
             async for result in results:
@@ -39,7 +36,6 @@ class AnalysisServicer(analysis_pb2_grpc.AnalysisServiceServicer):
     async def StreamAnalyze(
         self, request: analysis_pb2.StreamAnalyzeRequest, context: Any
     ) -> AsyncIterator[analysis_pb2.StreamAnalyzeResponse]:
-        """Each result when it is ready."""
         done = analysis_pb2.AnalyzeDone()
         async with aclosing(self._results(request)) as results:
             async for result in results:
@@ -67,8 +63,6 @@ def spec(
     """
     sentiment, topics = classifiers["sentiment"], classifiers["topics"]
     return ServiceSpec(
-        analysis_pb2.DESCRIPTOR.services_by_name["AnalysisService"],
-        analysis_pb2_grpc.add_AnalysisServiceServicer_to_server,
         AnalysisServicer(Analyzer(sentiment.use, topics.use, parser.use, languages.use)),
         dict.fromkeys(("Analyze", "StreamAnalyze"), MethodSpec(Role.CALL, FREE)),
         needs=(parser, languages),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -17,24 +18,11 @@ from server.tasks.chat.providers_file import (
     read_providers,
 )
 
+if TYPE_CHECKING:
+    from server.settings import Settings
+
 _EMBEDDED_MODELS = {"default": "qwen2.5-coder-1.5b-instruct", "small": "smollm2-135m-instruct"}
 _ENDPOINT = "endpoint"  # the provider's name if the settings name one endpoint
-
-
-@dataclass(frozen=True)
-class ChatSettings:
-    """The settings that concern language models: those of the same names, QUINTET_LLM, QUINTET_LLM_BASE_URL etc."""
-
-    models: Path  # folder of artefacts
-    llm: str = "default"  # or "small" or "off"
-    providers: Path | None = None
-    base_url: str | None = None
-    api_key: str = field(default="none", repr=False)
-    model: str | None = None
-    context_tokens: int = 4096
-    slots: int = 2
-    timeout_seconds: float = 120.0
-    concurrency: int = 64  # of the one endpoint
 
 
 @dataclass(frozen=True)
@@ -51,18 +39,17 @@ class Routes:
     folder: Path = Path()
 
 
-def read_routes(settings: ChatSettings) -> Routes:
+def read_routes(settings: "Settings") -> Routes:
     """What the settings and the file of providers say together. Raises BadProviders."""
     embedded = _EMBEDDED_MODELS.get(settings.llm, "")
     if settings.providers:
-        if settings.base_url:
+        if settings.llm_base_url:
             raise BadProviders("QUINTET_PROVIDERS and QUINTET_LLM_BASE_URL are both set: name the endpoint in the file")
         providers = read_providers(settings.providers)
         folder = settings.providers.parent
         return Routes(providers, _names(providers, embedded), providers.read_keys(folder), embedded, folder)
-    if settings.base_url and settings.model:
-        providers = _one_endpoint(settings, settings.base_url, settings.model)
-        return Routes(providers, {settings.model: providers.routes[DEFAULT]}, {_ENDPOINT: settings.api_key}, embedded)
+    if settings.llm_base_url and settings.llm_model:
+        return _one_endpoint(settings, settings.llm_base_url, settings.llm_model, embedded)
     return Routes(Providers(routes={}), {embedded: [EMBEDDED]} if embedded else {}, {}, embedded)
 
 
@@ -76,15 +63,17 @@ def _names(providers: Providers, embedded: str) -> dict[str, list[str]]:
     return names | {ref: [ref] for ref, *_ in providers.models()}
 
 
-def _one_endpoint(settings: ChatSettings, base_url: str, model: str) -> Providers:
+def _one_endpoint(settings: "Settings", base_url: str, model: str, embedded: str) -> Routes:
     try:
         provider = OpenAI(
             kind="openai",
             base_url=base_url,
-            concurrency=settings.concurrency,
-            token_seconds=settings.timeout_seconds,
-            models={model: Model(context_tokens=settings.context_tokens)},
+            concurrency=settings.max_concurrent_calls,
+            token_seconds=settings.llm_timeout_seconds,
+            models={model: Model(context_tokens=settings.llm_context_tokens)},
         )
     except ValidationError as error:
         raise BadProviders(f"QUINTET_LLM_BASE_URL, QUINTET_LLM_MODEL: {'; '.join(problems(error))}") from None
-    return Providers(providers={_ENDPOINT: provider}, routes={DEFAULT: [f"{_ENDPOINT}/{model}"]})
+    ref = f"{_ENDPOINT}/{model}"
+    providers = Providers(providers={_ENDPOINT: provider}, routes={DEFAULT: [ref]})
+    return Routes(providers, {model: [ref]}, {_ENDPOINT: settings.read_llm_api_key()}, embedded)

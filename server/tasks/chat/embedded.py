@@ -13,9 +13,10 @@ from server.domain.models import ModelTask
 from server.inference.supervised_process import Supervisor
 from server.models.artefact import Artefact, unusable
 from server.tasks.chat.circuit_breaker import CircuitBreaker
-from server.tasks.chat.providers_file import EMBEDDED
 
 if TYPE_CHECKING:
+    import openai
+
     from server.tasks.chat.openai_upstream import Upstream
     from server.tasks.chat.tokens import TokenizerCounter
 
@@ -54,7 +55,7 @@ class EmbeddedModel:
         self.upstream: Upstream | None = None  # before start()
         self._key = secrets.token_urlsafe(32)
         self._on_change = on_change
-        self._supervisor = Supervisor(
+        self.supervisor = Supervisor(
             f'model "{name}"',
             [sys.executable, "-P", "-m", "server.tasks.chat.embedded_process"],
             {
@@ -72,15 +73,11 @@ class EmbeddedModel:
     @property
     def ready(self) -> bool:
         """False while the process is being restarted."""
-        return self._supervisor.address is not None
-
-    @property
-    def pid(self) -> int | None:
-        return self._supervisor.pid
+        return self.supervisor.address is not None
 
     async def start(self) -> "Upstream":
         """Return when the model is loaded. Raises ModelUnavailable if it cannot be. Call it on the main thread."""
-        starting = asyncio.create_task(self._supervisor.start())
+        starting = asyncio.create_task(self.supervisor.start())
         try:
             # Importing the SDK and reading the tokenizer take as long as the process takes to load the model.
             self.upstream = upstream = await asyncio.to_thread(self._make_upstream)
@@ -91,26 +88,23 @@ class EmbeddedModel:
         return upstream
 
     async def close(self) -> None:
-        await self._supervisor.stop()
+        await self.supervisor.stop()
         if self.upstream:
             await self.upstream.close()
 
     def _make_upstream(self) -> "Upstream":
-        from server.tasks.chat.endpoint import Endpoint
         from server.tasks.chat.openai_upstream import Upstream, limiter_of
 
         description = self._artefact.describe(ModelTask.CHAT, "llama.cpp", max_input_tokens=self._context_tokens)
-        endpoint = Endpoint(
-            EMBEDDED,
-            "http://127.0.0.1/v1",
-            description.identity.name,
-            self._key,
-            is_embedded=True,
-            token_seconds=self._token_seconds,
-        )
-        counter = read_counter(self._artefact)
         return Upstream(
-            description, endpoint, limiter_of(self._slots), counter, self._breaker, is_ready=lambda: self.ready
+            description,
+            client_of("http://127.0.0.1/v1", self._key),
+            limiter_of(self._slots),
+            read_counter(self._artefact),
+            self._breaker,
+            model=description.identity.name,
+            token_seconds=self._token_seconds,
+            is_ready=lambda: self.ready,
         )
 
     def _moved(self) -> None:
@@ -118,8 +112,22 @@ class EmbeddedModel:
         self._on_change()
 
     def _point_upstream(self) -> None:
-        if self.upstream and (address := self._supervisor.address):
+        if self.upstream and (address := self.supervisor.address):
             self.upstream.move(f"http://{address}/v1")
+
+
+def client_of(base_url: str, key: str) -> "openai.AsyncOpenAI":
+    import openai
+
+    return openai.AsyncOpenAI(
+        base_url=base_url,
+        api_key=key,
+        # llama.cpp closes the connection after a stream although its headers keep it: ask it to.
+        default_headers={"Connection": "close"},
+        max_retries=0,
+        # A proxy cannot reach this machine's loopback.
+        http_client=openai.DefaultAsyncHttpxClient(timeout=openai.Timeout(None, connect=5.0), trust_env=False),
+    )
 
 
 def read_counter(artefact: Artefact) -> "TokenizerCounter":

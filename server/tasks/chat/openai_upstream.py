@@ -10,7 +10,7 @@ from typing import Any
 
 import openai
 
-from server.domain.chat import ChatDone, ChatOptions, ChatStarted, FinishReason, Message, TextDelta
+from server.domain.chat import ChatDone, ChatOptions, ChatStarted, FinishReason, Message, Prices, TextDelta
 from server.domain.concurrency_limiter import ConcurrencyLimiter, remaining
 from server.domain.context import charge, trace_upstream
 from server.domain.errors import (
@@ -26,7 +26,6 @@ from server.domain.models import ModelDescription
 from server.domain.money import Cost
 from server.domain.usage import UsageSource
 from server.tasks.chat.circuit_breaker import CircuitBreaker, CircuitState
-from server.tasks.chat.endpoint import Endpoint, client_of
 from server.tasks.chat.read_ahead import ReadAhead
 from server.tasks.chat.statistics import UpstreamStatistics
 from server.tasks.chat.stream_reader import Answer
@@ -35,6 +34,7 @@ from server.tasks.chat.upstream_errors import translated
 
 Chunks = openai.AsyncStream[object]  # of chat.completion.chunk, as dictionaries
 
+_FREE = Prices()
 _QUEUE_PER_SLOT = 4
 _FINISH_REASONS = {"length": FinishReason.LENGTH, "content_filter": FinishReason.CONTENT_FILTER}  # others: STOP
 
@@ -45,27 +45,35 @@ def limiter_of(concurrency: int) -> ConcurrencyLimiter:
 
 
 class Upstream:
-    """Asks one model. The models of one provider share `limiter` and `breaker`. `Router` retries and asks others."""
+    """Asks one model. The models of one provider share `limiter` and `breaker`. `Router` retries and asks others.
+
+    `model` is its name at the endpoint, and `token_seconds` the longest wait for the next token.
+    """
 
     def __init__(
         self,
         description: ModelDescription,
-        endpoint: Endpoint,
+        client: openai.AsyncOpenAI,
         limiter: ConcurrencyLimiter,
         counter: TokenCounter,
         breaker: CircuitBreaker,
         *,
+        model: str,
+        prices: Prices = _FREE,
+        token_seconds: float = 60.0,
         is_ready: Callable[[], bool] = lambda: True,
     ) -> None:
         self.description = description
         self.name = description.identity.name
         self.breaker = breaker
         self.statistics = UpstreamStatistics()
-        self._endpoint = endpoint
+        self._client = client
+        self._model = model
+        self._prices = prices
+        self._token_seconds = token_seconds
         self._limiter = limiter
         self._counter = counter
         self._is_ready = is_ready
-        self._client = client_of(endpoint)
 
     def move(self, base_url: str) -> None:
         """The endpoint has another address from now on."""
@@ -91,9 +99,7 @@ class Upstream:
         return self.cost(self._counter.estimate(messages), options.max_output_tokens)
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> Cost:
-        return Cost(
-            prompt_tokens + completion_tokens, self._endpoint.prices.cost_micros(prompt_tokens, completion_tokens)
-        )
+        return Cost(prompt_tokens + completion_tokens, self._prices.cost_micros(prompt_tokens, completion_tokens))
 
     async def stream(
         self, messages: Sequence[Message], options: ChatOptions, *, deadline: float
@@ -103,8 +109,7 @@ class Upstream:
         Before the endpoint is asked it raises UpstreamRefused if the circuit is open, ModelLoading, PromptTooLong and
         ServerOverloaded; then InvalidRequest for the caller's fault, UpstreamFailed, UpstreamTimeout, DeadlineExceeded.
         """
-        endpoint, context = self._endpoint, self.description.max_input_tokens
-        answer = Answer()
+        provider, context, answer = self.breaker.name, self.description.max_input_tokens, Answer()
         with self._reported(deadline) as succeeded:
             if not self._is_ready():
                 raise ModelLoading(f'model "{self.name}" is being restarted', retry_after=2.0)
@@ -112,13 +117,11 @@ class Upstream:
             if prompt >= context:
                 raise PromptTooLong(prompt, context, exact=self._counter.exact)
             async with self._limiter.take(deadline):
-                yield ChatStarted(
-                    endpoint.provider, self.description.identity, endpoint.prices, prompt, self._counter.text
-                )
-                body = _body(endpoint.model, messages, options, min(options.max_output_tokens, context - prompt))
+                yield ChatStarted(provider, self.description.identity, self._prices, prompt, self._counter.text)
+                body = _body(self._model, messages, options, min(options.max_output_tokens, context - prompt))
                 asked = waiting_since = time.monotonic()
-                tracing = trace_upstream(endpoint.provider, endpoint.model, endpoint.base_url)
-                with tracing as trace, translated(endpoint.provider, prompt, context):
+                tracing = trace_upstream(provider, self._model, str(self._client.base_url))
+                with tracing as trace, translated(provider, prompt, context):
                     chunks = await self._ask(body, trace.headers, deadline)
                     async with aclosing(chunks), ReadAhead(chunks, partial(self._patience, deadline)) as batches:
                         async for batch in batches:
@@ -182,7 +185,7 @@ class Upstream:
         return await self._ask(body, headers, deadline, is_last=True)
 
     def _patience(self, deadline: float) -> float:
-        return min(self._endpoint.token_seconds, remaining(deadline))
+        return min(self._token_seconds, remaining(deadline))
 
     async def _done(self, prompt: int, answer: Answer) -> ChatDone:
         if answer.usage:
@@ -192,7 +195,7 @@ class Upstream:
             cached, source = 0, UsageSource.ESTIMATED
         self.statistics.input_tokens.add(prompt)
         self.statistics.output_tokens.add(completion)
-        usage = self._endpoint.prices.usage(prompt, completion, source, cached)
+        usage = self._prices.usage(prompt, completion, source, cached)
         identity = self.description.identity
         if not identity.digest:  # a provider's model: the answer names its version
             identity = replace(identity, version=answer.model or identity.version)

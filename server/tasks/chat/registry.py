@@ -15,12 +15,13 @@ from server.models.artefact import open_artefact
 from server.models.handle import Handle, State, explain
 from server.models.manager import ModelManager
 from server.tasks.chat.circuit_breaker import CircuitBreaker
-from server.tasks.chat.configuration import ChatSettings, read_routes
+from server.tasks.chat.configuration import read_routes
 from server.tasks.chat.embedded import EmbeddedModel
 from server.tasks.chat.providers_file import EMBEDDED
 from server.tasks.chat.router import Router
 
 if TYPE_CHECKING:
+    from server.settings import Settings
     from server.tasks.chat.openai_upstream import Upstream
 
 _OFF = "there is no language model: QUINTET_LLM is off"
@@ -31,8 +32,9 @@ class ChatModels:
     those that could be made, by "provider/model" or "embedded". Raises BadProviders.
     """
 
-    def __init__(self, settings: ChatSettings, manager: ModelManager, ledger: Ledger) -> None:
+    def __init__(self, settings: "Settings", manager: ModelManager, ledger: Ledger) -> None:
         self._settings = settings
+        self._artefacts = settings.data / "models"
         self._ledger = ledger
         self._manager = manager
         self._config = read_routes(settings)
@@ -97,24 +99,24 @@ class ChatModels:
     def _provider_upstreams(self) -> "dict[str, Upstream]":
         from server.tasks.chat.upstreams import provider_upstreams  # it imports the SDK, which takes a second
 
-        return provider_upstreams(self._config, self._settings.models, self._breaker)
+        return provider_upstreams(self._config, self._artefacts, self._breaker)
 
     async def _load_embedded(self) -> None:
         """Raises ModelUnavailable and ModelDoesNotFit."""
         settings, name = self._settings, self._config.embedded
-        artefact = await asyncio.to_thread(open_artefact, settings.models, name)
+        artefact = await asyncio.to_thread(open_artefact, self._artefacts, name)
         await self._manager.reserve_memory(name, artefact.manifest.size_bytes)
         embedded = EmbeddedModel(
             artefact,
             self._breaker(EMBEDDED),
-            slots=settings.slots,
-            context_tokens=settings.context_tokens,
-            token_seconds=settings.timeout_seconds,
+            slots=settings.llm_slots,
+            context_tokens=settings.llm_context_tokens,
+            token_seconds=settings.llm_timeout_seconds,
             on_change=self._update,
         )
         self._closing.push_async_callback(embedded.close)
         self.upstreams[EMBEDDED] = await embedded.start()
-        self._manager.memory.hold(name, process_memory.resident_bytes(embedded.pid))
+        self._manager.memory.hold(name, process_memory.resident_bytes(embedded.supervisor.pid))
 
     async def _fill(self, names: Iterable[str]) -> None:
         for name in names:

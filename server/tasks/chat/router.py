@@ -56,7 +56,7 @@ class Router:
         if len(upstreams) > 1:
             engine = f"route: {', '.join(upstream.name for upstream in upstreams)}"
             self.description = replace(
-                self.description, identity=ModelIdentity(name, "", ""), engine=engine, size_bytes=0, created=None
+                self.description, identity=ModelIdentity(name, "", ""), engine=engine, size_bytes=0, create_time=None
             )
 
     @property

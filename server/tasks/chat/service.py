@@ -81,8 +81,6 @@ def spec(models: Mapping[str, Handle[ChatModel]], *, required: bool) -> ServiceS
     """The service over what callers can name, the default first."""
     servicer = ChatServicer(models)
     return ServiceSpec(
-        chat_pb2.DESCRIPTOR.services_by_name["ChatService"],
-        chat_pb2_grpc.add_ChatServiceServicer_to_server,
         servicer,
         dict.fromkeys(("Chat", "StreamChat"), MethodSpec(Role.CALL, servicer.estimate)),
         needs=(next(iter(models.values())),),

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import openai
 
 from server.domain.errors import ModelUnavailable
 from server.domain.models import ModelDescription, ModelIdentity, ModelTask
 from server.models.artefact import open_part
 from server.tasks.chat.circuit_breaker import CircuitBreaker
 from server.tasks.chat.configuration import Routes
-from server.tasks.chat.endpoint import Endpoint
 from server.tasks.chat.openai_upstream import Upstream, limiter_of
 from server.tasks.chat.providers_file import Azure, Model, OpenAI
 from server.tasks.chat.tokens import TokenCounter, TokenizerCounter
@@ -28,29 +30,33 @@ def provider_upstreams(
         breaker, limiter = breaker_of(name), limiter_of(provider.concurrency)
         for model_name, model in provider.models.items():
             ref = f"{name}/{model_name}"
-            description = ModelDescription(
-                ModelIdentity(ref if ref in routes.names else model_name, "", ""),
-                ModelTask.CHAT,
-                provider.kind,
-                max_input_tokens=model.context_tokens,
+            name_there = model.deployment or model_name
+            identity = ModelIdentity(ref if ref in routes.names else model_name, "", "")
+            upstreams[ref] = Upstream(
+                ModelDescription(identity, ModelTask.CHAT, provider.kind, max_input_tokens=model.context_tokens),
+                client_of(provider, routes.keys[name], name_there),
+                limiter,
+                _own_counter(routes.folder, ref, model) or shared,
+                breaker,
+                model=name_there,
+                prices=routes.providers.prices(model),
+                token_seconds=provider.token_seconds,
             )
-            endpoint = _endpoint(routes, name, provider, model_name, model)
-            counter = _own_counter(routes.folder, ref, model) or shared
-            upstreams[ref] = Upstream(description, endpoint, limiter, counter, breaker)
     return upstreams
 
 
-def _endpoint(routes: Routes, name: str, provider: OpenAI | Azure, model_name: str, model: Model) -> Endpoint:
-    return Endpoint(
-        name,
-        provider.endpoint if isinstance(provider, Azure) else provider.base_url,
-        model.deployment or model_name,
-        routes.keys[name],
-        {header: value.get_secret_value() for header, value in provider.headers.items()},
-        routes.providers.prices(model),
-        azure_api_version=provider.api_version if isinstance(provider, Azure) else "",
-        connect_seconds=provider.connect_seconds,
-        token_seconds=provider.token_seconds,
+def client_of(provider: OpenAI | Azure, key: str, model: str) -> openai.AsyncOpenAI:
+    """The SDK's client for a provider; `model` is the deployment's name for Azure."""
+    common: dict[str, Any] = {
+        "api_key": key,
+        "default_headers": {header: value.get_secret_value() for header, value in provider.headers.items()},
+        "max_retries": 0,  # the SDK would sleep through a provider's Retry-After
+        "http_client": openai.DefaultAsyncHttpxClient(timeout=openai.Timeout(None, connect=provider.connect_seconds)),
+    }
+    if isinstance(provider, OpenAI):
+        return openai.AsyncOpenAI(base_url=provider.base_url, **common)
+    return openai.AsyncAzureOpenAI(
+        azure_endpoint=provider.endpoint, azure_deployment=model, api_version=provider.api_version, **common
     )
 
 

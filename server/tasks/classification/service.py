@@ -18,15 +18,12 @@ _MAX_LABELS = 20
 
 
 class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServicer):
-    """Texts to labels."""
-
     def __init__(self, classifiers: Mapping[str, Handle[Classifier]]) -> None:
         self._classifiers = classifiers
 
     async def Classify(
         self, request: classification_pb2.ClassifyRequest, context: Any
     ) -> classification_pb2.ClassifyResponse:
-        """Label every text."""
         deadline = current().deadline
         handle = find(self._classifiers, permitted(request.model or DEFAULT_MODEL))
         async with handle.use(deadline) as classifier:
@@ -44,10 +41,5 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
 
 def spec(classifiers: Mapping[str, Handle[Classifier]]) -> ServiceSpec:
     """The service over the classifiers that callers can name."""
-    return ServiceSpec(
-        classification_pb2.DESCRIPTOR.services_by_name["ClassificationService"],
-        classification_pb2_grpc.add_ClassificationServiceServicer_to_server,
-        ClassificationServicer(classifiers),
-        {"Classify": MethodSpec(Role.CALL, FREE)},
-        needs=tuple(classifiers.values()),
-    )
+    methods = {"Classify": MethodSpec(Role.CALL, FREE)}
+    return ServiceSpec(ClassificationServicer(classifiers), methods, needs=tuple(classifiers.values()))

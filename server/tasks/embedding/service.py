@@ -22,7 +22,6 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         self._default = next(iter(embedders))
 
     async def Embed(self, request: embedding_pb2.EmbedRequest, context: Any) -> embedding_pb2.EmbedResponse:
-        """Embed every text."""
         deadline = current().deadline
         handle = find(self._embedders, permitted(request.model or self._default))
         async with handle.use(deadline) as embedder:
@@ -37,10 +36,5 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
 
 def spec(embedders: Mapping[str, Handle[Embedder]]) -> ServiceSpec:
     """The service over the embedders that callers can name, the default first."""
-    return ServiceSpec(
-        embedding_pb2.DESCRIPTOR.services_by_name["EmbeddingService"],
-        embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server,
-        EmbeddingServicer(embedders),
-        {"Embed": MethodSpec(Role.CALL, FREE)},
-        needs=tuple(embedders.values()),
-    )
+    methods = {"Embed": MethodSpec(Role.CALL, FREE)}
+    return ServiceSpec(EmbeddingServicer(embedders), methods, needs=tuple(embedders.values()))

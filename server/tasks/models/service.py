@@ -6,16 +6,15 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from quintet.v1 import common_pb2, model_pb2_grpc
 from quintet.v1 import model_pb2 as pb
 
 from server.domain.context import current
 from server.domain.errors import InvalidRequest, Violation
-from server.domain.models import Described, ModelDescription
+from server.domain.models import Described
 from server.models.handle import Handle, find
 from server.models.manager import ModelManager
-from server.rpc.convert import model_ref
+from server.rpc.convert import by_name, model_ref
 from server.rpc.service_spec import ANY_ROLE, FREE, MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
 
@@ -52,21 +51,17 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         return dict(sorted({**self._manager.handles, **self._chat_models}.items()))
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
-        """Every model, sorted by name."""
         return pb.ListModelsResponse(models=await self._models())
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
-        """One model."""
         return pb.GetModelResponse(model=await self._model(find(self.handles, request.name)))
 
     async def LoadModel(self, request: pb.LoadModelRequest, context: Any) -> pb.LoadModelResponse:
-        """Into memory."""
         handle = self._managed(request.name)
         await self._manager.load(request.name, current().deadline)
         return pb.LoadModelResponse(model=await self._model(handle))
 
     async def UnloadModel(self, request: pb.UnloadModelRequest, context: Any) -> pb.UnloadModelResponse:
-        """Out of memory."""
         handle = self._managed(request.name)
         await self._manager.unload(request.name)
         return pb.UnloadModelResponse(model=await self._model(handle))
@@ -78,7 +73,6 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         return pb.ReloadModelResponse(model=await self._model(handle))
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Any) -> pb.SetAliasResponse:
-        """Another version."""
         handle = self._managed(request.name)
         if not (handle.spec and handle.spec.has_artefact):
             raise InvalidRequest([Violation("name", "is a hub's model, which has no versions here")])
@@ -111,18 +105,18 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.GetServerInfoResponse:
         """Versions, limits and services. Only admins see the warnings, which may name other tenants."""
+        times: dict[str, Any] = {"start_time": self._started, "current_time": datetime.now(UTC)}
         return pb.GetServerInfoResponse(
             version=version("quintet"),
             api_version="quintet.v1",
             git_commit=self._git_commit,
-            start_time=_timestamp(self._started),
-            current_time=_timestamp(datetime.now(UTC)),
             limits=self._limits,
             services=[
                 pb.ServiceStatus(name=name, serving=not message, message=message)
                 for name, message in sorted(self._services().items())
             ],
             warnings=self._warnings() if "admin" in current().caller.roles else (),
+            **times,
         )
 
     def _managed(self, name: str) -> Handle[Any]:
@@ -136,14 +130,12 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         return [await self._model(handle) for handle in self.handles.values()]
 
     async def _model(self, handle: Handle[Any]) -> pb.Model:
-        model = pb.Model(
-            ref=common_pb2.ModelRef(name=handle.name),
-            task=pb.ModelTask.ValueType(handle.task.value if handle.task else 0),
-            state=pb.ModelState.ValueType(handle.state.value),
-            state_message=handle.message,
-        )
+        model = pb.Model(ref=common_pb2.ModelRef(name=handle.name))
         if isinstance(handle.loaded, Described):
-            _describe(model, handle.loaded.description)
+            known = handle.loaded.description
+            model = by_name(pb.Model, known, ref=model_ref(known.identity))
+        model.task = pb.ModelTask.ValueType(handle.task or 0)
+        model.state, model.state_message = pb.ModelState.ValueType(handle.state.value), handle.message
         if spec := handle.spec:
             model.pinned = spec.settings.pinned
             model.memory_bytes = handle.memory_bytes
@@ -153,34 +145,9 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         return model
 
 
-def _describe(model: pb.Model, known: ModelDescription) -> None:
-    model.ref.CopyFrom(model_ref(known.identity))
-    model.engine = known.engine
-    model.labels.extend(known.labels)
-    model.features.extend(
-        pb.Feature(name=f.name, allowed_values=f.allowed_values, minimum=f.minimum, maximum=f.maximum)
-        for f in known.features
-    )
-    model.metrics.update(known.metrics)
-    model.licence = known.licence
-    model.max_input_tokens = known.max_input_tokens
-    model.size_bytes = known.size_bytes
-    if known.created:
-        model.create_time.CopyFrom(_timestamp(known.created))
-
-
-def _timestamp(moment: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(moment)
-    return timestamp
-
-
 def spec(servicer: ModelServicer) -> ServiceSpec:
-    """The service."""
     changes = ("LoadModel", "UnloadModel", "ReloadModel", "SetAlias", "WatchModels")
     return ServiceSpec(
-        pb.DESCRIPTOR.services_by_name["ModelService"],
-        model_pb2_grpc.add_ModelServiceServicer_to_server,
         servicer,
         {
             **dict.fromkeys(("GetServerInfo", "ListModels", "GetModel"), MethodSpec(ANY_ROLE, FREE)),

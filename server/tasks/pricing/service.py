@@ -16,15 +16,12 @@ if TYPE_CHECKING:
 
 
 class PricingServicer(pricing_pb2_grpc.PricingServiceServicer):
-    """Houses to prices."""
-
     def __init__(self, pricer: "Handle[HousePricer]") -> None:
         self._pricer = pricer
 
     async def PredictPrice(
         self, request: pricing_pb2.PredictPriceRequest, context: Any
     ) -> pricing_pb2.PredictPriceResponse:
-        """Estimate every house."""
         deadline = current().deadline
         houses = [House(*values_of(house)) for house in request.houses]
         async with self._pricer.use(deadline) as pricer:
@@ -41,10 +38,4 @@ class PricingServicer(pricing_pb2_grpc.PricingServiceServicer):
 
 def spec(pricer: "Handle[HousePricer]") -> ServiceSpec:
     """The service over the model of house prices."""
-    return ServiceSpec(
-        pricing_pb2.DESCRIPTOR.services_by_name["PricingService"],
-        pricing_pb2_grpc.add_PricingServiceServicer_to_server,
-        PricingServicer(pricer),
-        {"PredictPrice": MethodSpec(Role.CALL, FREE)},
-        needs=(pricer,),
-    )
+    return ServiceSpec(PricingServicer(pricer), {"PredictPrice": MethodSpec(Role.CALL, FREE)}, needs=(pricer,))

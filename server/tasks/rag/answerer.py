@@ -8,8 +8,8 @@ from server.domain.chat import ChatDone, ChatModel, ChatOptions, FinishReason, M
 from server.domain.money import Cost
 from server.domain.rag import AskDone, AskEvent, Passage, Query
 from server.domain.usage import Usage, UsageSource
+from server.tasks.rag.engine import RagEngine
 from server.tasks.rag.grounding import is_grounded
-from server.tasks.rag.retriever import Retriever
 from server.tasks.rag.splitter import MAX_CODE_POINTS
 
 # Passages below this cosine are not about the question. Measured with MiniLM-L6 on the demonstration collection: the
@@ -32,13 +32,13 @@ _LARGEST = Passage("", "", "猫" * MAX_CODE_POINTS, 1.0, "", {}, 0, MAX_CODE_POI
 class Answerer:
     """Answers with a chat model. Sources are the passages that it reads: near enough, and as many as it can hold."""
 
-    def __init__(self, retriever: Retriever, chat: ChatModel) -> None:
-        self._retriever = retriever
+    def __init__(self, collections: RagEngine, chat: ChatModel) -> None:
+        self._collections = collections
         self._chat = chat
 
     async def stream(self, question: Query, *, deadline: float) -> AsyncGenerator[AskEvent, None]:
         """The passages that the model reads, text, done. Without a passage that is near enough no model is asked."""
-        found = await self._retriever.retrieve(question, deadline=deadline)
+        found = await self._collections.retrieve(question, deadline=deadline)
         passages = await self._readable(question.text, found.passages)
         yield replace(found, passages=passages)
         if not passages:

@@ -1,30 +1,13 @@
 """Messages of quintet.v1.RagService to domain types and back."""
 
-from dataclasses import asdict, fields
-from typing import Any, TypeVar
+from typing import Any
 
-from google.protobuf.message import Message
 from quintet.v1 import common_pb2, rag_pb2
 
+from server.domain import rag
 from server.domain.chat import TextDelta
-from server.domain.models import ModelIdentity
-from server.domain.rag import (
-    DEFAULT_COLLECTION,
-    AskDone,
-    AskEvent,
-    Document,
-    IndexIdentity,
-    MetadataFilter,
-    NumberRange,
-    Passage,
-    Query,
-    Retrieval,
-    TextRange,
-    ValueIn,
-)
 from server.rpc.convert import finish_reason, index_ref, model_ref, usage
 
-M = TypeVar("M", bound=Message)
 AskLike = rag_pb2.AskRequest | rag_pb2.StreamAskRequest
 _ASK_TOP_K = 3
 _RETRIEVE_TOP_K = 5
@@ -32,49 +15,47 @@ _RETRIEVE_TOP_K = 5
 
 def collection(request: Any) -> str:
     """The collection of a request that may leave it unset."""
-    return request.collection or DEFAULT_COLLECTION
+    return request.collection or rag.DEFAULT_COLLECTION
 
 
-def query(request: AskLike | rag_pb2.RetrieveRequest) -> Query:
+def query(request: AskLike | rag_pb2.RetrieveRequest) -> rag.Query:
     """A question, or a query for passages."""
     if isinstance(request, rag_pb2.RetrieveRequest):
         text, top_k = request.query, request.top_k or _RETRIEVE_TOP_K
     else:
         text, top_k = request.question, request.top_k or _ASK_TOP_K
     filters = tuple(_filter(each) for each in request.filters)
-    return Query(text, collection(request), top_k, filters, request.min_generation)
+    return rag.Query(text, collection(request), top_k, filters, request.min_generation)
 
 
-def _filter(wanted: rag_pb2.MetadataFilter) -> MetadataFilter:
+def _filter(wanted: rag_pb2.MetadataFilter) -> rag.MetadataFilter:
     match wanted.WhichOneof("condition"):
         case "text_range":
-            return TextRange(wanted.key, **_bounds(wanted.text_range))
+            return rag.TextRange(wanted.key, **_bounds(wanted.text_range))
         case "number_range":
-            return NumberRange(wanted.key, **_bounds(wanted.number_range))
+            return rag.NumberRange(wanted.key, **_bounds(wanted.number_range))
         case "any_of":
-            return ValueIn(wanted.key, tuple(wanted.any_of.values))
+            return rag.ValueIn(wanted.key, tuple(wanted.any_of.values))
         case _:
-            return ValueIn(wanted.key, (wanted.equals,))
+            return rag.ValueIn(wanted.key, (wanted.equals,))
 
 
 def _bounds(given: rag_pb2.TextRange | rag_pb2.NumberRange) -> dict[str, Any]:
     return {field.name: value for field, value in given.ListFields()}
 
 
-def document(given: rag_pb2.Document) -> Document:
-    """A document to be added."""
-    return Document(given.id, given.text, given.title, given.uri, dict(given.metadata))
+def document(given: rag_pb2.Document) -> rag.Document:
+    return rag.Document(given.id, given.text, given.title, given.uri, dict(given.metadata))
 
 
-def stream_response(event: AskEvent) -> rag_pb2.StreamAskResponse:
-    """An event of an answer."""
+def stream_response(event: rag.AskEvent) -> rag_pb2.StreamAskResponse:
     match event:
-        case Retrieval(passages, index):
+        case rag.Retrieval(passages, index):
             sources = rag_pb2.AskSources(citations=map(_citation, passages), index=index_ref(index))
             return rag_pb2.StreamAskResponse(sources=sources)
         case TextDelta(text):
             return rag_pb2.StreamAskResponse(delta=common_pb2.TextDelta(text=text))
-        case AskDone(chat, grounded, index):
+        case rag.AskDone(chat, grounded, index):
             done = rag_pb2.AskDone(
                 finish_reason=finish_reason(chat),
                 grounded=grounded,
@@ -85,15 +66,7 @@ def stream_response(event: AskEvent) -> rag_pb2.StreamAskResponse:
             return rag_pb2.StreamAskResponse(done=done)
 
 
-def _citation(p: Passage) -> rag_pb2.Citation:
+def _citation(p: rag.Passage) -> rag_pb2.Citation:
     return rag_pb2.Citation(
         document_id=p.document_id, title=p.title, snippet=p.text, score=p.score, uri=p.uri, start=p.start, end=p.end
     )
-
-
-def by_name(kind: type[M], value: Any) -> M:
-    """A message of the fields that `kind` and a dataclass have in common: domain and contract use the same names."""
-    names = [each.name for each in fields(value) if each.name in kind.DESCRIPTOR.fields_by_name]
-    found = {name: getattr(value, name) for name in names}
-    identity = IndexIdentity, ModelIdentity
-    return kind(**{name: asdict(each) if isinstance(each, identity) else each for name, each in found.items()})

@@ -1,6 +1,6 @@
 """The collections and answers that are made of models. Their libraries are imported when the models are there."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,26 +19,25 @@ if TYPE_CHECKING:
     from server.tasks.rag.engine import RagEngine
 
 
-def open_collections(
-    index: Path, embedder: Handle[Embedder], reranker: "Handle[OnnxReranker] | None", scheduler: Scheduler
-) -> "Callable[[Embedder], Awaitable[RagEngine]]":
-    """What opens the collections in the folder `index` with the embedder that is loaded."""
+async def open_collections(
+    index: Path,
+    scheduler: Scheduler,
+    embedder: Handle[Embedder],
+    reranker: "Handle[OnnxReranker] | None",
+    loaded: Embedder,
+) -> "RagEngine":
+    """Open the collections in the folder `index` with the embedder that is loaded."""
+    from server.tasks.rag.engine import RagEngine
 
-    async def make(loaded: Embedder) -> "RagEngine":
-        from server.tasks.rag.engine import RagEngine
-
-        engine = RagEngine(index, SameEmbedder(embedder, loaded), scheduler, reranker)
-        await engine.open()
-        return engine
-
-    return make
+    engine = RagEngine(index, SameEmbedder(embedder, loaded), scheduler, reranker)
+    await engine.open()
+    return engine
 
 
 async def make_answerer(collections: "RagEngine", chat: ChatModel) -> "Answerer":
-    """What answers from the collections."""
     from server.tasks.rag.answerer import Answerer
 
-    return Answerer(collections.retriever, chat)
+    return Answerer(collections, chat)
 
 
 class SameEmbedder:

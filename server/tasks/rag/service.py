@@ -14,7 +14,7 @@ from server.domain.money import Cost
 from server.domain.rag import ReindexProgress
 from server.models.handle import Handle
 from server.rpc.auth import permitted
-from server.rpc.convert import index_ref, model_ref
+from server.rpc.convert import by_name, index_ref, model_ref
 from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tasks.rag import convert
 from server.tenancy.tenants import Role
@@ -40,7 +40,6 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
         return self._answerer.get().estimate(convert.query(request))
 
     async def Ask(self, request: pb.AskRequest, context: Any) -> pb.AskResponse:
-        """The events of StreamAsk, collected."""
         texts: list[str] = []
         citations: list[pb.Citation] = []
         done = pb.AskDone()
@@ -67,14 +66,14 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
                 yield convert.stream_response(event)
 
     async def Retrieve(self, request: pb.RetrieveRequest, context: Any) -> pb.RetrieveResponse:
-        found = await self._engine.get().retriever.retrieve(convert.query(request), deadline=current().deadline)
+        found = await self._engine.get().retrieve(convert.query(request), deadline=current().deadline)
         passages = [pb.Passage(**each._asdict()) for each in found.passages]
         return pb.RetrieveResponse(passages=passages, index=index_ref(found.index), model=model_ref(found.model))
 
     async def AddDocuments(self, request: pb.AddDocumentsRequest, context: Any) -> pb.AddDocumentsResponse:
         documents = [convert.document(each) for each in request.documents]
         written = await self._engine.get().ingester.add(request.collection, documents, deadline=current().deadline)
-        return convert.by_name(pb.AddDocumentsResponse, written)
+        return by_name(pb.AddDocumentsResponse, written)
 
     async def ImportDocuments(
         self, requests: AsyncIterator[pb.ImportDocumentsRequest], context: Any
@@ -102,7 +101,7 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
     async def DeleteDocuments(self, request: pb.DeleteDocumentsRequest, context: Any) -> pb.DeleteDocumentsResponse:
         ingester = self._engine.get().ingester
         written = await ingester.delete(request.collection, request.document_ids, deadline=current().deadline)
-        return convert.by_name(pb.DeleteDocumentsResponse, written)
+        return by_name(pb.DeleteDocumentsResponse, written)
 
     async def ListDocuments(self, request: pb.ListDocumentsRequest, context: Any) -> pb.ListDocumentsResponse:
         """A page; its token is the last id, so that writes in between do no harm."""
@@ -110,7 +109,7 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
             convert.collection(request), request.page_token, request.page_size or _DOCUMENTS_A_PAGE
         )
         return pb.ListDocumentsResponse(
-            documents=[convert.by_name(pb.DocumentInfo, each) for each in page.documents],
+            documents=[by_name(pb.DocumentInfo, each) for each in page.documents],
             next_page_token="" if page.complete else page.documents[-1].id,
             index=index_ref(page.index),
         )
@@ -125,22 +124,21 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
         return pb.DeleteCollectionResponse(index=index_ref(last))
 
     async def ListCollections(self, request: pb.ListCollectionsRequest, context: Any) -> pb.ListCollectionsResponse:
-        """A page; its token is the last name."""
         size = request.page_size or _COLLECTIONS_A_PAGE
         found = [each for each in self._engine.get().list_collections() if each.index.collection > request.page_token]
         return pb.ListCollectionsResponse(
-            collections=[convert.by_name(pb.Collection, each) for each in found[:size]],
+            collections=[by_name(pb.Collection, each) for each in found[:size]],
             next_page_token=found[size - 1].index.collection if len(found) > size else "",
         )
 
     async def GetIndex(self, request: pb.GetIndexRequest, context: Any) -> pb.GetIndexResponse:
         name, deadline = convert.collection(request), current().deadline
         found = await self._engine.get().describe(name, request.min_generation, deadline=deadline)
-        return convert.by_name(pb.GetIndexResponse, found)
+        return by_name(pb.GetIndexResponse, found)
 
     async def ListGenerations(self, request: pb.ListGenerationsRequest, context: Any) -> pb.ListGenerationsResponse:
         served, kept = await self._engine.get().list_generations(convert.collection(request))
-        generations = [convert.by_name(pb.Generation, each) for each in kept]
+        generations = [by_name(pb.Generation, each) for each in kept]
         return pb.ListGenerationsResponse(generations=generations, index=index_ref(served))
 
     async def Rollback(self, request: pb.RollbackRequest, context: Any) -> pb.RollbackResponse:
@@ -150,14 +148,14 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
 
     async def Compact(self, request: pb.CompactRequest, context: Any) -> pb.CompactResponse:
         found = await self._engine.get().compact(request.collection, deadline=current().deadline)
-        return convert.by_name(pb.CompactResponse, found)
+        return by_name(pb.CompactResponse, found)
 
     async def Reindex(self, request: pb.ReindexRequest, context: Any) -> AsyncIterator[pb.ReindexResponse]:
         engine = self._engine.get()
         async with aclosing(engine.ingester.reindex(request.collection, deadline=current().deadline)) as events:
             async for event in events:
                 if isinstance(event, ReindexProgress):
-                    yield pb.ReindexResponse(progress=convert.by_name(pb.ReindexProgress, event))
+                    yield pb.ReindexResponse(progress=by_name(pb.ReindexProgress, event))
                 else:
                     done = pb.ReindexDone(index=index_ref(event), model=model_ref(engine.embedder))
                     yield pb.ReindexResponse(done=done)
@@ -170,8 +168,6 @@ def spec(
     servicer = RagServicer(engine, answerer, chat.name)
     read, write = MethodSpec(Role.CALL, FREE), MethodSpec(Role.INGEST, FREE)
     return ServiceSpec(
-        pb.DESCRIPTOR.services_by_name["RagService"],
-        rag_pb2_grpc.add_RagServiceServicer_to_server,
         servicer,
         {
             **dict.fromkeys(("Ask", "StreamAsk"), MethodSpec(Role.CALL, servicer.estimate)),

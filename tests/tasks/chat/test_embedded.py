@@ -20,8 +20,7 @@ from server.domain.priority import LANES
 from server.domain.usage import UsageSource
 from server.models.artefact import Artefact, open_artefact
 from server.tasks.chat.circuit_breaker import CircuitBreaker
-from server.tasks.chat.embedded import EmbeddedModel
-from server.tasks.chat.endpoint import Endpoint
+from server.tasks.chat.embedded import EmbeddedModel, client_of
 from server.tasks.chat.openai_upstream import Upstream
 from server.tasks.chat.providers_file import EMBEDDED
 from tests.chatting import chatting, complete
@@ -94,25 +93,25 @@ async def test_prompt_over_the_context(model: Upstream) -> None:
 
 
 async def test_closing_the_stream_stops_the_answer(process: EmbeddedModel, model: Upstream) -> None:
-    assert process.pid
+    assert process.supervisor.pid
     async with aclosing(model.stream(LONG, ChatOptions(max_output_tokens=400), deadline=soon())) as events:
         assert isinstance(await anext(events), ChatStarted)
         assert isinstance(await anext(events), TextDelta)
     async with asyncio.timeout(2.0):  # all 400 tokens take longer
         busy = 1.0
         while busy > 0.02:
-            before = cpu_seconds(process.pid)
+            before = cpu_seconds(process.supervisor.pid)
             await asyncio.sleep(0.2)
-            busy = cpu_seconds(process.pid) - before
+            busy = cpu_seconds(process.supervisor.pid) - before
 
 
 async def test_only_who_has_the_key_is_answered_and_it_is_not_visible(process: EmbeddedModel, model: Upstream) -> None:
-    key, base_url = model._endpoint.api_key, str(model._client.base_url)
-    async with chatting(Endpoint("embedded", base_url, "any", "wrong", is_embedded=True)) as stranger:
+    key, base_url = model._client.api_key, str(model._client.base_url)
+    async with chatting(client_of(base_url, "wrong"), model="any") as stranger:
         with pytest.raises(UpstreamRefused, match="configuration"):
             await complete(stranger, QUESTION, GREEDY)
-    assert process.pid
-    arguments, environment = (proc(process.pid, file) for file in ("cmdline", "environ"))
+    assert process.supervisor.pid
+    arguments, environment = (proc(process.supervisor.pid, file) for file in ("cmdline", "environ"))
     assert b"embedded_process" in arguments
     assert b"GOMP_SPINCOUNT=2000" in environment
     assert key.encode() not in arguments + environment
@@ -120,10 +119,11 @@ async def test_only_who_has_the_key_is_answered_and_it_is_not_visible(process: E
 
 
 async def test_ctrl_c_is_not_for_the_child_and_its_priority_counts(process: EmbeddedModel) -> None:
-    assert process.pid
-    assert os.getpgid(process.pid) == process.pid != os.getpgid(0)
-    assert os.getsid(process.pid) == os.getsid(0)  # priorities of sessions may not be compared
-    assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + LANES)
+    pid = process.supervisor.pid
+    assert pid
+    assert os.getpgid(pid) == pid != os.getpgid(0)
+    assert os.getsid(pid) == os.getsid(0)  # priorities of sessions may not be compared
+    assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + LANES)
 
 
 async def test_child_that_is_killed_comes_back(small_llm: Artefact) -> None:
@@ -135,11 +135,11 @@ async def test_child_that_is_killed_comes_back(small_llm: Artefact) -> None:
     llm = embedded(small_llm, on_change=note)
     try:
         upstream = await llm.start()
-        assert llm.pid
+        assert llm.supervisor.pid
         running = asyncio.create_task(complete(upstream, LONG, ChatOptions(max_output_tokens=400), deadline=soon()))
-        before = cpu_seconds(llm.pid)
-        await until(lambda: cpu_seconds(llm.pid or 0) > before + 0.05)
-        os.kill(llm.pid, signal.SIGKILL)
+        before = cpu_seconds(llm.supervisor.pid)
+        await until(lambda: cpu_seconds(llm.supervisor.pid or 0) > before + 0.05)
+        os.kill(llm.supervisor.pid, signal.SIGKILL)
         with pytest.raises(UpstreamFailed):
             await running
         await until(lambda: not llm.ready)
@@ -165,11 +165,11 @@ def test_child_does_not_outlive_its_parent(small_llm: Artefact, models: Path, wh
             breaker = CircuitBreaker("embedded")
             model = EmbeddedModel(artefact, breaker, slots=1, context_tokens=512, token_seconds=20.0)
             start = asyncio.create_task(model.start())
-            while not model.pid:
+            while not model.supervisor.pid:
                 await asyncio.sleep(0.01)
             if sys.argv[2] == "ready":
                 await start
-            print(model.pid, flush=True)
+            print(model.supervisor.pid, flush=True)
             await asyncio.sleep(60)
         asyncio.run(main())
     """

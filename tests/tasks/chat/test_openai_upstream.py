@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,9 +31,11 @@ from server.domain.errors import (
 from server.domain.models import ModelIdentity
 from server.domain.money import Cost
 from server.domain.usage import Usage, UsageSource
-from server.tasks.chat.endpoint import Endpoint
+from server.tasks.chat import embedded
 from server.tasks.chat.openai_upstream import Upstream
-from tests.chatting import MESSAGES, complete, events_of, soon
+from server.tasks.chat.providers_file import Azure, Model
+from server.tasks.chat.upstreams import client_of
+from tests.chatting import MESSAGES, client, complete, events_of, soon
 from tests.chatting import chatting as chatting_with
 from tests.fakes import OpenAIServer, Reply
 from tests.waiting import until
@@ -59,8 +60,8 @@ def chatting(
     token_seconds: float = 5.0,
     context_tokens: int = 4096,
 ) -> AbstractAsyncContextManager[Upstream]:
-    endpoint = Endpoint("fake", base_url, "gpt", key, {"X-Team": KEY}, prices, token_seconds=token_seconds)
-    return chatting_with(endpoint, slots=slots, context_tokens=context_tokens)
+    found = client(base_url, key, {"X-Team": KEY})
+    return chatting_with(found, slots=slots, context_tokens=context_tokens, prices=prices, token_seconds=token_seconds)
 
 
 @pytest.fixture
@@ -176,14 +177,15 @@ async def test_a_prompt_without_room_for_an_answer_is_not_sent(upstream: OpenAIS
 
 async def test_azure(upstream: OpenAIServer) -> None:
     resource = upstream.base_url.removesuffix("/v1")
-    endpoint = Endpoint("azure", resource, "my gpt", KEY, azure_api_version="2024-10-21")
-    async with chatting_with(endpoint) as model:
+    tables = {"mine": Model(context_tokens=4096)}
+    provider = Azure(kind="azure", endpoint=resource, api_version="2024-10-21", models=tables)
+    async with chatting_with(client_of(provider, KEY, "my gpt"), model="my gpt") as model:
         assert (await complete(model)).text == "Hello there."
         request = upstream.requests[0]
         assert request.path == "/openai/deployments/my%20gpt/chat/completions?api-version=2024-10-21"
         assert request.headers["api-key"] == KEY
         assert "authorization" not in request.headers
-    async with chatting_with(replace(endpoint, api_key="wrong")) as model:
+    async with chatting_with(client_of(provider, "wrong", "my gpt"), model="my gpt") as model:
         assert isinstance(await failure(model), UpstreamRefused)
 
 
@@ -307,7 +309,7 @@ async def test_embedded_endpoint_needs_no_proxy_and_keeps_no_connection(
     upstream: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    async with chatting_with(Endpoint("embedded", upstream.base_url, "gpt", KEY, is_embedded=True)) as model:
+    async with chatting_with(embedded.client_of(upstream.base_url, KEY)) as model:
         assert (await complete(model)).text == "Hello there."
     assert upstream.requests[0].headers["connection"] == "close"
 

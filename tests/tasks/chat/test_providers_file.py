@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.tasks.chat.configuration import ChatSettings, read_routes
+from server.settings import Settings
+from server.tasks.chat.configuration import read_routes
 from server.tasks.chat.providers_file import Azure, BadProviders, OpenAI, parse_providers, read_providers
 
 SAMPLE = Path(__file__).parents[3] / "data" / "samples" / "providers.toml"
@@ -131,8 +132,8 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         parse_providers(text)
 
 
-def settings(path: Path | None, **others: Any) -> ChatSettings:
-    return ChatSettings(Path("models"), providers=path, **others)
+def settings(path: Path | None, **others: Any) -> Settings:
+    return Settings(providers=path, **others)
 
 
 def file(folder: Path, content: str = SMALL) -> Path:
@@ -178,7 +179,7 @@ def test_a_key_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_short_ways() -> None:
-    found = read_routes(settings(None, base_url="http://127.0.0.1:8000/v1", model="gpt", api_key=KEY))
+    found = read_routes(settings(None, llm_base_url="http://127.0.0.1:8000/v1", llm_model="gpt", llm_api_key=KEY))
     assert (found.names, found.keys) == ({"gpt": ["endpoint/gpt"]}, {"endpoint": KEY})
     assert KEY not in repr(found)
     assert read_routes(settings(None, llm="small")).names == {"smollm2-135m-instruct": ["embedded"]}
@@ -194,8 +195,8 @@ def test_settings_that_contradict_each_other(tmp_path: Path) -> None:
     with pytest.raises(BadProviders, match="QUINTET_LLM is off"):
         read_routes(settings(path, llm="off"))
     with pytest.raises(BadProviders, match="both set"):
-        read_routes(settings(path, base_url="http://host", model="gpt"))
+        read_routes(settings(path, llm_base_url="http://host", llm_model="gpt"))
     with pytest.raises(BadProviders, match=r"QUINTET_PROVIDERS: nowhere.toml cannot be read: No such file"):
         read_routes(settings(tmp_path / "nowhere.toml"))
     with pytest.raises(BadProviders, match=r"QUINTET_LLM_BASE_URL.* must have no user"):
-        read_routes(settings(None, base_url=f"http://me:{KEY}@host", model="gpt"))
+        read_routes(settings(None, llm_base_url=f"http://me:{KEY}@host", llm_model="gpt"))

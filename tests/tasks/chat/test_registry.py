@@ -12,10 +12,10 @@ from server.domain.context import Context, set_current
 from server.domain.errors import ModelLoading, UpstreamFailed
 from server.models.handle import State
 from server.models.manager import ModelManager
-from server.models.registry import open_store
+from server.models.store import ModelStore
+from server.settings import Settings
 from server.tasks.chat import registry as registry_module
 from server.tasks.chat.circuit_breaker import CircuitBreaker
-from server.tasks.chat.configuration import ChatSettings
 from server.tasks.chat.registry import ChatModels
 from tests.chatting import MESSAGES, answer_of, soon
 from tests.fakes import MemoryLedger, OpenAIServer, Reply
@@ -36,8 +36,8 @@ default = [{upstreams}]
 async def chatting(folder: Path, upstream: OpenAIServer, upstreams: str) -> AsyncIterator[ChatModels]:
     file = folder / "providers.toml"
     file.write_text(ROUTES.format(address=upstream.base_url, upstreams=upstreams))
-    settings = ChatSettings(folder / "models", providers=file)
-    async with ModelManager.running(open_store(folder / "models", ""), None) as manager:
+    settings = Settings(data=folder, providers=file)
+    async with ModelManager.running(ModelStore(folder / "models"), None) as manager:
         found = ChatModels(settings, manager, MemoryLedger())
         try:
             yield found

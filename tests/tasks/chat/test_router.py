@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 
@@ -24,7 +24,7 @@ from server.tasks.chat import router as router_module
 from server.tasks.chat.circuit_breaker import CircuitBreaker, CircuitState
 from server.tasks.chat.openai_upstream import Upstream
 from server.tasks.chat.router import Router
-from tests.chatting import MESSAGES, chatting, complete, endpoint_of, events_of, soon
+from tests.chatting import MESSAGES, chatting, client_for, complete, events_of, soon
 from tests.fakes import MemoryLedger, OpenAIServer, Reply
 from tests.waiting import until
 
@@ -58,7 +58,7 @@ async def side(stack: AsyncExitStack, name: str, context_tokens: int = 4096, slo
     server.default = Reply(deltas=[f"from {name}"])
     breaker = CircuitBreaker(name, failures=3, open_seconds=60.0)
     upstream = await stack.enter_async_context(
-        chatting(endpoint_of(server, name), slots=slots, context_tokens=context_tokens, breaker=breaker)
+        chatting(client_for(server), name, slots=slots, context_tokens=context_tokens, breaker=breaker)
     )
     return Side(server, upstream)
 
@@ -164,7 +164,7 @@ async def test_the_callers_fault_is_tried_once(route: Router, first: Side, secon
 async def test_silence_leads_to_the_next(stack: AsyncExitStack, second: Side) -> None:
     silent = await stack.enter_async_context(OpenAIServer().running())
     silent.default = Reply(delay=60)
-    upstream = await stack.enter_async_context(chatting(replace(endpoint_of(silent), token_seconds=0.1)))
+    upstream = await stack.enter_async_context(chatting(client_for(silent), token_seconds=0.1))
     assert (await complete(router(upstream, second.upstream))).text == "from second"
     assert len(silent.requests) == 1
     await until(lambda: silent.abandoned == 1)

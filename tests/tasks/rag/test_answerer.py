@@ -18,7 +18,7 @@ from server.tasks.chat.embedded import EmbeddedModel
 from server.tasks.rag.answerer import MIN_SCORE, NOTHING_FOUND, Answerer
 from server.tasks.rag.engine import RagEngine
 from server.tasks.rag.grounding import is_grounded
-from tests.chatting import chatting, endpoint_of
+from tests.chatting import chatting, client_for
 from tests.fakes import OpenAIServer, Reply, UnaccountedChatModel
 from tests.tasks.rag.hashing import CAT, DOG, SUN, HashingEmbedder
 from tests.waiting import until
@@ -43,7 +43,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[RagEngine]:
 
 @pytest.fixture
 async def chat(upstream: OpenAIServer) -> AsyncIterator[ChatModel]:
-    async with chatting(endpoint_of(upstream), context_tokens=2048) as provider:
+    async with chatting(client_for(upstream), context_tokens=2048) as provider:
         yield UnaccountedChatModel(provider)
 
 
@@ -66,7 +66,7 @@ async def test_the_model_reads_the_passages_and_then_the_question(
     engine: RagEngine, chat: ChatModel, upstream: OpenAIServer
 ) -> None:
     upstream.replies = [Reply(deltas=["The cat sleeps on the", " warm mat."])]
-    sources, answer, done = await ask(Answerer(engine.retriever, chat), QUESTION)
+    sources, answer, done = await ask(Answerer(engine, chat), QUESTION)
     assert answer == "The cat sleeps on the warm mat."
     assert done.grounded
     assert done.index == sources.index
@@ -83,7 +83,7 @@ async def test_the_model_reads_the_passages_and_then_the_question(
 async def test_no_model_is_asked_without_a_passage_that_is_near(
     engine: RagEngine, chat: ChatModel, upstream: OpenAIServer
 ) -> None:
-    sources, answer, done = await ask(Answerer(engine.retriever, chat), "What costs quantum insurance?")
+    sources, answer, done = await ask(Answerer(engine, chat), "What costs quantum insurance?")
     assert upstream.requests == []
     assert (sources.passages, answer) == ((), NOTHING_FOUND)
     assert (done.chat.finish_reason, done.grounded) == (FinishReason.NO_PASSAGES, False)
@@ -92,7 +92,7 @@ async def test_no_model_is_asked_without_a_passage_that_is_near(
 
 
 async def test_far_passages_are_not_read(engine: RagEngine, chat: ChatModel) -> None:
-    sources, _, _ = await ask(Answerer(engine.retriever, chat), "plasma star sun hot")
+    sources, _, _ = await ask(Answerer(engine, chat), "plasma star sun hot")
     assert [passage.document_id for passage in sources.passages] == ["sun"]
     assert all(passage.score >= MIN_SCORE for passage in sources.passages)
 
@@ -100,7 +100,7 @@ async def test_far_passages_are_not_read(engine: RagEngine, chat: ChatModel) -> 
 async def test_passages_fit_the_context(engine: RagEngine, chat: ChatModel, upstream: OpenAIServer) -> None:
     long = [Document(f"long {i}", "cat sleeps where " * 50) for i in range(20)]
     await engine.ingester.add("notes", long, deadline=soon())
-    sources, _, _ = await ask(Answerer(engine.retriever, chat), QUESTION, top_k=20)
+    sources, _, _ = await ask(Answerer(engine, chat), QUESTION, top_k=20)
     assert 1 < (count := len(sources.passages)) < 20
     messages = [Message(each["role"], each["content"]) for each in upstream.requests[0].body["messages"]]
     tokens = await chat.prompt_tokens(messages)
@@ -108,7 +108,7 @@ async def test_passages_fit_the_context(engine: RagEngine, chat: ChatModel, upst
 
 
 async def test_failures_pass_through(engine: RagEngine, chat: ChatModel, upstream: OpenAIServer) -> None:
-    answerer = Answerer(engine.retriever, chat)
+    answerer = Answerer(engine, chat)
     with pytest.raises(CollectionNotFound):
         await ask(answerer, QUESTION, "nothing")
     upstream.replies = [Reply(cut_after=2)]
@@ -118,9 +118,7 @@ async def test_failures_pass_through(engine: RagEngine, chat: ChatModel, upstrea
 
 async def test_closing_stops_the_generation(engine: RagEngine, chat: ChatModel, upstream: OpenAIServer) -> None:
     upstream.replies = [Reply(deltas=["a"] * 1000, pause=0.01)]
-    async with aclosing(
-        Answerer(engine.retriever, chat).stream(Query(QUESTION, "notes", 3), deadline=soon())
-    ) as events:
+    async with aclosing(Answerer(engine, chat).stream(Query(QUESTION, "notes", 3), deadline=soon())) as events:
         async for event in events:
             if isinstance(event, TextDelta):
                 break
@@ -132,9 +130,7 @@ async def test_with_a_real_model(engine: RagEngine, models: Path) -> None:
     chat = EmbeddedModel(artefact, CircuitBreaker("embedded"), slots=1, context_tokens=1024, token_seconds=20.0)
     try:
         upstream = await chat.start()
-        _, answer, done = await ask(
-            Answerer(engine.retriever, UnaccountedChatModel(upstream)), "Where does the cat sleep?"
-        )
+        _, answer, done = await ask(Answerer(engine, UnaccountedChatModel(upstream)), "Where does the cat sleep?")
     finally:
         await chat.close()
     assert "mat" in answer
@@ -182,7 +178,7 @@ def test_grounding_in_chinese() -> None:
 
 
 async def test_what_an_answer_costs_at_most(engine: RagEngine, upstream: OpenAIServer) -> None:
-    async with chatting(endpoint_of(upstream), context_tokens=4096) as provider:
-        answerer = Answerer(engine.retriever, UnaccountedChatModel(provider))
+    async with chatting(client_for(upstream), context_tokens=4096) as provider:
+        answerer = Answerer(engine, UnaccountedChatModel(provider))
         few, more, most = (answerer.estimate(Query(QUESTION, "notes", top_k)).tokens for top_k in (1, 2, 20))
     assert 900 * 3 / 4 + 256 < few < more < most == 4096, "the model's context"

@@ -26,7 +26,7 @@ from tests.waiting import until
 __all__ = ["embedder", "engine", "scheduler"]  # fixtures
 
 
-async def test_collections_outlive_the_retriever(
+async def test_collections_outlive_the_engine(
     engine: RagEngine, embedder: HashingEmbedder, scheduler: Scheduler, tmp_path: Path
 ) -> None:
     await engine.ingester.add("notes", [CAT, DOG], deadline=soon())
@@ -34,7 +34,7 @@ async def test_collections_outlive_the_retriever(
     again = RagEngine(tmp_path, embedder, scheduler)
     await again.open()
     for query, name in (("? dog ball", "notes"), ("? star", "others")):
-        old, new = [await each.retriever.retrieve(Query(query, name, 5), deadline=soon()) for each in (engine, again)]
+        old, new = [await each.retrieve(Query(query, name, 5), deadline=soon()) for each in (engine, again)]
         assert old == new
     assert await described(again) == await described(engine)
     assert (await described(again)).passage_count == 2
@@ -47,7 +47,7 @@ async def test_another_embedder(engine: RagEngine, scheduler: Scheduler, tmp_pat
     other = RagEngine(tmp_path, HashingEmbedder("2"), scheduler)
     await other.open()
     for call in (
-        other.retriever.retrieve(Query("? cat", "notes", 1), deadline=soon()),
+        other.retrieve(Query("? cat", "notes", 1), deadline=soon()),
         other.ingester.add("notes", [DOG], deadline=soon()),
         other.ingester.delete("notes", ["cat"], deadline=soon()),
     ):
@@ -59,7 +59,7 @@ async def test_another_embedder(engine: RagEngine, scheduler: Scheduler, tmp_pat
 
     events = [event async for event in other.ingester.reindex("notes", deadline=soon())]
     assert events == [ReindexProgress(0, 1), ReindexProgress(1, 1), IndexIdentity("notes", 3)]
-    [best] = (await other.retriever.retrieve(Query("? cat sleeps", "notes", 5), deadline=soon())).passages
+    [best] = (await other.retrieve(Query("? cat sleeps", "notes", 5), deadline=soon())).passages
     assert (best.document_id, best.metadata) == ("cat", CAT.metadata)
     found = await described(other)
     assert (found.model.version, found.state, found.document_count) == ("2", CollectionState.READY, 1)
@@ -99,9 +99,9 @@ async def test_broken_collection_fails_alone(
     again = RagEngine(tmp_path, embedder, scheduler)
     await again.open()
     with pytest.raises(CollectionBroken, match=r'"notes" has no generation that is whole.*vectors.npy.*Delete it'):
-        await again.retriever.retrieve(Query("? cat", "notes", 1), deadline=soon())
+        await again.retrieve(Query("? cat", "notes", 1), deadline=soon())
     assert [each.state for each in again.list_collections()] == [CollectionState.FAILED, CollectionState.READY]
-    assert (await again.retriever.retrieve(Query("? sun", "others", 1), deadline=soon())).passages
+    assert (await again.retrieve(Query("? sun", "others", 1), deadline=soon())).passages
     await again.drop("notes", deadline=soon())
     assert (await again.ingester.add("notes", [CAT], deadline=soon())).added_count == 1
     await again.close()
@@ -128,7 +128,7 @@ async def test_collections_come_and_go(engine: RagEngine, tmp_path: Path) -> Non
     assert await engine.ingester.create("notes", deadline=soon()) == IndexIdentity("notes", 0)
     with pytest.raises(CollectionExists):
         await engine.ingester.create("notes", deadline=soon())
-    assert (await engine.retriever.retrieve(Query("? cat", "notes", 1), deadline=soon())).passages == ()
+    assert (await engine.retrieve(Query("? cat", "notes", 1), deadline=soon())).passages == ()
     await engine.ingester.add("notes", [CAT], deadline=soon())
     assert [(each.index.generation, each.document_count) for each in engine.list_collections()] == [(1, 1)]
     assert await engine.drop("notes", deadline=soon()) == IndexIdentity("notes", 1)
@@ -158,13 +158,13 @@ async def test_rollback_can_be_rolled_back(engine: RagEngine, tmp_path: Path) ->
 async def test_two_processes(
     engine: RagEngine, embedder: HashingEmbedder, scheduler: Scheduler, tmp_path: Path
 ) -> None:
-    """A second retriever over the same folder stands for another process: it shares nothing with the first."""
+    """A second engine over the same folder stands for another process: it shares nothing with the first."""
     await engine.ingester.add("notes", [CAT], deadline=soon())
     other = RagEngine(tmp_path, embedder, scheduler)
     await other.open()
     written = await engine.ingester.add("notes", [DOG], deadline=soon())
     query = Query("? dog", "notes", 5, min_generation=written.index.generation)
-    assert len((await other.retriever.retrieve(query, deadline=soon())).passages) == 2
+    assert len((await other.retrieve(query, deadline=soon())).passages) == 2
     await engine.compact("notes", deadline=soon())
     assert (await other.ingester.add("notes", [SUN], deadline=soon())).index.generation == 3
     assert (await engine.ingester.add("notes", [replace(SUN, title="Sun")], deadline=soon())).updated_count == 1
@@ -180,7 +180,7 @@ async def test_a_generation_that_never_comes(engine: RagEngine, monkeypatch: pyt
     monkeypatch.setattr(manager, "_REACH_SECONDS", 0.1)
     await engine.ingester.add("notes", [CAT], deadline=soon())
     with pytest.raises(GenerationNotReached, match="at generation 1, not yet at 2"):
-        await engine.retriever.retrieve(Query("? cat", "notes", 1, min_generation=2), deadline=soon())
+        await engine.retrieve(Query("? cat", "notes", 1, min_generation=2), deadline=soon())
     with pytest.raises(GenerationNotReached):
         await engine.describe("notes", 2, deadline=soon())
 
@@ -194,7 +194,7 @@ async def test_folding_when_due(
     for number in range(20):
         await engine.ingester.add("notes", [Document(str(number), f"text {number}")], deadline=soon())
     await until(lambda: reopened(tmp_path).snapshot.log_count < 8)
-    assert len((await engine.retriever.retrieve(Query("? text", "notes", 50), deadline=soon())).passages) == 20
+    assert len((await engine.retrieve(Query("? text", "notes", 50), deadline=soon())).passages) == 20
     await engine.close()
 
 
@@ -212,7 +212,7 @@ async def test_freshness_and_whole_batches(
     async def read() -> None:
         last = 0
         while not ended.is_set():
-            found = await engine.retriever.retrieve(Query("? batch", "notes", 50), deadline=soon())
+            found = await engine.retrieve(Query("? batch", "notes", 50), deadline=soon())
             batches = {passage.metadata["batch"] for passage in found.passages}
             assert len(found.passages) == size, found
             assert len(batches) == 1, found
@@ -231,7 +231,7 @@ async def test_freshness_and_whole_batches(
         for number in range(2, rounds):
             written = await engine.ingester.add("notes", batch(number), deadline=soon())
             assert written.index.generation == number
-            found = await engine.retriever.retrieve(Query(f"? batch {number}", "notes", 50), deadline=soon())
+            found = await engine.retrieve(Query(f"? batch {number}", "notes", 50), deadline=soon())
             assert {passage.metadata["batch"] for passage in found.passages} == {str(number)}
         ended.set()
     assert len(seen) > 3

@@ -1,4 +1,4 @@
-"""The retriever: what is added is found, writes are complete or absent, and searches never wait for a writer."""
+"""Adding and searching: what is added is found, writes are complete or absent, and searches never wait for a writer."""
 
 import asyncio
 import re
@@ -21,7 +21,7 @@ __all__ = ["embedder", "engine", "scheduler"]  # fixtures
 
 async def test_what_was_added_is_found(engine: RagEngine, embedder: HashingEmbedder) -> None:
     await engine.ingester.add("notes", [CAT, DOG, SUN], deadline=soon())
-    found = await engine.retriever.retrieve(Query("? cat sleeps on the mat", "notes", 2), deadline=soon())
+    found = await engine.retrieve(Query("? cat sleeps on the mat", "notes", 2), deadline=soon())
     assert found.index == IndexIdentity("notes", 1)
     assert found.model == embedder.description.identity
     assert len(found.passages) == 2
@@ -29,7 +29,7 @@ async def test_what_was_added_is_found(engine: RagEngine, embedder: HashingEmbed
     assert (best.document_id, best.title, best.uri, best.metadata) == ("cat", "Cat", "file:cat", {"kind": "animal"})
     assert best.text == CAT.text == CAT.text[best.start : best.end]
     assert 1.0 >= best.score > found.passages[1].score
-    assert len((await engine.retriever.retrieve(Query("? cat", "notes", 100), deadline=soon())).passages) == 3
+    assert len((await engine.retrieve(Query("? cat", "notes", 100), deadline=soon())).passages) == 3
 
 
 async def test_long_documents_are_cut_and_embedded_under_their_title(
@@ -39,7 +39,7 @@ async def test_long_documents_are_cut_and_embedded_under_their_title(
     text = "\n\n".join(paragraphs)
     await engine.ingester.add("notes", [Document("long", text, "Words")], deadline=soon())
     assert embedder.embedded == [f"Words\n{paragraph.strip()}" for paragraph in paragraphs]
-    [best] = (await engine.retriever.retrieve(Query("? cloud", "notes", 1), deadline=soon())).passages
+    [best] = (await engine.retrieve(Query("? cloud", "notes", 1), deadline=soon())).passages
     assert best.text == paragraphs[2].strip() == text[best.start : best.end]
 
 
@@ -56,7 +56,7 @@ async def test_only_what_changed_is_written(engine: RagEngine, embedder: Hashing
         IndexIdentity("notes", 2), added_count=1, updated_count=1, unchanged_count=1
     )
     assert embedder.embedded == [new_dog.text, SUN.text]
-    [best] = (await engine.retriever.retrieve(Query("? dog sleeps", "notes", 1), deadline=soon())).passages
+    [best] = (await engine.retrieve(Query("? dog sleeps", "notes", 1), deadline=soon())).passages
     assert best.text == new_dog.text
     deleted = await engine.ingester.delete("notes", ["dog", "nobody"], deadline=soon())
     assert deleted == WriteResult(IndexIdentity("notes", 3), deleted_count=1)
@@ -67,16 +67,16 @@ async def test_only_what_changed_is_written(engine: RagEngine, embedder: Hashing
 async def test_everything_may_be_deleted(engine: RagEngine) -> None:
     await engine.ingester.add("notes", [CAT], deadline=soon())
     await engine.ingester.delete("notes", ["cat"], deadline=soon())
-    assert (await engine.retriever.retrieve(Query("? cat", "notes", 3), deadline=soon())).passages == ()
+    assert (await engine.retrieve(Query("? cat", "notes", 3), deadline=soon())).passages == ()
     assert (await described(engine)).document_count == 0
     await engine.ingester.add("notes", [DOG], deadline=soon())
-    assert len((await engine.retriever.retrieve(Query("? dog", "notes", 3), deadline=soon())).passages) == 1
+    assert len((await engine.retrieve(Query("? dog", "notes", 3), deadline=soon())).passages) == 1
 
 
 async def test_unknown_collection(engine: RagEngine) -> None:
     await engine.ingester.add("notes", [CAT], deadline=soon())
     for call in (
-        engine.retriever.retrieve(Query("? cat", "nots", 1), deadline=soon()),
+        engine.retrieve(Query("? cat", "nots", 1), deadline=soon()),
         engine.ingester.delete("nots", ["cat"], deadline=soon()),
     ):
         with pytest.raises(CollectionNotFound, match='"nots"; known: notes'):
@@ -106,10 +106,10 @@ async def test_searching_never_waits_for_writing(engine: RagEngine, embedder: Ha
     embedder.gate.clear()
     writing = asyncio.create_task(engine.ingester.add("notes", [DOG], deadline=soon()))
     await asyncio.sleep(0.05)
-    assert (await engine.retriever.retrieve(Query("? dog", "notes", 5), deadline=soon())).index.generation == 1
+    assert (await engine.retrieve(Query("? dog", "notes", 5), deadline=soon())).index.generation == 1
     embedder.gate.set()
     await writing
-    assert (await engine.retriever.retrieve(Query("? dog", "notes", 5), deadline=soon())).index.generation == 2
+    assert (await engine.retrieve(Query("? dog", "notes", 5), deadline=soon())).index.generation == 2
 
 
 async def test_writers_take_turns(engine: RagEngine, embedder: HashingEmbedder, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ async def test_only_the_metadata_changed(engine: RagEngine, embedder: HashingEmb
     for kind in ("pet", "friend"):  # from the generation, then from the log
         changed = replace(CAT, metadata={"kind": kind})
         assert (await engine.ingester.add("notes", [changed], deadline=soon())).updated_count == 1
-        [best] = (await engine.retriever.retrieve(Query("? cat sleeps", "notes", 5), deadline=soon())).passages
+        [best] = (await engine.retrieve(Query("? cat sleeps", "notes", 5), deadline=soon())).passages
         assert (best.text, best.metadata) == (CAT.text, {"kind": kind})
     assert embedder.embedded == ["? cat sleeps"] * 2
 
@@ -163,7 +163,7 @@ async def test_filters(engine: RagEngine) -> None:
 
     async def found(*filters: ValueIn | TextRange | NumberRange) -> set[str]:
         query = Query("? eats", "pets", 10, filters)
-        return {passage.document_id for passage in (await engine.retriever.retrieve(query, deadline=soon())).passages}
+        return {passage.document_id for passage in (await engine.retrieve(query, deadline=soon())).passages}
 
     async def check() -> None:
         assert await found(ValueIn("kind", ("mammal",))) == {"cat", "bat"}
