@@ -65,7 +65,7 @@ async def chatting(
     try:
         yield upstream
     finally:
-        await upstream.close()
+        await client.close()
 
 
 def client(base_url: str, key: str, headers: Mapping[str, str] | None = None) -> openai.AsyncOpenAI:

@@ -18,7 +18,7 @@ from server.models.handle import Handle
 from server.models.memory_limit import MemoryLimit
 from server.observability import call_metrics, chat_metrics, model_metrics
 from server.rpc.admission import Admission
-from server.rpc.listener import PortInUse
+from server.rpc.listener import CannotStart
 from server.rpc.tenant_limits import TenantLimits
 from server.usage.writer import Writer
 
@@ -33,7 +33,7 @@ class Collector:
     """All metrics, with their values at the time of each scrape."""
 
     admission: Admission
-    lanes: Mapping[str, Scheduler]
+    schedulers: Mapping[str, Scheduler]
     handles: Sequence[Handle[Any]]
     memory: MemoryLimit
     upstreams: "Mapping[str, Upstream]" = field(default_factory=dict)
@@ -48,8 +48,8 @@ class Collector:
         yield from call_metrics.authentication(self.auth_refused, self.files)
         if self.limits is not None:
             yield from call_metrics.tenant_limits(self.limits)
-        yield from model_metrics.lane_times(self.lanes)
-        yield from model_metrics.works(self.lanes)
+        yield from model_metrics.lane_times(self.schedulers)
+        yield from model_metrics.works(self.schedulers)
         yield from model_metrics.models(self.handles, self.memory)
         yield from chat_metrics.upstreams(list(self.upstreams.values()))
         if self.ledger is not None:
@@ -58,7 +58,7 @@ class Collector:
 
 @contextmanager
 def serving(host: str, port: int, collector: Collector) -> Iterator[int]:
-    """Answer GET /metrics while the body runs; yields the port. Raises PortInUse."""
+    """Answer GET /metrics while the body runs; yields the port. Raises CannotStart."""
     registry = CollectorRegistry()
     registry.register(collector)
     ProcessCollector(registry=registry)
@@ -66,7 +66,7 @@ def serving(host: str, port: int, collector: Collector) -> Iterator[int]:
         server, thread = start_http_server(port, host.strip("[]"), registry)
     except OSError:
         what = f"cannot publish metrics on {host}:{port}"
-        raise PortInUse(f"{what}: in use? Set QUINTET_METRICS_PORT to another port") from None
+        raise CannotStart(f"{what}: in use? Set QUINTET_METRICS_PORT to another port") from None
     log.info("metrics on http://%s:%d/metrics", host, server.server_port)
     try:
         yield server.server_port

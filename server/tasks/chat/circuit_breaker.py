@@ -3,7 +3,9 @@
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
+from functools import partial
 
 _LATEST = 20  # outcomes that are considered
 
@@ -16,6 +18,7 @@ class CircuitState(Enum):
     OPEN = 2  # by none
 
 
+@dataclass(eq=False)
 class CircuitBreaker:
     """That of one provider. Use it on the event loop only.
 
@@ -25,26 +28,18 @@ class CircuitBreaker:
     ignored, so that a call that began long ago decides nothing. `on_change` is called after each change of state.
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        failures: int = 5,
-        window_seconds: float = 30.0,
-        open_seconds: float = 10.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.name = name
-        self.on_change: Callable[[], None] = lambda: None
-        self.opened = 0  # how often
-        self._failures = failures
-        self._window = window_seconds
-        self._open_seconds = open_seconds
-        self._clock = clock
-        self._outcomes: deque[tuple[float, bool]] = deque(maxlen=_LATEST)
-        self._open_until: float | None = None
-        self._epoch = 0
-        self._probing = False
+    name: str
+    _: KW_ONLY
+    failures: int = 5
+    window_seconds: float = 30.0
+    open_seconds: float = 10.0
+    clock: Callable[[], float] = time.monotonic
+    on_change: Callable[[], None] = lambda: None
+    opened: int = field(default=0, init=False)  # how often
+    _outcomes: deque[tuple[float, bool]] = field(default_factory=partial(deque, maxlen=_LATEST), init=False)
+    _open_until: float | None = field(default=None, init=False)
+    _epoch: int = field(default=0, init=False)
+    _probing: bool = field(default=False, init=False)
 
     @property
     def state(self) -> CircuitState:
@@ -55,7 +50,7 @@ class CircuitBreaker:
     @property
     def seconds_left(self) -> float:
         """Until it is half open; 0 if it is not open."""
-        return 0.0 if self._open_until is None else max(0.0, self._open_until - self._clock())
+        return 0.0 if self._open_until is None else max(0.0, self._open_until - self.clock())
 
     def enter(self) -> int | None:
         """A call's ticket, or None if the provider must not be asked now."""
@@ -71,18 +66,18 @@ class CircuitBreaker:
         if ticket != self._epoch:
             return
         if self._open_until is None:
-            self._outcomes.append((self._clock(), True))
+            self._outcomes.append((self.clock(), True))
         else:
             self._move(None)
 
     def failed(self, ticket: int) -> None:
         if ticket != self._epoch:
             return
-        now = self._clock()
+        now = self.clock()
         self._outcomes.append((now, False))
         if self._open_until is not None or self._is_failing(now):
             self.opened += 1
-            self._move(now + self._open_seconds)
+            self._move(now + self.open_seconds)
 
     def gave_up(self, ticket: int) -> None:
         """The call ended. Without an earlier report that decides nothing, and another call may probe."""
@@ -90,9 +85,9 @@ class CircuitBreaker:
             self._probing = False
 
     def _is_failing(self, now: float) -> bool:
-        outcomes = [succeeded for at, succeeded in self._outcomes if at > now - self._window]
+        outcomes = [succeeded for at, succeeded in self._outcomes if at > now - self.window_seconds]
         failures = outcomes.count(False)
-        return failures >= self._failures and 2 * failures >= len(outcomes)
+        return failures >= self.failures and 2 * failures >= len(outcomes)
 
     def _move(self, open_until: float | None) -> None:
         self._open_until = open_until

@@ -5,6 +5,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,6 @@ import server
 from server.domain.models import ModelTask
 from server.inference.supervised_process import Supervisor
 from server.models.artefact import Artefact, unusable
-from server.models.describe import describe, from_schema
 from server.tasks.chat.circuit_breaker import CircuitBreaker
 
 if TYPE_CHECKING:
@@ -31,40 +31,34 @@ _ENVIRONMENT = {
 }
 
 
+@dataclass(eq=False, repr=False)
 class EmbeddedModel:
     """Serves an artefact's model.gguf between start() and close(), to be asked through its upstream.
 
     It answers `slots` calls at once, each with `context_tokens` of context. `on_change` is called when `ready` changes.
     """
 
-    def __init__(
-        self,
-        artefact: Artefact,
-        breaker: CircuitBreaker,
-        *,
-        slots: int,
-        context_tokens: int,
-        token_seconds: float,
-        on_change: Callable[[], None] = lambda: None,
-    ) -> None:
-        name = artefact.manifest.name
-        self._artefact = artefact
-        self._breaker = breaker
-        self._slots = slots
-        self._context_tokens = context_tokens
-        self._token_seconds = token_seconds
-        self.upstream: Upstream | None = None  # before start()
+    artefact: Artefact
+    breaker: CircuitBreaker
+    _: KW_ONLY
+    slots: int
+    context_tokens: int
+    token_seconds: float
+    on_change: Callable[[], None] = lambda: None
+    upstream: "Upstream | None" = field(default=None, init=False)  # once it is started
+
+    def __post_init__(self) -> None:
+        name = self.artefact.manifest.name
         self._key = secrets.token_urlsafe(32)
-        self._on_change = on_change
         self.supervisor = Supervisor(
             f'model "{name}"',
             [sys.executable, "-P", "-m", "server.tasks.chat.embedded_process"],
             {
-                "model_path": str((artefact.path / "model.gguf").resolve()),
+                "model_path": str((self.artefact.path / "model.gguf").resolve()),
                 "model_name": name,
                 "api_key": self._key,
-                "slots": slots,
-                "slot_tokens": context_tokens,
+                "slots": self.slots,
+                "slot_tokens": self.context_tokens,
                 "threads": len(os.sched_getaffinity(0)),
             },
             environment=_ENVIRONMENT,
@@ -91,30 +85,30 @@ class EmbeddedModel:
     async def close(self) -> None:
         await self.supervisor.stop()
         if self.upstream:
-            await self.upstream.close()
+            await self.upstream.client.close()
 
     def _make_upstream(self) -> "Upstream":
         from server.tasks.chat.openai_upstream import Upstream, limiter_of
 
-        description = describe(self._artefact, ModelTask.CHAT, "llama.cpp", max_input_tokens=self._context_tokens)
+        description = self.artefact.describe(ModelTask.CHAT, "llama.cpp", max_input_tokens=self.context_tokens)
         return Upstream(
             description,
             client_of("http://127.0.0.1/v1", self._key),
-            limiter_of(self._slots),
-            read_counter(self._artefact),
-            self._breaker,
+            limiter_of(self.slots),
+            read_counter(self.artefact),
+            self.breaker,
             model=description.identity.name,
-            token_seconds=self._token_seconds,
+            token_seconds=self.token_seconds,
             is_ready=lambda: self.ready,
         )
 
     def _moved(self) -> None:
         self._point_upstream()
-        self._on_change()
+        self.on_change()
 
     def _point_upstream(self) -> None:
-        if self.upstream and (address := self.supervisor.address):
-            self.upstream.move(f"http://{address}/v1")
+        if self.upstream and self.supervisor.address:
+            self.upstream.client.base_url = f"http://{self.supervisor.address}/v1"
 
 
 def client_of(base_url: str, key: str) -> "openai.AsyncOpenAI":
@@ -135,7 +129,7 @@ def read_counter(artefact: Artefact) -> "TokenizerCounter":
     """The tokenizer of an artefact with its chat template. Blocks for a second. Raises ModelUnavailable."""
     from server.tasks.chat.tokens import TokenizerCounter
 
-    path, frame = artefact.part("tokenizer.json"), from_schema(artefact, "frame")
+    path, frame = artefact.part("tokenizer.json"), artefact.schema("frame")
     try:
         return TokenizerCounter(path, frame)
     except (OSError, ValueError, TypeError) as error:

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -44,47 +44,29 @@ def limiter_of(concurrency: int) -> ConcurrencyLimiter:
     return ConcurrencyLimiter("the language model", concurrency, concurrency * _QUEUE_PER_SLOT)
 
 
+@dataclass(eq=False, repr=False)
 class Upstream:
-    """Asks one model. The models of one provider share `limiter` and `breaker`. `Router` retries and asks others.
+    """Asks one model. The models of one provider share `limiter` and `breaker`. `Router` retries and asks others."""
 
-    `model` is its name at the endpoint, and `token_seconds` the longest wait for the next token.
-    """
+    description: ModelDescription
+    client: openai.AsyncOpenAI
+    limiter: ConcurrencyLimiter
+    counter: TokenCounter
+    breaker: CircuitBreaker
+    _: KW_ONLY
+    model: str  # its name at the endpoint
+    prices: Prices = _FREE
+    token_seconds: float = 60.0  # longest wait for the next token
+    is_ready: Callable[[], bool] = lambda: True
+    statistics: UpstreamStatistics = field(default_factory=UpstreamStatistics, init=False)
 
-    def __init__(
-        self,
-        description: ModelDescription,
-        client: openai.AsyncOpenAI,
-        limiter: ConcurrencyLimiter,
-        counter: TokenCounter,
-        breaker: CircuitBreaker,
-        *,
-        model: str,
-        prices: Prices = _FREE,
-        token_seconds: float = 60.0,
-        is_ready: Callable[[], bool] = lambda: True,
-    ) -> None:
-        self.description = description
-        self.name = description.identity.name
-        self.breaker = breaker
-        self.statistics = UpstreamStatistics()
-        self._client = client
-        self._model = model
-        self._prices = prices
-        self._token_seconds = token_seconds
-        self._limiter = limiter
-        self._counter = counter
-        self._is_ready = is_ready
-
-    def move(self, base_url: str) -> None:
-        """The endpoint has another address from now on."""
-        self._client.base_url = base_url
-
-    async def close(self) -> None:
-        await self._client.close()
+    @property
+    def name(self) -> str:
+        return self.description.identity.name
 
     def trouble(self) -> str:
         """Why it cannot be asked now; empty if it can."""
-        if not self._is_ready():
+        if not self.is_ready():
             return f'model "{self.name}" is being restarted'
         if self.breaker.state is CircuitState.OPEN:
             return f'provider "{self.breaker.name}" is not asked for a while, because it failed repeatedly'
@@ -92,14 +74,14 @@ class Upstream:
 
     async def prompt_tokens(self, messages: Sequence[Message]) -> int:
         """Our own count; exact for a model whose tokenizer and chat template are here."""
-        return await self._counter.count_prompt(messages)
+        return await self.counter.count_prompt(messages)
 
     def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Cost:
         """What the answer costs at most. It does not block: long prompts are estimated by their size."""
-        return self.cost(self._counter.estimate(messages), options.max_output_tokens)
+        return self.cost(self.counter.estimate(messages), options.max_output_tokens)
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> Cost:
-        return Cost(prompt_tokens + completion_tokens, self._prices.cost_micros(prompt_tokens, completion_tokens))
+        return Cost(prompt_tokens + completion_tokens, self.prices.cost_micros(prompt_tokens, completion_tokens))
 
     async def stream(
         self, messages: Sequence[Message], options: ChatOptions, *, deadline: float
@@ -111,16 +93,16 @@ class Upstream:
         """
         provider, context, answer = self.breaker.name, self.description.max_input_tokens, Answer()
         with self._reported(deadline) as succeeded:
-            if not self._is_ready():
+            if not self.is_ready():
                 raise ModelLoading(f'model "{self.name}" is being restarted', retry_after=2.0)
-            prompt = await self._counter.count_prompt(messages)
+            prompt = await self.counter.count_prompt(messages)
             if prompt >= context:
-                raise PromptTooLong(prompt, context, exact=self._counter.exact)
-            async with self._limiter.take(deadline):
-                yield ChatStarted(provider, self.description.identity, self._prices, prompt, self._counter.text)
-                body = _body(self._model, messages, options, min(options.max_output_tokens, context - prompt))
+                raise PromptTooLong(prompt, context, exact=self.counter.exact)
+            async with self.limiter.take(deadline):
+                yield ChatStarted(provider, self.description.identity, self.prices, prompt, self.counter.text)
+                body = _body(self.model, messages, options, min(options.max_output_tokens, context - prompt))
                 asked = waiting_since = time.monotonic()
-                tracing = trace_upstream(provider, self._model, str(self._client.base_url))
+                tracing = trace_upstream(provider, self.model, str(self.client.base_url))
                 with tracing as trace, translated(provider, prompt, context):
                     chunks = await self._ask(body, trace.headers, deadline)
                     async with aclosing(chunks), ReadAhead(chunks, partial(self._patience, deadline)) as batches:
@@ -171,7 +153,7 @@ class Upstream:
         try:
             # The SDK's method for this endpoint would make a model of each chunk: half of the time of a stream.
             async with asyncio.timeout(self._patience(deadline)):
-                return await self._client.post(
+                return await self.client.post(
                     "/chat/completions",
                     cast_to=object,
                     body=body,
@@ -185,17 +167,17 @@ class Upstream:
         return await self._ask(body, headers, deadline, is_last=True)
 
     def _patience(self, deadline: float) -> float:
-        return min(self._token_seconds, remaining(deadline))
+        return min(self.token_seconds, remaining(deadline))
 
     async def _done(self, prompt: int, answer: Answer) -> ChatDone:
         if answer.usage:
             (prompt, completion, cached), source = answer.usage, UsageSource.PROVIDER
         else:
-            completion = await self._counter.count_text("".join(answer.texts))
+            completion = await self.counter.count_text("".join(answer.texts))
             cached, source = 0, UsageSource.ESTIMATED
         self.statistics.input_tokens.add(prompt)
         self.statistics.output_tokens.add(completion)
-        usage = self._prices.usage(prompt, completion, source, cached)
+        usage = self.prices.usage(prompt, completion, source, cached)
         identity = self.description.identity
         if not identity.digest:  # a provider's model: the answer names its version
             identity = replace(identity, version=answer.model or identity.version)

@@ -66,7 +66,8 @@ class ChatModels:
             return
         config = self._config
         try:
-            await self._load_providers()
+            if config.providers.providers:
+                await asyncio.to_thread(self._load_providers)
         except Exception as error:
             why = explain("providers", error)
             self._missing |= {ref: why for refs in config.names.values() for ref in refs if ref != EMBEDDED}
@@ -89,17 +90,12 @@ class ChatModels:
             await asyncio.gather(self._loading, return_exceptions=True)
         await self._closing.aclose()
 
-    async def _load_providers(self) -> None:
-        if not self._config.providers.providers:
-            return
-        self.upstreams |= await asyncio.to_thread(self._provider_upstreams)
-        for upstream in self.upstreams.values():
-            self._closing.push_async_callback(upstream.close)
-
-    def _provider_upstreams(self) -> "dict[str, Upstream]":
+    def _load_providers(self) -> None:
         from server.tasks.chat.upstreams import provider_upstreams  # it imports the SDK, which takes a second
 
-        return provider_upstreams(self._config, self._artefacts, self._breaker)
+        self.upstreams |= provider_upstreams(self._config, self._artefacts, self._breaker)
+        for upstream in self.upstreams.values():
+            self._closing.push_async_callback(upstream.client.close)
 
     async def _load_embedded(self) -> None:
         """Raises ModelUnavailable and ModelDoesNotFit."""

@@ -115,7 +115,7 @@ class Router:
                         break
                     charge(upstream=delay)
                     await asyncio.sleep(delay)
-            raise _soonest(failures)
+            raise min(failures, key=_rank)
 
     def _reserved(self, started: ChatStarted, options: ChatOptions) -> Cost:
         """What the call may cost with any upstream, now that the prompt's tokens are counted."""
@@ -152,11 +152,11 @@ def _delay(failure: QuintetError, attempt: int, deadline: float, *, is_last: boo
     return None if is_over else delay
 
 
-def _soonest(failures: Sequence[QuintetError]) -> QuintetError:
-    """The error to report when all failed. PromptTooLong of one says nothing about the others."""
-    waits = [failure for failure in failures if isinstance(failure, Unavailable)]
-    if waits:
-        return min(waits, key=lambda failure: failure.retry_after)
-    others = [failure for failure in failures if not isinstance(failure, PromptTooLong)]
-    too_long = [failure for failure in failures if isinstance(failure, PromptTooLong)]
-    return others[0] if others else max(too_long, key=lambda failure: failure.context_tokens)
+def _rank(failure: QuintetError) -> tuple[int, float]:
+    """The least is reported when all failed. PromptTooLong of one says nothing about the others."""
+    match failure:
+        case Unavailable():
+            return 0, failure.retry_after
+        case PromptTooLong():
+            return 2, -failure.context_tokens
+    return 1, 0.0

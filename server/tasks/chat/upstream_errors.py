@@ -23,13 +23,8 @@ log = logging.getLogger(__name__)
 
 _CONTEXT_CODES = {"context_length_exceeded", "exceed_context_size_error"}
 # Parameters that callers set, to their names in the contract.
-_CALLERS_PARAMETERS = {
-    "max_completion_tokens": "max_output_tokens",
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "stop": "stop",
-    "seed": "seed",
-}
+_CALLERS_PARAMETERS = {name: name for name in ("temperature", "top_p", "stop", "seed")}
+_CALLERS_PARAMETERS["max_completion_tokens"] = "max_output_tokens"
 _DEFAULT_RETRY_SECONDS = 5.0
 _CONFIGURATION_RETRY_SECONDS = 60.0
 
