@@ -23,7 +23,7 @@ from server.inference.scheduler import Scheduler
 from server.inference.text_models import text_model
 from server.models.handle import Handle
 from server.models.manager import ModelManager
-from server.models.registry import open_registry
+from server.models.registry import open_store
 from server.models.spec import ModelSettings, ModelSpec, imported
 from server.rpc.admission import Admission
 from server.rpc.auth import TenantAuth
@@ -95,8 +95,8 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         }
         for scheduler in schedulers.values():
             stack.callback(scheduler.close)
-        registry = open_registry(settings.data / "models", settings.registry)
-        manager = await stack.enter_async_context(ModelManager.running(registry, settings.memory_budget))
+        store = open_store(settings.data / "models", settings.registry)
+        manager = await stack.enter_async_context(ModelManager.running(store, settings.memory_budget))
         chats = ChatModels(settings, manager, ledger)
         stack.push_async_callback(chats.close)
         certificates = None

@@ -18,7 +18,7 @@ from server.inference.onnx_text import load
 from server.inference.scheduler import Scheduler
 from server.inference.text import TextClassifier, TextEmbedder
 from server.models.artefact import Artefact, open_artefact, write_manifest
-from server.models.publish import publish
+from server.models.store import ModelStore
 
 WORDS = (
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]"),
@@ -78,7 +78,7 @@ def make_text_artefact(folder: Path, output: str, *, file: str = "model.onnx", *
     schema: dict[str, Any] = {"engine": "onnx", "max_tokens": MAX_TOKENS}
     schema |= {"labels": LABELS} if output == "logits" else {"dimensions": WIDTH}
     write_manifest(made, name="tiny", version="1", licence="MIT", metrics={"accuracy": 0.5}, schema=schema | changes)
-    publish(made, folder / "models")
+    ModelStore(folder / "models").publish(made)
     return open_artefact(folder / "models", "tiny")
 
 

@@ -10,7 +10,7 @@ import onnx
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact, read_manifest, write_manifest
 from server.models.golden import GOLDEN, Answer, ask
-from server.models.publish import publish
+from server.models.store import ModelStore
 from tests.small_artefacts import LABELS, MAX_TOKENS, WIDTH, onnx_classifier, tiny_graph, tiny_tokenizer
 
 TEXTS = ["the house is good", "a very bad garden"]
@@ -36,7 +36,7 @@ def make(folder: Path, version: str, *, name: str = "tiny", wrong_by: float = 0.
 def add(models: Path, version: str, *, name: str = "tiny", alias: str = "current", wrong_by: float = 0.0) -> Path:
     """Make and publish a version; return its folder. Not for a thread that runs an event loop."""
     with tempfile.TemporaryDirectory(dir=models.parent) as aside:
-        return publish(make(Path(aside) / version, version, name=name, wrong_by=wrong_by), models, alias)
+        return ModelStore(models).publish(make(Path(aside) / version, version, name=name, wrong_by=wrong_by), alias)
 
 
 def add_embedder(models: Path, version: str) -> Path:
@@ -47,7 +47,7 @@ def add_embedder(models: Path, version: str) -> Path:
         tiny_tokenizer().save(str(folder / "tokenizer.json"))
         schema = {"engine": "onnx", "max_tokens": MAX_TOKENS, "dimensions": WIDTH}
         write_manifest(folder, name="embedder", version=version, licence="MIT", schema=schema)
-        return publish(folder, models)
+        return ModelStore(models).publish(folder)
 
 
 async def _answers(artefact: Artefact) -> list[Answer]:

@@ -19,8 +19,8 @@ from server.domain.pricing import House
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact, entry_of, read_manifest, save_manifest
 from server.models.golden import GOLDEN, Answer, ask
-from server.models.publish import place
 from server.models.spec import OutOfProcess
+from server.models.store import place
 
 _TEXTS = (
     "What a day! Everything about this place was wonderful.",

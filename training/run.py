@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from server.domain.errors import QuintetError
 from server.models.artefact import write_manifest
-from server.models.registry import open_registry
+from server.models.registry import open_store
 from training.errors import FetchFailed, TrainingError
 from training.fetch.fetcher import Fetcher
 from training.fetch.lock import Input
@@ -138,7 +138,7 @@ class Run:
             if published.exists() and not is_whole(published, check=True):
                 shutil.rmtree(published)  # publishing keeps a version with the same manifest, damaged or not
             with with_golden(folder, models) as finished:
-                open_registry(models, self._locations.registry_uri).publish(finished)
+                open_store(models, self._locations.registry_uri).publish(finished)
 
     def _files(self, name: str) -> dict[str, Path]:
         """The verified files of an input, without licences."""

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum
 from typing import Literal, Protocol
 
 from server.domain.models import ModelDescription, ModelIdentity
@@ -48,7 +48,7 @@ class Prices:
         return Usage(prompt, completion, source, self.cost_micros(prompt, completion, cached), self.currency, cached)
 
 
-class FinishReason(IntEnum):
+class FinishReason(Enum):
     """Why an answer ended. Values are those of quintet.v1.FinishReason."""
 
     STOP = 1

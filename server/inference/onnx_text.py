@@ -12,7 +12,6 @@ from server.inference.computation import UNBATCHED, BatchPolicy
 from server.inference.onnx_session import open_session
 from server.inference.text import Outputs, TextModel, describe_text_model, text_cost
 from server.models.artefact import Artefact
-from server.models.describe import from_schema
 
 FILES = {"onnx": "model.onnx", "onnx-int8": "model-int8.onnx"}  # by engine
 # Attributes of an Encoding by the graph's inputs.
@@ -28,7 +27,7 @@ def load(artefact: Artefact, task: ModelTask, engine: str | None = None) -> Text
 
     Raises ModelUnavailable if the artefact does not fit.
     """
-    engine = engine or str(from_schema(artefact, "engine"))
+    engine = engine or str(artefact.schema("engine"))
     forward = OnnxForward(artefact, engine, "embedding" if task is ModelTask.EMBEDDING else "logits")
     description, width = describe_text_model(artefact, task, engine, forward.max_tokens)
     return TextModel(description, forward, width, forward.batch_policy)
@@ -45,7 +44,7 @@ class OnnxForward:
         # scores would depend on its neighbours (3 of 128 labels changed in batches of 8).
         by_row = artefact.manifest.schema.get("int8_scales") == "row"
         self.batch_policy = UNBATCHED if engine == "onnx-int8" and not by_row else _BATCHED
-        self.max_tokens: int = from_schema(artefact, "max_tokens")
+        self.max_tokens: int = artefact.schema("max_tokens")
         self._tokenizer = _tokenizer(artefact, self.max_tokens)
         self._session = open_session(artefact.part(FILES[engine]))
         self._inputs = [item.name for item in self._session.get_inputs()]

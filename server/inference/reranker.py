@@ -10,7 +10,6 @@ from server.inference.onnx_text import OnnxForward
 from server.inference.scheduler import Scheduler
 from server.inference.text import text_cost
 from server.models.artefact import Artefact
-from server.models.describe import describe, from_schema
 
 OUTPUT = "logits"
 
@@ -27,8 +26,8 @@ class OnnxReranker:
     """
 
     def __init__(self, artefact: Artefact, scheduler: Scheduler) -> None:
-        engine = str(from_schema(artefact, "engine"))
-        self.description = describe(artefact, ModelTask.RERANKING, engine)
+        engine = str(artefact.schema("engine"))
+        self.description = artefact.describe(ModelTask.RERANKING, engine)
         forward = OnnxForward(artefact, engine, OUTPUT)
         self._scheduler = scheduler
         name = self.description.identity.name

@@ -19,7 +19,6 @@ from server.inference.computation import BatchPolicy, Computation
 from server.inference.result_cache import ResultCache
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact
-from server.models.describe import describe, from_schema
 
 _LABEL_BYTES = 160  # of a label with its score in memory
 _CHARACTERS_A_TOKEN = 5
@@ -51,9 +50,9 @@ def describe_text_model(
     artefact: Artefact, task: ModelTask, engine: str, max_tokens: int
 ) -> tuple[ModelDescription, int]:
     """The description and the width of a classifier's or an embedder's model."""
-    labels = from_schema(artefact, "labels") if task is ModelTask.CLASSIFICATION else ()
-    width = len(labels) if task is ModelTask.CLASSIFICATION else from_schema(artefact, "dimensions")
-    return describe(artefact, task, engine, labels=labels, max_input_tokens=max_tokens), width
+    labels = tuple(artefact.schema("labels")) if task is ModelTask.CLASSIFICATION else ()
+    width = len(labels) if task is ModelTask.CLASSIFICATION else artefact.schema("dimensions")
+    return artefact.describe(task, engine, labels=labels, max_input_tokens=max_tokens), width
 
 
 class TextClassifier:

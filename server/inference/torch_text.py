@@ -17,7 +17,6 @@ from server.domain.models import ModelDescription, ModelIdentity, ModelTask
 from server.inference.computation import BatchPolicy
 from server.inference.text import Outputs, TextModel, describe_text_model
 from server.models.artefact import Artefact
-from server.models.describe import from_schema
 
 MAX_TOKENS = 512  # for hub models; attention costs the square, and most are trained on no more
 _BATCHED = BatchPolicy(8, math.inf)  # batches of 4 to 8 are fastest on CPUs, and a GPU needs several texts
@@ -29,8 +28,8 @@ def load(artefact: Artefact, task: ModelTask, device: str = "cpu") -> TextModel:
     Raises ModelUnavailable if the device cannot be used or the model does not fit.
     """
     kinds = {"transformers": _transformers, "sentence-transformers": _sentence_transformers}
-    kind = kinds[from_schema(artefact, "torch")] if task is ModelTask.CLASSIFICATION else _normalised
-    forward = kind(str(artefact.part("torch")), None, device, from_schema(artefact, "max_tokens"))
+    kind = kinds[artefact.schema("torch")] if task is ModelTask.CLASSIFICATION else _normalised
+    forward = kind(str(artefact.part("torch")), None, device, artefact.schema("max_tokens"))
     description, width = describe_text_model(artefact, task, "torch", forward.max_tokens)
     return TextModel(description, forward, width, _BATCHED)
 

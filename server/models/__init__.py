@@ -9,6 +9,6 @@ Handle        a reference to a loaded model, for the length of a call (`use`) or
 
 Behind the manager: `loading.py` brings engines into memory within the MemoryLimit, `swap.py` puts them into handles
 (verify, load aside, check, swap), `derived.py` makes what is made of models (collections, answers), `store.py` has
-versions and aliases on disk, `publish.py` adds versions, `registry.py` mirrors those of an MLflow server, and
-`golden.py` checks an engine's outputs before it serves.
+versions and aliases on disk, `registry.py` mirrors those of an MLflow server, and `golden.py` checks an engine's
+outputs before it serves.
 """

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from server.domain.errors import ModelUnavailable
+from server.domain.models import ModelDescription, ModelIdentity, ModelTask
 from server.domain.priority import rest
 
 MANIFEST = "manifest.json"
@@ -26,8 +27,6 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file of an artefact."""
-
     sha256: str
     bytes: int
 
@@ -48,7 +47,6 @@ class Manifest:
 
     @property
     def size_bytes(self) -> int:
-        """Sum of the files."""
         return sum(entry.bytes for entry in self.files.values())
 
 
@@ -65,6 +63,26 @@ class Artefact:
         if not any(file == name or file.startswith(f"{name}/") for file in self.manifest.files):
             raise unusable(self.manifest.name, f"it has no {name}")
         return self.path / name
+
+    def schema(self, key: str) -> Any:
+        """A value of the manifest's schema. Raises ModelUnavailable if it is not there."""
+        if key not in self.manifest.schema:
+            raise unusable(self.manifest.name, f'its schema lacks "{key}"')
+        return self.manifest.schema[key]
+
+    def describe(self, task: ModelTask, engine: str, **more: Any) -> ModelDescription:
+        """What ModelService says of the model that `engine` makes; `more` are other fields of ModelDescription."""
+        known = self.manifest
+        return ModelDescription(
+            identity=ModelIdentity(known.name, known.version, self.digest),
+            task=task,
+            engine=engine,
+            metrics=known.metrics,
+            licence=known.licence,
+            size_bytes=known.size_bytes,
+            create_time=datetime.fromisoformat(known.created),
+            **more,
+        )
 
 
 def unusable(name: str, why: str) -> ModelUnavailable:
@@ -86,14 +104,7 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_manifest(
-    folder: Path,
-    *,
-    name: str,
-    version: str,
-    licence: str,
-    **known: Any,
-) -> None:
+def write_manifest(folder: Path, *, name: str, version: str, licence: str, **known: Any) -> None:
     """Hash every file in `folder` and write the manifest. `known` are other fields of Manifest."""
     files = {
         path.relative_to(folder).as_posix(): entry_of(path)
@@ -105,13 +116,11 @@ def write_manifest(
 
 
 def save_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write manifest.json."""
     text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
     write_durably(folder / MANIFEST, text.encode())
 
 
 def entry_of(path: Path) -> FileEntry:
-    """A file's line of the manifest."""
     return FileEntry(file_sha256(path), path.stat().st_size)
 
 
@@ -171,10 +180,17 @@ def open_part(models: Path, name: str, part: str) -> Path:
 
 @contextmanager
 def _refusing(name: str) -> Iterator[None]:
+    """Turns errors into ModelUnavailable with a reason that has no paths, because callers see it."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise unusable(name, _explain(error)) from error
+    except FileNotFoundError as error:
+        raise unusable(name, f"{Path(error.filename).name} is missing") from error
+    except OSError as error:
+        raise unusable(name, error.strerror or "it cannot be read") from error
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise unusable(name, f"{MANIFEST} is not JSON, lacks a field or has one too many") from error
+    except ValueError as error:
+        raise unusable(name, str(error)) from error
 
 
 def read_pointer(path: Path) -> str:
@@ -207,16 +223,3 @@ def check_file(folder: Path, relative: str, entry: FileEntry) -> None:
         raise ValueError(f"{relative} has {size} bytes instead of {entry.bytes}")
     if file_sha256(path) != entry.sha256:
         raise ValueError(f"{relative} does not match its SHA-256")
-
-
-def _explain(error: Exception) -> str:
-    """The reason without paths, because callers see it."""
-    if isinstance(error, FileNotFoundError):
-        return f"{Path(error.filename).name} is missing"
-    if isinstance(error, json.JSONDecodeError):
-        return f"{MANIFEST} is not JSON"
-    if isinstance(error, (KeyError, TypeError, AttributeError)):
-        return f"{MANIFEST} lacks a field or has one too many"
-    if isinstance(error, OSError):
-        return error.strerror or "it cannot be read"
-    return str(error)

@@ -15,9 +15,8 @@ from server.models.derived import keep_derived
 from server.models.handle import Handle, State, explain
 from server.models.loading import Loader
 from server.models.memory_limit import MemoryLimit
-from server.models.registry import Registry
 from server.models.spec import ModelSpec
-from server.models.store import CURRENT, Mark
+from server.models.store import CURRENT, Mark, ModelStore
 from server.models.swap import Swapper
 
 log = logging.getLogger(__name__)
@@ -32,10 +31,9 @@ _REGISTRY_SECONDS = 10.0
 class ModelManager:
     """All models and what is made of them. Use `running`; add() and derive() everything, then start()."""
 
-    def __init__(self, registry: Registry, memory_limit: int | None) -> None:
+    def __init__(self, store: ModelStore, memory_limit: int | None) -> None:
         self.on_change: Callable[[], None] = lambda: None  # called after every change of a handle
-        self.registry = registry
-        self.store = registry.store
+        self.store = store
         self.handles: dict[str, Handle[Any]] = {}  # of models with specs
         self._specs: list[tuple[Handle[Any], ModelSpec[Any]]] = []
         self.memory = MemoryLimit(memory_limit)
@@ -50,9 +48,9 @@ class ModelManager:
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, registry: Registry, memory_limit: int | None) -> AsyncIterator["ModelManager"]:
+    async def running(cls, store: ModelStore, memory_limit: int | None) -> AsyncIterator["ModelManager"]:
         """A manager without models. On leaving, loading is given up and all engines are closed."""
-        manager = cls(registry, memory_limit)
+        manager = cls(store, memory_limit)
         try:
             yield manager
         finally:
@@ -145,7 +143,7 @@ class ModelManager:
         """Bring the store up to date with the registry; while that cannot be reached, the store stays as it is."""
         for name in names:
             try:
-                await asyncio.to_thread(self.registry.sync, name)
+                await asyncio.to_thread(self.store.sync, name)
             except QuintetError as error:
                 log.warning("%s", error.message)
                 return
@@ -193,7 +191,7 @@ class ModelManager:
 
         async def reload() -> None:
             if handle.spec and handle.spec.has_artefact:
-                await asyncio.to_thread(self.registry.sync, name)
+                await asyncio.to_thread(self.store.sync, name)
             async with handle.lock:
                 await self._swapper.serve_current(handle, strict=handle.resident is not None)
 
@@ -208,9 +206,9 @@ class ModelManager:
 
         async def move() -> None:
             async with handle.lock:
-                version = await asyncio.to_thread(self.registry.resolve, name, target)
+                version = await asyncio.to_thread(self.store.resolve, name, target)
                 find = partial(open_version, self.store.models, name, version)
-                commit = partial(self.registry.point, name, alias, version)
+                commit = partial(self.store.point, name, alias, version)
                 if alias == CURRENT:
                     await self._swapper.replace(handle, lambda: (find(), ""), strict=not force, commit=commit)
                 else:

@@ -5,14 +5,18 @@
     MODELS/NAME/history           versions that `current` named before, oldest first
     MODELS/NAME/VERSION.use.json  what the version took when it was loaded, by engine
 
-`publish.py` adds versions. All methods block: call them on a thread.
+A version is written aside, synced and renamed, and then its alias moves. If that is interrupted, aliases still name
+complete versions, and the next publishing removes the remains. All methods block: call them on a thread.
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import json
 import logging
+import os
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
@@ -25,7 +29,9 @@ from server.models.artefact import (
     file_sha256,
     open_artefact,
     open_version,
+    read_manifest,
     read_pointer,
+    sync_folder,
     write_durably,
 )
 
@@ -34,6 +40,7 @@ log = logging.getLogger(__name__)
 CURRENT, CANDIDATE, PREVIOUS = POINTER, "candidate", "previous"
 _HISTORY = "history"
 _HISTORY_LENGTH = 8
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,35 @@ class ModelStore:
     def __init__(self, models: Path) -> None:
         self.models = models
 
+    def publish(self, source: Path, alias: str | None = CURRENT) -> Path:
+        """Make the finished artefact `source` a version, named by `alias`; return its folder.
+
+        Files are hard-linked if that is possible, else copied. An existing version is replaced if its manifest differs.
+        """
+        manifest = read_manifest(source)
+        name, version = manifest.name, manifest.version
+        model = self.models / name
+        model.mkdir(parents=True, exist_ok=True)
+        target, aside = model / version, model / f".{version}"
+        with _locked(model):
+            shutil.rmtree(aside, ignore_errors=True)
+            if self.digest_of(name, version) != f"sha256:{file_sha256(source / MANIFEST)}":
+                shutil.copytree(source, aside, copy_function=place)
+                for folder in (path for path in (*aside.rglob("*"), aside) if path.is_dir()):
+                    sync_folder(folder)
+                if target.exists():
+                    _exchange(aside, target)
+                    shutil.rmtree(aside)
+                else:
+                    aside.replace(target)
+                sync_folder(model)
+        if alias:
+            self.point(name, alias, version)
+        return target
+
+    def sync(self, name: str) -> None:
+        """Mirror what the aliases of `name` mean elsewhere (registry.py). Raises RegistryFailed."""
+
     def open(self, name: str) -> tuple[Artefact, str]:
         """The current version; if that is damaged, the last undamaged one that was current, with the damage.
 
@@ -68,7 +104,7 @@ class ModelStore:
             raise
 
     def resolve(self, name: str, target: str) -> str:
-        """The version that a version or an alias means. Raises ModelVersionNotFound."""
+        """The version that a version or an alias means. Raises ModelVersionNotFound and RegistryFailed."""
         versions = self.versions(name)
         version = target if target in versions else self.aliases(name).get(target, "")
         if version not in versions:
@@ -103,25 +139,22 @@ class ModelStore:
     def point(self, name: str, alias: str, version: str) -> None:
         """Move an alias. The version that `current` leaves is added to the history first.
 
-        Raises StorageFull, or ModelUnavailable if the folder cannot be written.
+        Raises StorageFull, RegistryFailed, or ModelUnavailable if the folder cannot be written.
         """
+        folder = self.models / name
         try:
-            with publishing(self.models / name):
-                self._point(name, alias, version)
+            with _locked(folder):
+                before = self.aliases(name).get(CURRENT)
+                if alias == CURRENT and before not in (None, version):
+                    kept = [earlier for earlier in self._history(name) if earlier != before]
+                    lines = [*kept[1 - _HISTORY_LENGTH :], before]
+                    write_durably(folder / _HISTORY, "".join(f"{line}\n" for line in lines).encode())
+                write_durably(folder / alias, f"{version}\n".encode())
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise StorageFull("the disk is full; the alias is where it was") from error
             why = f'the folder of model "{name}" cannot be written: {error.strerror}'
             raise ModelUnavailable(why, metadata={"model": name}) from error
-
-    def _point(self, name: str, alias: str, version: str) -> None:
-        folder = self.models / name
-        before = self.aliases(name).get(CURRENT)
-        if alias == CURRENT and before not in (None, version):
-            kept = [earlier for earlier in self._history(name) if earlier != before]
-            lines = [*kept[1 - _HISTORY_LENGTH :], before]
-            write_durably(folder / _HISTORY, "".join(f"{line}\n" for line in lines).encode())
-        write_durably(folder / alias, f"{version}\n".encode())
 
     def marks(self, names: Iterable[str]) -> dict[str, Mark | None]:
         """What differs after every write of a model's `current`; None while that is missing."""
@@ -168,8 +201,30 @@ def _use_file(artefact: Artefact) -> Path:
 
 
 @contextlib.contextmanager
-def publishing(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a model's folder; other publishers wait."""
     with (folder / ".lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _exchange(left: Path, right: Path) -> None:
+    """Swap two folders in one step with renameat2(2) of Linux; where that fails, with three renames."""
+    paths = (os.fsencode(left.absolute()), os.fsencode(right.absolute()))
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    if rename is None or rename(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE):
+        old = right.with_name(f"{left.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        right.replace(old)
+        left.replace(right)
+        old.replace(left)
+
+
+def place(source: str, target: str) -> None:
+    """Link a file, or copy it where that is not possible, and sync it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    with Path(target).open("rb") as file:
+        os.fsync(file.fileno())

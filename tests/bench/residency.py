@@ -28,7 +28,7 @@ from server.inference.scheduler import Scheduler
 from server.inference.text_models import text_model
 from server.models import process_memory
 from server.models.manager import ModelManager
-from server.models.registry import open_registry
+from server.models.registry import open_store
 from server.models.spec import ModelSettings
 from tests.conftest import ROOT, start_server, wait_ready
 
@@ -41,8 +41,8 @@ REQUEST = classification_pb2.ClassifyRequest(texts=["A quiet evening with friend
 
 async def measure_memory(name: str, cycles: int) -> None:
     """Load and unload a model many times in this process."""
-    registry, scheduler = open_registry(ROOT / "data" / "models"), Scheduler(1, 256)
-    async with ModelManager.running(registry, None) as manager:
+    store, scheduler = open_store(ROOT / "data" / "models"), Scheduler(1, 256)
+    async with ModelManager.running(store, None) as manager:
         manager.add(text_model(name, ModelTask.CLASSIFICATION, ModelSettings(), scheduler, 0))
         peak = 0
         before = 0

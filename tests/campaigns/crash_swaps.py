@@ -28,7 +28,6 @@ from quintet.v1 import classification_pb2, classification_pb2_grpc, model_pb2, m
 
 from server.models.artefact import MANIFEST, file_sha256, open_version
 from server.models.golden import GOLDEN
-from server.models.publish import publish
 from server.models.store import CANDIDATE, CURRENT, ModelStore
 from tests.conftest import ServerProcess, start_server
 from tests.tiny_models import TEXTS, make
@@ -86,7 +85,7 @@ def prepare(folder: Path) -> Expected:
     made = [make(folder / "made" / version, version, name=NAME) for version in FIXED]
     made += [make(folder / "made" / f"3-{n}", REPLACED, name=NAME, variant=n) for n in range(VARIANTS)]
     for artefact in (*made[1:3], made[0]):  # the last one is current
-        publish(artefact, folder / "models")
+        ModelStore(folder / "models").publish(artefact)
     return Expected(
         {
             f"sha256:{file_sha256(each / MANIFEST)}": json.loads((each / GOLDEN).read_bytes())["outputs"]["onnx"]
@@ -98,7 +97,7 @@ def prepare(folder: Path) -> Expected:
 def publish_forever(folder: Path) -> None:
     """The other process: version 3 is replaced again and again, as a version of the same name that was made anew."""
     for number in itertools.cycle(range(VARIANTS)):
-        publish(folder / "made" / f"3-{number}", folder / "models", CANDIDATE)
+        ModelStore(folder / "models").publish(folder / "made" / f"3-{number}", CANDIDATE)
 
 
 def campaign(folder: Path, kills: int, seed: int, most_seconds: float = 1.5) -> Expected:

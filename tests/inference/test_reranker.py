@@ -16,7 +16,7 @@ from server.inference.reranker import OnnxReranker
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact, open_artefact, write_manifest
 from server.models.handle import Handle, Resident
-from server.models.publish import publish
+from server.models.store import ModelStore
 from server.tasks.rag.engine import RERANKED, RagEngine
 from tests.small_artefacts import is_gone_when_dropped, soon
 from tests.tasks.rag.hashing import HashingEmbedder
@@ -32,7 +32,7 @@ def artefact(tmp_path: Path) -> Artefact:
     onnx.save(_shared_words(), made / "model.onnx")
     _pairs().save(str(made / "tokenizer.json"))
     write_manifest(made, name="reranker", version="1", licence="MIT", schema={"engine": "onnx", "max_tokens": 512})
-    publish(made, tmp_path / "models")
+    ModelStore(tmp_path / "models").publish(made)
     return open_artefact(tmp_path / "models", "reranker")
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from server.domain.errors import ModelUnavailable
 from server.models import artefact
 from server.models.artefact import MANIFEST, POINTER, Artefact, open_artefact, write_durably, write_manifest
-from server.models.publish import publish
+from server.models.store import ModelStore
 
 CONTENT = {"weights.bin": bytes(range(256)) * 8, "folder/labels.txt": b"good\nbad\n"}
 
@@ -30,7 +30,7 @@ def make(folder: Path, version: str = "1-abc", **schema: Any) -> Path:
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
     """A models folder with the artefact "demo" in it."""
-    publish(make(tmp_path / "made", labels=["good", "bad"]), tmp_path / "models")
+    ModelStore(tmp_path / "models").publish(make(tmp_path / "made", labels=["good", "bad"]))
     return tmp_path / "models"
 
 
@@ -38,7 +38,7 @@ def published(tmp_path: Path) -> Path:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one published artefact, for tests with many examples: each rewrites the file it breaks."""
     models = tmp_path_factory.mktemp("shared")
-    return publish(make(models / ".made"), models)
+    return ModelStore(models).publish(make(models / ".made"))
 
 
 def edit(models: Path, **changes: Any) -> None:
@@ -157,20 +157,20 @@ def test_publishing_again_changes_nothing(published: Path, tmp_path: Path) -> No
         return {str(p): (p.stat().st_ino, p.stat().st_mtime_ns) for p in files}
 
     before = state()
-    publish(tmp_path / "made", published)
+    ModelStore(published).publish(tmp_path / "made")
     assert state() == before
     assert open_artefact(published, "demo").manifest.version == "1-abc"
 
 
 def test_publishing_moves_the_pointer_and_keeps_the_old_version(published: Path, tmp_path: Path) -> None:
-    publish(make(tmp_path / "second", version="2-def"), published)
+    ModelStore(published).publish(make(tmp_path / "second", version="2-def"))
     assert open_artefact(published, "demo").manifest.version == "2-def"
     (published / "demo" / POINTER).write_text("1-abc")
     assert open_artefact(published, "demo").manifest.version == "1-abc"
 
 
 def test_publishing_replaces_a_version_with_another_manifest(published: Path, tmp_path: Path) -> None:
-    publish(make(tmp_path / "again", labels=["new"]), published)
+    ModelStore(published).publish(make(tmp_path / "again", labels=["new"]))
     assert open_artefact(published, "demo").manifest.schema == {"labels": ["new"]}
     assert sorted(p.name for p in (published / "demo").iterdir() if p.name != ".lock") == ["1-abc", POINTER]
 
@@ -180,7 +180,7 @@ def test_publishing_copies_where_links_are_not_possible(tmp_path: Path, monkeypa
         raise OSError("another disk")
 
     monkeypatch.setattr(os, "link", no_links)
-    publish(make(tmp_path / "made"), tmp_path / "models")
+    ModelStore(tmp_path / "models").publish(make(tmp_path / "made"))
     shutil.rmtree(tmp_path / "made")
     assert open_artefact(tmp_path / "models", "demo").manifest.name == "demo"
 
@@ -205,7 +205,7 @@ def test_a_power_cut_at_any_sync_leaves_the_old_version_or_the_new(
         with monkeypatch.context() as patched:
             patched.setattr(os, "fsync", fsync)
             try:
-                publish(second, published)
+                ModelStore(published).publish(second)
             finally:
                 seen.append(open_artefact(published, "demo").manifest.version)
         return open_artefact(published, "demo")

@@ -12,8 +12,6 @@ from server.domain.models import ModelDescription, ModelIdentity, ModelTask
 from server.models.artefact import Artefact, write_manifest
 from server.models.handle import Handle, Resident, State
 from server.models.manager import ModelManager
-from server.models.publish import publish
-from server.models.registry import Registry
 from server.models.spec import ModelSettings, ModelSpec
 from server.models.store import ModelStore
 from tests.waiting import until
@@ -67,7 +65,7 @@ class Workshop:
         made.mkdir(parents=True)
         (made / "weights").write_text(version)
         write_manifest(made, name="m", version=version, licence="MIT")
-        await asyncio.to_thread(publish, made, self.models)
+        await asyncio.to_thread(ModelStore(self.models).publish, made)
 
 
 async def _no_difference(engine: Engine, artefact: Artefact) -> str:
@@ -80,8 +78,8 @@ async def _answer(index: Index, chat: str) -> str:
 
 @pytest.fixture
 async def workshop(tmp_path: Path) -> AsyncIterator[Workshop]:
-    registry = Registry(ModelStore(tmp_path / "models"))
-    async with ModelManager.running(registry, memory_limit=None) as manager:
+    store = ModelStore(tmp_path / "models")
+    async with ModelManager.running(store, memory_limit=None) as manager:
         chat: Handle[str] = Handle("chat", manager.changed)
         yield Workshop(manager, tmp_path / "models", chat)
 
@@ -141,8 +139,8 @@ async def test_what_could_not_be_made_is_tried_again_with_the_next_change(worksh
 
 
 async def test_a_model_that_is_not_preloaded_is_loaded_for_it(tmp_path: Path) -> None:
-    registry = Registry(ModelStore(tmp_path / "models"))
-    async with ModelManager.running(registry, memory_limit=None) as manager:
+    store = ModelStore(tmp_path / "models")
+    async with ModelManager.running(store, memory_limit=None) as manager:
         workshop = Workshop(manager, tmp_path / "models", Handle("chat", manager.changed), preload=False)
         await workshop.publish("1")
         workshop.chat.install(Resident("answer"))
@@ -152,8 +150,8 @@ async def test_a_model_that_is_not_preloaded_is_loaded_for_it(tmp_path: Path) ->
 
 
 async def test_a_model_that_does_not_fit_fails_what_is_made_of_it(tmp_path: Path) -> None:
-    registry = Registry(ModelStore(tmp_path / "models"))
-    async with ModelManager.running(registry, memory_limit=0) as manager:
+    store = ModelStore(tmp_path / "models")
+    async with ModelManager.running(store, memory_limit=0) as manager:
         workshop = Workshop(manager, tmp_path / "models", Handle("chat", manager.changed))
         await workshop.publish("1")
         manager.start()

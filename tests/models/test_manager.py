@@ -14,8 +14,6 @@ from server.models import process_memory
 from server.models.artefact import Artefact, write_manifest
 from server.models.handle import Handle, State
 from server.models.manager import ModelManager
-from server.models.publish import publish
-from server.models.registry import Registry
 from server.models.spec import ModelSpec
 from server.models.store import ModelStore
 from tests.waiting import until
@@ -69,12 +67,12 @@ class Workshop:
         made.mkdir(parents=True)
         (made / "weights").write_text(weights or version)
         write_manifest(made, name="m", version=version, licence="MIT")
-        publish(made, self.models, alias)
+        ModelStore(self.models).publish(made, alias)
 
 
 @pytest.fixture
 async def workshop(tmp_path: Path) -> AsyncIterator[Workshop]:
-    async with ModelManager.running(Registry(ModelStore(tmp_path / "models")), memory_limit=None) as manager:
+    async with ModelManager.running(ModelStore(tmp_path / "models"), memory_limit=None) as manager:
         made = Workshop(manager, tmp_path / "models")
         made.publish("1")
         yield made

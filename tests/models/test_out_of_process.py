@@ -12,8 +12,6 @@ from server.models import process_memory
 from server.models.artefact import Artefact, write_manifest
 from server.models.handle import State
 from server.models.manager import ModelManager
-from server.models.publish import publish
-from server.models.registry import Registry
 from server.models.spec import ModelSpec
 from server.models.store import ModelStore
 from tests.waiting import is_alive, until
@@ -58,7 +56,7 @@ def _add(models: Path, name: str) -> None:
     made.mkdir(parents=True)
     (made / "weights").write_text(name)
     write_manifest(made, name=name, version="1", licence="MIT")
-    publish(made, models)
+    ModelStore(models).publish(made)
 
 
 async def test_it_loads_beside_the_others(tmp_path: Path) -> None:
@@ -70,7 +68,7 @@ async def test_it_loads_beside_the_others(tmp_path: Path) -> None:
         assert may_build.wait(30)
         return Inside(artefact)
 
-    async with ModelManager.running(Registry(ModelStore(tmp_path / "models")), memory_limit=1 << 40) as manager:
+    async with ModelManager.running(ModelStore(tmp_path / "models"), memory_limit=1 << 40) as manager:
         held = manager.add(ModelSpec("inside", TASK, lambda: inside, check=_no_difference))
         outside = manager.add(ModelSpec("outside", TASK, lambda: Outside, check=_no_difference, out_of_process=True))
         loading = asyncio.create_task(manager.preload())
@@ -104,7 +102,7 @@ async def test_after_the_start_loading_steps_back_and_dropping_does_not(tmp_path
         return Noting(artefact)
 
     _add(tmp_path / "models", "inside")
-    async with ModelManager.running(Registry(ModelStore(tmp_path / "models")), memory_limit=None) as manager:
+    async with ModelManager.running(ModelStore(tmp_path / "models"), memory_limit=None) as manager:
         manager.add(ModelSpec("inside", TASK, lambda: note, check=_no_difference))
         await manager.preload()
         await manager.reload("inside")

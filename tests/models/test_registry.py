@@ -20,8 +20,7 @@ from quintet.v1 import classification_pb2, classification_pb2_grpc, model_pb2, m
 from server.app import running
 from server.domain.errors import ModelVersionNotFound, RegistryFailed
 from server.models.artefact import open_artefact
-from server.models.registry import MlflowRegistry, open_registry
-from server.models.store import ModelStore
+from server.models.registry import MlflowStore, open_store
 from server.settings import Settings
 from tests import tiny_models
 from tests.models.test_store import make
@@ -69,38 +68,38 @@ def answers(url: str) -> bool:
 
 
 def test_a_server_mirrors_what_training_published(uri: str, tmp_path: Path) -> None:
-    made = open_registry(tmp_path / "training", uri)
+    made = open_store(tmp_path / "training", uri)
     made.publish(make(tmp_path / "1", "v1"))
     made.publish(make(tmp_path / "2", "v2"), "candidate")
 
-    served = open_registry(tmp_path / "server", uri)
+    served = open_store(tmp_path / "server", uri)
     (tmp_path / "server").mkdir()
     served.sync("m")
     served.sync("nothing")
-    assert served.store.aliases("m") == {"current": "v1", "candidate": "v2"}
-    first = open_artefact(served.store.models, "m")
-    assert first.digest == made.store.digest("m")[1]
+    assert served.aliases("m") == {"current": "v1", "candidate": "v2"}
+    first = open_artefact(served.models, "m")
+    assert first.digest == made.digest("m")[1]
 
     served.point("m", "current", served.resolve("m", "candidate"))
-    assert served.store.aliases("m")["current"] == "v2"
+    assert served.aliases("m")["current"] == "v2"
     made.sync("m")
-    assert made.store.aliases("m")["current"] == "v2", "others follow"
+    assert made.aliases("m")["current"] == "v2", "others follow"
     with pytest.raises(ModelVersionNotFound):
         served.resolve("m", "v3")
-    assert [path.name for path in served.store.models.iterdir()] == ["m"], "downloads leave nothing behind"
+    assert [path.name for path in served.models.iterdir()] == ["m"], "downloads leave nothing behind"
 
 
 def test_what_is_not_what_it_says_is_refused(uri: str, tmp_path: Path) -> None:
-    made = open_registry(tmp_path / "training", uri)
+    made = open_store(tmp_path / "training", uri)
     made.publish(make(tmp_path / "9", "v9"), "candidate")
-    client = MlflowRegistry(ModelStore(tmp_path), uri)._client()
+    client = MlflowStore(tmp_path, uri)._client
     number = client.get_registered_model("m").aliases["candidate"]
     client.set_model_version_tag("m", number, "quintet.digest", "sha256:0")
-    served = open_registry(tmp_path / "server", uri)
+    served = open_store(tmp_path / "server", uri)
     (tmp_path / "server").mkdir()
     with pytest.raises(RegistryFailed, match="instead of sha256:0"):
         served.sync("m")
-    assert "v9" not in served.store.versions("m")
+    assert "v9" not in served.versions("m")
     client.set_model_version_tag("m", number, "quintet.version", "../../elsewhere")
     with pytest.raises(RegistryFailed, match="has no usable tag"):
         served.sync("m")
@@ -108,7 +107,7 @@ def test_what_is_not_what_it_says_is_refused(uri: str, tmp_path: Path) -> None:
 
 
 async def test_a_new_server_serves_what_the_registry_says(uri: str, tmp_path: Path) -> None:
-    training = open_registry(tmp_path / "training", uri)
+    training = open_store(tmp_path / "training", uri)
 
     def publish(version: str, alias: str) -> None:
         training.publish(tiny_models.make(tmp_path / version, version), alias)
@@ -127,15 +126,15 @@ async def test_a_new_server_serves_what_the_registry_says(uri: str, tmp_path: Pa
         await model_pb2_grpc.ModelServiceStub(channel).SetAlias(move, timeout=20)
         assert (await classify(request, timeout=20)).model.version == "2"
     await asyncio.to_thread(training.sync, "tiny")
-    assert training.store.aliases("tiny")["current"] == "2", "the registry was told"
+    assert training.aliases("tiny")["current"] == "2", "the registry was told"
 
 
 def test_an_unreachable_registry_is_an_error_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    registry = open_registry(tmp_path, "http://127.0.0.1:9")
+    registry = open_store(tmp_path, "http://127.0.0.1:9")
     shutil.copytree(make(tmp_path / "made", "v1"), tmp_path / "m" / "v1")
     with pytest.raises(RegistryFailed, match="cannot be reached"):
         registry.sync("m")
     with pytest.raises(RegistryFailed, match="cannot be reached"):
         registry.point("m", "current", "v1")
-    assert registry.store.aliases("m") == {}
+    assert registry.aliases("m") == {}

@@ -11,7 +11,6 @@ import pytest
 
 from server.domain.errors import ModelVersionNotFound
 from server.models.artefact import open_artefact, open_version, write_manifest
-from server.models.publish import publish
 from server.models.store import ModelStore, Use
 
 KILLS = 12
@@ -19,7 +18,6 @@ KILLS = 12
 PUBLISHER = """
 import sys
 from pathlib import Path
-from server.models.publish import publish
 from server.models.store import ModelStore
 from tests.models.test_store import make
 root = Path(sys.argv[1])
@@ -28,7 +26,7 @@ print("ready", flush=True)
 while True:
     number += 1
     content = str(number) if number % 3 == 0 else "same"
-    publish(make(root / "made" / str(number), f"v{number % 4}", content), root / "models")
+    ModelStore(root / "models").publish(make(root / "made" / str(number), f"v{number % 4}", content))
     ModelStore(root / "models").point("m", "candidate", f"v{number % 4}")
 """
 
@@ -45,7 +43,7 @@ def make(folder: Path, version: str, content: str = "") -> Path:
 def store(tmp_path: Path) -> ModelStore:
     found = ModelStore(tmp_path / "models")
     for version in ("1", "2", "3"):
-        publish(make(tmp_path / version, version), found.models)
+        found.publish(make(tmp_path / version, version))
     return found
 
 
@@ -69,7 +67,7 @@ def test_the_newest_whole_version_of_the_history_is_opened(store: ModelStore) ->
 
 
 def test_a_version_that_was_never_current_is_not_opened_instead(store: ModelStore, tmp_path: Path) -> None:
-    publish(make(tmp_path / "4", "4"), store.models, alias="candidate")
+    store.publish(make(tmp_path / "4", "4"), alias="candidate")
     (store.models / "m" / "3" / "a").unlink()
     assert store.open("m")[0].manifest.version == "2"
 
@@ -85,7 +83,7 @@ def test_the_largest_use_is_kept_by_engine(store: ModelStore) -> None:
 
 def test_a_killed_publisher_leaves_whole_versions(tmp_path: Path) -> None:
     models = tmp_path / "models"
-    publish(make(tmp_path / "first", "v0"), models)
+    ModelStore(models).publish(make(tmp_path / "first", "v0"))
     for kill in range(KILLS):
         process = subprocess.Popen(
             [sys.executable, "-c", PUBLISHER, str(tmp_path), str(kill * 100_000)],
@@ -103,5 +101,5 @@ def test_a_killed_publisher_leaves_whole_versions(tmp_path: Path) -> None:
             assert open_version(models, "m", version), alias
         for version in store.versions("m"):
             assert open_version(models, "m", version)
-    publish(make(tmp_path / "last", "v9"), models)
+    ModelStore(models).publish(make(tmp_path / "last", "v9"))
     assert open_artefact(models, "m").manifest.version == "v9"

@@ -10,7 +10,6 @@ import pytest
 from server.inference.scheduler import Scheduler
 from server.models.artefact import MANIFEST, file_sha256, open_version, read_manifest
 from server.models.golden import GOLDEN, difference
-from server.models.publish import publish
 from server.models.store import ModelStore
 from server.tasks.pricing.engine import HousePricer
 from training.golden import GOLDEN_OF, lacks_golden, with_golden
@@ -36,7 +35,7 @@ async def test_a_published_version_vouches_for_its_golden_inputs(without: Path, 
 
     def published() -> Path:
         with with_golden(without, tmp_path / "models") as finished:
-            return publish(finished, tmp_path / "models")
+            return ModelStore(tmp_path / "models").publish(finished)
 
     first = await asyncio.to_thread(published)
     digest = file_sha256(first / MANIFEST)

@@ -9,7 +9,6 @@ from server.domain.models import ModelTask
 from server.domain.texts import Label
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact
-from server.models.describe import describe
 
 _MAX_LABELS = 3
 _PREFIX = "__label__"
@@ -24,7 +23,7 @@ class FastTextIdentifier:
     def __init__(self, artefact: Artefact, scheduler: Scheduler) -> None:
         self._model: Any = fasttext.load_model(str(artefact.part("lid.176.ftz")))
         self._scheduler = scheduler
-        self.description = describe(artefact, ModelTask.LANGUAGE_ID, "fasttext")
+        self.description = artefact.describe(ModelTask.LANGUAGE_ID, "fasttext")
         self._identify("Which language is this?")
 
     async def identify(self, text: str, *, deadline: float) -> tuple[Label, ...]:

@@ -20,7 +20,6 @@ from server.inference.computation import Computation
 from server.inference.result_cache import ResultCache
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact
-from server.models.describe import describe
 
 log = logging.getLogger(__name__)
 S = TypeVar("S", Entity, KeyPhrase, TextSpan, Token)
@@ -42,7 +41,7 @@ class SpacyParser:
     def __init__(self, artefact: Artefact, lane: Scheduler, *, cache_bytes: int = 0) -> None:
         if lane.count != 1:
             raise ValueError("a spaCy pipeline works on exactly one lane")
-        self.description = describe(artefact, ModelTask.LINGUISTICS, "spacy")
+        self.description = artefact.describe(ModelTask.LINGUISTICS, "spacy")
         self._lane = lane
         name = self.description.identity.name
         self._computation = Computation(name, self._parse, lane.counters[name], len)

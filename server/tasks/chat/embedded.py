@@ -13,7 +13,6 @@ import server
 from server.domain.models import ModelTask
 from server.inference.supervised_process import Supervisor
 from server.models.artefact import Artefact, unusable
-from server.models.describe import describe, from_schema
 from server.tasks.chat.circuit_breaker import CircuitBreaker
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ class EmbeddedModel:
     def _make_upstream(self) -> "Upstream":
         from server.tasks.chat.openai_upstream import Upstream, limiter_of
 
-        description = describe(self.artefact, ModelTask.CHAT, "llama.cpp", max_input_tokens=self.context_tokens)
+        description = self.artefact.describe(ModelTask.CHAT, "llama.cpp", max_input_tokens=self.context_tokens)
         return Upstream(
             description,
             client_of("http://127.0.0.1/v1", self._key),
@@ -130,7 +129,7 @@ def read_counter(artefact: Artefact) -> "TokenizerCounter":
     """The tokenizer of an artefact with its chat template. Blocks for a second. Raises ModelUnavailable."""
     from server.tasks.chat.tokens import TokenizerCounter
 
-    path, frame = artefact.part("tokenizer.json"), from_schema(artefact, "frame")
+    path, frame = artefact.part("tokenizer.json"), artefact.schema("frame")
     try:
         return TokenizerCounter(path, frame)
     except (OSError, ValueError, TypeError) as error:

@@ -16,7 +16,6 @@ from server.domain.pricing import FEATURES, House, PriceEstimate, values_of
 from server.inference.onnx_session import open_session
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact, unusable
-from server.models.describe import describe, from_schema
 
 ON_THE_LOOP = 4
 """Requests of up to so many houses are priced on the event loop, in 0.09 ms (1 house) to 0.14 ms (4 houses): handing
@@ -35,14 +34,14 @@ class HousePricer:
         name = artefact.manifest.name
         features = tuple(
             Feature(item["name"], tuple(item.get("allowed_values", ())), item.get("minimum", 0), item.get("maximum", 0))
-            for item in from_schema(artefact, "features")
+            for item in artefact.schema("features")
         )
         if tuple(feature.name for feature in features) != FEATURES:
             raise unusable(name, "its features are not those of the contract, in their order")
-        codes: dict[str, dict[str, float]] = from_schema(artefact, "codes")
+        codes: dict[str, dict[str, float]] = artefact.schema("codes")
         if any(set(codes.get(feature.name, ())) != set(feature.allowed_values) for feature in features):
             raise unusable(name, "its codes are not those of its categories")
-        self.description = describe(artefact, ModelTask.REGRESSION, "onnx", features=features)
+        self.description = artefact.describe(ModelTask.REGRESSION, "onnx", features=features)
         self._codes = [(index, codes[feature]) for index, feature in enumerate(FEATURES) if feature in codes]
         self._trees = _Trees(artefact)
         self._scheduler = scheduler
@@ -116,7 +115,7 @@ class _Trees:
     """
 
     def __init__(self, artefact: Artefact) -> None:
-        constant, low, high = (from_schema(artefact, key) for key in ("constant_log", "low_log", "high_log"))
+        constant, low, high = (artefact.schema(key) for key in ("constant_log", "low_log", "high_log"))
         self._offsets = constant, constant + low, constant + high
         self._session: onnxruntime.InferenceSession = open_session(artefact.part("model.onnx"))
         self._features = np.zeros((1, len(FEATURES)), np.float64)

@@ -12,7 +12,7 @@ from server.domain.context import Context, set_current
 from server.domain.errors import ModelLoading, UpstreamFailed
 from server.models.handle import State
 from server.models.manager import ModelManager
-from server.models.registry import open_registry
+from server.models.store import ModelStore
 from server.settings import Settings
 from server.tasks.chat import registry as registry_module
 from server.tasks.chat.circuit_breaker import CircuitBreaker
@@ -37,7 +37,7 @@ async def chatting(folder: Path, upstream: OpenAIServer, upstreams: str) -> Asyn
     file = folder / "providers.toml"
     file.write_text(ROUTES.format(address=upstream.base_url, upstreams=upstreams))
     settings = Settings(data=folder, providers=file)
-    async with ModelManager.running(open_registry(folder / "models", ""), None) as manager:
+    async with ModelManager.running(ModelStore(folder / "models"), None) as manager:
         found = ChatModels(settings, manager, MemoryLedger())
         try:
             yield found

@@ -18,7 +18,7 @@ from server.domain.models import ModelTask
 from server.domain.pricing import House
 from server.inference.scheduler import Scheduler
 from server.models.artefact import MANIFEST, Artefact, open_artefact
-from server.models.publish import publish
+from server.models.store import ModelStore
 from server.tasks.pricing.engine import ON_THE_LOOP, HousePricer
 from tests.small_artefacts import is_gone_when_dropped, soon
 
@@ -128,7 +128,7 @@ def altered(models: Path, folder: Path, **changes: Any) -> Artefact:
     source = shutil.copytree(open_artefact(models, "house-prices").path, folder / "made")
     manifest = json.loads((source / MANIFEST).read_text())
     (source / MANIFEST).write_text(json.dumps(manifest | changes))
-    publish(source, folder / "models")
+    ModelStore(folder / "models").publish(source)
     return open_artefact(folder / "models", "house-prices")
 
 
