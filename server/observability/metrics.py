@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Metric, ProcessCollector, start
 from server.domain.reloading_file import ReloadingFile
 from server.inference.scheduler import Scheduler
 from server.models.handle import Handle
-from server.models.memory_limit import MemoryLimit
+from server.models.loading import MemoryLimit
 from server.observability import call_metrics, chat_metrics, model_metrics
 from server.rpc.admission import Admission
 from server.rpc.listener import PortInUse
