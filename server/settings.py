@@ -5,7 +5,6 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic import AnyHttpUrl, ByteSize, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -135,15 +134,13 @@ class Settings(BaseSettings):
     @classmethod
     def _redis_url_can_be_read(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
+            from redis.asyncio.connection import parse_url  # imported only if needed, because redis-py takes time
+
             try:
-                url = urlsplit(value.get_secret_value())
-                fits = url.scheme in {"redis", "rediss", "unix"} and (url.port or True)
-            except ValueError:  # the exception's text would show parts of the password
-                fits = False
-            if not fits:
-                raise ValueError(
-                    "must begin with redis://, rediss:// or unix://; write special characters of a password as %XX"
-                )
+                parse_url(value.get_secret_value())
+            except ValueError:  # its text would show parts of the password
+                what = "must begin with redis://, rediss:// or unix://; write special characters of a password as %XX"
+                raise ValueError(what) from None
         return value
 
     @model_validator(mode="after")

@@ -97,7 +97,7 @@ class Context:
         return (*trailers, ("x-quintet-degraded", "limits")) if self.degraded else trailers
 
 
-_current: ContextVar[Context | None] = ContextVar("call", default=None)
+_current: ContextVar[Context] = ContextVar("call")
 
 
 def set_current(call: Context) -> None:
@@ -107,14 +107,11 @@ def set_current(call: Context) -> None:
 
 def current() -> Context:
     """The current call. Raises LookupError outside of one."""
-    if (call := _current.get()) is None:
-        raise LookupError("no call is being served here")
-    return call
+    return _current.get()
 
 
 def current_or_none() -> Context | None:
-    """The current call, or None outside of one."""
-    return _current.get()
+    return _current.get(None)
 
 
 def charge(
@@ -124,7 +121,7 @@ def charge(
 
     A named part gets its own span in the call's trace, from `arrived`, a time.monotonic() instant, to now.
     """
-    if (call := _current.get()) is not None:
+    if (call := _current.get(None)) is not None:
         call.queue_seconds += queue
         call.compute_seconds += compute
         call.upstream_seconds += upstream
@@ -137,5 +134,5 @@ _UNTRACED = UpstreamTrace()
 
 def trace_upstream(provider: str, model: str, url: str) -> UpstreamTrace:
     """The context manager to use around a request to a language model."""
-    call = _current.get()
+    call = _current.get(None)
     return _UNTRACED if call is None or call.trace is None else call.trace.upstream(provider, model, url)

@@ -102,12 +102,20 @@ class Supervisor:
         return "\n    ".join([f"{why}; exit status {process.returncode}", *tail])
 
     async def _serve(self, process: Process) -> str:
+        assert process.stdin
+        assert process.stdout
+        is_ready = False
         try:
             async with asyncio.timeout(self.start_seconds):
-                address = await self._configure(process)
+                process.stdin.write(json.dumps({**self.config, "parent": os.getpid()}).encode() + b"\n")
+                await process.stdin.drain()
+                address = str(json.loads(await process.stdout.readline())["address"])
+                is_ready = await _is_healthy(address, self.poll_seconds)
         except TimeoutError:
             return f"the process was not ready within {self.start_seconds:g} s"
         except (OSError, ValueError, KeyError, TypeError):
+            pass  # it wrote no address
+        if not is_ready:
             return "the process was never ready"
         self._set_address(address)
         failed_polls = 0
@@ -117,17 +125,6 @@ class Supervisor:
                 return "the process ended"
             failed_polls = 0 if await _is_healthy(address, self.poll_seconds) else failed_polls + 1
         return "the process does not answer"
-
-    async def _configure(self, process: Process) -> str:
-        """Returns the child's address once it answers there."""
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps({**self.config, "parent": os.getpid()}).encode() + b"\n")
-        await process.stdin.drain()
-        address = str(json.loads(await process.stdout.readline())["address"])
-        if not await _is_healthy(address, self.poll_seconds):
-            raise ValueError("it reported an address and does not answer there")
-        return address
 
     def _set_address(self, address: str | None) -> None:
         if address != self.address:

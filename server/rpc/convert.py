@@ -11,7 +11,6 @@ from server.domain.chat import ChatDone
 from server.domain.models import ModelIdentity
 from server.domain.rag import IndexIdentity
 from server.domain.texts import Label
-from server.domain.usage import Usage
 
 M = TypeVar("M", bound=Message)
 
@@ -40,11 +39,7 @@ def labels(values: Iterable[Label]) -> list[common_pb2.Label]:
     return [common_pb2.Label(label=value.name, score=value.score) for value in values]
 
 
-def usage(value: Usage) -> common_pb2.Usage:
-    """Tokens and cost of a generation."""
-    return by_name(common_pb2.Usage, value, total_tokens=value.total_tokens)
-
-
-def finish_reason(done: ChatDone) -> common_pb2.FinishReason.ValueType:
-    """Why a generation ended."""
-    return common_pb2.FinishReason.ValueType(done.finish_reason.value)
+def end_of_answer(done: ChatDone) -> dict[str, Any]:
+    """The fields by which the last message of an answer says how it was made."""
+    usage = by_name(common_pb2.Usage, done.usage, total_tokens=done.usage.total_tokens)
+    return {"finish_reason": done.finish_reason.value, "usage": usage, "model": model_ref(done.model)}

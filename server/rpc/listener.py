@@ -17,10 +17,6 @@ class CannotStart(Exception):
     """The server cannot start; the message is for the operator."""
 
 
-class PortInUse(CannotStart):
-    """The port cannot be opened."""
-
-
 class Certificates(ReloadingFile[grpc.ServerCertificateConfiguration]):
     """The server's certificate and key, and the certificate authorities of clients, all PEM.
 
@@ -76,7 +72,7 @@ def _why(error: Exception) -> str:
 
 
 def listen(server: grpc.aio.Server, host: str, port: int, certificates: Certificates | None) -> str:
-    """Open the port; returns host:port. Raises PortInUse."""
+    """Open the port; returns host:port. Raises CannotStart."""
     wanted = f"{host}:{port}"
     try:
         if certificates:
@@ -84,5 +80,5 @@ def listen(server: grpc.aio.Server, host: str, port: int, certificates: Certific
         else:
             found = server.add_insecure_port(wanted)
     except RuntimeError:
-        raise PortInUse(f"cannot listen on {wanted}: in use? Set QUINTET_PORT to another port, or to 0") from None
+        raise CannotStart(f"cannot listen on {wanted}: in use? Set QUINTET_PORT to another port, or to 0") from None
     return f"{host}:{found}"

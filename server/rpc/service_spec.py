@@ -3,12 +3,15 @@
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf import descriptor_pool
 
 from server.domain.money import Cost
 from server.tenancy.tenants import Role
+
+if TYPE_CHECKING:  # a room that this one does not import
+    from server.models.handle import Handle
 
 Estimate = Callable[[Any], Cost]  # what a request costs at most; it raises what serving the request would raise
 ANY_ROLE = None
@@ -23,19 +26,6 @@ class MethodSpec:
     cost: Estimate | None
 
 
-class Dependency(Protocol):
-    """What a service needs of a handle."""
-
-    @property
-    def failed(self) -> bool:
-        """Whether an operator must act before it can be used."""
-        ...
-
-    def trouble(self) -> str:
-        """Why a call that needs it would not be answered; empty if it would."""
-        ...
-
-
 @dataclass(frozen=True)
 class ServiceSpec:
     """A service: `servicer` extends a generated class, `methods` has every method of the contract.
@@ -47,8 +37,8 @@ class ServiceSpec:
 
     servicer: Any
     methods: Mapping[str, MethodSpec]
-    needs: tuple[Dependency, ...] = ()
-    waits_for: tuple[Dependency, ...] = ()
+    needs: "tuple[Handle[Any], ...]" = ()
+    waits_for: "tuple[Handle[Any], ...]" = ()
     lanes: int | None = None
     required: bool = True
 

@@ -79,13 +79,13 @@ class MetadataIndex:
         return self.rows[int(self.ends[low - 1]) if low else 0 : int(self.ends[high - 1])]
 
 
-def matching_rows(values: Mapping[str, Mapping[str, list[int]]], filters: Iterable[MetadataFilter]) -> Rows:
+def matching_rows(values: Mapping[str, Mapping[str, list[int]]], filters: Sequence[MetadataFilter]) -> Rows:
     """The same for documents in memory, given as key to value to rows. Another thread may be adding to `values`."""
-    rows = {
-        _term(key, value): np.array(list(found), np.int32)
-        for key in {each.key for each in filters}
-        for value, found in list(values.get(key, {}).items())  # copied at once, before the writer adds to it
-    }
+    rows: dict[str, Rows] = {}
+    for each in filters:
+        known = values.get(each.key, {})
+        wanted = each.values if isinstance(each, ValueIn) else list(known)  # copied before the writer adds to it
+        rows |= {_term(each.key, value): np.array(list(known[value]), np.int32) for value in wanted if value in known}
     return _index(sorted(rows), rows).matching(filters)
 
 

@@ -10,7 +10,7 @@ from server.models.handle import Handle, State
 from server.models.loading import MemoryLimit
 from server.observability.metrics import Collector, serving
 from server.rpc.admission import Admission
-from server.rpc.listener import PortInUse
+from server.rpc.listener import CannotStart
 from server.tasks.chat.circuit_breaker import CircuitBreaker
 from tests.chatting import chatting, client_for, complete
 from tests.fakes import OpenAIServer
@@ -81,7 +81,7 @@ async def test_tokens_and_time_to_the_first_one() -> None:
         collector = Collector(admission, {}, [handle, Handle("loading")], memory, upstreams={"fake/gpt": upstream})
         with serving("127.0.0.1", 0, collector) as port:
             found = await scrape(port)
-            with pytest.raises(PortInUse, match="in use"), serving("127.0.0.1", port, collector):
+            with pytest.raises(CannotStart, match="in use"), serving("127.0.0.1", port, collector):
                 pass
     model = {"gen_ai_operation_name": "chat", "gen_ai_provider_name": "fake", "gen_ai_request_model": "gpt"}
     assert value(found, "gen_ai_client_token_usage_sum", **model, gen_ai_token_type="input") == 11

@@ -12,7 +12,7 @@ from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
 from server.models.handle import Handle, find
 from server.rpc.auth import permitted
-from server.rpc.convert import finish_reason, model_ref, usage
+from server.rpc.convert import end_of_answer
 from server.rpc.service_spec import MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
 
@@ -50,7 +50,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
                     texts.append(event.text)
                 else:
                     message = chat_pb2.ChatMessage(role=chat_pb2.CHAT_ROLE_ASSISTANT, content="".join(texts))
-                    response = chat_pb2.ChatResponse(message=message, **_end(event))
+                    response = chat_pb2.ChatResponse(message=message, **end_of_answer(event))
         return response
 
     async def StreamChat(
@@ -61,7 +61,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
                 if isinstance(event, TextDelta):
                     yield chat_pb2.StreamChatResponse(delta=common_pb2.TextDelta(text=event.text))
                 else:
-                    yield chat_pb2.StreamChatResponse(done=chat_pb2.ChatDone(**_end(event)))
+                    yield chat_pb2.StreamChatResponse(done=chat_pb2.ChatDone(**end_of_answer(event)))
 
     def _stream(self, request: Request) -> AsyncGenerator[TextDelta | ChatDone, None]:
         model, messages, options = self._converted(request)
@@ -86,10 +86,6 @@ def spec(models: Mapping[str, Handle[ChatModel]], *, required: bool) -> ServiceS
         needs=(next(iter(models.values())),),
         required=required,
     )
-
-
-def _end(done: ChatDone) -> dict[str, Any]:
-    return {"finish_reason": finish_reason(done), "usage": usage(done.usage), "model": model_ref(done.model)}
 
 
 def _messages(request: Request) -> list[Message]:

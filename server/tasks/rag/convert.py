@@ -6,7 +6,7 @@ from quintet.v1 import common_pb2, rag_pb2
 
 from server.domain import rag
 from server.domain.chat import TextDelta
-from server.rpc.convert import finish_reason, index_ref, model_ref, usage
+from server.rpc.convert import end_of_answer, index_ref
 
 AskLike = rag_pb2.AskRequest | rag_pb2.StreamAskRequest
 _ASK_TOP_K = 3
@@ -56,13 +56,7 @@ def stream_response(event: rag.AskEvent) -> rag_pb2.StreamAskResponse:
         case TextDelta(text):
             return rag_pb2.StreamAskResponse(delta=common_pb2.TextDelta(text=text))
         case rag.AskDone(chat, grounded, index):
-            done = rag_pb2.AskDone(
-                finish_reason=finish_reason(chat),
-                grounded=grounded,
-                usage=usage(chat.usage),
-                model=model_ref(chat.model),
-                index=index_ref(index),
-            )
+            done = rag_pb2.AskDone(grounded=grounded, index=index_ref(index), **end_of_answer(chat))
             return rag_pb2.StreamAskResponse(done=done)
 
 

@@ -10,7 +10,7 @@ from quintet.v1 import common_pb2, usage_pb2, usage_pb2_grpc
 from server.domain.context import current
 from server.domain.errors import InvalidRequest, PermissionDenied, Violation
 from server.domain.usage import Entry, Selection
-from server.rpc.convert import by_name, usage
+from server.rpc.convert import by_name
 from server.rpc.service_spec import ANY_ROLE, FREE, MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
 
@@ -98,7 +98,7 @@ def _record(entry: Entry) -> usage_pb2.UsageRecord:
         usage_pb2.UsageRecord,
         entry,
         model=common_pb2.ModelRef(name=entry.model, version=entry.model_version, digest=entry.model_digest),
-        usage=usage(entry.usage),
+        usage=by_name(common_pb2.Usage, entry.usage, total_tokens=entry.usage.total_tokens),
         start_time=entry.started,
         end_time=entry.ended,
         outcome=f"USAGE_OUTCOME_{entry.outcome.name}",
