@@ -96,7 +96,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         for scheduler in schedulers.values():
             stack.callback(scheduler.close)
         store = open_store(settings.data / "models", settings.registry)
-        manager = await stack.enter_async_context(ModelManager.running(store, settings.memory_budget))
+        manager = await stack.enter_async_context(aclosing(ModelManager(store, settings.memory_budget)))
         chats = ChatModels(settings, manager, ledger)
         stack.push_async_callback(chats.close)
         certificates = None

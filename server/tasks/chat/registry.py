@@ -112,7 +112,7 @@ class ChatModels:
         )
         self._closing.push_async_callback(embedded.close)
         self.upstreams[EMBEDDED] = await embedded.start()
-        self._manager.memory.hold(name, process_memory.resident_bytes(embedded.supervisor.pid))
+        self._manager.memory.held[name] = process_memory.resident_bytes(embedded.supervisor.pid)
 
     async def _fill(self, names: Iterable[str]) -> None:
         for name in names:
