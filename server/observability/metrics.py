@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, start_http_server
 
-from server.domain.models import Described
 from server.domain.reloading_file import ReloadingFile
 from server.inference.scheduler import Scheduler
 from server.models.handle import Handle, State
-from server.models.memory_limit import MemoryLimit
+from server.models.loading import MemoryLimit
 from server.observability.families import counters, gauges, histograms
 from server.rpc.admission import Admission
 from server.rpc.listener import CannotStart
@@ -178,13 +177,14 @@ def models(handles: Sequence[Handle[Any]], memory: MemoryLimit) -> Iterator[Metr
     """Which versions serve, and the memory they take."""
     ready = {each.name: each.state is State.READY for each in handles}
     yield gauges("quintet_model_ready", "1 if the model serves", "model", ready)
-    described = [(each.name, each.loaded.description) for each in handles if isinstance(each.loaded, Described)]
+    described = [(each.name, known) for each in handles if (known := each.description)]
     versions = {(name, model.identity.version, model.engine): 1 for name, model in described}
     yield gauges("quintet_model_info", "Which version serves", "model version engine", versions)
     sizes = {name: model.size_bytes for name, model in described}
     yield gauges("quintet_model_size_bytes", "Size of the model's files", "model", sizes)
     managed = [each for each in handles if each.spec]
-    taken = {each.name: each.memory_bytes for each in managed} | memory.by_name()
+    elsewhere = {holder: size for holder, size in memory.held.copy().items() if isinstance(holder, str)}
+    taken = {each.name: each.memory_bytes for each in managed} | elsewhere
     yield gauges("quintet_model_memory_bytes", "Memory that the model took when it was loaded", "model", taken)
     yield gauges("quintet_memory_in_use_bytes", "Memory of all models", "", {(): memory.in_use})
     if memory.limit is not None:
