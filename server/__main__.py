@@ -21,12 +21,10 @@ import uvloop
 from pydantic import ValidationError
 
 from server.app import App, running
-from server.domain.models import Described
 from server.domain.reloading_file import BadFile
 from server.observability import logs
 from server.rpc.listener import CannotStart
 from server.settings import Settings
-from server.tasks.chat.providers_file import BadProviders
 
 
 def main() -> int:
@@ -51,7 +49,7 @@ def main() -> int:
     except CannotStart as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except (BadFile, BadProviders) as error:
+    except BadFile as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -94,7 +92,8 @@ def _table(app: App) -> str:
         lines.append(f"  {service.removeprefix('quintet.v1.'):24}{state}")
     lines.append("")
     for handle in app.handles:
-        lines.append(f"  {handle.name:34}{handle.state.name:9}{_version(handle.loaded)}")
+        version = handle.description.identity.version if handle.description else ""
+        lines.append(f"  {handle.name:34}{handle.state.name:9}{version}")
     return "\n".join(lines)
 
 
@@ -117,10 +116,6 @@ def _next_steps(app: App, settings: Settings) -> str:
             f'print(Q({argument}).analyze("Ada Lovelace lived in London."))\'',
         )
     )
-
-
-def _version(engine: object) -> str:
-    return engine.description.identity.version if isinstance(engine, Described) else ""
 
 
 def _access(settings: Settings) -> str:

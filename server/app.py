@@ -77,7 +77,7 @@ class App:
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[App]:
-    """Serve while the body runs. Raises CannotStart, BadFile for tenants and certificates, and BadProviders."""
+    """Serve while the body runs. Raises CannotStart, and BadFile for tenants, certificates and providers."""
     async with AsyncExitStack() as stack:
         begin_trace = await stack.enter_async_context(_tracing(str(settings.traces))) if settings.traces else None
         reader = SqlReader(settings.ledger_target)
@@ -96,7 +96,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         for scheduler in schedulers.values():
             stack.callback(scheduler.close)
         store = open_store(settings.data / "models", settings.registry)
-        manager = await stack.enter_async_context(ModelManager.running(store, settings.memory_budget))
+        manager = await stack.enter_async_context(aclosing(ModelManager(store, settings.memory_budget)))
         chats = ChatModels(settings, manager, ledger)
         stack.push_async_callback(chats.close)
         certificates = None

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
-from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +50,3 @@ class ModelDescription:
     max_input_tokens: int = 0
     size_bytes: int = 0
     create_time: datetime | None = None
-
-
-@runtime_checkable
-class Described(Protocol):
-    """An engine that can say what it is."""
-
-    description: ModelDescription

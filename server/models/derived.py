@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from server.domain.models import Described
 from server.models.handle import Handle, State
 
 T = TypeVar("T")
@@ -31,7 +30,7 @@ async def keep_derived(
             change = next_change()
             engines = [each.loaded for each in depends_on]
             revisions = [each.revision for each in depends_on]
-            identities = [_identity(engine) for engine in engines]
+            identities = [each.description.identity if each.description else each.loaded for each in depends_on]
             if any(engine is None for engine in engines):
                 absent = [each.message for each in depends_on if each.state in _ABSENT and each.message]
                 if absent and handle.loaded is None and handle.message != absent[0]:
@@ -48,10 +47,6 @@ async def keep_derived(
             await change.wait()
     finally:
         await _close(handle)
-
-
-def _identity(engine: object) -> object:
-    return engine.description.identity if isinstance(engine, Described) else engine
 
 
 async def _close(handle: Handle[Any]) -> None:

@@ -8,11 +8,12 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from server.domain.errors import ModelLoading, ModelNotFound, ModelUnavailable, QuintetError
-from server.domain.models import ModelTask
+from server.domain.models import ModelDescription, ModelTask
 
 if TYPE_CHECKING:
     from server.models.spec import ModelSpec
@@ -32,28 +33,14 @@ class State(Enum):
     WARMING = 5
 
 
+@dataclass(slots=True, eq=False)
 class Resident(Generic[T]):
     """An engine in memory and the number of its readers. Private to this room."""
 
-    __slots__ = ("_on_idle", "bytes", "engine", "readers")
-
-    def __init__(self, engine: T, size: int = 0) -> None:
-        self.engine: T | None = engine
-        self.bytes = size
-        self.readers = 0
-        self._on_idle: Callable[[], None] | None = None
-
-    def release(self) -> None:
-        """One reader less."""
-        self.readers -= 1
-        if self._on_idle is not None and not self.readers:
-            self._on_idle()
-
-    def retire(self, on_idle: Callable[[], None]) -> None:
-        """Call `on_idle` after the last reader; the handle gives it to no others."""
-        self._on_idle = on_idle
-        if not self.readers:
-            on_idle()
+    engine: T | None  # None when it was freed
+    bytes: int = 0
+    readers: int = 0
+    on_idle: Callable[[], None] | None = None  # called after the last reader of an engine that was replaced
 
 
 class Handle(Generic[T]):
@@ -99,9 +86,9 @@ class Handle(Generic[T]):
     def get(self) -> T:
         """The engine of a handle that is never evicted. Raises ModelLoading or ModelUnavailable if it has none."""
         assert self._demand is None, f"{self.name} may be evicted: use use()"
-        if self.resident is None or self.resident.engine is None:
+        if (engine := self.loaded) is None:
             raise self._absent()
-        return self.resident.engine
+        return engine
 
     @property
     def loaded(self) -> T | None:
@@ -109,8 +96,12 @@ class Handle(Generic[T]):
         return self.resident.engine if self.resident else None
 
     @property
+    def description(self) -> ModelDescription | None:
+        """What the engine says of itself; None if there is none, or one that is not a model's."""
+        return getattr(self.loaded, "description", None)
+
+    @property
     def memory_bytes(self) -> int:
-        """The memory that loading the engine took; 0 if there is none."""
         return self.resident.bytes if self.resident else 0
 
     @property
@@ -155,13 +146,11 @@ class Handle(Generic[T]):
         self.revision = next(_revisions)
         self._on_change()
 
-    async def arrival(self, deadline: float) -> Resident[T]:
-        """The engine, once there is one."""
-        while self.resident is None:
-            if self.state is State.FAILED or self._demand is None:
-                raise self._absent()
-            await self._demand(self, deadline)
-        return self.resident
+    async def demand(self, deadline: float) -> None:
+        """Load the engine. Raises what entering use() raises."""
+        if self.state is State.FAILED or self._demand is None:
+            raise self._absent()
+        await self._demand(self, deadline)
 
     def _absent(self) -> QuintetError:
         if self.state is State.FAILED:
@@ -179,7 +168,8 @@ class _Use(Generic[T]):
         self._deadline = deadline
 
     async def __aenter__(self) -> T:
-        resident = self._handle.resident or await self._handle.arrival(self._deadline)
+        while (resident := self._handle.resident) is None:
+            await self._handle.demand(self._deadline)
         resident.readers += 1
         self._handle.used = time.monotonic()
         self._resident = resident
@@ -187,7 +177,10 @@ class _Use(Generic[T]):
         return resident.engine
 
     async def __aexit__(self, *_: object) -> None:
-        self._resident.release()
+        resident = self._resident
+        resident.readers -= 1
+        if resident.on_idle is not None and not resident.readers:
+            resident.on_idle()
 
 
 S = TypeVar("S")

@@ -12,15 +12,16 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from server.domain.errors import ModelDoesNotFit
 from server.domain.priority import step_back
 from server.models import process_memory
 from server.models.artefact import Artefact
 from server.models.handle import Handle, Resident, State
-from server.models.memory_limit import MemoryLimit
 from server.models.spec import ModelSpec, OutOfProcess
 from server.models.store import ModelStore, Use
 
@@ -28,35 +29,50 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+@dataclass
+class MemoryLimit:
+    """The memory of all models together: at most `limit` bytes, or any number if that is None.
+
+    `held` is in bytes by engine, or by name for models that are loaded elsewhere. It is changed on the event loop
+    alone; other threads may read.
+    """
+
+    limit: int | None
+    held: dict[object, int] = field(default_factory=dict)
+
+    @property
+    def in_use(self) -> int:
+        return sum(self.held.copy().values())
+
+
 class Loader:
     """Loads, evicts and frees the engines of `handles`, which have a spec each."""
 
     def __init__(self, handles: Mapping[str, Handle[Any]], store: ModelStore, memory: MemoryLimit) -> None:
         self._handles, self._store, self._memory = handles, store, memory
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
-        self._starter = ThreadPoolExecutor(1, thread_name_prefix="starter")  # waits for other processes to start
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")  # reads and hashes files
-        self._freer = ThreadPoolExecutor(1, thread_name_prefix="freer")
+        # One thread each: "starter" waits for other processes to start, "reader" reads and hashes files.
+        names = ("loader", "starter", "reader", "freer")
+        self._threads = {name: ThreadPoolExecutor(1, thread_name_prefix=name) for name in names}
         self._loading = asyncio.Lock()  # into this process
         self._measuring = asyncio.Lock()  # of this process's memory: nothing else comes or goes meanwhile
         self._admission = asyncio.Lock()  # making room and taking it
         self._freeing: set[asyncio.Task[None]] = set()
 
-    async def read(self, work: Callable[[], T]) -> T:
-        """Read files on the reading thread."""
-        return await _on(self._reader, work)
+    async def on(self, thread: str, work: Callable[[], T]) -> T:
+        """Run `work` on the thread of that name."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads[thread], work)
 
     async def prepare(self, specs: Iterable[ModelSpec[Any]]) -> None:
         """Import what all of them need, before there is an engine."""
-        await _on(self._loader, partial(_prepare_all, specs))
+        await self.on("loader", partial(_prepare_all, specs))
 
     async def step_back(self) -> None:
-        """Lower the priority of the threads, once the server is serving."""
-        await asyncio.gather(*(_on(thread, step_back) for thread in (self._loader, self._starter, self._reader)))
+        """Lower the priority of the threads, once the server is serving. "freer" keeps its own: see free()."""
+        await asyncio.gather(*(self.on(thread, step_back) for thread in ("loader", "starter", "reader")))
 
     def close(self) -> None:
         """Wait for what runs on the threads, drop what waits, and end the processes of engines."""
-        for thread in (self._loader, self._starter, self._reader, self._freer):
+        for thread in self._threads.values():
             thread.shutdown(cancel_futures=True)
         for handle in self._handles.values():
             if isinstance(handle.loaded, OutOfProcess):
@@ -67,40 +83,34 @@ class Loader:
         known = await asyncio.to_thread(self._store.use, artefact, spec.engine) if artefact else None
         # An artefact that was never loaded is assumed to take the size of its files.
         needed = known.peak_bytes if known else artefact.manifest.size_bytes if artefact else 0
-        loading: AbstractAsyncContextManager[None] = nullcontext() if spec.out_of_process else self._loading
-        async with loading:
+        outside = spec.out_of_process
+        async with nullcontext() if outside else self._loading:
             async with self._admission:
                 await self._make_room(spec.name, needed, evict=evict)
-                self._memory.hold(spec, needed)
+                self._memory.held[spec] = needed
             try:
-                return await self._construct(spec, artefact, is_known=known is not None)
+                async with nullcontext() if outside else self._measuring:
+                    work = partial(_construct, spec, artefact, is_known=known is not None)
+                    fresh, use = await self.on("starter" if outside else "loader", work)
+                seconds = use.seconds
+                if artefact:
+                    use = await asyncio.to_thread(self._store.note_use, artefact, spec.engine, use)
+                self._memory.held[fresh] = fresh.bytes = use.resident_bytes
             finally:
-                self._memory.free(spec)
-
-    async def _construct(self, spec: ModelSpec[Any], artefact: Artefact | None, *, is_known: bool) -> Resident[Any]:
-        work = partial(construct, spec, artefact, is_known=is_known)
-        if spec.out_of_process:
-            fresh, use = await _on(self._starter, work)
-        else:
-            async with self._measuring:
-                fresh, use = await _on(self._loader, work)
-        seconds = use.seconds
-        if artefact:
-            use = await asyncio.to_thread(self._store.note_use, artefact, spec.engine, use)
-        fresh.bytes = use.resident_bytes
-        self._memory.hold(fresh, fresh.bytes)
+                del self._memory.held[spec]
         log.info('model "%s": loaded in %.1f s, %.0f MiB', spec.name, seconds, fresh.bytes / 2**20)
         return fresh
 
     async def reserve(self, name: str, size: int) -> None:
         """Hold memory for a model that is loaded elsewhere, evicting others. Raises ModelDoesNotFit."""
         async with self._admission:
-            self._memory.free(name)
+            self._memory.held.pop(name, None)
             await self._make_room(name, size, evict=True)
-            self._memory.hold(name, size)
+            self._memory.held[name] = size
 
     async def _make_room(self, name: str, needed: int, *, evict: bool) -> None:
-        while self._memory.lacks(needed):
+        memory = self._memory
+        while memory.limit is not None and memory.in_use + needed > memory.limit:
             idle = [
                 handle
                 for handle in self._handles.values()
@@ -108,7 +118,7 @@ class Loader:
                 if not (handle.spec and handle.spec.settings.pinned) and handle.name != name
             ]
             if not idle or not evict:
-                raise self._memory.refusal(name, needed)
+                raise ModelDoesNotFit(name, needed, memory.limit, memory.in_use)
             oldest = min(idle, key=lambda handle: handle.used)
             log.info('model "%s": evicted for "%s"', oldest.name, name)
             await self.evict(oldest)
@@ -130,7 +140,10 @@ class Loader:
             self._freeing.add(task)
             task.add_done_callback(self._freeing.discard)
 
-        old.retire(free)
+        if old.readers:
+            old.on_idle = free
+        else:
+            free()
 
     async def free(self, resident: Resident[Any]) -> None:
         """Free an engine without readers, between two loads.
@@ -139,15 +152,11 @@ class Loader:
         lower one every other thread would wait until it gets a core.
         """
         async with self._measuring:
-            await _on(self._freer, partial(_free, resident))
-        self._memory.free(resident)
+            await self.on("freer", partial(_free, resident))
+        self._memory.held.pop(resident, None)
 
 
-async def _on(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-    return await asyncio.get_running_loop().run_in_executor(thread, work)
-
-
-def construct(spec: ModelSpec[T], artefact: Artefact | None, *, is_known: bool) -> tuple[Resident[T], Use]:
+def _construct(spec: ModelSpec[T], artefact: Artefact | None, *, is_known: bool) -> tuple[Resident[T], Use]:
     """The engine and what it took. Libraries are imported before measuring: they stay, and belong to no model.
 
     The engine comes in a Resident, so that it can be freed while this thread still holds the result. If the memory of

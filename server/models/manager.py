@@ -3,24 +3,23 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from functools import partial, wraps
+from typing import Any, ParamSpec, TypeVar
 
 from server.domain.errors import ModelLoading, QuintetError
 from server.models import process_memory
 from server.models.artefact import open_version
 from server.models.derived import keep_derived
 from server.models.handle import Handle, State, explain
-from server.models.loading import Loader
-from server.models.memory_limit import MemoryLimit
+from server.models.loading import Loader, MemoryLimit
 from server.models.spec import ModelSpec
 from server.models.store import CURRENT, Mark, ModelStore
 from server.models.swap import Swapper
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+P = ParamSpec("P")
 
 _ANSWER_SECONDS = 0.2  # kept from a waiting call's deadline, so that MODEL_LOADING still reaches the caller
 _USUAL_SECONDS = 2.0  # of a load; when a call that could not wait should try again
@@ -28,8 +27,19 @@ _POINTER_SECONDS = 1.0  # between looks at `current`, one stat() a model
 _REGISTRY_SECONDS = 10.0
 
 
+def _to_its_end(operation: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, Coroutine[Any, Any, None]]:
+    """Finish what an operator asked for even if the call is cancelled: half of it would be of no use."""
+
+    @wraps(operation)
+    async def run(*args: P.args, **options: P.kwargs) -> None:
+        manager: Any = args[0]
+        await asyncio.shield(manager._start(operation(*args, **options)))
+
+    return run
+
+
 class ModelManager:
-    """All models and what is made of them. Use `running`; add() and derive() everything, then start()."""
+    """All models and what is made of them: add() and derive() everything, then start()."""
 
     def __init__(self, store: ModelStore, memory_limit: int | None) -> None:
         self.on_change: Callable[[], None] = lambda: None  # called after every change of a handle
@@ -46,18 +56,12 @@ class ModelManager:
         self._tasks: set[asyncio.Task[None]] = set()
         self._change = asyncio.Event()  # a new one after every change
 
-    @classmethod
-    @asynccontextmanager
-    async def running(cls, store: ModelStore, memory_limit: int | None) -> AsyncIterator["ModelManager"]:
-        """A manager without models. On leaving, loading is given up and all engines are closed."""
-        manager = cls(store, memory_limit)
-        try:
-            yield manager
-        finally:
-            for task in manager._tasks:
-                task.cancel()
-            await asyncio.gather(*manager._tasks, return_exceptions=True)
-            manager._loader.close()
+    async def aclose(self) -> None:
+        """Give up loading and close all engines."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._loader.close()
 
     def add(self, spec: ModelSpec[T]) -> Handle[T]:
         """A handle of a model; nothing is loaded yet."""
@@ -157,15 +161,12 @@ class ModelManager:
             if handle.state is State.UNLOADED:
                 return
             try:
-                if handle.resident is None or not await asyncio.to_thread(self._is_current, handle):
-                    await self._swapper.serve_current(handle, strict=handle.resident is not None)
+                served = handle.description.identity if handle.description else None
+                current = await asyncio.to_thread(self.store.digest, name)
+                if served is None or (served.version, served.digest) != current:
+                    await self._swapper.serve_current(handle)
             except Exception as error:
                 explain(name, error)  # the handle says why, and the old engine stays
-
-    def _is_current(self, handle: Handle[Any]) -> bool:
-        assert handle.loaded is not None
-        identity = handle.loaded.description.identity
-        return self.store.digest(handle.name) == (identity.version, identity.digest)
 
     # ------------------------------------------------------------ what operators ask for
 
@@ -175,49 +176,40 @@ class ModelManager:
         if handle.resident is None:
             await self._demand(handle, deadline)
 
+    @_to_its_end
     async def unload(self, name: str) -> None:
         """Take it out of memory; readers keep it until they are done."""
         handle = self.handles[name]
+        async with handle.lock:
+            await self._loader.evict(handle)
 
-        async def unload() -> None:
-            async with handle.lock:
-                await self._loader.evict(handle)
-
-        await self._to_its_end(unload())
-
+    @_to_its_end
     async def reload(self, name: str) -> None:
         """Read the alias and all files again, and serve what they are now. Raises what prevents that."""
         handle = self.handles[name]
+        if handle.spec and handle.spec.has_artefact:
+            await asyncio.to_thread(self.store.sync, name)
+        async with handle.lock:
+            await self._swapper.serve_current(handle)
 
-        async def reload() -> None:
-            if handle.spec and handle.spec.has_artefact:
-                await asyncio.to_thread(self.store.sync, name)
-            async with handle.lock:
-                await self._swapper.serve_current(handle, strict=handle.resident is not None)
-
-        await self._to_its_end(reload())
-
+    @_to_its_end
     async def set_alias(self, name: str, alias: str, target: str, *, force: bool = False) -> None:
         """Move an alias. `current` moves only to a version that was loaded and checked (unless forced), and serves it.
 
         Raises ModelVersionNotFound, RegistryFailed, StorageFull, and what loading raises.
         """
         handle = self.handles[name]
-
-        async def move() -> None:
-            async with handle.lock:
-                version = await asyncio.to_thread(self.store.resolve, name, target)
-                find = partial(open_version, self.store.models, name, version)
-                commit = partial(self.store.point, name, alias, version)
-                if alias == CURRENT:
-                    await self._swapper.replace(handle, lambda: (find(), ""), strict=not force, commit=commit)
-                else:
-                    await self._loader.read(find)
-                    await asyncio.to_thread(commit)
-                    handle.move(handle.state, handle.message)
-            log.info('model "%s": %s is version %s now', name, alias, version)
-
-        await self._to_its_end(move())
+        async with handle.lock:
+            version = await asyncio.to_thread(self.store.resolve, name, target)
+            find = partial(open_version, self.store.models, name, version)
+            commit = partial(self.store.point, name, alias, version)
+            if alias == CURRENT:
+                await self._swapper.replace(handle, lambda: (find(), ""), strict=not force, commit=commit)
+            else:
+                await self._loader.on("reader", find)
+                await asyncio.to_thread(commit)
+                handle.move(handle.state, handle.message)
+        log.info('model "%s": %s is version %s now', name, alias, version)
 
     # ------------------------------------------------------------ loading
 
@@ -236,11 +228,7 @@ class ModelManager:
     async def _load(self, handle: Handle[Any], *, evict: bool = True) -> None:
         async with handle.lock:
             if handle.resident is None:
-                await self._swapper.serve_current(handle, strict=False, evict=evict)
-
-    async def _to_its_end(self, work: Any) -> None:
-        """Finish what an operator asked for even if the call is cancelled: half of it would be of no use."""
-        await asyncio.shield(self._start(work))
+                await self._swapper.serve_current(handle, evict=evict)
 
     def _start(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work)

@@ -17,7 +17,6 @@ from server.models.store import ModelStore
 log = logging.getLogger(__name__)
 
 Find = Callable[[], tuple[Artefact | None, str]]  # the artefact, and the fault of the version that it stands in for
-Commit = Callable[[], None]
 _ATTEMPTS = 3  # at files that another process replaces while they are read
 
 
@@ -31,7 +30,7 @@ class Swapper:
     def __init__(self, store: ModelStore, loader: Loader) -> None:
         self._store, self._loader = store, loader
 
-    async def serve_current(self, handle: Handle[Any], *, strict: bool, evict: bool = True) -> None:
+    async def serve_current(self, handle: Handle[Any], *, evict: bool = True) -> None:
         """Load the version that `current` names. If it is damaged, the engine in memory is kept; if there is none, an
         earlier version is loaded. The caller holds the handle's lock.
         """
@@ -43,7 +42,7 @@ class Swapper:
                 return open_artefact(self._store.models, handle.name), ""
             return self._store.open(handle.name)
 
-        await self.replace(handle, find, strict=strict, evict=evict)
+        await self.replace(handle, find, strict=handle.resident is not None, evict=evict)
 
     async def replace(
         self,
@@ -52,7 +51,7 @@ class Swapper:
         *,
         strict: bool,
         evict: bool = True,
-        commit: Commit | None = None,
+        commit: Callable[[], None] | None = None,
     ) -> None:
         """Load what `find` returns. The caller holds the handle's lock.
 
@@ -67,9 +66,18 @@ class Swapper:
             handle.move(State.READY if old else State.UNLOADED)
             raise
         except Exception as error:
-            _keep(handle, error, evict=evict)
-            if commit and not old:
-                handle.move(*before)  # it is the other version that failed
+            handle.failures += 1
+            message = explain(handle.name, error)
+            if old or commit:
+                log.error('model "%s": another version was not loaded: %s', handle.name, message)
+            if old:
+                handle.move(State.READY, f"another version was not loaded: {message}")
+            elif commit:
+                handle.move(*before)
+            elif isinstance(error, ModelDoesNotFit):
+                handle.move(State.UNLOADED, message if evict else "")  # it may fit later
+            else:
+                handle.fail(message)
             raise
         if note:
             log.warning('model "%s": %s', handle.name, note)
@@ -88,12 +96,12 @@ class Swapper:
         raise ModelUnavailable(why, metadata={"model": handle.name})
 
     async def _attempt(
-        self, handle: Handle[Any], find: Find, *, strict: bool, evict: bool, commit: Commit | None
+        self, handle: Handle[Any], find: Find, *, strict: bool, evict: bool, commit: Callable[[], None] | None
     ) -> tuple[Resident[Any], str]:
         """Find, load aside, check and commit; returns the engine and what the handle should say of it."""
         spec = handle.spec
         assert spec
-        artefact, damage = await self._loader.read(find)
+        artefact, damage = await self._loader.on("reader", find)
         fresh: Resident[Any] | None = None
         difference = ""
         try:
@@ -124,16 +132,3 @@ class Swapper:
         name, version = artefact.manifest.name, artefact.manifest.version
         if await asyncio.to_thread(self._store.digest_of, name, version) != artefact.digest:
             raise _Replaced
-
-
-def _keep(handle: Handle[Any], error: Exception, *, evict: bool) -> None:
-    """Loading failed: keep what was there, and say why."""
-    handle.failures += 1
-    message = explain(handle.name, error)
-    if handle.resident:
-        log.error('model "%s": another version was not loaded: %s', handle.name, message)
-        handle.move(State.READY, f"another version was not loaded: {message}")
-    elif isinstance(error, ModelDoesNotFit):
-        handle.move(State.UNLOADED, message if evict else "")  # it may fit later
-    else:
-        handle.fail(message)

@@ -23,7 +23,6 @@ class TextLines(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, and the traceback of an exception."""
         call = current_or_none()
         record.request_id = call.request_id if call else "-"
         return super().format(record)
@@ -31,11 +30,10 @@ class TextLines(logging.Formatter):
 
 class JsonLines(logging.Formatter):
     """Fields: time (RFC 3339), level, logger, message, request_id and trace_id if there are any, exception, and those
-    in `extra={"fields": ...}`.
+    in `extra={"fields": ...}`. One line, also if the message has several.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, also if the message has several."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,

@@ -5,7 +5,7 @@ Names and labels are OpenTelemetry's (`rpc.server.*`, `gen_ai.*`) in Prometheus'
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry, Metric, ProcessCollector, start
 
 from server.domain.reloading_file import ReloadingFile
 from server.inference.scheduler import Scheduler
-from server.models.handle import Handle
-from server.models.memory_limit import MemoryLimit
-from server.observability import call_metrics, chat_metrics, model_metrics
+from server.models.handle import Handle, State
+from server.models.loading import MemoryLimit
+from server.observability.families import counters, gauges, histograms
 from server.rpc.admission import Admission
 from server.rpc.listener import CannotStart
 from server.rpc.tenant_limits import TenantLimits
@@ -43,17 +43,16 @@ class Collector:
     ledger: Writer | None = None
 
     def collect(self) -> Iterator[Metric]:
-        """Called by prometheus_client."""
-        yield from call_metrics.calls(self.admission)
-        yield from call_metrics.authentication(self.auth_refused, self.files)
+        yield from calls(self.admission)
+        yield from authentication(self.auth_refused, self.files)
         if self.limits is not None:
-            yield from call_metrics.tenant_limits(self.limits)
-        yield from model_metrics.lane_times(self.schedulers)
-        yield from model_metrics.works(self.schedulers)
-        yield from model_metrics.models(self.handles, self.memory)
-        yield from chat_metrics.upstreams(list(self.upstreams.values()))
+            yield from tenant_limits(self.limits)
+        yield from lane_times(self.schedulers)
+        yield from works(self.schedulers)
+        yield from models(self.handles, self.memory)
+        yield from upstreams(list(self.upstreams.values()))
         if self.ledger is not None:
-            yield from chat_metrics.ledger(self.ledger)
+            yield from ledger(self.ledger)
 
 
 @contextmanager
@@ -74,3 +73,121 @@ def serving(host: str, port: int, collector: Collector) -> Iterator[int]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def calls(admission: Admission) -> Iterator[Metric]:
+    """Calls that run, that ended, and that admission refused."""
+    methods = {method.name[1:]: method for method in list(admission.methods.values())}
+    durations = {
+        ("grpc", name, code.name, reason): durations
+        for name, method in methods.items()
+        for (code, reason), durations in method.ended.copy().items()
+    }
+    labels = "rpc_system_name rpc_method rpc_response_status_code error_type"
+    yield histograms("rpc_server_call_duration_seconds", "Calls by method, status code and reason", labels, durations)
+    running = {name: method.running for name, method in methods.items()}
+    yield gauges("quintet_active_calls", "Running calls", "rpc_method", running)
+    backlog = {name: method.backlog_seconds for name, method in methods.items()}
+    what = "Compute that the running calls are expected to need"
+    yield gauges("quintet_admission_backlog_seconds", what, "rpc_method", backlog)
+    yield counters("quintet_admission_refusals", "Calls refused on arrival", "reason", admission.refused)
+
+
+def authentication(refused: Mapping[str, int], files: Sequence[ReloadingFile[Any]]) -> Iterator[Metric]:
+    """Refusals of authentication and authorization, and the state of the files that these need."""
+    what = "Calls without valid credentials or without permission"
+    yield counters("quintet_auth_refusals", what, "reason", refused)
+    what = "1 if the latest tenants or certificates are invalid and the older ones stay in use"
+    yield gauges("quintet_file_broken", what, "file", {file.what: bool(file.problem) for file in files})
+
+
+def tenant_limits(limits: TenantLimits) -> Iterator[Metric]:
+    """Refusals by the tenants' limits, and whether this server decides alone."""
+    what = "Calls refused, once for each limit that had no room"
+    yield counters("quintet_limits_refusals", what, "tenant limit", limits.refused.copy())
+    yield histograms("quintet_limits_decision_seconds", "Time of decisions", "", {(): limits.decisions})
+    yield gauges("quintet_limits_degraded", "1 if this server decides alone", "", {(): limits.limiter.degraded})
+
+
+def ledger(writer: Writer) -> Iterator[Metric]:
+    """Whether calls can be accounted."""
+    what = "1 while it cannot be written to: calls that cost are refused"
+    yield gauges("quintet_ledger_away", what, "", {(): writer.away})
+    yield gauges("quintet_ledger_waiting", "New and settled entries not yet being written", "", {(): writer.waiting})
+
+
+def upstreams(found: "Collection[Upstream]") -> Iterator[Metric]:
+    """Tokens and times of complete answers, and circuit breakers by provider."""
+    statistics = {("chat", each.breaker.name, each.name): each.statistics for each in found}
+    labels = "gen_ai_operation_name gen_ai_provider_name gen_ai_request_model"
+    tokens = {
+        (*names, kind): tokens
+        for names, each in statistics.items()
+        for kind, tokens in (("input", each.input_tokens), ("output", each.output_tokens))
+    }
+    what = "Tokens of a prompt or an answer"
+    yield histograms("gen_ai_client_token_usage", what, f"{labels} gen_ai_token_type", tokens)
+    first = {names: each.time_to_first_token for names, each in statistics.items()}
+    what = "From asking the endpoint to its first token"
+    yield histograms("gen_ai_client_operation_time_to_first_chunk_seconds", what, labels, first)
+    durations = {names: each.durations for names, each in statistics.items()}
+    what = "From asking the endpoint to the end of a complete answer"
+    yield histograms("gen_ai_client_operation_duration_seconds", what, labels, durations)
+    states = {each.breaker.name: each.breaker.state.value for each in found}
+    what = "0 closed: the provider is asked; 1 half open: one call probes it; 2 open: it is not asked"
+    yield gauges("quintet_provider_breaker_state", what, "gen_ai_provider_name", states)
+    openings = {each.breaker.name: each.breaker.opened for each in found}
+    what = "How often it opened because the provider failed repeatedly"
+    yield counters("quintet_provider_breaker_openings", what, "gen_ai_provider_name", openings)
+
+
+def lane_times(schedulers: Mapping[str, Scheduler]) -> Iterator[Metric]:
+    """Threads that compute, by what computes on them."""
+    for family, name, what, attribute in (
+        (gauges, "quintet_lanes", "Threads that compute", "count"),
+        (gauges, "quintet_lane_admitted", "Computations that run or wait", "admitted"),
+        (histograms, "quintet_lane_wait_seconds", "Waiting for a lane", "waits"),
+        (histograms, "quintet_lane_compute_seconds", "Computing on a lane", "computes"),
+    ):
+        yield family(name, what, "lanes", {lanes: getattr(each, attribute) for lanes, each in schedulers.items()})
+
+
+def works(schedulers: Mapping[str, Scheduler]) -> Iterator[Metric]:
+    """What the lanes count of each kind of work, most of which is that of one model."""
+    works = {name: work for each in schedulers.values() for name, work in each.counters.copy().items()}
+    batches = {(n, str(size)): number for n, w in works.items() for size, number in w.batches.copy().items()}
+    yield counters("quintet_work_batches", "Batches by the number of their items", "work items", batches)
+    for family, name, what in (
+        (gauges, "waiting", "Items in the queue"),
+        (counters, "wait_seconds", "Time that items waited for a lane"),
+        (counters, "compute_seconds", "Time on lanes"),
+        (counters, "wasted_seconds", "Time on lanes for callers that had gone"),
+        (counters, "expired", "Items not begun because they would have been late"),
+        (counters, "abandoned", "Items not begun because their caller had gone or their call had failed"),
+        (counters, "retried", "Items run alone after their batch had failed"),
+        (counters, "refused", "Calls that found the queue full"),
+        (counters, "cache_hits", "Texts whose result was kept"),
+        (counters, "cache_misses", "Texts whose result was not kept"),
+        (gauges, "cache_bytes", "Results that are kept"),
+    ):
+        yield family(f"quintet_work_{name}", what, "work", {n: getattr(w, name) for n, w in works.items()})
+
+
+def models(handles: Sequence[Handle[Any]], memory: MemoryLimit) -> Iterator[Metric]:
+    """Which versions serve, and the memory they take."""
+    ready = {each.name: each.state is State.READY for each in handles}
+    yield gauges("quintet_model_ready", "1 if the model serves", "model", ready)
+    described = [(each.name, known) for each in handles if (known := each.description)]
+    versions = {(name, model.identity.version, model.engine): 1 for name, model in described}
+    yield gauges("quintet_model_info", "Which version serves", "model version engine", versions)
+    sizes = {name: model.size_bytes for name, model in described}
+    yield gauges("quintet_model_size_bytes", "Size of the model's files", "model", sizes)
+    managed = [each for each in handles if each.spec]
+    elsewhere = {holder: size for holder, size in memory.held.copy().items() if isinstance(holder, str)}
+    taken = {each.name: each.memory_bytes for each in managed} | elsewhere
+    yield gauges("quintet_model_memory_bytes", "Memory that the model took when it was loaded", "model", taken)
+    yield gauges("quintet_memory_in_use_bytes", "Memory of all models", "", {(): memory.in_use})
+    if memory.limit is not None:
+        yield gauges("quintet_memory_budget_bytes", "What they may take", "", {(): memory.limit})
+    for name, what in (("loads", "Loads that succeeded"), ("failures", "Loads and checks that failed")):
+        yield counters(f"quintet_model_{name}", what, "model", {each.name: getattr(each, name) for each in managed})

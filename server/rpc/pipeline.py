@@ -34,13 +34,6 @@ from server.rpc.tenant_limits import EnterLimits, TenantLimits
 
 Parse = Callable[[Any], Any]  # a payload, or the iterator of payloads, to requests
 SizeOf = Callable[[Any], int]
-# By whether requests and responses are streamed.
-_KINDS = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
-    (False, True): grpc.unary_stream_rpc_method_handler,
-    (True, False): grpc.stream_unary_rpc_method_handler,
-    (True, True): grpc.stream_stream_rpc_method_handler,
-}
 
 
 class Registrar:
@@ -74,18 +67,17 @@ class Registrar:
     def _wrap(self, name: str, handler: Any) -> Any:
         # The generated deserializer is the message class's FromString. gRPC gets none, so that bytes arrive here.
         parse = validation.parser(handler.request_deserializer.__self__, self._max_bytes)
-        serve = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        streaming = handler.request_streaming, handler.response_streaming
+        kind = "_".join("stream" if each else "unary" for each in streaming)
         wrap = self._stream if handler.response_streaming else self._unary
         wrapped = wrap(
             self._admission.method(name),
-            serve,
+            getattr(handler, kind),
             partial(_parse_each, parse) if handler.request_streaming else parse,
-            _no_size if handler.request_streaming else len,
+            (lambda payloads: 0) if handler.request_streaming else len,
             self._limits.of(name) if self._limits is not None else None,
         )
-        return _KINDS[handler.request_streaming, handler.response_streaming](
-            wrapped, request_deserializer=None, response_serializer=handler.response_serializer
-        )
+        return handler._replace(request_deserializer=None, **{kind: wrapped})
 
     def _unary(self, method: Method, serve: Any, parse: Parse, size_of: SizeOf, enter: EnterLimits | None) -> Any:
         identify, admission, begin_trace = self._identify, self._admission, self._begin_trace
@@ -158,10 +150,6 @@ class Registrar:
                 _end(call, method, code, reason)
 
         return stream
-
-
-def _no_size(payloads: object) -> int:
-    return 0
 
 
 async def _parse_each(parse: Parse, payloads: AsyncIterator[bytes]) -> AsyncIterator[Any]:

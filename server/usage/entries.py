@@ -26,6 +26,14 @@ _NOW = {
     "sqlite": text("SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"),
     "postgresql": text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"),
 }
+_OWN = {
+    "prompt_tokens": _columns.own_prompt_tokens,
+    "total_tokens": _columns.own_prompt_tokens,
+    "cost_micros": _columns.own_prompt_micros,
+}
+_BEAT = text(
+    "INSERT INTO quintet_instances (id, beat) VALUES (:id, :beat) ON CONFLICT (id) DO UPDATE SET beat = excluded.beat"
+)
 # Built once: building a statement takes as long as running it.
 _INSERT = insert(CALLS)
 _SAME_REQUESTS = (
@@ -118,19 +126,11 @@ def settle_rows(connection: Connection, instance: str, settled: Sequence[Entry])
 
 def void_rows(connection: Connection, ids: Sequence[str]) -> None:
     """Close entries whose calls were not begun: nothing was consumed."""
-    ended = {
-        "outcome": Outcome.CANCELLED.value,
-        "source": UsageSource.ESTIMATED.value,
-        "ended": _now_ms(connection) * 1000,
-    }
-    connection.execute(update(CALLS).where(_columns.id.in_(ids), _is_open).values(ended))
+    _end(connection, _columns.id.in_(ids), Outcome.CANCELLED, _now_ms(connection), {})
 
 
 def beat(connection: Connection, instance: str) -> None:
-    now = _now_ms(connection)
-    changed = connection.execute(update(INSTANCES).where(INSTANCES.c.id == instance).values(beat=now))
-    if not changed.rowcount:
-        connection.execute(insert(INSTANCES).values(id=instance, beat=now))
+    connection.execute(_BEAT, {"id": instance, "beat": _now_ms(connection)})
 
 
 def reap(connection: Connection, lost_seconds: float) -> int:
@@ -138,14 +138,14 @@ def reap(connection: Connection, lost_seconds: float) -> int:
     now = _now_ms(connection)
     oldest = now - int(lost_seconds * 1000)
     alive = select(INSTANCES.c.id).where(INSTANCES.c.beat >= oldest)
-    found = _lose(connection, _columns.instance.not_in(alive), now)
+    found = _end(connection, _columns.instance.not_in(alive), Outcome.LOST, now, _OWN)
     connection.execute(delete(INSTANCES).where(INSTANCES.c.beat < oldest))
     return found
 
 
 def leave(connection: Connection, instance: str) -> int:
     """Remove an instance that ends, and mark what it has not settled as lost; return how many entries."""
-    found = _lose(connection, _columns.instance == instance, _now_ms(connection))
+    found = _end(connection, _columns.instance == instance, Outcome.LOST, _now_ms(connection), _OWN)
     connection.execute(delete(INSTANCES).where(INSTANCES.c.id == instance))
     return found
 
@@ -155,13 +155,7 @@ def _now_ms(connection: Connection) -> int:
     return int(connection.execute(_NOW[connection.dialect.name]).scalar_one())
 
 
-def _lose(connection: Connection, condition: Any, now_ms: int) -> int:
-    lost = {
-        "prompt_tokens": _columns.own_prompt_tokens,
-        "total_tokens": _columns.own_prompt_tokens,
-        "cost_micros": _columns.own_prompt_micros,
-        "source": UsageSource.ESTIMATED.value,
-        "outcome": Outcome.LOST.value,
-        "ended": now_ms * 1000,
-    }
-    return connection.execute(update(CALLS).where(_is_open, condition).values(lost)).rowcount
+def _end(connection: Connection, condition: Any, outcome: Outcome, now_ms: int, used: Mapping[str, Any]) -> int:
+    """End open entries; return how many."""
+    ended = {**used, "source": UsageSource.ESTIMATED, "outcome": outcome, "ended": now_ms * 1000}
+    return connection.execute(update(CALLS).where(_is_open, condition).values(ended)).rowcount

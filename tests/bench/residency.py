@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -42,7 +42,7 @@ REQUEST = classification_pb2.ClassifyRequest(texts=["A quiet evening with friend
 async def measure_memory(name: str, cycles: int) -> None:
     """Load and unload a model many times in this process."""
     store, scheduler = open_store(ROOT / "data" / "models"), Scheduler(1, 256)
-    async with ModelManager.running(store, None) as manager:
+    async with aclosing(ModelManager(store, None)) as manager:
         manager.add(text_model(name, ModelTask.CLASSIFICATION, ModelSettings(), scheduler, 0))
         peak = 0
         before = 0

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,7 +80,7 @@ async def _answer(index: Index, chat: str) -> str:
 @pytest.fixture
 async def workshop(tmp_path: Path) -> AsyncIterator[Workshop]:
     store = ModelStore(tmp_path / "models")
-    async with ModelManager.running(store, memory_limit=None) as manager:
+    async with aclosing(ModelManager(store, memory_limit=None)) as manager:
         chat: Handle[str] = Handle("chat", manager.changed)
         yield Workshop(manager, tmp_path / "models", chat)
 
@@ -140,7 +141,7 @@ async def test_what_could_not_be_made_is_tried_again_with_the_next_change(worksh
 
 async def test_a_model_that_is_not_preloaded_is_loaded_for_it(tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "models")
-    async with ModelManager.running(store, memory_limit=None) as manager:
+    async with aclosing(ModelManager(store, memory_limit=None)) as manager:
         workshop = Workshop(manager, tmp_path / "models", Handle("chat", manager.changed), preload=False)
         await workshop.publish("1")
         workshop.chat.install(Resident("answer"))
@@ -151,7 +152,7 @@ async def test_a_model_that_is_not_preloaded_is_loaded_for_it(tmp_path: Path) ->
 
 async def test_a_model_that_does_not_fit_fails_what_is_made_of_it(tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "models")
-    async with ModelManager.running(store, memory_limit=0) as manager:
+    async with aclosing(ModelManager(store, memory_limit=0)) as manager:
         workshop = Workshop(manager, tmp_path / "models", Handle("chat", manager.changed))
         await workshop.publish("1")
         manager.start()

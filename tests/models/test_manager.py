@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ class Workshop:
 
 @pytest.fixture
 async def workshop(tmp_path: Path) -> AsyncIterator[Workshop]:
-    async with ModelManager.running(ModelStore(tmp_path / "models"), memory_limit=None) as manager:
+    async with aclosing(ModelManager(ModelStore(tmp_path / "models"), memory_limit=None)) as manager:
         made = Workshop(manager, tmp_path / "models")
         made.publish("1")
         yield made

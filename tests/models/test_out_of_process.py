@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import aclosing
 from pathlib import Path
 
 from server.domain.models import ModelDescription, ModelIdentity, ModelTask
@@ -68,7 +69,7 @@ async def test_it_loads_beside_the_others(tmp_path: Path) -> None:
         assert may_build.wait(30)
         return Inside(artefact)
 
-    async with ModelManager.running(ModelStore(tmp_path / "models"), memory_limit=1 << 40) as manager:
+    async with aclosing(ModelManager(ModelStore(tmp_path / "models"), memory_limit=1 << 40)) as manager:
         held = manager.add(ModelSpec("inside", TASK, lambda: inside, check=_no_difference))
         outside = manager.add(ModelSpec("outside", TASK, lambda: Outside, check=_no_difference, out_of_process=True))
         loading = asyncio.create_task(manager.preload())
@@ -102,7 +103,7 @@ async def test_after_the_start_loading_steps_back_and_dropping_does_not(tmp_path
         return Noting(artefact)
 
     _add(tmp_path / "models", "inside")
-    async with ModelManager.running(ModelStore(tmp_path / "models"), memory_limit=None) as manager:
+    async with aclosing(ModelManager(ModelStore(tmp_path / "models"), memory_limit=None)) as manager:
         manager.add(ModelSpec("inside", TASK, lambda: note, check=_no_difference))
         await manager.preload()
         await manager.reload("inside")

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.models.handle import Handle, State
-from server.models.memory_limit import MemoryLimit
+from server.models.loading import MemoryLimit
 from server.observability.metrics import Collector, serving
 from server.rpc.admission import Admission
 from server.rpc.listener import CannotStart
@@ -75,8 +75,7 @@ async def test_tokens_and_time_to_the_first_one() -> None:
         await complete(upstream)
         breaker.failed(breaker.enter() or 0)
         admission = Admission(1, 1, max_wait_seconds=1, lanes=1)
-        memory = MemoryLimit(1000)
-        memory.hold("gpt", 700)
+        memory = MemoryLimit(1000, {"gpt": 700})
         handle: Handle[object] = Handle("gpt")
         handle.move(State.READY)
         collector = Collector(admission, {}, [handle, Handle("loading")], memory, upstreams={"fake/gpt": upstream})

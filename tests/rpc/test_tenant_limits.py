@@ -10,7 +10,7 @@ from quintet.v1 import chat_pb2, chat_pb2_grpc, classification_pb2_grpc, model_p
 
 from server.domain.context import Caller, current
 from server.domain.money import Cost
-from server.models.memory_limit import MemoryLimit
+from server.models.loading import MemoryLimit
 from server.observability.metrics import Collector, serving
 from server.rpc.admission import Admission
 from server.rpc.pipeline import Registrar

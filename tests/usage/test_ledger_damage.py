@@ -11,7 +11,7 @@ import pytest
 
 from server.domain.errors import LedgerUnavailable
 from server.domain.usage import Entry, Opened, Outcome, Selection
-from server.observability import chat_metrics as metrics
+from server.observability import metrics
 from server.usage.ledger import SqlLedger
 from server.usage.reader import SqlReader
 from server.usage.writer import Heartbeat

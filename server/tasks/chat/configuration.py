@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from server.domain.reloading_file import BadFile
 from server.tasks.chat.providers_file import (
     DEFAULT,
     EMBEDDED,
-    BadProviders,
     Model,
     OpenAI,
     Providers,
@@ -40,11 +40,11 @@ class Routes:
 
 
 def read_routes(settings: "Settings") -> Routes:
-    """What the settings and the file of providers say together. Raises BadProviders."""
+    """What the settings and the file of providers say together. Raises BadFile."""
     embedded = _EMBEDDED_MODELS.get(settings.llm, "")
     if settings.providers:
         if settings.llm_base_url:
-            raise BadProviders("QUINTET_PROVIDERS and QUINTET_LLM_BASE_URL are both set: name the endpoint in the file")
+            raise BadFile("QUINTET_PROVIDERS and QUINTET_LLM_BASE_URL are both set: name the endpoint in the file")
         providers = read_providers(settings.providers)
         folder = settings.providers.parent
         return Routes(providers, _names(providers, embedded), providers.read_keys(folder), embedded, folder)
@@ -58,7 +58,7 @@ def _names(providers: Providers, embedded: str) -> dict[str, list[str]]:
     names = {DEFAULT: providers.routes[DEFAULT], **providers.routes}
     if any(EMBEDDED in upstreams for upstreams in names.values()):
         if not embedded:
-            raise BadProviders(f'a route has "{EMBEDDED}", but QUINTET_LLM is off')
+            raise BadFile(f'a route has "{EMBEDDED}", but QUINTET_LLM is off')
         names.setdefault(embedded, [EMBEDDED])
     return names | {ref: [ref] for ref, *_ in providers.models()}
 
@@ -73,7 +73,7 @@ def _one_endpoint(settings: "Settings", base_url: str, model: str, embedded: str
             models={model: Model(context_tokens=settings.llm_context_tokens)},
         )
     except ValidationError as error:
-        raise BadProviders(f"QUINTET_LLM_BASE_URL, QUINTET_LLM_MODEL: {'; '.join(problems(error))}") from None
+        raise BadFile(f"QUINTET_LLM_BASE_URL, QUINTET_LLM_MODEL: {'; '.join(problems(error))}") from None
     ref = f"{_ENDPOINT}/{model}"
     providers = Providers(providers={_ENDPOINT: provider}, routes={DEFAULT: [ref]})
     return Routes(providers, {model: [ref]}, {_ENDPOINT: settings.read_llm_api_key()}, embedded)

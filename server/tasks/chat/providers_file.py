@@ -16,14 +16,11 @@ from pydantic import StringConstraints as Text
 
 from server.domain.chat import Prices
 from server.domain.money import micros
+from server.domain.reloading_file import BadFile
 
 EMBEDDED, DEFAULT = "embedded", "default"
 _LONGEST_NAME = 128  # of a model, in requests
 _NO_KEY = "none"  # the SDK wants one even if the endpoint does not
-
-
-class BadProviders(Exception):
-    """The file cannot be used; the message names table and key, but no values."""
 
 
 def _address(url: str) -> str:
@@ -126,13 +123,13 @@ class Providers(_Table):
                 yield f"{name}/{model_name}", provider, model
 
     def read_keys(self, folder: Path) -> dict[str, str]:
-        """API keys by provider. Raises BadProviders, without keys."""
+        """API keys by provider. Raises BadFile, without keys."""
         keys: dict[str, str] = {}
         for name, provider in self.providers.items():
             try:
                 keys[name] = provider.key(folder)
             except (OSError, ValueError) as error:
-                raise BadProviders(f"[providers.{name}]: {_reason(error)}") from None
+                raise BadFile(f"[providers.{name}]: {_reason(error)}") from None
         return keys
 
     def prices(self, model: Model) -> Prices:
@@ -142,27 +139,25 @@ class Providers(_Table):
 
 
 def read_providers(path: Path) -> Providers:
-    """The file, checked. Raises BadProviders."""
+    """The file, checked. Raises BadFile."""
     try:
-        content = path.read_bytes().decode("utf-8")
+        return parse_providers(path.read_bytes().decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise BadProviders(f"QUINTET_PROVIDERS: {path.name} cannot be read: {_reason(error)}") from None
-    try:
-        return parse_providers(content)
-    except BadProviders as error:
-        raise BadProviders(f"{path.name}: {error}") from None
+        raise BadFile(f"QUINTET_PROVIDERS: {path.name} cannot be read: {_reason(error)}") from None
+    except BadFile as error:
+        raise BadFile(f"{path.name}: {error}") from None
 
 
 def parse_providers(content: str) -> Providers:
-    """From TOML. Raises BadProviders."""
+    """From TOML. Raises BadFile."""
     try:
         raw = tomllib.loads(content)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise BadProviders(f"it is not TOML: {_reason(error)}") from None
+        raise BadFile(f"it is not TOML: {_reason(error)}") from None
     try:
         found = Providers.model_validate(raw)
     except ValidationError as error:
-        raise BadProviders("; ".join(problems(error))) from None
+        raise BadFile("; ".join(problems(error))) from None
     _check(found)
     return found
 
@@ -170,22 +165,22 @@ def parse_providers(content: str) -> Providers:
 def _check(found: Providers) -> None:
     """What concerns several fields."""
     if DEFAULT not in found.routes:
-        raise BadProviders(f'[routes]: there must be a route "{DEFAULT}"')
+        raise BadFile(f'[routes]: there must be a route "{DEFAULT}"')
     if EMBEDDED in found.providers:
-        raise BadProviders(f"[providers.{EMBEDDED}]: this name is the embedded model's")
+        raise BadFile(f"[providers.{EMBEDDED}]: this name is the embedded model's")
     known = {EMBEDDED, *(ref for ref, *_ in found.models())}
     for name, refs in found.routes.items():
         for ref in refs:
             if ref not in known:
-                raise BadProviders(f"[routes] {name}: there is no {ref}; known: {', '.join(sorted(known))}")
+                raise BadFile(f"[routes] {name}: there is no {ref}; known: {', '.join(sorted(known))}")
         if len(set(refs)) < len(refs):
-            raise BadProviders(f"[routes] {name}: names one of them twice")
+            raise BadFile(f"[routes] {name}: names one of them twice")
     for ref, provider, model in found.models():
         table = "[providers.{}.models.{}]".format(*ref.split("/", 1))
         if len(ref) > _LONGEST_NAME:
-            raise BadProviders(f"{table}: callers name it by at most {_LONGEST_NAME} characters")
+            raise BadFile(f"{table}: callers name it by at most {_LONGEST_NAME} characters")
         if model.deployment and not isinstance(provider, Azure):
-            raise BadProviders(f"{table} deployment: is for kind azure")
+            raise BadFile(f"{table} deployment: is for kind azure")
 
 
 def problems(error: ValidationError) -> Iterator[str]:

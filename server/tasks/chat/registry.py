@@ -29,7 +29,7 @@ _OFF = "there is no language model: QUINTET_LLM is off"
 
 class ChatModels:
     """`handles` has everything that callers can name, the default first; start() begins to fill them. `upstreams` are
-    those that could be made, by "provider/model" or "embedded". Raises BadProviders.
+    those that could be made, by "provider/model" or "embedded". Raises BadFile.
     """
 
     def __init__(self, settings: "Settings", manager: ModelManager, ledger: Ledger) -> None:
@@ -112,7 +112,7 @@ class ChatModels:
         )
         self._closing.push_async_callback(embedded.close)
         self.upstreams[EMBEDDED] = await embedded.start()
-        self._manager.memory.hold(name, process_memory.resident_bytes(embedded.supervisor.pid))
+        self._manager.memory.held[name] = process_memory.resident_bytes(embedded.supervisor.pid)
 
     async def _fill(self, names: Iterable[str]) -> None:
         for name in names:

@@ -99,10 +99,6 @@ def _messages(request: Request) -> list[Message]:
 
 
 def _options(request: Request) -> ChatOptions:
-    return ChatOptions(
-        max_output_tokens=request.max_output_tokens or _MAX_OUTPUT_TOKENS,
-        temperature=request.temperature if request.HasField("temperature") else None,
-        top_p=request.top_p if request.HasField("top_p") else None,
-        stop=tuple(request.stop),
-        seed=request.seed if request.HasField("seed") else None,
-    )
+    options = ("temperature", "top_p", "seed")
+    given = {name: getattr(request, name) for name in options if request.HasField(name)}  # type: ignore[arg-type]
+    return ChatOptions(request.max_output_tokens or _MAX_OUTPUT_TOKENS, stop=tuple(request.stop), **given)

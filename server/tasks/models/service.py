@@ -11,7 +11,6 @@ from quintet.v1 import model_pb2 as pb
 
 from server.domain.context import current
 from server.domain.errors import InvalidRequest, Violation
-from server.domain.models import Described
 from server.models.handle import Handle, find
 from server.models.manager import ModelManager
 from server.rpc.convert import by_name, model_ref
@@ -131,8 +130,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
 
     async def _model(self, handle: Handle[Any]) -> pb.Model:
         model = pb.Model(ref=common_pb2.ModelRef(name=handle.name))
-        if isinstance(handle.loaded, Described):
-            known = handle.loaded.description
+        if known := handle.description:
             model = by_name(pb.Model, known, ref=model_ref(known.identity))
         model.task = pb.ModelTask.ValueType(handle.task or 0)
         model.state, model.state_message = pb.ModelState.ValueType(handle.state.value), handle.message

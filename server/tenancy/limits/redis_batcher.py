@@ -71,11 +71,6 @@ class Message:
     answer: asyncio.Future[list[Any]] | None = None
     tries: int = 0
 
-    def fail(self) -> None:
-        """The caller of enter() gets Away."""
-        if self.answer is not None and not self.answer.done():
-            self.answer.set_exception(Away())
-
 
 class RedisBatcher:
     """`away` is whether Redis does not answer, `offset` how far its clock is ahead of microseconds()."""
@@ -231,7 +226,8 @@ class RedisBatcher:
 
     def _fail_questions(self) -> None:
         for message in self._waiting:
-            message.fail()
+            if message.answer is not None and not message.answer.done():
+                message.answer.set_exception(Away())
         self._waiting = deque(message for message in self._waiting if message.answer is None)
 
 

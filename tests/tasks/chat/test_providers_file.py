@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.domain.reloading_file import BadFile
 from server.settings import Settings
 from server.tasks.chat.configuration import read_routes
-from server.tasks.chat.providers_file import Azure, BadProviders, OpenAI, parse_providers, read_providers
+from server.tasks.chat.providers_file import Azure, OpenAI, parse_providers, read_providers
 
 SAMPLE = Path(__file__).parents[3] / "data" / "samples" / "providers.toml"
 KEY = "sk-very-secret"
@@ -91,7 +92,7 @@ def test_a_small_file() -> None:
     ],
 )
 def test_what_is_wrong_is_said_with_its_place_and_without_secrets(old: str, new: str, message: str) -> None:
-    with pytest.raises(BadProviders, match=message) as caught:
+    with pytest.raises(BadFile, match=message) as caught:
         parse_providers(SMALL.replace(old, new))
     assert KEY not in str(caught.value)
 
@@ -128,7 +129,7 @@ def quoted(text: str) -> str:
 
 @given(st.text(max_size=200) | st.text('[]={}".#\n abk', max_size=60).map(SMALL.__add__))
 def test_any_text_is_read_or_refused(text: str) -> None:
-    with suppress(BadProviders):
+    with suppress(BadFile):
         parse_providers(text)
 
 
@@ -159,7 +160,7 @@ def test_the_key_in_a_file_beside_it(tmp_path: Path) -> None:
     path = file(tmp_path, SMALL.replace('api_key_env = "ONE_KEY"', 'api_key_file = "key"'))
     assert read_routes(settings(path)).keys == {"one": KEY}
     (tmp_path / "key").write_text(f"two\n{KEY}\n")
-    with pytest.raises(BadProviders, match=r"\[providers.one\]: .*no line of printable ASCII") as caught:
+    with pytest.raises(BadFile, match=r"\[providers.one\]: .*no line of printable ASCII") as caught:
         read_routes(settings(path))
     assert KEY not in str(caught.value)
 
@@ -174,7 +175,7 @@ def test_the_key_in_a_file_beside_it(tmp_path: Path) -> None:
 )
 def test_a_key_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, message: str) -> None:
     monkeypatch.delenv("ONE_KEY", raising=False)
-    with pytest.raises(BadProviders, match=message):
+    with pytest.raises(BadFile, match=message):
         read_routes(settings(file(tmp_path, SMALL.replace('api_key_env = "ONE_KEY"', key))))
 
 
@@ -192,11 +193,11 @@ def test_settings_that_contradict_each_other(tmp_path: Path) -> None:
         "default": ["embedded"],
         "smollm2-135m-instruct": ["embedded"],
     }
-    with pytest.raises(BadProviders, match="QUINTET_LLM is off"):
+    with pytest.raises(BadFile, match="QUINTET_LLM is off"):
         read_routes(settings(path, llm="off"))
-    with pytest.raises(BadProviders, match="both set"):
+    with pytest.raises(BadFile, match="both set"):
         read_routes(settings(path, llm_base_url="http://host", llm_model="gpt"))
-    with pytest.raises(BadProviders, match=r"QUINTET_PROVIDERS: nowhere.toml cannot be read: No such file"):
+    with pytest.raises(BadFile, match=r"QUINTET_PROVIDERS: nowhere.toml cannot be read: No such file"):
         read_routes(settings(tmp_path / "nowhere.toml"))
-    with pytest.raises(BadProviders, match=r"QUINTET_LLM_BASE_URL.* must have no user"):
+    with pytest.raises(BadFile, match=r"QUINTET_LLM_BASE_URL.* must have no user"):
         read_routes(settings(None, llm_base_url=f"http://me:{KEY}@host", llm_model="gpt"))

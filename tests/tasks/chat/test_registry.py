@@ -1,7 +1,7 @@
 """Handles of chat models: what fills them, what they say while no upstream can be asked, and missing upstreams."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +37,7 @@ async def chatting(folder: Path, upstream: OpenAIServer, upstreams: str) -> Asyn
     file = folder / "providers.toml"
     file.write_text(ROUTES.format(address=upstream.base_url, upstreams=upstreams))
     settings = Settings(data=folder, providers=file)
-    async with ModelManager.running(ModelStore(folder / "models"), None) as manager:
+    async with aclosing(ModelManager(ModelStore(folder / "models"), None)) as manager:
         found = ChatModels(settings, manager, MemoryLedger())
         try:
             yield found
