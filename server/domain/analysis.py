@@ -1,14 +1,14 @@
 """Analysing a text: what there is to find, and the models that find it."""
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import IntEnum
 from typing import Any, NamedTuple, Protocol
 
 from server.domain.models import ModelDescription, ModelIdentity
 from server.domain.texts import Label
 
 
-class AnalysisTask(Enum):
+class AnalysisTask(IntEnum):
     """Values are those of quintet.v1.AnalysisTask."""
 
     ENTITIES = 1

@@ -6,10 +6,7 @@ import onnxruntime
 
 
 def open_session(graph: Path) -> onnxruntime.InferenceSession:
-    """A session on one thread. Several threads may run it at once; it releases the GIL meanwhile.
-
-    Other options gain nothing: docs/notes/batching.md.
-    """
+    """A session. Several threads may run it at once, without the GIL. docs/notes/batching.md: no option gains more."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # lanes are the parallelism
     options.inter_op_num_threads = 1

@@ -66,7 +66,6 @@ class TextClassifier:
         self._cache: ResultCache[Classification] = ResultCache(cache_bytes, lambda _: size, self._computation.counters)
 
     async def classify(self, texts: Sequence[str], *, deadline: float) -> list[Classification]:
-        """One result a text, in order. Scores of a text add up to 1."""
         compute = partial(self._scheduler.map, self._computation, deadline=deadline)
         return [*await self._cache.through(texts, compute)]
 
@@ -84,7 +83,6 @@ class TextEmbedder:
         )
 
     async def embed(self, texts: Sequence[str], *, deadline: float) -> NDArray[np.float32]:
-        """float32 [texts, dimensions] in their order; every row has length 1."""
         compute = partial(self._scheduler.map, self._computation, deadline=deadline)
         rows = await self._cache.through(texts, compute)
         return np.array(rows, np.float32).reshape(len(texts), self._dimensions)

@@ -48,9 +48,8 @@ class Certificates(ReloadingFile[grpc.ServerCertificateConfiguration]):
         """Checked here, because with invalid files gRPC refuses every handshake and logs nothing."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
-            context.load_cert_chain(
-                self._certificate, self._key, password=lambda: ""
-            )  # else OpenSSL asks on the terminal
+            # Without a password OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(self._certificate, self._key, password="")
         except (ssl.SSLError, ValueError) as error:
             raise BadFile(f"{self._certificate} and {self._key}: {_why(error)}") from None
         if self._client_ca:

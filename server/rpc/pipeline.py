@@ -74,7 +74,7 @@ class Registrar:
             self._admission.method(name),
             getattr(handler, kind),
             partial(_parse_each, parse) if handler.request_streaming else parse,
-            _no_size if handler.request_streaming else len,
+            (lambda payloads: 0) if handler.request_streaming else len,
             self._limits.of(name) if self._limits is not None else None,
         )
         return handler._replace(request_deserializer=None, **{kind: wrapped})
@@ -150,10 +150,6 @@ class Registrar:
                 _end(call, method, code, reason)
 
         return stream
-
-
-def _no_size(payloads: object) -> int:
-    return 0
 
 
 async def _parse_each(parse: Parse, payloads: AsyncIterator[bytes]) -> AsyncIterator[Any]:

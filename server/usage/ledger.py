@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from server.domain.errors import LedgerUnavailable
-from server.domain.usage import Entry, Opened
-from server.usage.watchers import Watchers
+from server.domain.usage import Entry, Opened, Settled
 from server.usage.writer import REFUSAL, Answer, Change, Heartbeat, Writer
 
 log = logging.getLogger(__name__)
@@ -16,6 +16,8 @@ _START_SECONDS = 15.0  # the same while the database is reached for the first ti
 _MAX_WAITING = 4096  # changes; while so many wait, nothing is opened
 _CLOSE_SECONDS = 5.0  # for calls to settle, and again for writing
 _HEARTBEAT = Heartbeat()
+_QUEUE = 1000  # entries that wait for one watcher
+_Queue = asyncio.Queue[Settled | None]  # None is the end
 
 
 class SqlLedger:
@@ -99,3 +101,42 @@ class SqlLedger:
                         change.future.set_result(answer)
                 elif isinstance(answer, Exception) and not change.future.done():
                     change.future.set_exception(answer)
+
+
+class Watchers:
+    """Watches of settled entries. A slow watcher misses some and is told how many. Use it on the event loop only."""
+
+    def __init__(self) -> None:
+        self._missed: dict[_Queue, int] = {}  # since the latest entry in the queue
+        self._ended = False
+
+    @contextmanager
+    def watch(self) -> Iterator[AsyncIterator[Settled]]:
+        """Entries from now on, until the block is left or end() is called."""
+        queue = _Queue()
+        self._missed[queue] = 0
+        if self._ended:
+            queue.put_nowait(None)
+        try:
+            yield _until_end(queue)
+        finally:
+            del self._missed[queue]
+
+    def tell(self, entry: Entry) -> None:
+        for queue, missed in self._missed.items():
+            if queue.qsize() >= _QUEUE:
+                self._missed[queue] += 1
+            else:
+                queue.put_nowait(Settled(entry, missed))
+                self._missed[queue] = 0
+
+    def end(self) -> None:
+        """All watches end after the entries that wait."""
+        self._ended = True
+        for queue in self._missed:
+            queue.put_nowait(None)
+
+
+async def _until_end(queue: _Queue) -> AsyncIterator[Settled]:
+    while (settled := await queue.get()) is not None:
+        yield settled

@@ -27,7 +27,6 @@ class FastTextIdentifier:
         self._identify("Which language is this?")
 
     async def identify(self, text: str, *, deadline: float) -> tuple[Label, ...]:
-        """Up to 3 ISO 639 codes, most probable first."""
         name = self.description.identity.name
         return await self._scheduler.run(partial(self._identify, text), deadline=deadline, name=name)
 

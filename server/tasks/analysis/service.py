@@ -5,13 +5,13 @@ from contextlib import aclosing
 from typing import Any
 
 from google.protobuf.message import Message
-from quintet.v1 import analysis_pb2, analysis_pb2_grpc, errors_pb2
+from quintet.v1 import analysis_pb2, analysis_pb2_grpc
 
 from server.domain.analysis import AnalysisTask, LanguageIdentifier, TaskFailed, TaskResult, TextParser
 from server.domain.context import current
 from server.domain.texts import Classifier
 from server.models.handle import Handle
-from server.rpc.convert import labels, model_ref
+from server.rpc.convert import by_name, labels, model_ref
 from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tasks.analysis.analyzer import Analyzer
 from server.tenancy.tenants import Role
@@ -72,11 +72,7 @@ def spec(
 
 
 def _fail(failed: TaskFailed) -> analysis_pb2.TaskFailure:
-    return analysis_pb2.TaskFailure(
-        task=analysis_pb2.AnalysisTask.ValueType(failed.task.value),
-        reason=errors_pb2.ErrorReason.Value(f"ERROR_REASON_{failed.reason}"),
-        message=failed.message,
-    )
+    return by_name(analysis_pb2.TaskFailure, failed, reason=f"ERROR_REASON_{failed.reason}")
 
 
 def _put(result: TaskResult, message: Message) -> None:

@@ -56,7 +56,6 @@ class SpacyParser:
             raise ModelUnavailable("spaCy cannot be run; the server's log says why") from error
 
     async def parse(self, text: str, *, deadline: float) -> ParsedText:
-        """All of it; one parse serves every task."""
         (parsed,) = await self._cache.through([text], partial(self._lane.map, self._computation, deadline=deadline))
         return parsed
 

@@ -137,12 +137,10 @@ class ChatModels:
                 handle.move(state, remark)
 
     def _breaker(self, provider: str) -> CircuitBreaker:
-        breaker = CircuitBreaker(provider)
-
         def changed() -> None:
             if breaker.seconds_left:  # it becomes half open without an event
                 asyncio.get_running_loop().call_later(breaker.seconds_left + 0.01, self._update)
             self._update()
 
-        breaker.on_change = changed
+        breaker = CircuitBreaker(provider, on_change=changed)
         return breaker

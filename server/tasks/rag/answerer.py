@@ -70,15 +70,9 @@ class Answerer:
         near = tuple(passage for passage in passages if passage.score >= MIN_SCORE)  # a reranker has another order
         room = self._chat.description.max_input_tokens - _OPTIONS.max_output_tokens
 
-        async def fits(count: int) -> bool:
-            return await self._chat.prompt_tokens(_prompt(question, near[:count])) <= room
-
-        if not near or await fits(len(near)):
-            return near
-        count = 0
-        while await fits(count + 1):
-            count += 1
-        return near[:count]
+        while near and await self._chat.prompt_tokens(_prompt(question, near)) > room:
+            near = near[:-1]
+        return near
 
 
 def _prompt(question: str, passages: Sequence[Passage]) -> list[Message]:

@@ -15,8 +15,8 @@ from server.rpc.service_spec import ANY_ROLE, FREE, MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
 
 if TYPE_CHECKING:  # rooms that a service does not import
+    from server.usage.ledger import Watchers
     from server.usage.reader import SqlReader
-    from server.usage.watchers import Watchers
 
 _DEFAULT_DAYS = 30
 _PAGE = 100

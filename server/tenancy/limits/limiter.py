@@ -6,31 +6,15 @@ reserved before it, and corrected to the actual cost when it is settled.
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Union
 
-from server.domain.money import Cost
 from server.tenancy.limits.budgets import Spent
-from server.tenancy.limits.limit_set import Permit
 from server.tenancy.limits.memory import MemoryLimiter
-from server.tenancy.tenants import Tenant
 
+if TYPE_CHECKING:
+    from server.tenancy.limits.redis import RedisLimiter
 
-class Limiter(Protocol):
-    @property
-    def degraded(self) -> bool:
-        """Whether this server decides alone, because Redis does not answer."""
-        ...
-
-    async def enter(self, tenant: Tenant, service: str, estimate: Cost, *, seconds: float) -> Permit | None:
-        """Admit a call that ends within `seconds`, or raise QuotaExceeded, BudgetExhausted or LedgerUnavailable.
-
-        None if the tenant has no limits for this service ("ChatService"). Takes at most a fraction of a second.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Write the settlements that are not yet written."""
-        ...
+Limiter = Union[MemoryLimiter, "RedisLimiter"]
 
 
 @asynccontextmanager

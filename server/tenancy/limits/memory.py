@@ -27,7 +27,7 @@ class Account:
 
 
 class MemoryLimiter:
-    """Implements Limiter. With `replicas`, the limits are this server's share.
+    """With `replicas`, the limits are this server's share. `degraded` as for RedisLimiter.
 
     `ticks` measures rates and must not jump, `wall` gives days and months; both in microseconds.
     """
@@ -52,6 +52,10 @@ class MemoryLimiter:
         self._sweep_at = _SWEEP_AT
 
     async def enter(self, tenant: Tenant, service: str, estimate: Cost, *, seconds: float) -> Permit | None:
+        """Admit a call that ends within `seconds`, or raise QuotaExceeded, BudgetExhausted or LedgerUnavailable.
+
+        None if the tenant has no limits for this service ("ChatService"). Takes at most a fraction of a second.
+        """
         limits = self._limits_of(tenant, service)
         if limits is None:
             return None

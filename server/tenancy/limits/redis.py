@@ -56,7 +56,7 @@ class _Call:
 
 
 class RedisLimiter:
-    """Implements Limiter. `replicas` are the servers that share the limits while Redis does not answer.
+    """Limits of several servers. `replicas` are those that share the limits while Redis does not answer.
 
     `clock` is for tests: it replaces the clock of Redis, in microseconds.
     """
@@ -76,9 +76,11 @@ class RedisLimiter:
 
     @property
     def degraded(self) -> bool:
+        """Whether this server decides alone, because Redis does not answer."""
         return self._batcher.away
 
     async def enter(self, tenant: Tenant, service: str, estimate: Cost, *, seconds: float) -> Permit | None:
+        """As MemoryLimiter.enter."""
         limits = self._limits_of(tenant, service)
         if limits is None:
             return None
@@ -176,6 +178,7 @@ class RedisLimiter:
         return self._clock() if self._clock else microseconds() + self._batcher.offset
 
     async def close(self) -> None:
+        """Write the settlements that are not yet written."""
         await self._batcher.close()
         await self._local.close()
         await self._baseline.close()
