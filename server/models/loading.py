@@ -134,16 +134,12 @@ class Loader:
 
     def retire(self, old: Resident[Any]) -> None:
         """Free an engine after its last reader."""
-
-        def free() -> None:
-            task = asyncio.create_task(self.free(old))
-            self._freeing.add(task)
-            task.add_done_callback(self._freeing.discard)
-
         if old.readers:
-            old.on_idle = free
-        else:
-            free()
+            old.on_idle = partial(self.retire, old)
+            return
+        task = asyncio.create_task(self.free(old))
+        self._freeing.add(task)
+        task.add_done_callback(self._freeing.discard)
 
     async def free(self, resident: Resident[Any]) -> None:
         """Free an engine without readers, between two loads.

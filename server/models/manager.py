@@ -90,18 +90,12 @@ class ModelManager:
         for handle, (make, depends_on) in self._derived.items():
             self._start(keep_derived(handle, make, depends_on, lambda: self._change))
         self._start(self._load_and_follow())
-        self._start(self._freeze())
 
     async def loaded(self) -> None:
         """Return when everything that is loaded at the start was loaded or has failed."""
         loading = (State.LOADING, State.WARMING)
         while any(handle.loaded is None and handle.state in loading for handle in self._awaited):
             await self._change.wait()
-
-    async def _freeze(self) -> None:
-        """The libraries that loading imports are 50,000 objects, and a garbage collection of them takes 20 ms."""
-        await self.loaded()
-        process_memory.freeze()
 
     async def _load_and_follow(self) -> None:
         versioned = [spec.name for _, spec in self._specs if spec.has_artefact]
@@ -113,20 +107,18 @@ class ModelManager:
             for handle in depends_on:
                 if handle.spec and handle.state is State.UNLOADED:
                     self._start(self._load(handle))
+        # The libraries that loading imports are 50,000 objects, and a garbage collection of them takes 20 ms.
+        await self.loaded()
+        process_memory.freeze()
 
     async def preload(self) -> None:
         """Load what is to be in memory from the start, as far as the memory limit goes: nothing is evicted for it."""
         wanted = [(handle, spec) for handle, spec in self._specs if spec.settings.preload]
         marks = await asyncio.to_thread(self.store.marks, [spec.name for _, spec in wanted])
-
-        async def load(*, out_of_process: bool) -> None:
-            chosen = [handle for handle, spec in wanted if spec.out_of_process is out_of_process]
-            await asyncio.gather(*(self._load(handle, evict=False) for handle in chosen), return_exceptions=True)
-
-        outside = self._start(load(out_of_process=True))  # processes start while libraries are imported here
-        await self._loader.prepare([spec for _, spec in wanted if marks[spec.name] or not spec.has_artefact])
-        await load(out_of_process=False)
-        await outside
+        specs = [spec for _, spec in wanted if marks[spec.name] or not spec.has_artefact]
+        # prepare() comes first on the one loading thread, while other processes start.
+        loads = (self._load(handle, evict=False) for handle, _ in wanted)
+        await asyncio.gather(self._loader.prepare(specs), *loads, return_exceptions=True)
         await self._loader.step_back()
 
     async def _follow_changes(self, marks: dict[str, Mark | None]) -> None:
