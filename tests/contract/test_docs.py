@@ -8,11 +8,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md")), *ROOT.glob("clients/*/*.md")]
-    ROOT / "README.md",
-    ROOT / "CHANGELOG.md",
-    *sorted((ROOT / "docs").rglob("*.md")),
-    *ROOT.glob("clients/*/*.md"),
-]
 PACKAGES = sorted(path for path in (ROOT / "server").rglob("__init__.py"))
 _LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 _CODE_PATH = re.compile(r"`((?:[\w-]+/)+[\w.-]+\.(?:py|lua|proto))`")
