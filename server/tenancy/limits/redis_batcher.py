@@ -8,7 +8,6 @@ past the time limit of a decision (docs/notes/limits-in-redis.md).
 """
 
 import asyncio
-import hashlib
 import json
 import logging
 import time
@@ -23,6 +22,7 @@ from typing import Any, TypeVar
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 log = logging.getLogger(__name__)
@@ -50,22 +50,11 @@ def microseconds() -> int:
     return time.monotonic_ns() // 1000
 
 
-class Script:
-    """A file of Lua beside this one."""
-
-    def __init__(self, name: str) -> None:
-        self.source = files(__package__).joinpath(name).read_bytes()
-        self.digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
-
-
-ENTER, SETTLE = Script("enter.lua"), Script("settle.lua")
-
-
 @dataclass(slots=True, eq=False)
 class Message:
     """One run of a script. Settlements have no answer."""
 
-    script: Script
+    script: AsyncScript
     keys: Sequence[str]
     fill: Fill
     answer: asyncio.Future[list[Any]] | None = None
@@ -81,6 +70,10 @@ class RedisBatcher:
             socket_connect_timeout=_CONNECT_SECONDS,
             socket_timeout=None,  # batches have their own timeout
             retry=Retry(NoBackoff(), 0),
+        )
+        self._enter, self._settle = (
+            self._redis.register_script(files(__package__).joinpath(name).read_bytes())
+            for name in ("enter.lua", "settle.lua")
         )
         where = self._redis.connection_pool.connection_kwargs
         self._where = where.get("path") or f"{where.get('host')}:{where.get('port')}"  # without the password
@@ -99,20 +92,20 @@ class RedisBatcher:
         self._task = asyncio.create_task(self._run())
 
     async def enter(self, keys: Sequence[str], fill: Fill) -> list[Any]:
-        """The answer of ENTER. Raises Away in less than a second."""
+        """The answer of enter.lua. Raises Away in less than a second."""
         if self.away or len(self._waiting) >= _MOST_BEFORE_QUESTION:
             raise Away
         answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(Message(ENTER, keys, fill, answer))
+        self._waiting.append(Message(self._enter, keys, fill, answer))
         self._work.set()
         return await answer
 
     def settle(self, keys: Sequence[str], fill: Fill) -> None:
-        """Run SETTLE as soon as Redis answers. It is lost if too many messages wait."""
+        """Run settle.lua as soon as Redis answers. It is lost if too many messages wait."""
         if len(self._waiting) >= _MOST_WAITING:
             self._lost += 1
             return
-        self._waiting.append(Message(SETTLE, keys, fill))
+        self._waiting.append(Message(self._settle, keys, fill))
         self._work.set()
 
     async def close(self) -> None:
@@ -158,8 +151,8 @@ class RedisBatcher:
         begun = microseconds()
         seconds, micros = await self._redis.time()
         self._set_offset(seconds * 1_000_000 + micros, begun)
-        for script in (ENTER, SETTLE):
-            await self._redis.script_load(script.source)
+        for script in (self._enter, self._settle):
+            await self._redis.script_load(script.script)
 
     async def _next_batch(self) -> bool:
         """Whether Redis answered without errors."""
@@ -205,7 +198,7 @@ class RedisBatcher:
         pipeline = self._redis.pipeline(transaction=False)
         for message in messages:
             argument = json.dumps(message.fill(self.offset), separators=(",", ":"))
-            pipeline.evalsha(message.script.digest, len(message.keys), *message.keys, argument)
+            pipeline.evalsha(message.script.sha, len(message.keys), *message.keys, argument)
         return await pipeline.execute(raise_on_error=False)
 
     def _set_offset(self, now: int, begun: int) -> None:
