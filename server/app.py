@@ -44,7 +44,7 @@ from server.tasks.pricing import service as pricing
 from server.tasks.rag import models as rag_models
 from server.tasks.rag import service as rag
 from server.tasks.usage import service as usage
-from server.tenancy.limits.limiter import Limiter, open_limiter
+from server.tenancy.limits.limiter import open_limiter
 from server.tenancy.tenants_file import TenantsFile
 from server.usage.ledger import SqlLedger
 from server.usage.reader import SqlReader
@@ -83,10 +83,9 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         reader = SqlReader(settings.ledger_target)
         stack.push_async_callback(reader.close)
         # Limits and ledger are closed after the server and the models: every call settles.
-        limiter = None
-        if settings.tenants:
-            redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
-            limiter = await stack.enter_async_context(open_limiter(redis_url, settings.replicas, reader.spent))
+        redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+        limiting = open_limiter(redis_url, settings.replicas, reader.spent)
+        limiter = await stack.enter_async_context(limiting) if settings.tenants else None
         ledger = await stack.enter_async_context(aclosing(SqlLedger(settings.ledger_target)))
 
         schedulers = {
@@ -99,9 +98,8 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         manager = await stack.enter_async_context(aclosing(ModelManager(store, settings.memory_budget)))
         chats = ChatModels(settings, manager, ledger)
         stack.push_async_callback(chats.close)
-        certificates = None
-        if settings.tls_cert and settings.tls_key:
-            certificates = Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+        certificate, key = settings.tls_cert, settings.tls_key
+        certificates = Certificates(certificate, key, settings.tls_client_ca) if certificate and key else None
         files: list[ReloadingFile[Any]] = [certificates] if certificates else []
         models = administration.ModelServicer(
             manager,
@@ -109,11 +107,9 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             settings.git_commit,
             services=lambda: health.messages,
             warnings=lambda: [file.problem for file in files if file.problem],
-            limits={
-                "max_request_bytes": settings.max_request_bytes,
-                "max_concurrent_calls": settings.max_concurrent_calls,
-                "default_deadline_seconds": settings.default_deadline_seconds,
-            },
+            limits=settings.model_dump(
+                include={"max_request_bytes", "max_concurrent_calls", "default_deadline_seconds"}
+            ),
         )
         services = (
             *_tasks(settings, manager, chats, schedulers),
@@ -125,7 +121,8 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         if settings.tenants and limiter:
             tenants = TenantsFile(settings.tenants, [service.name for service in services])
             files.append(tenants)
-            auth, limits = TenantAuth(tenants, services), _limits(limiter, tenants, services)
+            costs = {path: method.cost for path, (_, _, method) in methods_by_path(services).items() if method.cost}
+            auth, limits = TenantAuth(tenants, services), TenantLimits(limiter, tenants.tenant, costs)
         for file in files:
             await stack.enter_async_context(file.reloading())
         health = Health([each.full_name for each in services], {each.full_name for each in services if each.required})
@@ -137,12 +134,20 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             lanes_of={service.full_name: service.lanes for service in services if service.lanes},
         )
 
-        def registrar(server: grpc.aio.Server) -> Registrar:
-            identify = auth.identify if auth else None
-            largest = settings.max_request_bytes
-            return Registrar(server, admission, largest, identify=identify, limits=limits, begin_trace=begin_trace)
-
-        server, address = _server(settings, services, health, certificates, registrar)
+        # gRPC's limit is twice ours, so that a request that is a little too large gets an answer with details.
+        largest = settings.max_request_bytes
+        server = grpc.aio.server(options=(*_OPTIONS, ("grpc.max_receive_message_length", 2 * largest)))
+        registrar = Registrar(
+            server,
+            admission,
+            largest,
+            identify=auth.identify if auth else None,
+            limits=limits,
+            begin_trace=begin_trace,
+        )
+        for service in services:
+            service.register(registrar)
+        address = _open_port(server, settings, health, certificates)
         if settings.metrics_port is not None:
             from server.observability.metrics import Collector, serving  # their libraries take a while to import
 
@@ -215,32 +220,14 @@ def _tasks(
     )
 
 
-def _server(
-    settings: Settings,
-    services: tuple[ServiceSpec, ...],
-    health: Health,
-    certificates: Certificates | None,
-    registrar_of: Callable[[grpc.aio.Server], Registrar],
-) -> tuple[grpc.aio.Server, str]:
-    """The server with all services and its address; the port is open."""
-    # Twice the limit, so that a request that is a little too large gets an answer with details.
-    largest = ("grpc.max_receive_message_length", 2 * settings.max_request_bytes)
-    server = grpc.aio.server(options=(*_OPTIONS, largest))
-    registrar = registrar_of(server)
-    for service in services:
-        service.register(registrar)
+def _open_port(server: grpc.aio.Server, settings: Settings, health: Health, certificates: Certificates | None) -> str:
+    """Add health and reflection, which bypass what happens around other calls; returns the address."""
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if settings.reflection:
         add_reflection(server, [*health.messages, HEALTH_SERVICE])
-    address = listen(server, settings.host, settings.port, certificates)
     if settings.tenants and not certificates and not settings.is_local:
         log.warning("API keys cross the network unencrypted: set QUINTET_TLS_CERT and QUINTET_TLS_KEY")
-    return server, address
-
-
-def _limits(limiter: Limiter, tenants: TenantsFile, services: tuple[ServiceSpec, ...]) -> TenantLimits:
-    costs = {path: method.cost for path, (_, _, method) in methods_by_path(services).items() if method.cost}
-    return TenantLimits(limiter, tenants.tenant, costs)
+    return listen(server, settings.host, settings.port, certificates)
 
 
 def _tracing(endpoint: str) -> "AbstractAsyncContextManager[BeginTrace]":

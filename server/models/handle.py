@@ -8,7 +8,7 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -158,26 +158,25 @@ class Handle(Generic[T]):
         return ModelLoading(self.message or f'"{self.name}" is loading', retry_after=1.0)
 
 
+@dataclass(slots=True, eq=False)
 class _Use(Generic[T]):
     """One use of a handle. A class instead of a generator: every call pays for it, less than 1 µs."""
 
-    __slots__ = ("_deadline", "_handle", "_resident")
-
-    def __init__(self, handle: Handle[T], deadline: float) -> None:
-        self._handle = handle
-        self._deadline = deadline
+    handle: Handle[T]
+    deadline: float
+    resident: Resident[T] = field(init=False)
 
     async def __aenter__(self) -> T:
-        while (resident := self._handle.resident) is None:
-            await self._handle.demand(self._deadline)
+        while (resident := self.handle.resident) is None:
+            await self.handle.demand(self.deadline)
         resident.readers += 1
-        self._handle.used = time.monotonic()
-        self._resident = resident
+        self.handle.used = time.monotonic()
+        self.resident = resident
         assert resident.engine is not None, "an engine was freed while its handle still had it"
         return resident.engine
 
     async def __aexit__(self, *_: object) -> None:
-        resident = self._resident
+        resident = self.resident
         resident.readers -= 1
         if resident.on_idle is not None and not resident.readers:
             resident.on_idle()

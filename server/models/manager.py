@@ -1,6 +1,7 @@
 """The ModelManager loads, replaces and evicts models, and follows what others publish."""
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
@@ -23,8 +24,7 @@ P = ParamSpec("P")
 
 _ANSWER_SECONDS = 0.2  # kept from a waiting call's deadline, so that MODEL_LOADING still reaches the caller
 _USUAL_SECONDS = 2.0  # of a load; when a call that could not wait should try again
-_POINTER_SECONDS = 1.0  # between looks at `current`, one stat() a model
-_REGISTRY_SECONDS = 10.0
+_POINTER_SECONDS = 1.0  # between looks at `current`, one stat() a model; every tenth time the registry is asked, too
 
 
 def _to_its_end(operation: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, Coroutine[Any, Any, None]]:
@@ -131,12 +131,10 @@ class ModelManager:
 
     async def _follow_changes(self, marks: dict[str, Mark | None]) -> None:
         """Serve what `current` names: within 2 s after it was written on disk, within 12 s after the registry."""
-        registry_seen = time.monotonic()
-        while True:
+        for look in itertools.count(1):
             await asyncio.sleep(_POINTER_SECONDS)
-            if time.monotonic() - registry_seen >= _REGISTRY_SECONDS:
+            if look % 10 == 0:
                 await self._sync(list(marks))
-                registry_seen = time.monotonic()
             seen = await asyncio.to_thread(self.store.marks, marks)
             for name, mark in marks.items():
                 if seen[name] != mark:

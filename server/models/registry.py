@@ -56,7 +56,7 @@ class MlflowStore(ModelStore):
     def publish(self, source: Path, alias: str | None = CURRENT) -> Path:
         """Into the registry, if it lacks the artefact, and into the store."""
         manifest, digest = read_manifest(source), f"sha256:{file_sha256(source / MANIFEST)}"
-        with self._failures():
+        with _failures():
             client = self._client
             if not client.search_registered_models(f"name = '{manifest.name}'"):
                 client.create_registered_model(manifest.name)
@@ -72,7 +72,7 @@ class MlflowStore(ModelStore):
 
     def sync(self, name: str) -> None:
         """Download the versions that the aliases mean if the store lacks them, and move its aliases."""
-        with self._failures():
+        with _failures():
             found = self._client.search_registered_models(f"name = '{name}'")
             aliases = found[0].aliases if found else {}
             for alias in (CURRENT, CANDIDATE):
@@ -115,7 +115,7 @@ class MlflowStore(ModelStore):
     def point(self, name: str, alias: str, version: str) -> None:
         """In the registry, then in the store."""
         digest = self.digest_of(name, version)
-        with self._failures():
+        with _failures():
             numbers = [n for n, tags in self._versions(name).items() if tags.get(_DIGEST) == digest]
             if not numbers:
                 raise ModelVersionNotFound(name, version, [t.get(_VERSION, "") for t in self._versions(name).values()])
@@ -127,14 +127,14 @@ class MlflowStore(ModelStore):
         found = self._client.search_model_versions(f"name = '{name}'", order_by=["version_number DESC"])
         return {version.version: version.tags for version in found}
 
-    @staticmethod
-    @contextmanager
-    def _failures() -> Iterator[None]:
-        from mlflow.exceptions import MlflowException
 
-        try:
-            yield
-        except (MlflowException, OSError) as error:
-            log.warning("registry: %s", error)
-            why = "the model registry cannot be reached or refused the request; see the server's log"
-            raise RegistryFailed(why) from error
+@contextmanager
+def _failures() -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        log.warning("registry: %s", error)
+        why = "the model registry cannot be reached or refused the request; see the server's log"
+        raise RegistryFailed(why) from error

@@ -32,13 +32,9 @@ class OutOfProcess(Protocol):
     """An engine with a process of its own: that process's memory counts, and it ends with the engine."""
 
     @property
-    def pid(self) -> int:
-        """The process."""
-        ...
+    def pid(self) -> int: ...
 
-    def close(self) -> None:
-        """End it."""
-        ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,8 +18,8 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from server.domain.errors import ModelUnavailable, ModelVersionNotFound, StorageFull
 from server.models.artefact import (
@@ -43,8 +43,7 @@ _HISTORY_LENGTH = 8
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
-@dataclass(frozen=True)
-class Use:
+class Use(NamedTuple):
     """What loading a version took at most so far: bytes that stay, bytes at the peak, seconds."""
 
     resident_bytes: int
@@ -121,8 +120,10 @@ class ModelStore:
         for alias in (CURRENT, CANDIDATE):
             with contextlib.suppress(OSError, ValueError):
                 found[alias] = read_pointer(self.models / name / alias)
-        earlier = [version for version in self._history(name) if version != found.get(CURRENT)]
-        return found | ({PREVIOUS: earlier[-1]} if earlier else {})
+        for version in self._history(name):
+            if version != found.get(CURRENT):
+                found[PREVIOUS] = version
+        return found
 
     def digest(self, name: str, alias: str = CURRENT) -> tuple[str, str]:
         """Version and manifest digest that an alias means, unchecked; empty if it means none."""
@@ -175,14 +176,14 @@ class ModelStore:
     def note_use(self, artefact: Artefact, engine: str, use: Use) -> Use:
         """Keep the larger numbers on disk, and return them. In a read-only folder they are lost."""
         if known := self.use(artefact, engine):
-            use = Use(*map(max, astuple(known), astuple(use)))
+            use = Use._make(map(max, known, use))
         if use == known:
             return use
         path = _use_file(artefact)
         try:
             with contextlib.suppress(ValueError):
                 others = json.loads(path.read_bytes()) if path.exists() else {}
-            write_durably(path, json.dumps({**others, engine: asdict(use)}, indent=2).encode())
+            write_durably(path, json.dumps({**others, engine: use._asdict()}, indent=2).encode())
         except OSError as error:
             log.debug("%s cannot be written: %s", path.name, error.strerror)
         return use
