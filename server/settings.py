@@ -153,7 +153,7 @@ class Settings(BaseSettings):
             raise ValueError("QUINTET_TLS_CLIENT_CA needs QUINTET_TLS_CERT and QUINTET_TLS_KEY")
         if not (self.tenants or self.allow_anonymous or self.is_local):
             raise ValueError(
-                f"with QUINTET_HOST={self.host} anybody could call: set QUINTET_TENANTS to a file of tenants "
+                f"with QUINTET_HOST={self.host} every client could call: set QUINTET_TENANTS to a file of tenants "
                 "('quintet tenants add' creates one), or set QUINTET_ALLOW_ANONYMOUS=true to allow it"
             )
         return self

@@ -20,7 +20,7 @@ def test_this_machine_needs_no_tenants(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "::", "10.0.0.1", "models.internal", "localhost.example", ""])
 def test_other_addresses_need_tenants_or_a_word(host: str) -> None:
-    with pytest.raises(ValidationError, match="anybody could call"):
+    with pytest.raises(ValidationError, match="every client could call"):
         Settings(host=host)
     assert not Settings(host=host, tenants=FILE).is_local
     assert not Settings(host=host, allow_anonymous=True).is_local

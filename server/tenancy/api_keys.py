@@ -20,7 +20,6 @@ _HASH = re.compile(r"sha256:((?:[0-9a-f]{2}){16,64}):([0-9a-f]{64})")
 class ApiKey:
     """The stored part of a key. `expires` is in seconds since the epoch."""
 
-    id: str
     salt: bytes
     digest: bytes
     expires: float
@@ -30,7 +29,7 @@ class ApiKey:
         return hmac.compare_digest(hashlib.sha256(self.salt + key.encode()).digest(), self.digest)
 
 
-NO_KEY = ApiKey("", bytes(16), bytes(32), 0.0)  # no known key matches it
+NO_KEY = ApiKey(bytes(16), bytes(32), 0.0)  # no known key matches it
 
 
 def id_of(key: str) -> str | None:

@@ -118,7 +118,7 @@ def parse(content: bytes, services: Collection[str]) -> Directory:
     return Directory(
         tenants,
         {
-            id: (ApiKey(id, *key.hash, key.expires.timestamp() if key.expires else math.inf), tenants[name])
+            id: (ApiKey(*key.hash, key.expires.timestamp() if key.expires else math.inf), tenants[name])
             for name, table in file.tenants.items()
             for id, key in table.keys.items()
         },

@@ -15,14 +15,7 @@ from server.usage.tables import OtherSchema, create
 AWAY: tuple[type[Exception], ...] = (OperationalError, InterfaceError, PoolTimeout, OSError, OtherSchema)
 READING: tuple[type[Exception], ...] = (*AWAY, SQLAlchemyError)
 
-_STATEMENT_SECONDS = 5
 _BUSY_SECONDS = 1  # how long SQLite waits for another process that writes
-_POSTGRES: dict[str, Any] = {
-    "connect_timeout": 2,
-    "tcp_user_timeout": 3000,
-    "application_name": "quintet",
-    "options": f"-c statement_timeout={_STATEMENT_SECONDS}s",
-}
 
 
 class CommitUncertain(Exception):
@@ -109,7 +102,12 @@ def _postgres(url: str, readers: int) -> Engine:
     return create_engine(
         make_url(url).set(drivername="postgresql+psycopg"),
         hide_parameters=True,
-        connect_args=_POSTGRES,
+        connect_args={
+            "connect_timeout": 2,
+            "tcp_user_timeout": 3000,
+            "application_name": "quintet",
+            "options": "-c statement_timeout=5s",
+        },
         pool_size=readers or 1,
         max_overflow=0,
         pool_timeout=_BUSY_SECONDS,

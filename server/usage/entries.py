@@ -95,7 +95,9 @@ def _same_requests(connection: Connection, brought: Sequence[Entry]) -> Mapping[
         return known
     keys = sorted({(entry.tenant, entry.request_id) for entry in brought})
     if connection.dialect.name == "postgresql":  # in SQLite one transaction writes at a time
-        locks = sorted(_lock(key) for key in keys)
+        # Two servers must not both find that a tenant's request id is new. The locks are numbers of 64 bits.
+        digests = [hashlib.sha256("\n".join(key).encode()).digest() for key in keys]
+        locks = sorted(int.from_bytes(digest[:8], "big", signed=True) for digest in digests)
         connection.execute(
             text("SELECT pg_advisory_xact_lock(k) FROM unnest(CAST(:keys AS bigint[])) k"), {"keys": locks}
         )
@@ -104,11 +106,6 @@ def _same_requests(connection: Connection, brought: Sequence[Entry]) -> Mapping[
     for row in connection.execute(_SAME_REQUESTS, {"ids": ids, "since": since}):
         known[row.tenant, row.request_id].append(entry_of(row))
     return known
-
-
-def _lock(key: _Key) -> int:
-    """The number of an advisory lock for a tenant's request id: two servers must not both find that it is new."""
-    return int.from_bytes(hashlib.sha256("\n".join(key).encode()).digest()[:8], "big", signed=True)
 
 
 def settle_rows(connection: Connection, instance: str, settled: Sequence[Entry]) -> None:

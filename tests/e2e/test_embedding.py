@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from quintet.v1 import embedding_pb2, embedding_pb2_grpc
-from quintet_client import QuintetClient
+from quintet_client import AsyncQuintetClient, QuintetClient
 
 from tests.conftest import ServerProcess, start_server
 from tests.e2e.tasks import TIMEOUT, made_by
@@ -63,9 +63,11 @@ def test_a_model_that_is_no_embedder_is_not_found(channel: grpc.Channel) -> None
     assert (error.code(), details(error)["ErrorInfo"].reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
 
 
-def test_the_client_has_a_method(server: ServerProcess) -> None:
+async def test_both_clients_have_a_method(server: ServerProcess) -> None:
     with QuintetClient(server.address) as client:
         assert client.embed("one text").dimensions == 384
+    async with AsyncQuintetClient(server.address) as other:
+        assert len((await other.embed(["one text", "another"])).embeddings) == 2
 
 
 def test_it_needs_the_role_call(tmp_path: Path) -> None:

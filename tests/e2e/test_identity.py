@@ -274,11 +274,11 @@ def refused(**settings: str) -> str:
 def test_without_tenants_only_this_machine_is_served(start: Start, tmp_path: Path) -> None:
     message = refused(host="0.0.0.0")
     assert message.startswith(
-        "error: with QUINTET_HOST=0.0.0.0 anybody could call: set QUINTET_TENANTS to a file of tenants"
+        "error: with QUINTET_HOST=0.0.0.0 every client could call: set QUINTET_TENANTS to a file of tenants"
     )
     (tmp_path / "tenants.toml").write_text("[tenants.a]\nroles = ['king']\n")
     broken = refused(tenants=str(tmp_path / "tenants.toml"))
-    assert broken == f"error: {tmp_path}/tenants.toml: tenants.a.roles.0: must be one of call, ingest, admin\n"
+    assert broken == f"error: {tmp_path}/tenants.toml: tenants.a.roles.0: Input should be 'call', 'ingest' or 'admin'\n"
     local, public = start(), start(host="0.0.0.0", allow_anonymous="true")
     for server, said in ((local, "only this machine can call"), (public, "QUINTET_ALLOW_ANONYMOUS")):
         assert server.process.stdout

@@ -69,5 +69,10 @@ def test_ask() -> None:
 
     handle: Handle[Answerer] = Handle("answers")
     handle.install(Resident(cast("Answerer", Guess())))
-    estimate = RagServicer(Handle("collections"), handle, "gpt").estimate
-    assert estimate(rag_pb2.AskRequest(question="why?")) == Cost(300, 7)
+    servicer = RagServicer(Handle("collections"), handle, "gpt")
+
+    def estimate(request: rag_pb2.AskRequest) -> Cost:
+        set_current(Context("/quintet.v1.RagService/Ask", "r-1", time.monotonic() + 60))
+        return servicer.estimate(request)
+
+    assert copy_context().run(estimate, rag_pb2.AskRequest(question="why?")) == Cost(300, 7)

@@ -20,7 +20,6 @@ from server.domain.reloading_file import BadFile
 
 EMBEDDED, DEFAULT = "embedded", "default"
 _LONGEST_NAME = 128  # of a model, in requests
-_NO_KEY = "none"  # the SDK wants one even if the endpoint does not
 
 
 def _address(url: str) -> str:
@@ -88,7 +87,7 @@ class _Provider(_Table):
             key = (folder / self.api_key_file.expanduser()).read_text(encoding="utf-8").strip()
             source = "file api_key_file"
         else:
-            return _NO_KEY
+            return "none"  # the SDK wants a key even if the endpoint does not
         if not key or not _is_header(key):
             raise ValueError(f"the {source} is missing, empty or no line of printable ASCII")
         return key

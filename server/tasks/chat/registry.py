@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from server.settings import Settings
     from server.tasks.chat.openai_upstream import Upstream
 
-_OFF = "there is no language model: QUINTET_LLM is off"
-
 
 class ChatModels:
     """`handles` has everything that callers can name, the default first; start() begins to fill them. `upstreams` are
@@ -62,7 +60,8 @@ class ChatModels:
         that could not be made, unless it has no other.
         """
         if self.is_off:
-            self.default.move(State.FAILED, _OFF)  # as the settings ask, so it is not logged as an error
+            # As the settings ask, so it is not logged as an error.
+            self.default.move(State.FAILED, "there is no language model: QUINTET_LLM is off")
             return
         config = self._config
         try:

@@ -25,7 +25,10 @@ def provider_upstreams(
     be read. A model without one is counted with the embedded model's if its artefact is there, else by bytes.
     """
     upstreams = {}
-    shared = _embedded_counter(models, routes.embedded)
+    try:
+        shared: TokenCounter = TokenizerCounter(open_part(models, routes.embedded, "tokenizer.json"))
+    except (OSError, ValueError, ModelUnavailable):
+        shared = TokenCounter()
     for name, provider in routes.providers.providers.items():
         breaker, limiter = breaker_of(name), limiter_of(provider.concurrency)
         for model_name, model in provider.models.items():
@@ -67,10 +70,3 @@ def _own_counter(folder: Path, ref: str, model: Model) -> TokenCounter | None:
         return TokenizerCounter(folder / model.tokenizer.expanduser())
     except (OSError, ValueError) as error:
         raise ModelUnavailable(f'the tokenizer of "{ref}" cannot be read; see QUINTET_PROVIDERS') from error
-
-
-def _embedded_counter(models: Path, embedded: str) -> TokenCounter:
-    try:
-        return TokenizerCounter(open_part(models, embedded, "tokenizer.json"))
-    except (OSError, ValueError, ModelUnavailable):
-        return TokenCounter()

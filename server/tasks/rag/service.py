@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from quintet.v1 import rag_pb2 as pb
 from quintet.v1 import rag_pb2_grpc
@@ -11,7 +11,7 @@ from server.domain.chat import ChatModel
 from server.domain.context import current
 from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
-from server.domain.rag import ReindexProgress
+from server.domain.rag import Query, ReindexProgress
 from server.models.handle import Handle
 from server.rpc.auth import permitted
 from server.rpc.convert import by_name, index_ref, model_ref
@@ -37,7 +37,7 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
 
     def estimate(self, request: convert.AskLike) -> Cost:
         """What an answer costs at most. Raises what serving it would raise."""
-        return self._answerer.get().estimate(convert.query(request))
+        return self._answerer.get().estimate(_question(request))
 
     async def Ask(self, request: pb.AskRequest, context: Any) -> pb.AskResponse:
         texts: list[str] = []
@@ -60,7 +60,7 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
 
     async def StreamAsk(self, request: convert.AskLike, context: Any) -> AsyncGenerator[pb.StreamAskResponse, None]:
         permitted(self._chat_model)
-        answer = self._answerer.get().stream(convert.query(request), deadline=current().deadline)
+        answer = self._answerer.get().stream(_question(request), deadline=current().deadline)
         async with aclosing(answer) as events:
             async for event in events:
                 yield convert.stream_response(event)
@@ -159,6 +159,14 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
                 else:
                     done = pb.ReindexDone(index=index_ref(event), model=model_ref(engine.embedder))
                     yield pb.ReindexResponse(done=done)
+
+
+def _question(request: convert.AskLike) -> Query:
+    """What a request asks for, converted once for both its estimate and its answer."""
+    call = current()
+    if call.converted is None:
+        call.converted = convert.query(request)
+    return cast(Query, call.converted)
 
 
 def spec(
