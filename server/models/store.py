@@ -19,7 +19,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from server.domain.errors import ModelUnavailable, ModelVersionNotFound, StorageFull
 from server.models.artefact import (
@@ -168,10 +168,9 @@ class ModelStore:
 
     def use(self, artefact: Artefact, engine: str) -> Use | None:
         """What this version took on this engine when it was loaded; None if it never was."""
-        try:
-            return Use(**json.loads(_use_file(artefact).read_bytes())[engine])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        with contextlib.suppress(KeyError, TypeError):
+            return Use(**_read_uses(_use_file(artefact))[engine])
+        return None
 
     def note_use(self, artefact: Artefact, engine: str, use: Use) -> Use:
         """Keep the larger numbers on disk, and return them. In a read-only folder they are lost."""
@@ -181,9 +180,7 @@ class ModelStore:
             return use
         path = _use_file(artefact)
         try:
-            with contextlib.suppress(ValueError):
-                others = json.loads(path.read_bytes()) if path.exists() else {}
-            write_durably(path, json.dumps({**others, engine: use._asdict()}, indent=2).encode())
+            write_durably(path, json.dumps({**_read_uses(path), engine: use._asdict()}, indent=2).encode())
         except OSError as error:
             log.debug("%s cannot be written: %s", path.name, error.strerror)
         return use
@@ -199,6 +196,13 @@ class ModelStore:
 def _use_file(artefact: Artefact) -> Path:
     """Beside the version's folder, which has only files of the manifest."""
     return artefact.path.with_name(f"{artefact.path.name}.use.json")
+
+
+def _read_uses(path: Path) -> dict[str, Any]:
+    """By engine; empty if the file is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return dict(json.loads(path.read_bytes()))
+    return {}
 
 
 @contextlib.contextmanager

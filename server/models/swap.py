@@ -20,7 +20,7 @@ Find = Callable[[], tuple[Artefact | None, str]]  # the artefact, and the fault 
 _ATTEMPTS = 3  # at files that another process replaces while they are read
 
 
-class _Replaced(Exception):
+class _Replaced(ModelUnavailable):
     """The version's files were replaced while they were read, so the engine may be made of both."""
 
 
@@ -87,13 +87,12 @@ class Swapper:
             self._loader.retire(old)
 
     async def _load(self, handle: Handle[Any], find: Find, **how: Any) -> tuple[Resident[Any], str]:
-        for _ in range(_ATTEMPTS):
+        for _ in range(_ATTEMPTS - 1):
             try:
                 return await self._attempt(handle, find, **how)
             except _Replaced:
                 log.info('model "%s": its files were replaced while they were read', handle.name)
-        why = f'the files of "{handle.name}" are replaced again and again'
-        raise ModelUnavailable(why, metadata={"model": handle.name})
+        return await self._attempt(handle, find, **how)
 
     async def _attempt(
         self, handle: Handle[Any], find: Find, *, strict: bool, evict: bool, commit: Callable[[], None] | None
@@ -131,4 +130,4 @@ class Swapper:
         """A version is replaced in one step, so an unchanged manifest means that all files belonged to it."""
         name, version = artefact.manifest.name, artefact.manifest.version
         if await asyncio.to_thread(self._store.digest_of, name, version) != artefact.digest:
-            raise _Replaced
+            raise _Replaced(f'the files of "{name}" are replaced again and again', metadata={"model": name})

@@ -81,6 +81,14 @@ def test_the_largest_use_is_kept_by_engine(store: ModelStore) -> None:
     assert open_artefact(store.models, "m"), "it does not lie among what the manifest vouches for"
 
 
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"onnx": 1}', '{"onnx": {}}'])
+def test_a_damaged_use_file_counts_as_none(store: ModelStore, content: str) -> None:
+    artefact = open_artefact(store.models, "m")
+    (store.models / "m" / "3.use.json").write_text(content)
+    assert store.use(artefact, "onnx") is None
+    assert store.note_use(artefact, "onnx", Use(1, 2, 0.5)) == store.use(artefact, "onnx") == Use(1, 2, 0.5)
+
+
 def test_a_killed_publisher_leaves_whole_versions(tmp_path: Path) -> None:
     models = tmp_path / "models"
     ModelStore(models).publish(make(tmp_path / "first", "v0"))
