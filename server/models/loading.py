@@ -62,10 +62,6 @@ class Loader:
         """Run `work` on the thread of that name."""
         return await asyncio.get_running_loop().run_in_executor(self._threads[thread], work)
 
-    async def prepare(self, specs: Iterable[ModelSpec[Any]]) -> None:
-        """Import what all of them need, before there is an engine."""
-        await self.on("loader", partial(_prepare_all, specs))
-
     async def step_back(self) -> None:
         """Lower the priority of the threads, once the server is serving. "freer" keeps its own: see free()."""
         await asyncio.gather(*(self.on(thread, step_back) for thread in ("loader", "starter", "reader")))
@@ -177,7 +173,8 @@ def _construct(spec: ModelSpec[T], artefact: Artefact | None, *, is_known: bool)
     return Resident(engine), Use(resident, max(resident, peak - before), time.monotonic() - begun)
 
 
-def _prepare_all(specs: Iterable[ModelSpec[Any]]) -> None:
+def prepare_all(specs: Iterable[ModelSpec[Any]]) -> None:
+    """Import what all of them need, before there is an engine."""
     for spec in specs:
         with contextlib.suppress(Exception):  # loading the model itself will report it
             spec.prepare()

@@ -13,7 +13,7 @@ from server.models import process_memory
 from server.models.artefact import open_version
 from server.models.derived import keep_derived
 from server.models.handle import Handle, State, explain
-from server.models.loading import Loader, MemoryLimit
+from server.models.loading import Loader, MemoryLimit, prepare_all
 from server.models.spec import ModelSpec
 from server.models.store import CURRENT, Mark, ModelStore
 from server.models.swap import Swapper
@@ -116,9 +116,9 @@ class ModelManager:
         wanted = [(handle, spec) for handle, spec in self._specs if spec.settings.preload]
         marks = await asyncio.to_thread(self.store.marks, [spec.name for _, spec in wanted])
         specs = [spec for _, spec in wanted if marks[spec.name] or not spec.has_artefact]
-        # prepare() comes first on the one loading thread, while other processes start.
+        # Imports come first on the one loading thread, while other processes start.
         loads = (self._load(handle, evict=False) for handle, _ in wanted)
-        await asyncio.gather(self._loader.prepare(specs), *loads, return_exceptions=True)
+        await asyncio.gather(self._loader.on("loader", partial(prepare_all, specs)), *loads, return_exceptions=True)
         await self._loader.step_back()
 
     async def _follow_changes(self, marks: dict[str, Mark | None]) -> None:
