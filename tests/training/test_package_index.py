@@ -1,5 +1,7 @@
 """The package index is the one that pip is configured with, on a server or in a folder."""
 
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +40,13 @@ def test_settings_come_from_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PIP_INDEX_URL", "https://environment.example/simple")
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
     assert pip_settings() == PipSettings(("https://environment.example/simple",), *rest)
+
+
+def test_without_configuration_it_is_the_index_of_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.delenv("PIP_INDEX_URL", raising=False)
+    (first, *_) = pip_settings().index_urls
+    assert re.fullmatch(r"https://\S+/simple", first)
 
 
 def test_an_index_may_be_a_folder_beside_others(

@@ -24,28 +24,40 @@ _LINK = re.compile(rb"""href\s*=\s*["']([^"']+)""", re.IGNORECASE)
 class PipSettings(NamedTuple):
     """What pip's configuration files and PIP_* variables say about the index."""
 
-    index_urls: tuple[str, ...] = ("https://pypi.org/simple",)
+    index_urls: tuple[str, ...] = ()
     certificates: str = ""
     proxy: str = ""
 
 
 def pip_settings() -> PipSettings:
     """Ask pip. Raises DownloadFailed if it does not answer."""
-    command = [sys.executable, "-m", "pip", "config", "list"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    if answer.returncode:
-        raise DownloadFailed(
-            f"pip did not show its settings: {answer.stderr.strip()}. Add pip with: python -m ensurepip"
-        )
-    lines = (line.partition("=") for line in answer.stdout.splitlines() if "=" in line)
+    lines = (line.partition("=") for line in _pip("config", "list").splitlines() if "=" in line)
     values = {key: str(ast.literal_eval(value)) for key, _, value in lines}
 
     def option(name: str) -> str:
         keys = (f"{section}.{name}" for section in (":env:", "download", "global"))  # pip's own precedence
         return next((values[key] for key in keys if key in values), "")
 
-    first = option("index-url") or PipSettings().index_urls[0]
+    first = option("index-url") or _default_index()
     return PipSettings((first, *option("extra-index-url").split()), option("cert"), option("proxy"))
+
+
+def _default_index() -> str:
+    """The index of pip without configuration. Its help alone names it."""
+    found = re.search(r"--index-url <url> .*?\(default (\S+)\)", " ".join(_pip("download", "--help").split()))
+    if not found:
+        raise DownloadFailed("pip does not name its default index. Set PIP_INDEX_URL")
+    return found[1]
+
+
+def _pip(*arguments: str) -> str:
+    command = [sys.executable, "-m", "pip", *arguments]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if answer.returncode:
+        raise DownloadFailed(
+            f"pip did not show its settings: {answer.stderr.strip()}. Add pip with: python -m ensurepip"
+        )
+    return answer.stdout
 
 
 class PackageIndex:
