@@ -4,7 +4,6 @@ import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -13,7 +12,6 @@ from server.domain.chat import Message
 
 # 32,000 code points take 20 to 110 ms, so longer texts are counted on a thread; tokenizers releases the GIL.
 _ON_THE_LOOP = 500
-_REMEMBERED = 32  # prompts whose count is kept
 _TURN_TOKENS = 4  # around a message, if the model's chat template is unknown
 
 
@@ -83,15 +81,10 @@ class TokenizerCounter(TokenCounter):
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._frame = Frame(**frame) if frame else None
-        # For a prompt's estimate, each attempt to answer it, and the next upstream.
-        self._remembered = lru_cache(_REMEMBERED)(self._prompt)
         self.exact = frame is not None
 
     def text(self, text: str) -> int:
         return len(self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0])
 
     def prompt(self, messages: Sequence[Message]) -> int:
-        return self._remembered(tuple(messages))
-
-    def _prompt(self, messages: tuple[Message, ...]) -> int:
         return super().prompt(messages) if self._frame is None else self.text(self._frame.around(messages))
