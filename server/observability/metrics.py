@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, start_http_server
 
 from server.domain.reloading_file import ReloadingFile
+from server.domain.supervision import restarts
 from server.inference.scheduler import Scheduler
 from server.models.handle import Handle, State
 from server.models.loading import MemoryLimit
@@ -53,6 +54,8 @@ class Collector:
         yield from upstreams(list(self.upstreams.values()))
         if self.ledger is not None:
             yield from ledger(self.ledger)
+        what = "Restarts of background tasks that failed"
+        yield counters("quintet_background_restarts", what, "task", restarts.copy())
 
 
 @contextmanager
