@@ -5,7 +5,7 @@ about each call: rates, calls at once, and budgets, in memory for one server and
 
 May import `domain`. Read first: `tenants.py`, `limits/limiter.py`, `limits/limit_set.py`.
 
-Words: a Tenant has Roles, ApiKeys and Limits. A Budget is a Limit for a day or a month. An account counts what is spent
+Words: Grants say which tenants may read, write or own a collection. A Tenant has Roles, ApiKeys and Limits. A Budget is a Limit for a day or a month. An account counts what is spent
 or reserved of a budget in one period; its baseline is what the ledger said when counting began. A Permit is an admitted
 call: it reserves the estimated cost, and is settled with the actual one. A Limiter is degraded while Redis does not
 answer and this server decides alone with its share of the limits.
