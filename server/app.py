@@ -27,6 +27,7 @@ from server.models.registry import open_store
 from server.models.spec import ModelSettings, ModelSpec, imported
 from server.rpc.admission import Admission
 from server.rpc.auth import TenantAuth
+from server.rpc.grpc_server import make_server
 from server.rpc.health import Health
 from server.rpc.listener import CannotStart, Certificates, listen
 from server.rpc.pipeline import Registrar
@@ -136,7 +137,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
 
         # gRPC's limit is twice ours, so that a request that is a little too large gets an answer with details.
         largest = settings.max_request_bytes
-        server = grpc.aio.server(options=(*_OPTIONS, ("grpc.max_receive_message_length", 2 * largest)))
+        server = make_server((*_OPTIONS, ("grpc.max_receive_message_length", 2 * largest)))
         registrar = Registrar(
             server,
             admission,
