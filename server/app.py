@@ -106,7 +106,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             {} if chats.is_off else chats.handles,
             settings.git_commit,
             services=lambda: health.messages,
-            warnings=lambda: [file.problem for file in files if file.problem],
+            warnings=lambda: [warning for file in files for warning in file.warnings],
             limits=settings.model_dump(
                 include={"max_request_bytes", "max_concurrent_calls", "default_deadline_seconds"}
             ),
