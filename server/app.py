@@ -27,8 +27,9 @@ from server.models.registry import open_store
 from server.models.spec import ModelSettings, ModelSpec, imported
 from server.rpc.admission import Admission
 from server.rpc.auth import TenantAuth
+from server.rpc.certificates import Certificates
 from server.rpc.health import Health
-from server.rpc.listener import CannotStart, Certificates, listen
+from server.rpc.listener import CannotStart, listen
 from server.rpc.pipeline import Registrar
 from server.rpc.reflection import add_reflection
 from server.rpc.service_spec import ServiceSpec, methods_by_path

@@ -28,6 +28,10 @@ class BadFile(Exception):
     """A file cannot be used; the message names it and says why, and never quotes it."""
 
 
+class NotYet(BadFile):
+    """A file cannot be used now, but later without a change: it is tried again."""
+
+
 class ReloadingFile(Generic[T]):
     """`latest` is what `make` returned for the files' contents. `make` runs on a thread and raises BadFile."""
 
@@ -78,11 +82,18 @@ class ReloadingFile(Generic[T]):
         try:
             self.latest = self._made(self._used)
         except BadFile as error:
+            if str(error) != self.problem:
+                log.error("invalid %s are ignored, the current ones stay: %s", self.what, error)
             self.problem = str(error)
-            log.error("invalid %s are ignored, the current ones stay: %s", self.what, error)
+            if isinstance(error, NotYet):
+                self.check_again()
             return
         self.problem = ""
         log.info("%s reloaded", self.what)
+
+    def check_again(self) -> None:
+        """Make the object again at the next poll, even if the files have not changed."""
+        self._used = ""  # differs from every content
 
     def _made(self, contents: Contents | str) -> T:
         if isinstance(contents, str):
