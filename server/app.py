@@ -27,9 +27,10 @@ from server.models.registry import open_store
 from server.models.spec import ModelSettings, ModelSpec, imported
 from server.rpc.admission import Admission
 from server.rpc.auth import TenantAuth
+from server.rpc.certificates import Certificates
 from server.rpc.grpc_server import make_server
 from server.rpc.health import Health
-from server.rpc.listener import CannotStart, Certificates, listen
+from server.rpc.listener import CannotStart, listen
 from server.rpc.pipeline import Registrar
 from server.rpc.reflection import add_reflection
 from server.rpc.service_spec import ServiceSpec, methods_by_path
@@ -107,7 +108,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             {} if chats.is_off else chats.handles,
             settings.git_commit,
             services=lambda: health.messages,
-            warnings=lambda: [file.problem for file in files if file.problem],
+            warnings=lambda: [warning for file in files for warning in file.warnings],
             limits=settings.model_dump(
                 include={"max_request_bytes", "max_concurrent_calls", "default_deadline_seconds"}
             ),

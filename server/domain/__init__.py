@@ -7,5 +7,6 @@ Context             a running call: caller, deadline, timings. Every RPC has one
 Caller              the tenant that calls, with its roles and allowed models
 Cost                tokens and millionths of money
 ConcurrencyLimiter  at most so many long pieces of work at once, with a bounded queue
+supervised          a background task that starts again after an exception
 ReloadingFile       a file that an operator edits; the latest good content is in use
 """

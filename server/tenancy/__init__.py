@@ -1,6 +1,7 @@
 """Tenants: who may call, and how much.
 
-`tenants_file.py` reads the TOML file of tenants and follows its changes. `api_keys.py` checks keys. `limits/` decides
+`tenants_file.py` reads the TOML file of tenants and follows its changes; `parsing_process.py` parses large ones.
+`api_keys.py` checks keys. `limits/` decides
 about each call: rates, calls at once, and budgets, in memory for one server and in Redis for several.
 
 May import `domain`. Read first: `tenants.py`, `limits/limiter.py`, `limits/limit_set.py`.

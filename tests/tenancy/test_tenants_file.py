@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.domain import reloading_file
 from server.domain.money import micros
 from server.domain.reloading_file import BadFile
 from server.tenancy.tenants import Limits, Role
@@ -78,6 +79,7 @@ def test_the_example_says_all() -> None:
             'tenants.b.certificates: "dns:x.example" belongs to tenants.a',
         ),
         ("x = " + "[" * 100_000, "nested too deeply"),
+        ("x = " + "9" * 5_000, "not TOML: Exceeds the limit"),
         ("[tenants.a]\n" + "\n".join(f"x{n} = 1" for n in range(9)), "; and 4 more"),
     ],
 )
@@ -113,7 +115,8 @@ def test_what_is_no_money_is_refused(value: object) -> None:
 
 
 @pytest.fixture
-async def reloading(tmp_path: Path) -> AsyncIterator[TenantsFile]:
+async def reloading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TenantsFile]:
+    monkeypatch.setattr(reloading_file, "_POLL_SECONDS", 0.05)
     path = tmp_path / "tenants.toml"
     add_tenant(path, "acme")
     file = TenantsFile(path, SERVICES)
