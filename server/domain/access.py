@@ -38,24 +38,18 @@ class Grants:
 
 
 @dataclass(frozen=True, slots=True)
-class AccessRules:
-    """What the tenants file says about collections: entries by their names."""
-
-    grants: Mapping[str, Grants]
-
-
-@dataclass(frozen=True, slots=True)
 class Caller:
     """A tenant, with the API key or client certificate of this call.
 
-    `models` are those it may use; None means all. `rules` are None if there is no tenants file: everything is open.
+    `models` are those it may use; None means all. `grants` are the tenants file's entries for collections, by their
+    names; None if there is no tenants file: everything is open.
     """
 
     tenant: str
     key_id: str = ""
     roles: frozenset[str] = frozenset()
     models: frozenset[str] | None = None
-    rules: AccessRules | None = None
+    grants: Mapping[str, Grants] | None = None
 
     @property
     def is_admin(self) -> bool:
@@ -73,9 +67,9 @@ class Caller:
 
     def may(self, right: Right, collection: str, owner: str) -> bool:
         """Whether the caller has a right to an existing collection; `owner` is the recorded one, empty if none is."""
-        if self.rules is None or self.is_admin:
+        if self.grants is None or self.is_admin:
             return True
-        entry = self.rules.grants.get(collection, _NO_GRANTS)
+        entry = self.grants.get(collection, _NO_GRANTS)
         if self.tenant == (entry.owner or owner):
             return True
         granted = entry.write | entry.read if right is Right.READ else entry.write
@@ -83,19 +77,19 @@ class Caller:
 
     def shown_owner(self, collection: str, owner: str) -> str:
         """The owner of a collection, if the caller may know it, else an empty text. `owner` is the recorded one."""
-        if self.rules is not None:
-            owner = self.rules.grants.get(collection, _NO_GRANTS).owner or owner
+        if self.grants is not None:
+            owner = self.grants.get(collection, _NO_GRANTS).owner or owner
         return owner if self.is_admin or owner == self.tenant else ""
 
     def may_create(self, collection: str) -> bool:
         """Whether the caller may create a collection of this name. An entry of the tenants file reserves its name."""
-        return self.rules is None or collection not in self.rules.grants or self.may(Right.ADD, collection, "")
+        return self.grants is None or collection not in self.grants or self.may(Right.ADD, collection, "")
 
     def owner_of_new(self, collection: str) -> str:
         """The owner to record with a new collection; empty if there is no tenants file."""
-        if self.rules is None:
+        if self.grants is None:
             return ""
-        return self.rules.grants.get(collection, _NO_GRANTS).owner or self.tenant
+        return self.grants.get(collection, _NO_GRANTS).owner or self.tenant
 
     def require(self, right: Right, collection: str, owners: Mapping[str, str]) -> None:
         """Raises CollectionNotFound if a collection is absent or the caller lacks the right, with the same message.
@@ -115,7 +109,7 @@ class Caller:
 
     def _not_found(self, right: Right, collection: str, owners: Mapping[str, str]) -> CollectionNotFound:
         known = [name for name, owner in owners.items() if self.may(right, name, owner)]
-        if self.rules is None or self.is_admin:
+        if self.grants is None or self.is_admin:
             return CollectionNotFound(collection, known)
         what, option = _IN_WORDS[right]
         return CollectionNotFound(

@@ -67,7 +67,7 @@ def names_collection(right: Right, named: Callable[[Any], str], owners: Owners) 
 
     def check(call: Context, request: Any) -> None:
         call.right = right
-        if call.caller.rules is not None and (name := named(request)):
+        if call.caller.grants is not None and (name := named(request)):
             call.caller.require(right, name, owners())
 
     return Touch(Resource.COLLECTION, right, check)

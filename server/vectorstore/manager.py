@@ -81,7 +81,7 @@ class CollectionManager:
         The caller's right is checked again, because a collection may have been replaced while the call waited.
         """
         call = current_or_none()
-        if call is not None and call.right is not None and call.caller.rules is not None:
+        if call is not None and call.right is not None and call.caller.grants is not None:
             call.caller.require(call.right, name, self.owners())
         if collection := self.open.get(name):
             return collection

@@ -21,7 +21,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def grants(file: Path) -> dict[str, Grants]:
-    return dict(parse(file.read_bytes(), SERVICES).rules.grants)
+    return dict(parse(file.read_bytes(), SERVICES).grants)
 
 
 def test_grants_are_given_and_withdrawn(in_process: Quintet, file: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.domain import reloading_file
 from server.domain.access import Grants
 from server.domain.money import micros
 from server.domain.reloading_file import BadFile
@@ -41,7 +42,7 @@ def test_the_example_says_all() -> None:
     )
     assert acme.service_limits == {"ChatService": Limits(tokens_per_minute=50_000, concurrent_calls=4)}
     assert (operations.roles, operations.services, operations.models) == (frozenset({Role.ADMIN}), None, None)
-    assert found.rules.grants == {
+    assert found.grants == {
         "handbook": Grants("acme", frozenset({"operations"})),
         "wikipedia": Grants(read=frozenset({"*"})),
     }
@@ -87,6 +88,7 @@ def test_the_example_says_all() -> None:
         ("[tenants.a]\n[collections.x]\nread = ['a', 'b', '*']", 'collections.x.read: no tenant "b"'),
         ("[tenants.a]\n[collections.x]\nowner = '*'", 'collections.x.owner: no tenant "*"'),
         ("x = " + "[" * 100_000, "nested too deeply"),
+        ("x = " + "9" * 5_000, "not TOML: Exceeds the limit"),
         ("[tenants.a]\n" + "\n".join(f"x{n} = 1" for n in range(9)), "; and 4 more"),
     ],
 )
@@ -122,7 +124,8 @@ def test_what_is_no_money_is_refused(value: object) -> None:
 
 
 @pytest.fixture
-async def reloading(tmp_path: Path) -> AsyncIterator[TenantsFile]:
+async def reloading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TenantsFile]:
+    monkeypatch.setattr(reloading_file, "_POLL_SECONDS", 0.05)
     path = tmp_path / "tenants.toml"
     add_tenant(path, "acme")
     file = TenantsFile(path, SERVICES)

@@ -96,6 +96,7 @@ def _put(result: TaskResult, message: Message) -> None:
         case AnalysisTask.SENTIMENT | AnalysisTask.TOPICS:
             made.labels.extend(labels(result.value.labels))
             made.truncated = result.value.truncated
+            made.unknown_share = result.value.unknown_share
         case AnalysisTask.LANGUAGE:
             made.labels.extend(labels(result.value))
         case task:

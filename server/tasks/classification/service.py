@@ -32,7 +32,9 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
         top_k = request.top_k or _MAX_LABELS
         return classification_pb2.ClassifyResponse(
             results=[
-                classification_pb2.ClassificationResult(labels=labels(r.labels[:top_k]), truncated=r.truncated)
+                classification_pb2.ClassificationResult(
+                    labels=labels(r.labels[:top_k]), truncated=r.truncated, unknown_share=r.unknown_share
+                )
                 for r in results
             ],
             model=model,

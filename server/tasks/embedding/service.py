@@ -6,7 +6,7 @@ from typing import Any
 from quintet.v1 import embedding_pb2, embedding_pb2_grpc
 
 from server.domain.context import current
-from server.domain.texts import Embedder
+from server.domain.texts import DetailedEmbedder
 from server.models.handle import Handle, find
 from server.rpc.access import chosen, uses
 from server.rpc.convert import model_ref
@@ -17,7 +17,7 @@ from server.tenancy.tenants import Role
 class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
     """Texts to vectors. The first of `embedders` serves requests that name none."""
 
-    def __init__(self, embedders: Mapping[str, Handle[Embedder]]) -> None:
+    def __init__(self, embedders: Mapping[str, Handle[DetailedEmbedder]]) -> None:
         self._embedders = embedders
         self._default = next(iter(embedders))
 
@@ -25,16 +25,21 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         deadline = current().deadline
         handle = find(self._embedders, request.model or self._default)
         async with handle.use(deadline) as embedder:
-            vectors = await embedder.embed(request.texts, deadline=deadline)
+            found = await embedder.embed_detailed(request.texts, deadline=deadline)
             model = model_ref(embedder.description.identity)
         return embedding_pb2.EmbedResponse(
-            embeddings=[embedding_pb2.Embedding(values=vector) for vector in vectors.tolist()],
-            dimensions=vectors.shape[1],
+            embeddings=[
+                embedding_pb2.Embedding(
+                    values=each.vector.tolist(), truncated=each.truncated, unknown_share=each.unknown_share
+                )
+                for each in found
+            ],
+            dimensions=len(found[0].vector),
             model=model,
         )
 
 
-def spec(embedders: Mapping[str, Handle[Embedder]]) -> ServiceSpec:
+def spec(embedders: Mapping[str, Handle[DetailedEmbedder]]) -> ServiceSpec:
     """The service over the embedders that callers can name, the default first."""
     methods = {"Embed": MethodSpec(Role.CALL, FREE, (uses(chosen(next(iter(embedders)))),))}
     return ServiceSpec(EmbeddingServicer(embedders), methods, needs=tuple(embedders.values()))

@@ -27,6 +27,7 @@ class PricingServicer(pricing_pb2_grpc.PricingServiceServicer):
         houses = [House(*values_of(house)) for house in request.houses]
         async with self._pricer.use(deadline) as pricer:
             estimates = await pricer.predict(houses, deadline=deadline)
+            warnings = pricer.warnings(houses)
             model = model_ref(pricer.description.identity)
         return pricing_pb2.PredictPriceResponse(
             estimates=[
@@ -34,6 +35,10 @@ class PricingServicer(pricing_pb2_grpc.PricingServiceServicer):
                 for e in estimates
             ],
             model=model,
+            warnings=[
+                pricing_pb2.RangeWarning(field=w.field, value=w.value, minimum=w.minimum, maximum=w.maximum)
+                for w in warnings
+            ],
         )
 
 
