@@ -9,18 +9,24 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from buf.validate import validate_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 # Values that reach the code behind validation, by the name of the field.
 _NAMES = {
-    "collection": ("fuzz-1", "fuzz-2", "wikipedia"),
+    "collection": ("fuzz-1", "fuzz-2"),
     "model": ("sentiment", "topics", "embedder", "default"),
-    "name": ("sentiment", "fuzz-1", "fuzz-2", "current"),
+    "name": ("sentiment", "fuzz-1", "fuzz-2"),
     "id": ("a", "b", "c"),
     "ids": ("a", "b", "c"),
-    "text": ("a house with a garden", "白宮在哪裡？"),
-    "role": (1, 2, 3),
+    "text": ("A house with a garden.", "白宮在哪裡？"),
+    "role": (2, 2, 2, 1, 3),
+    "min_generation": (0, 1),
+    "neighborhood": ("NAmes",),
+    "building_type": ("1Fam",),
+    "house_style": ("1Story",),
+    "kitchen_quality": ("TA",),
 }
 _STRINGS = (
     *("", " ", "a", "\0", "\u202e", "\ufeff", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "e\u0301" * 20),
@@ -30,31 +36,34 @@ _STRINGS = (
 _INTEGERS = (0, 1, 2, 7, 100, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1, -1, -(2**31), -(2**63))
 _REALS = (0.0, -0.0, 1.0, 0.5, -1.0, 1e-320, 1e308, -1e308, float("nan"), float("inf"), float("-inf"))
 _BYTES = (b"\0", b"\xff" * 10 + b"\1", b"\x80", b"\xed\xa0\x80", b"\xc0\xaf", b"\x0a\x00" * 50, b"\x0b" * 120)
-_MOST_REPEATED, _MOST_BYTES = 4, 200_000
+_MOST_REPEATED, _MOST_BYTES, _MOST_EARLIER, _DEEPEST = 4, 200_000, 500, 5
 _INTEGER_RANGES = {
-    FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31),
-    FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63),
-    FieldDescriptor.CPPTYPE_UINT32: (0, 2**32),
-    FieldDescriptor.CPPTYPE_UINT64: (0, 2**64),
+    FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
+    FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
+    FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
+    FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
 }
 
 
 class Payloads:
     """Makes requests. The same seed makes the same requests, if the methods come in the same order."""
 
-    def __init__(self, seed: int, *, names: dict[str, tuple[Any, ...]] | None = None) -> None:
+    def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
-        self._names = _NAMES | (names or {})
         self._earlier = [b""]  # payloads to splice with
+        self._hostility = 0.0  # how likely a value is one that no caller would send
 
     def make(self, method: MethodDescriptor) -> list[bytes]:
-        """The messages of a call. About one request in ten is left as it was filled."""
+        """The messages of a call. One request in ten is as a caller would send it."""
         chance = self._random
-        count = chance.choice((0, 1, 2, 3)) if method.client_streaming else 1
-        messages = [self._filled(method.input_type) for _ in range(count)]
-        if chance.random() < 0.005:  # none, or one too many
+        mutated = chance.random() < 0.9
+        self._hostility = chance.choice((0.0, 0.05, 0.4)) if mutated else 0.0
+        messages = [
+            self._filled(method.input_type) for _ in range(chance.randint(0, 3) if method.client_streaming else 1)
+        ]
+        if mutated and chance.random() < 0.005:  # none, or one too many
             messages = messages[:-1] if chance.random() < 0.5 else [*messages, b""]
-        if chance.random() < 0.9:
+        if mutated and chance.random() < 0.8:
             messages = [self._mutated(each) for each in messages]
         return messages
 
@@ -62,18 +71,17 @@ class Payloads:
         message = GetMessageClass(kind)()
         self._fill(message, depth=0)
         data = message.SerializeToString()
-        if len(self._earlier) < 500:
+        if len(self._earlier) < _MOST_EARLIER:
             self._earlier.append(data)
         else:
-            self._earlier[self._random.randrange(500)] = data
+            self._earlier[self._random.randrange(_MOST_EARLIER)] = data
         return data[:_MOST_BYTES]
 
     def _fill(self, message: Any, depth: int) -> None:
-        for field in message.DESCRIPTOR.fields:
-            if self._random.random() < 0.35 or depth > 5:
-                continue
-            if field.message_type and field.message_type.GetOptions().map_entry:
-                self._fill_map(getattr(message, field.name), field.message_type, depth)
+        for field in self._chosen(message.DESCRIPTOR, depth):
+            entry = field.message_type if field.message_type and field.message_type.GetOptions().map_entry else None
+            if entry:
+                self._fill_map(getattr(message, field.name), entry, depth)
             elif field.is_repeated:
                 for _ in range(self._random.randint(1, _MOST_REPEATED)):
                     if field.message_type:
@@ -86,6 +94,23 @@ class Payloads:
             else:
                 setattr(message, field.name, self._value(field))
 
+    def _chosen(self, kind: Descriptor, depth: int) -> list[FieldDescriptor]:
+        """The fields to set: the required ones and plain values, half of the others, and one of each oneof."""
+        chance = self._random
+        if depth > _DEEPEST:
+            return []
+        one = [chance.choice(oneof.fields) for oneof in kind.oneofs]
+        return [field for field in kind.fields if self._is_set(field, one)]
+
+    def _is_set(self, field: FieldDescriptor, one: list[FieldDescriptor]) -> bool:
+        chance = self._random
+        oneof, required = field.containing_oneof, _rules(field).required
+        if required or (oneof is None and not field.message_type):
+            return chance.random() > self._hostility / 2
+        if oneof and len(oneof.fields) > 1:
+            return field in one
+        return chance.random() < 0.5
+
     def _fill_map(self, entries: Any, entry: Descriptor, depth: int) -> None:
         key, value = (entry.fields_by_name[name] for name in ("key", "value"))
         for _ in range(self._random.randint(1, _MOST_REPEATED)):
@@ -96,26 +121,50 @@ class Payloads:
 
     def _value(self, field: FieldDescriptor) -> Any:
         chance, kind = self._random, field.cpp_type
-        known = self._names.get(field.name)
-        if known and chance.random() < 0.8 and isinstance(known[0], str) == (kind == FieldDescriptor.CPPTYPE_STRING):
+        hostile = chance.random() < self._hostility
+        known = _NAMES.get(field.name)
+        if known and not hostile and isinstance(known[0], str) == (kind == FieldDescriptor.CPPTYPE_STRING):
             return chance.choice(known)
         if kind == FieldDescriptor.CPPTYPE_STRING:
-            text = chance.choice(_STRINGS) if chance.random() < 0.4 else "house " * chance.randint(1, 8)
-            return chance.choice(_BYTES) if field.type == FieldDescriptor.TYPE_BYTES else text
-        if kind in _INTEGER_RANGES:
-            low, high = _INTEGER_RANGES[kind]
-            number = chance.choice(_INTEGERS) if chance.random() < 0.5 else chance.randint(0, 300)
-            return number if low <= number < high else 1
-        if kind in (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT):
-            return chance.choice(_REALS) if chance.random() < 0.4 else chance.uniform(0, 3000)
+            if field.type == FieldDescriptor.TYPE_BYTES:
+                return chance.choice(_BYTES)
+            return chance.choice(_STRINGS) if hostile else "house " * chance.randint(1, 5)
         if field.enum_type:
-            return chance.choice((*field.enum_type.values_by_number, 99, -1))
-        return chance.random() < 0.5
+            numbers = [*field.enum_type.values_by_number]
+            return chance.choice((*numbers, 99, -1)) if hostile else chance.choice(numbers[1:] or numbers)
+        if kind == FieldDescriptor.CPPTYPE_BOOL:
+            return chance.random() < 0.5
+        low, high = _range(field)
+        if kind in (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT):
+            return chance.choice(_REALS) if hostile else chance.uniform(low, high)
+        if hostile:
+            low, high = _INTEGER_RANGES[kind]
+            return chance.choice([number for number in _INTEGERS if low <= number <= high])
+        return chance.randint(int(low), int(high))
 
     def _mutated(self, data: bytes) -> bytes:
         for _ in range(self._random.randint(1, 3)):
             data = self._random.choice(_MUTATIONS)(self._random, data, self._earlier)
         return data[:_MOST_BYTES]
+
+
+def _rules(field: FieldDescriptor) -> validate_pb2.FieldRules:
+    return field.GetOptions().Extensions[validate_pb2.field]
+
+
+def _range(field: FieldDescriptor) -> tuple[float, float]:
+    """What the contract allows for a number."""
+    rules = _rules(field)
+    name = rules.WhichOneof("type")
+    low, high = 0.0, 100.0
+    for limit, value in getattr(rules, name).ListFields() if name else ():
+        if limit.name in ("gt", "gte"):
+            low = value
+            high = max(high, low)
+        elif limit.name in ("lt", "lte"):
+            high = value
+            low = min(low, high)
+    return low, high
 
 
 _Mutation = Callable[[random.Random, bytes, list[bytes]], bytes]
