@@ -86,12 +86,24 @@ class ModelVersionNotFound(NotFound, reason="MODEL_VERSION_NOT_FOUND"):
 
 
 class CollectionNotFound(NotFound, reason="COLLECTION_NOT_FOUND"):
-    """It does not exist, or the caller may not know that it does. `known` are those that it may use in the same way."""
-
-    def __init__(self, name: str, known: Sequence[str], message: str = "") -> None:
+    def __init__(self, name: str, known: Sequence[str]) -> None:
         names = ", ".join(sorted(known)) or "none"
-        message = message or f'no such collection: "{name}"'
-        super().__init__(f"{message}; known: {names}", metadata={"collection": name, "known": names})
+        super().__init__(f'no such collection: "{name}"; known: {names}', metadata={"collection": name, "known": names})
+
+
+class CollectionNotGranted(NotFound, reason="COLLECTION_NOT_FOUND"):
+    """The tenant has no collection of this name to `use` ("read"); whether there is one is not told.
+
+    `known` are those that it has. `option` of `quintet tenants grant` would grant access.
+    """
+
+    def __init__(self, tenant: str, name: str, use: str, option: str, known: Sequence[str]) -> None:
+        names = ", ".join(sorted(known)) or "none"
+        super().__init__(
+            f'tenant "{tenant}" has no collection "{name}" to {use} '
+            f"(an operator grants access: quintet tenants grant {name} {option} {tenant}); known: {names}",
+            metadata={"collection": name, "known": names},
+        )
 
 
 class GenerationNotFound(NotFound, reason="GENERATION_NOT_FOUND"):

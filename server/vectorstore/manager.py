@@ -76,18 +76,22 @@ class CollectionManager:
     # ------------------------------------------------------------ finding
 
     def get(self, name: str) -> Collection:
-        """A collection. Raises CollectionNotFound and CollectionBroken.
-
-        The caller's right is checked again, because a collection may have been replaced while the call waited.
-        """
-        call = current_or_none()
-        if call is not None and call.right is not None and call.caller.grants is not None:
-            call.caller.require(call.right, name, self.owners())
+        """A collection. Raises CollectionNotFound, CollectionBroken, and what check_right() raises."""
+        self.check_right(name)
         if collection := self.open.get(name):
             return collection
         if failure := self.failures.get(name):
             raise CollectionBroken(failure)
         raise CollectionNotFound(name, [*self.open, *self.failures])
+
+    def check_right(self, name: str) -> None:
+        """Raises CollectionNotGranted if the current call lacks the right that its method needs.
+
+        It was checked when the call arrived; meanwhile another tenant may have taken the name.
+        """
+        call = current_or_none()
+        if call is not None and call.right is not None and call.caller.grants is not None:
+            call.caller.require(call.right, name, self.owners())
 
     def owners(self) -> dict[str, str]:
         """The recorded owners of all collections, by name; empty where none is recorded."""

@@ -80,6 +80,7 @@ class RagEngine:
     async def drop(self, name: str, *, deadline: float) -> IndexIdentity:
         """Remove a collection, a broken one too; return its last state."""
         async with self._collections.only_writer(name, deadline):
+            self._collections.check_right(name)
             broken = name in self._collections.failures
             last = IndexIdentity(name, 0) if broken else self._collections.get(name).snapshot.index
             await self._collections.write(partial(drop_collection, self._collections.index, name), deadline)
