@@ -33,7 +33,7 @@ from server.rpc.health import Health
 from server.rpc.listener import CannotStart, listen
 from server.rpc.pipeline import Registrar
 from server.rpc.reflection import add_reflection
-from server.rpc.service_spec import ServiceSpec, methods_by_path
+from server.rpc.service_spec import ServiceSpec, checks_by_path, methods_by_path
 from server.rpc.tenant_limits import TenantLimits
 from server.settings import Settings
 from server.tasks.analysis import service as analysis
@@ -144,6 +144,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             admission,
             largest,
             identify=auth.identify if auth else None,
+            checks=checks_by_path(services),
             limits=limits,
             begin_trace=begin_trace,
         )
@@ -216,7 +217,13 @@ def _tasks(
         classification.spec(classifiers),
         pricing.spec(prices),
         chat.spec(chats.handles, required=not chats.is_off),
-        rag.spec(collections, answers, chats.default, answers_needed=not chats.is_off),
+        rag.spec(
+            collections,
+            answers,
+            chats.default,
+            retrieval=tuple(each.name for each in (embedder, reranker) if each),
+            answers_needed=not chats.is_off,
+        ),
         embedding.spec({embedder.name: embedder}),
         analysis.spec(parser, languages, classifiers),
     )
