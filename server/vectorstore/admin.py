@@ -8,11 +8,11 @@ from server.domain.errors import CollectionBroken, CollectionExists
 from server.models.artefact import POINTER, sync_folder, write_durably
 from server.vectorstore import layout
 from server.vectorstore.collection import Collection
-from server.vectorstore.damage import refusals_as_errors
+from server.vectorstore.damage import Damaged, refusals_as_errors
 from server.vectorstore.segment import Content, write_segment
 
 
-def create_collection(index: Path, name: str, content: Content, *, generation: int = 0) -> Collection:
+def create_collection(index: Path, name: str, content: Content, *, generation: int = 0, owner: str = "") -> Collection:
     """Make a collection of `content`, complete or not at all. Raises CollectionExists, StorageFull and
     CollectionUnreadable, and CollectionBroken if something else has its place.
     """
@@ -25,6 +25,8 @@ def create_collection(index: Path, name: str, content: Content, *, generation: i
             segment.mkdir()
             write_segment(segment, name, generation, content, origin="create")
             sync_folder(segment)
+            if owner:
+                layout.write_owner(staged, owner)
             write_durably(staged / POINTER, f"{generation}\n".encode())
             try:
                 staged.rename(folder)
@@ -56,13 +58,15 @@ def drop_collection(index: Path, name: str) -> None:
 
 def publish_collection(index: Path, name: str, content: Content) -> None:
     """Make `content` the next generation of a collection, new or not. Running servers notice it."""
-    folder = layout.collection_folder(index, name)
+    folder, owner = layout.collection_folder(index, name), ""
     if folder.exists():
         try:
             collection = Collection(folder)
-        except CollectionBroken:  # or written in an older format: nothing of it is kept
+        except CollectionBroken:  # or written in an older format: nothing of it is kept but its owner
+            with suppress(OSError, Damaged):
+                owner = layout.read_owner(folder)
             drop_collection(index, name)
         else:
             collection.replace(lambda _: content, "publish")
             return
-    create_collection(index, name, content, generation=1)
+    create_collection(index, name, content, generation=1, owner=owner)

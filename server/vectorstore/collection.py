@@ -44,7 +44,8 @@ class Collection:
     """The collection in `folder`. Raises CollectionBroken if no segment is whole, CollectionNotFound,
     CollectionTooNew and CollectionUnreadable.
 
-    `intact`: the newest generation on disk is served, so writes can follow it. `log`: the log that is being written.
+    `owner`: the tenant that created it; empty if none is recorded. `intact`: the newest generation on disk is served,
+    so writes can follow it. `log`: the log that is being written.
     `fault_count`: how many faults were found since it was opened here.
     """
 
@@ -90,6 +91,7 @@ class Collection:
                     return
 
     def _open_at(self, current: int | None) -> None:
+        self.owner = self._read_owner()
         if current is None:
             self._fault("the pointer is missing or broken")
         elif not layout.segment_folder(self.folder, current).exists():
@@ -105,6 +107,14 @@ class Collection:
             self.intact = False
             self._fault(f"what was written after {served}, up to {self._highest} at least, is not served")
         self._kept = kept_damage(self.folder)
+
+    def _read_owner(self) -> str:
+        """The recorded owner. With a damaged record, only administrators may use the collection."""
+        try:
+            return layout.read_owner(self.folder)
+        except Damaged as error:
+            self._fault(f"its owner is unknown: {error}")
+            return ""
 
     def _newest_whole(self, current: int | None) -> tuple[Segment, list[int]]:
         """The newest segment that is whole, and the generations after it that are broken."""
@@ -195,6 +205,11 @@ class Collection:
         """The generations that can be rolled back to, newest first."""
         with refusals_as_errors(self.name, self.folder):
             return kept_generations(self.folder)
+
+    @property
+    def size_bytes(self) -> int:
+        """On disk: the current generation's files and the log after them."""
+        return self.snapshot.segment.info.size_bytes + self.log.end
 
     # ------------------------------------------------------------ writing
 

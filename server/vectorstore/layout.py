@@ -2,6 +2,7 @@
 
     INDEX/NAME/00000007/       a segment: the files of generation 7 (segment.py)
     INDEX/NAME/00000007.log    the writes after it, up to the next log (log.py)
+    INDEX/NAME/collection.json what does not change: the tenant that created the collection
     INDEX/NAME/current         the pointer: the generation whose segment is served, with the logs from its number on
 
 A segment is written in a staging folder, synced and renamed, and the pointer moves last: after a kill or on a full
@@ -10,6 +11,7 @@ names that end with ".damaged" are kept for an operator (damage.py). Other names
 """
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -19,12 +21,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from server.domain.errors import CollectionNotFound, ServerOverloaded
+from server.domain.errors import CollectionNotFound, CollectionTooNew, ServerOverloaded
 from server.models.artefact import POINTER, sync_folder, write_durably
-from server.vectorstore.damage import Damaged, keep_aside, read_small
+from server.vectorstore.damage import Damaged, damage_as_error, keep_aside, read_small
 
 FORMAT = 2  # of a segment's files; 1 had texts line by line, and no log after it
 KEPT_SEGMENTS = 3
+PROPERTIES = "collection.json"
+_PROPERTIES_FORMAT = 1
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 LARGEST = 2**53  # generation; a larger number is damage
 _NUMBERED = re.compile(r"([0-9]{8,16})(\.log)?")
@@ -96,6 +100,25 @@ def pointer_stamp(folder: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
+def write_owner(folder: Path, owner: str) -> None:
+    """Record the owner of a collection that is being created."""
+    described = {"format": _PROPERTIES_FORMAT, "owner": owner}
+    write_durably(folder / PROPERTIES, json.dumps(described).encode() + b"\n")
+
+
+def read_owner(folder: Path) -> str:
+    """The recorded owner of a collection, empty if there is none. Raises Damaged, CollectionTooNew and OSError."""
+    if not os.path.lexists(folder / PROPERTIES):  # of an older release, or made outside of the server
+        return ""
+    with damage_as_error():
+        match json.loads(read_small(folder / PROPERTIES)):
+            case {"format": int(version), **_others} if version > _PROPERTIES_FORMAT:
+                raise CollectionTooNew(folder.name, f"{PROPERTIES} has format {version}")
+            case {"format": int(version), "owner": str(owner)} if version == _PROPERTIES_FORMAT:
+                return owner
+        raise Damaged(f"{PROPERTIES} has unexpected content")
+
+
 @contextmanager
 def _flock(folder: Path, wait: float = 0.0) -> Iterator[int]:
     """Hold the lock of a folder. Raises BlockingIOError if another process still holds it after `wait` seconds."""
@@ -127,7 +150,7 @@ def locked(folder: Path, *, wait: float = LOCK_SECONDS) -> Iterator[None]:
         except FileNotFoundError:
             is_there = False
         if not is_there:
-            raise CollectionNotFound(folder.name, collection_names(folder.parent))
+            raise CollectionNotFound(folder.name, ())
         yield
 
 

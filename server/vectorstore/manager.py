@@ -14,6 +14,7 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from server.domain.concurrency_limiter import ConcurrencyLimiter, remaining
+from server.domain.context import current_or_none
 from server.domain.errors import (
     CollectionBroken,
     CollectionExists,
@@ -31,6 +32,7 @@ from server.domain.supervision import supervised
 from server.vectorstore import layout
 from server.vectorstore.admin import create_collection
 from server.vectorstore.collection import Collection
+from server.vectorstore.damage import Damaged
 from server.vectorstore.segment import Content
 from server.vectorstore.snapshot import Snapshot
 from server.vectorstore.threads import Threads
@@ -81,6 +83,8 @@ class CollectionManager:
         self._folding = Threads("fold", 1)
         self._problem = ""  # why the folder cannot be read
         self._forgotten = 0  # how often a collection was
+        self._failed_owners: dict[str, str] = {}
+        self._creating = 0
         self._limiters: WeakValueDictionary[str, ConcurrencyLimiter] = WeakValueDictionary()  # of running writes
         self._fold_due = asyncio.Event()
         self._folds: dict[str, asyncio.Task[Snapshot]] = {}
@@ -103,11 +107,12 @@ class CollectionManager:
     # ------------------------------------------------------------ finding
 
     async def find(self, name: str) -> Collection:
-        """A collection, also one that another process has just made. Raises CollectionNotFound, CollectionBroken and
-        CollectionUnreadable.
+        """A collection, also one that another process has just made. Raises CollectionNotFound, CollectionBroken,
+        CollectionUnreadable, and what check_right() raises.
         """
         if name not in self.open:
             await self.refresh(name)
+        self.check_right(name)
         if collection := self.open.get(name):
             return collection
         if failure := self.failures.get(name):
@@ -115,6 +120,19 @@ class CollectionManager:
         if self._problem:
             raise CollectionUnreadable(name, self._problem)
         raise CollectionNotFound(name, [*self.open, *self.failures])
+
+    def check_right(self, name: str) -> None:
+        """Raises CollectionNotGranted if the current call lacks the right that its method needs.
+
+        It was checked when the call arrived; meanwhile another tenant may have taken the name.
+        """
+        call = current_or_none()
+        if call is not None and call.right is not None and call.caller.grants is not None:
+            call.caller.require(call.right, name, self.owners())
+
+    def owners(self) -> dict[str, str]:
+        """The recorded owners of all collections, by name; empty where none is recorded."""
+        return {name: collection.owner for name, collection in self.open.items()} | self._failed_owners
 
     async def reached(self, name: str, generation: int, deadline: float) -> Collection:
         """The collection, once it is at this generation. Raises GenerationNotReached if that takes too long."""
@@ -139,9 +157,8 @@ class CollectionManager:
         try:
             return await self.existing(name)
         except CollectionNotFound:
-            if len({*self.open, *self.failures}) < MAX_COLLECTIONS:
-                return None
-        raise InvalidRequest([Violation("collection", f"is new, and there are {MAX_COLLECTIONS} already")])
+            self._check_room()
+            return None
 
     def faults(self) -> dict[str, list[str]]:
         """What is wrong with each collection, sorted by name; nothing with most."""
@@ -178,12 +195,19 @@ class CollectionManager:
         return await self._folding.run(work)
 
     async def create(self, name: str, dimensions: int, *, deadline: float) -> Collection:
-        """Make an empty collection; call it as the only writer. Raises CollectionExists."""
+        """Make an empty collection; call it as the only writer. Raises CollectionExists and InvalidRequest."""
         if name in self.open or name in self.failures:
             raise CollectionExists(name)
-        make = partial(create_collection, self.index, name, Content(self.embedder, dimensions))
-        collection = await self.write(make, deadline)
-        return self.open.setdefault(name, collection)
+        self._check_room()
+        call = current_or_none()
+        owner = call.caller.owner_of_new(name) if call else ""
+        make = partial(create_collection, self.index, name, Content(self.embedder, dimensions), owner=owner)
+        self._creating += 1
+        try:
+            collection = await self.write(make, deadline)
+            return self.open.setdefault(name, collection)
+        finally:
+            self._creating -= 1
 
     async def fold(self, collection: Collection) -> Snapshot:
         """Fold what is served now. The fold goes on if the caller is cancelled; callers in the meantime share the next.
@@ -203,6 +227,10 @@ class CollectionManager:
         del self._folds[name]
         if not task.cancelled():
             task.exception()  # else it would be reported as never retrieved if no caller is left
+
+    def _check_room(self) -> None:
+        if len({*self.open, *self.failures}) + self._creating >= MAX_COLLECTIONS:
+            raise InvalidRequest([Violation("collection", f"is new, and there are {MAX_COLLECTIONS} already")])
 
     # ------------------------------------------------------------ in the background
 
@@ -240,15 +268,15 @@ class CollectionManager:
             else:
                 signature = await threads.run(partial(layout.signature, folder))
                 await self._open(name, folder, threads)
-            self.failures.pop(name, None)
+            self._healed(name)
         except CollectionNotFound:
             self.forget(name)
         except QuintetError as error:
-            await self._fail(name, error, signature or await threads.run(partial(layout.signature, folder)))
+            await self._fail(folder, error, signature or await threads.run(partial(layout.signature, folder)))
         except Exception:
             logger.exception('collection "%s" cannot be read', name)
             why = f'collection "{name}" cannot be read; the server\'s log says why'
-            await self._fail(name, CollectionBroken(why), signature)
+            await self._fail(folder, CollectionBroken(why), signature)
 
     async def _open(self, name: str, folder: Path, threads: Threads) -> None:
         forgotten = self._forgotten
@@ -257,7 +285,8 @@ class CollectionManager:
             return  # it was removed
         self.open.setdefault(name, collection)
 
-    async def _fail(self, name: str, error: QuintetError, signature: tuple[object, ...]) -> None:
+    async def _fail(self, folder: Path, error: QuintetError, signature: tuple[object, ...]) -> None:
+        name = folder.name
         before = self.failures.get(name)
         if type(error) is CollectionBroken and name not in self.open:
             remedy = "Delete it, and add its documents again"
@@ -266,6 +295,8 @@ class CollectionManager:
             error = CollectionBroken(f"{error.message}. {remedy}")
         if before is None or before.error.message != error.message:
             logger.error("%s", error.message)
+        if name not in self.open:
+            self._failed_owners[name] = await self.reading.run(partial(_owner_of_broken, folder))
         will_end = not isinstance(error, CollectionBroken | CollectionTooNew)
         self.failures[name] = Failure(error, signature, time.monotonic() + _RETRY_SECONDS if will_end else math.inf)
 
@@ -273,7 +304,11 @@ class CollectionManager:
         """A collection was removed."""
         self._forgotten += 1
         self.open.pop(name, None)
+        self._healed(name)
+
+    def _healed(self, name: str) -> None:
         self.failures.pop(name, None)
+        self._failed_owners.pop(name, None)
 
     async def _fold_when_due(self) -> None:
         """Fold one collection after another."""
@@ -292,6 +327,14 @@ class CollectionManager:
                         logger.error('collection "%s" could not be folded: %s', collection.name, error.message)
                     except Exception:
                         logger.exception('collection "%s" could not be folded', collection.name)
+
+
+def _owner_of_broken(folder: Path) -> str:
+    try:
+        return layout.read_owner(folder)
+    except (OSError, CollectionTooNew, Damaged) as error:
+        logger.error('the owner of collection "%s" is unknown: %s', folder.name, error)
+        return ""
 
 
 def _is_fold_due(collection: Collection) -> bool:

@@ -105,11 +105,18 @@ class RagEngine:
         await self._collections.fold(collection)
         return self._info(collection)
 
+    def owners(self) -> dict[str, str]:
+        """The recorded owners of all collections, by name; empty where none is recorded."""
+        return self._collections.owners()
+
     def list_collections(self) -> list[CollectionInfo]:
         """All collections, sorted by name."""
+        owners = self.owners()
         found = [self._info(each) for each in self._collections.open.values()]
         found += (
-            CollectionInfo(IndexIdentity(name, 0), CollectionState.FAILED, failure.error.message)
+            CollectionInfo(
+                IndexIdentity(name, 0), CollectionState.FAILED, failure.error.message, owner=owners.get(name, "")
+            )
             for name, failure in self._collections.failures.items()
             if name not in self._collections.open
         )
@@ -151,12 +158,13 @@ class RagEngine:
             passage_count=snapshot.passage_count,
             dimensions=snapshot.dimensions,
             model=segment.info.model,
-            size_bytes=segment.info.size_bytes + collection.log.end,
+            size_bytes=collection.size_bytes,
             update_time=snapshot.updated,
             fault_count=collection.fault_count,
             log_count=snapshot.log_count,
             index_type=segment.ann.type if segment.ann else "flat",
             recall_at_10=segment.ann.recall_at_10 if segment.ann else 1.0,
+            owner=collection.owner,
         )
 
 
