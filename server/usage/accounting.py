@@ -13,7 +13,7 @@ from typing import Self
 
 from server.domain.chat import ChatDone, ChatOptions, ChatStarted, Message
 from server.domain.context import current
-from server.domain.errors import DeadlineExceeded, UpstreamTimeout
+from server.domain.errors import DeadlineExceeded, QuintetError, UpstreamBrokeOff, UpstreamTimeout
 from server.domain.models import ModelIdentity
 from server.domain.money import Cost
 from server.domain.usage import Entry, Ledger, Opened, Outcome, Usage, UsageSource, new_id
@@ -21,6 +21,8 @@ from server.domain.usage import Entry, Ledger, Opened, Outcome, Usage, UsageSour
 log = logging.getLogger(__name__)
 _SETTLE_SECONDS = 2.0  # longest wait for the ledger at the end of an answer, which is then settled later
 _EARLY_SECONDS = 0.05  # a client's clock may reach the deadline this much earlier than ours
+# Failures of an upstream that had the request and may have computed something. One that refuses it has not.
+_HAD_THE_REQUEST = (UpstreamBrokeOff, UpstreamTimeout, TimeoutError)
 _COUNT_CODE_POINTS = 8192  # of an answer that are kept and then counted at once
 
 
@@ -42,6 +44,8 @@ class Accounting:
         self._uncounted: list[str] = []
         self._uncounted_length = 0
         self._completion_tokens = 0
+        self._is_asked = False  # whether the latest upstream may still answer
+        self._left = Usage(0, 0, UsageSource.ESTIMATED)  # what upstreams that were left may have computed
         self._is_settled = False
 
     def __enter__(self) -> Self:
@@ -53,14 +57,14 @@ class Accounting:
         if isinstance(error, Exception):
             timed_out = isinstance(error, UpstreamTimeout | DeadlineExceeded | TimeoutError)
             outcome = Outcome.DEADLINE if timed_out and self._is_late() else Outcome.FAILED
-            # An upstream that refuses a request has not read it; one that times out has.
-            has_consumed = self._has_text or isinstance(error, UpstreamTimeout | TimeoutError)
+            has_consumed = self._has_text or isinstance(error, _HAD_THE_REQUEST)
         else:  # the call was cancelled, or the stream closed
             outcome = Outcome.DEADLINE if self._is_late() else Outcome.CANCELLED
             has_consumed = True
         opened, started = self._running
         nothing = started.prices.usage(0, 0, UsageSource.ESTIMATED)
-        self._settle(opened, started, self._own_count(started) if has_consumed else nothing, outcome, started.model)
+        used = self._own_count(started) if has_consumed and self._is_asked else nothing
+        self._settle(opened, started, self._with_left(used), outcome, started.model)
 
     async def start(self, started: ChatStarted, reserved: Cost) -> None:
         """An upstream is about to be asked. The first one opens the entry; `reserved` is what the call may cost.
@@ -69,6 +73,13 @@ class Accounting:
         """
         opened = self._running[0] if self._running else await self._ledger.open(self._entry(started, reserved))
         self._running = opened, started
+        self._is_asked = True
+
+    def leave(self, failure: QuintetError) -> None:
+        """The upstream failed before its first token and is not asked again. What it may have computed is charged."""
+        if self._running and self._is_asked and isinstance(failure, _HAD_THE_REQUEST):
+            self._left = self._with_left(self._own_count(self._running[1]))
+        self._is_asked = False
 
     def add(self, text: str) -> None:
         self._has_text = self._has_text or bool(text)
@@ -81,13 +92,14 @@ class Accounting:
         """Settle a complete answer; return the usage to report."""
         assert self._running is not None, "an upstream sends ChatStarted first"
         opened, started = self._running
-        written = self._settle(opened, started, done.usage, Outcome.OK, done.model)
+        used = self._with_left(done.usage)
+        written = self._settle(opened, started, used, Outcome.OK, done.model)
         try:
             async with asyncio.timeout(max(0.0, min(_SETTLE_SECONDS, self._deadline - time.monotonic()))):
                 await written
         except TimeoutError:
             log.warning("the ledger is slow; an answer ends before it is settled")
-        return opened.earlier or done.usage
+        return opened.earlier or used
 
     def _entry(self, started: ChatStarted, reserved: Cost) -> Entry:
         call, prices, now = self._call, started.prices, datetime.now(UTC)
@@ -129,6 +141,19 @@ class Accounting:
         )
         return self._ledger.settle(entry)
 
+    def _with_left(self, used: Usage) -> Usage:
+        left = self._left
+        if not left.total_tokens:
+            return used
+        return Usage(
+            left.prompt_tokens + used.prompt_tokens,
+            left.completion_tokens + used.completion_tokens,
+            UsageSource.ESTIMATED,
+            left.cost_micros + used.cost_micros,
+            used.currency if used.cost_micros else left.currency,
+            left.cached_tokens + used.cached_tokens,
+        )
+
     def _own_count(self, started: ChatStarted) -> Usage:
         self._count(started)
         return started.prices.usage(started.prompt_tokens, self._completion_tokens, UsageSource.ESTIMATED)
@@ -148,5 +173,6 @@ def _printable(text: str) -> str:
 
 def _digest(method: str, model: str, messages: Sequence[Message], options: ChatOptions) -> str:
     """Differs for different requests; the texts themselves are not kept."""
-    whole = [method, model, [astuple(message) for message in messages], astuple(options)]
+    asked = [options.max_output_tokens, options.temperature, options.top_p, options.stop, options.seed]
+    whole = [method, model, [astuple(message) for message in messages], asked]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
