@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import grpc
@@ -106,7 +107,8 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             {} if chats.is_off else chats.handles,
             settings.git_commit,
             services=lambda: health.messages,
-            warnings=lambda: [file.problem for file in files if file.problem],
+            required=lambda: health.required,
+            warnings=lambda: [*(file.problem for file in files if file.problem), *manager.follower.warnings()],
             limits=settings.model_dump(
                 include={"max_request_bytes", "max_concurrent_calls", "default_deadline_seconds"}
             ),
@@ -125,7 +127,10 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             auth, limits = TenantAuth(tenants, services), TenantLimits(limiter, tenants.tenant, costs)
         for file in files:
             await stack.enter_async_context(file.reloading())
-        health = Health([each.full_name for each in services], {each.full_name for each in services if each.required})
+        health = Health(
+            [name for each in services for name, _, _ in each.health()],
+            {each.full_name for each in services if each.required},
+        )
         admission = Admission(
             settings.max_concurrent_calls,
             settings.default_deadline_seconds,
@@ -147,7 +152,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         )
         for service in services:
             service.register(registrar)
-        address = _open_port(server, settings, health, certificates)
+        address = _open_port(server, settings, health, [each.full_name for each in services], certificates)
         if settings.metrics_port is not None:
             from server.observability.metrics import Collector, serving  # their libraries take a while to import
 
@@ -161,6 +166,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
                 files=files,
                 limits=limits,
                 ledger=ledger.writer,
+                following=manager.follower,
             )
             stack.enter_context(serving(settings.host, settings.metrics_port, collector))
         await server.start()
@@ -169,8 +175,8 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         stack.callback(ledger.watchers.end)  # before the server is stopped, which would wait for them
 
         def update() -> None:
-            for service in services:
-                health.set(service.full_name, service.trouble())
+            for name, message, is_blocking in chain.from_iterable(each.health() for each in services):
+                health.set(name, message, is_blocking=is_blocking)
             models.wake()
 
         manager.on_change = update
@@ -211,20 +217,22 @@ def _tasks(
     collections = manager.derive("collections", opened, depends_on=(embedder,))
     answers = manager.derive("answers", rag_models.make_answerer, depends_on=(collections, chats.default))
     return (
-        classification.spec(classifiers),
+        classification.spec(classifiers, required=CLASSIFIERS),
         pricing.spec(prices),
         chat.spec(chats.handles, required=not chats.is_off),
-        rag.spec(collections, answers, chats.default, answers_needed=not chats.is_off),
+        rag.spec(collections, answers, chats.default, answers_needed=not chats.is_off, reranker=reranker),
         embedding.spec({embedder.name: embedder}),
         analysis.spec(parser, languages, classifiers),
     )
 
 
-def _open_port(server: grpc.aio.Server, settings: Settings, health: Health, certificates: Certificates | None) -> str:
-    """Add health and reflection, which bypass what happens around other calls; returns the address."""
+def _open_port(
+    server: grpc.aio.Server, settings: Settings, health: Health, names: list[str], certificates: Certificates | None
+) -> str:
+    """Add health and reflection of `names`, which bypass what happens around other calls; returns the address."""
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if settings.reflection:
-        add_reflection(server, [*health.messages, HEALTH_SERVICE])
+        add_reflection(server, [*names, HEALTH_SERVICE])
     if settings.tenants and not certificates and not settings.is_local:
         log.warning("API keys cross the network unencrypted: set QUINTET_TLS_CERT and QUINTET_TLS_KEY")
     return listen(server, settings.host, settings.port, certificates)

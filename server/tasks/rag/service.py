@@ -170,9 +170,16 @@ def _question(request: convert.AskLike) -> Query:
 
 
 def spec(
-    engine: "Handle[RagEngine]", answerer: "Handle[Answerer]", chat: Handle[ChatModel], *, answers_needed: bool
+    engine: "Handle[RagEngine]",
+    answerer: "Handle[Answerer]",
+    chat: Handle[ChatModel],
+    *,
+    answers_needed: bool,
+    reranker: Handle[Any] | None = None,
 ) -> ServiceSpec:
-    """The service. It needs the `answerer`, which asks `chat`, unless the settings want no language model."""
+    """The service. It needs the `answerer`, which asks `chat`, unless the settings want no language model, and the
+    `reranker` if they want one.
+    """
     servicer = RagServicer(engine, answerer, chat.name)
     read, write = MethodSpec(Role.CALL, FREE), MethodSpec(Role.INGEST, FREE)
     return ServiceSpec(
@@ -183,5 +190,5 @@ def spec(
             **dict.fromkeys(("AddDocuments", "ImportDocuments", "DeleteDocuments"), write),
             **dict.fromkeys(("CreateCollection", "DeleteCollection", "Rollback", "Compact", "Reindex"), write),
         },
-        needs=(engine, answerer, chat) if answers_needed else (engine,),
+        needs=(engine, *((answerer, chat) if answers_needed else ()), *((reranker,) if reranker else ())),
     )
