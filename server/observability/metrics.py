@@ -20,6 +20,7 @@ from server.models.handle import Handle, State
 from server.models.loading import MemoryLimit
 from server.observability.families import counters, gauges, histograms
 from server.rpc.admission import Admission
+from server.rpc.certificates import Certificates
 from server.rpc.listener import CannotStart
 from server.rpc.tenant_limits import TenantLimits
 from server.usage.writer import Writer
@@ -107,6 +108,9 @@ def authentication(refused: Mapping[str, int], files: Sequence[ReloadingFile[Any
     yield counters("quintet_auth_refusals", what, "reason", refused)
     what = "1 if the latest tenants or certificates are invalid and the older ones stay in use"
     yield gauges("quintet_file_broken", what, "file", {file.what: bool(file.problem) for file in files})
+    ends = {path: end for file in files if isinstance(file, Certificates) for path, end in file.ends.items()}
+    what = "When the first of a file's current certificates expires, in seconds since the epoch"
+    yield gauges("quintet_certificate_expires_timestamp_seconds", what, "file", ends)
 
 
 def tenant_limits(limits: TenantLimits) -> Iterator[Metric]:

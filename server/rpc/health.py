@@ -93,6 +93,6 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no
             await changed.wait()
 
     async def List(self, request: health_pb2.HealthListRequest, context: Any) -> health_pb2.HealthListResponse:
-        """The status of everything."""
-        names = (LIVE, READY, *self.messages)
+        """The status of the services. Names of single models are for callers that know them."""
+        names = (LIVE, READY, *(name for name in self.messages if "/" not in name))
         return health_pb2.HealthListResponse(statuses={name: Response(status=self._status(name)) for name in names})

@@ -1,4 +1,7 @@
-"""The accounting of one call to a language model: its entry is opened before an upstream is asked, and settled once."""
+"""The accounting of one call to a language model: its entry is opened before an upstream is asked, and settled once.
+
+What the caller gets and is charged stays within what was reserved, whatever an endpoint sends and reports.
+"""
 
 import asyncio
 import hashlib
@@ -11,17 +14,17 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
-from server.domain.chat import ChatDone, ChatOptions, ChatStarted, Message
+from server.domain.chat import ChatDone, ChatOptions, ChatStarted, FinishReason, Message, TextDelta
 from server.domain.context import current
 from server.domain.errors import DeadlineExceeded, UpstreamTimeout
 from server.domain.models import ModelIdentity
 from server.domain.money import Cost
 from server.domain.usage import Entry, Ledger, Opened, Outcome, Usage, UsageSource, new_id
+from server.usage.output_meter import OutputMeter, is_believable
 
 log = logging.getLogger(__name__)
 _SETTLE_SECONDS = 2.0  # longest wait for the ledger at the end of an answer, which is then settled later
 _EARLY_SECONDS = 0.05  # a client's clock may reach the deadline this much earlier than ours
-_COUNT_CODE_POINTS = 8192  # of an answer that are kept and then counted at once
 
 
 class Accounting:
@@ -37,11 +40,8 @@ class Accounting:
         self._ledger = ledger
         self._request = (model, messages, options)
         self._deadline = deadline
-        self._running: tuple[Opened, ChatStarted] | None = None  # once an upstream is asked: the latest
-        self._has_text = False
-        self._uncounted: list[str] = []
-        self._uncounted_length = 0
-        self._completion_tokens = 0
+        self._limit = options.max_output_tokens
+        self._running: tuple[Opened, ChatStarted, OutputMeter] | None = None  # once an upstream is asked: the latest
         self._is_settled = False
 
     def __enter__(self) -> Self:
@@ -50,17 +50,18 @@ class Accounting:
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
         if error is None or self._running is None or self._is_settled:
             return
+        opened, started, meter = self._running
         if isinstance(error, Exception):
             timed_out = isinstance(error, UpstreamTimeout | DeadlineExceeded | TimeoutError)
             outcome = Outcome.DEADLINE if timed_out and self._is_late() else Outcome.FAILED
             # An upstream that refuses a request has not read it; one that times out has.
-            has_consumed = self._has_text or isinstance(error, UpstreamTimeout | TimeoutError)
+            has_consumed = meter.code_points > 0 or isinstance(error, UpstreamTimeout | TimeoutError)
         else:  # the call was cancelled, or the stream closed
             outcome = Outcome.DEADLINE if self._is_late() else Outcome.CANCELLED
             has_consumed = True
-        opened, started = self._running
         nothing = started.prices.usage(0, 0, UsageSource.ESTIMATED)
-        self._settle(opened, started, self._own_count(started) if has_consumed else nothing, outcome, started.model)
+        used = _own_count(started, meter) if has_consumed else nothing
+        self._settle(opened, started, used, outcome, started.model)
 
     async def start(self, started: ChatStarted, reserved: Cost) -> None:
         """An upstream is about to be asked. The first one opens the entry; `reserved` is what the call may cost.
@@ -68,19 +69,43 @@ class Accounting:
         Raises LedgerUnavailable and RequestIdReused.
         """
         opened = self._running[0] if self._running else await self._ledger.open(self._entry(started, reserved))
-        self._running = opened, started
+        self._running = opened, started, OutputMeter(started.count, self._limit)
 
-    def add(self, text: str) -> None:
-        self._has_text = self._has_text or bool(text)
-        self._uncounted.append(text)
-        self._uncounted_length += len(text)
-        if self._uncounted_length > _COUNT_CODE_POINTS and self._running:
-            self._count(self._running[1])
-
-    async def finish(self, done: ChatDone) -> Usage:
-        """Settle a complete answer; return the usage to report."""
+    def add(self, text: str) -> str:
+        """Count the next text of the answer; return the part of it that may be sent now."""
         assert self._running is not None, "an upstream sends ChatStarted first"
-        opened, started = self._running
+        return self._running[2].take(text)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the endpoint sends more than was asked for, so that its stream is to be closed."""
+        return self._running is not None and self._running[2].is_over
+
+    async def finish(self, done: ChatDone | None) -> Sequence[TextDelta | ChatDone]:
+        """Settle an answer that is complete, or without `done` one that is over; return what is still to be sent.
+
+        Text that was held back is sent if the endpoint, by its own count, has kept the limit.
+        """
+        assert self._running is not None, "an upstream sends ChatStarted first"
+        _, started, meter = self._running
+        if done is None:
+            done = ChatDone(FinishReason.LENGTH, _own_count(started, meter), started.model)
+        elif done.usage.source is UsageSource.PROVIDER:
+            if not is_believable(done.usage, started.prompt_tokens, meter.code_points, self._limit):
+                done = replace(done, usage=_own_count(started, meter))
+            elif done.usage.completion_tokens > self._limit:
+                reserved = started.prices.usage(done.usage.prompt_tokens, self._limit, UsageSource.ESTIMATED)
+                done = replace(done, usage=reserved)
+        held = meter.held
+        if held and done.usage.source is not UsageSource.PROVIDER:
+            done, held = replace(done, finish_reason=FinishReason.LENGTH, usage=_own_count(started, meter)), ""
+        done = replace(done, usage=await self._report(done))
+        return [TextDelta(held), done] if held else [done]
+
+    async def _report(self, done: ChatDone) -> Usage:
+        """Settle an answer, waiting a moment for the disk; return the usage to report."""
+        assert self._running is not None
+        opened, started, _ = self._running
         written = self._settle(opened, started, done.usage, Outcome.OK, done.model)
         try:
             async with asyncio.timeout(max(0.0, min(_SETTLE_SECONDS, self._deadline - time.monotonic()))):
@@ -129,16 +154,12 @@ class Accounting:
         )
         return self._ledger.settle(entry)
 
-    def _own_count(self, started: ChatStarted) -> Usage:
-        self._count(started)
-        return started.prices.usage(started.prompt_tokens, self._completion_tokens, UsageSource.ESTIMATED)
-
-    def _count(self, started: ChatStarted) -> None:
-        self._completion_tokens += started.count("".join(self._uncounted)) if self._uncounted else 0
-        self._uncounted, self._uncounted_length = [], 0
-
     def _is_late(self) -> bool:
         return time.monotonic() >= self._deadline - _EARLY_SECONDS
+
+
+def _own_count(started: ChatStarted, meter: OutputMeter) -> Usage:
+    return started.prices.usage(started.prompt_tokens, meter.tokens, UsageSource.ESTIMATED)
 
 
 def _printable(text: str) -> str:

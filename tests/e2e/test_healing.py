@@ -135,7 +135,7 @@ async def test_a_bad_classifier_of_the_settings_takes_nothing_else_down(serve: S
         await asyncio.to_thread(add, tmp_path / "models", "1")
 
         async def is_serving() -> bool:
-            return await health(desk, f"{CLASSIFICATION}/tiny") == SERVING
+            return bool(await health(desk, f"{CLASSIFICATION}/tiny") == SERVING)
 
         await becomes(is_serving)
         assert await desk.version() == "1"

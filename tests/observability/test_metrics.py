@@ -1,17 +1,21 @@
 """Metrics as Prometheus sees them: over HTTP, after real calls, with the names that dashboards know."""
 
 import asyncio
+import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.models.handle import Handle, State
 from server.models.loading import MemoryLimit
-from server.observability.metrics import Collector, serving
+from server.observability.metrics import Collector, authentication, serving
 from server.rpc.admission import Admission
+from server.rpc.certificates import Certificates
 from server.rpc.listener import CannotStart
 from server.tasks.chat.circuit_breaker import CircuitBreaker
+from tests.certificates import Authority
 from tests.chatting import chatting, client_for, complete
 from tests.fakes import OpenAIServer
 from tests.rpc.test_pipeline import CLASSIFY, Served, classify
@@ -93,3 +97,12 @@ async def test_tokens_and_time_to_the_first_one() -> None:
     assert [value(found, "quintet_model_ready", model=name) for name in ("gpt", "loading")] == [1, 0]
     assert value(found, "quintet_model_memory_bytes", model="gpt") == value(found, "quintet_memory_in_use_bytes") == 700
     assert value(found, "quintet_memory_budget_bytes") == 1000
+
+
+def test_when_certificates_expire(tmp_path: Path) -> None:
+    Authority().issue_server(days=(-1, 30)).write(tmp_path)
+    certificates = Certificates(tmp_path / "server.pem", tmp_path / "server.key", None)
+    found = {metric.name: metric.samples for metric in authentication({}, [certificates])}
+    (sample,) = found["quintet_certificate_expires_timestamp_seconds"]
+    assert sample.labels == {"file": f"{tmp_path}/server.pem"}
+    assert sample.value == pytest.approx(time.time() + 30 * 86_400, abs=60)

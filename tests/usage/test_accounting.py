@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from server.domain import context
+from server.domain.access import Caller
 from server.domain.chat import (
     ChatDone,
     ChatOptions,
@@ -20,7 +21,7 @@ from server.domain.chat import (
     Prices,
     TextDelta,
 )
-from server.domain.context import Caller, Context
+from server.domain.context import Context
 from server.domain.errors import (
     InvalidRequest,
     LedgerUnavailable,
@@ -35,6 +36,7 @@ from server.domain.usage import Entry, Outcome, Usage, UsageSource
 from server.tasks.chat.openai_upstream import Upstream
 from server.tasks.chat.router import Router
 from server.tasks.chat.tokens import TokenCounter
+from server.usage.output_meter import OutputMeter
 from tests.chatting import chatting, client_for, events_of
 from tests.fakes import MemoryLedger, OpenAIServer, Reply
 from tests.waiting import until
@@ -275,19 +277,107 @@ async def test_requests_differ_in_everything_that_is_asked(ledger: MemoryLedger,
     assert digests[0] == digests[-1]
 
 
-async def test_a_long_text_is_counted_in_pieces(ledger: MemoryLedger, call: Context) -> None:
-    longest = []
+# ---------------------------------------------------------------- what an endpoint sends and reports
+
+
+def reported(prompt: int, completion: int, source: UsageSource = UsageSource.PROVIDER) -> ChatDone:
+    return ChatDone(FinishReason.STOP, PRICES.usage(prompt, completion, source), GPT)
+
+
+async def test_an_endpoint_that_ignores_the_limit_is_cut_off(ledger: MemoryLedger, call: Context) -> None:
+    provider = Script(STARTED, *[TextDelta("four")] * 100, DONE)
+    *texts, done = await collect(accounted(provider, ledger))
+    assert "".join(event.text for event in texts if isinstance(event, TextDelta)) == "four" * 5
+    assert isinstance(done, ChatDone)
+    assert done.finish_reason is FinishReason.LENGTH
+    assert provider.closed
+    assert only(ledger).usage == done.usage == PRICES.usage(10, 20, UsageSource.ESTIMATED)
+    assert only(ledger).outcome is Outcome.OK
+    assert call.spent_tokens == 30
+
+
+async def test_one_huge_delta_is_cut_off(ledger: MemoryLedger, call: Context) -> None:
+    events = await collect(accounted(Script(STARTED, TextDelta("x" * 10_000_000), DONE), ledger))
+    assert events[0] == TextDelta("x" * 20)
+    assert only(ledger).usage.completion_tokens == 20
+
+
+@pytest.mark.parametrize(
+    ("done", "text", "tokens", "source"),
+    [
+        (reported(10, 20), "x" * 30, 30, UsageSource.PROVIDER),  # its tokens are longer than ours
+        (reported(10, 31), "x" * 20, 30, UsageSource.ESTIMATED),
+        (reported(10, 30, UsageSource.ESTIMATED), "x" * 20, 30, UsageSource.ESTIMATED),
+    ],
+)
+async def test_an_answer_that_is_longer_by_our_count_alone(
+    ledger: MemoryLedger, call: Context, done: ChatDone, text: str, tokens: int, source: UsageSource
+) -> None:
+    *texts, end = await collect(accounted(Script(STARTED, *[TextDelta("x" * 10)] * 3, done), ledger))
+    assert "".join(event.text for event in texts if isinstance(event, TextDelta)) == text
+    assert (only(ledger).usage.total_tokens, only(ledger).usage.source) == (tokens, source)
+    assert isinstance(end, ChatDone)
+    assert end.finish_reason is (FinishReason.STOP if source is UsageSource.PROVIDER else FinishReason.LENGTH)
+
+
+LONG = "word " * 16  # 80 tokens by the count of these tests
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "is_believed"),
+    [
+        (12, 20, True),
+        (7, 4, True),  # a quarter of a token for 4 code points
+        (0, 0, False),
+        (12, 0, False),
+        (12, 3, False),
+        (0, 20, False),
+        (100_000, 20, False),
+        (12, 2**31 - 1, False),
+    ],
+)
+async def test_usage_that_cannot_be_true_counts_as_none(
+    ledger: MemoryLedger, call: Context, prompt: int, completion: int, is_believed: bool
+) -> None:
+    model = accounted(Script(STARTED, TextDelta(LONG), reported(prompt, completion)), ledger)
+    await events_of(model, MESSAGES, ChatOptions(max_output_tokens=200), deadline=soon())
+    source = UsageSource.PROVIDER if is_believed else UsageSource.ESTIMATED
+    counts = (prompt, completion) if is_believed else (10, 80)
+    assert only(ledger).usage == PRICES.usage(*counts, source)
+
+
+async def test_an_answer_without_text_may_cost_nothing_but_its_prompt(ledger: MemoryLedger, call: Context) -> None:
+    await collect(accounted(Script(STARTED, reported(12, 0)), ledger))
+    assert only(ledger).usage == PRICES.usage(12, 0, UsageSource.PROVIDER)
+
+
+@pytest.mark.parametrize("error", [UpstreamFailed("cut"), None])
+async def test_text_that_cannot_be_counted_is_charged_all_the_same(
+    ledger: MemoryLedger, call: Context, error: Exception | None
+) -> None:
+    started = replace(STARTED, count=TokenCounter().text)  # raises for a lone surrogate
+    provider = Script(started, TextDelta("Hi \ud83d and more\0"), error)
+    task = asyncio.create_task(collect(accounted(provider, ledger)))
+    await until(lambda: task.done() or provider.waits.is_set())
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert only(ledger).usage.completion_tokens == 4
+
+
+def test_texts_are_counted_in_few_pieces_and_almost_as_a_whole() -> None:
+    counter, counted = TokenCounter(), list[int]()
 
     def count(text: str) -> int:
-        longest.append(len(text))
-        return len(text)
+        counted.append(len(text))
+        return counter.text(text)
 
-    deltas = [TextDelta("x" * 1000)] * 50
-    provider = Script(replace(STARTED, count=count), *deltas, UpstreamFailed("cut"))
-    with pytest.raises(UpstreamFailed):
-        await collect(accounted(provider, ledger))
-    assert only(ledger).usage.completion_tokens == 50_000
-    assert max(longest) < 10_000
+    meter = OutputMeter(count, 1000)
+    text = "many words and then some more " * 130
+    for start in range(0, len(text), 7):
+        assert meter.take(text[start : start + 7])
+    assert counter.text(text) <= meter.tokens <= 1.02 * counter.text(text)
+    assert len(counted) < 40
+    assert sum(counted) < 3 * len(text)
 
 
 # ---------------------------------------------------------------- with a provider on the network

@@ -28,7 +28,7 @@ class _UsageSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageSour
     USAGE_SOURCE_PROVIDER: _UsageSource.ValueType  # 1
     """The provider reported them."""
     USAGE_SOURCE_ESTIMATED: _UsageSource.ValueType  # 2
-    """The server estimated them, because the provider reported none."""
+    """The server estimated them, because the provider reported none, or numbers that cannot be true."""
     USAGE_SOURCE_UNAVAILABLE: _UsageSource.ValueType  # 3
     """They are not known. All counts are zero and mean nothing."""
 
@@ -40,7 +40,7 @@ USAGE_SOURCE_UNSPECIFIED: UsageSource.ValueType  # 0
 USAGE_SOURCE_PROVIDER: UsageSource.ValueType  # 1
 """The provider reported them."""
 USAGE_SOURCE_ESTIMATED: UsageSource.ValueType  # 2
-"""The server estimated them, because the provider reported none."""
+"""The server estimated them, because the provider reported none, or numbers that cannot be true."""
 USAGE_SOURCE_UNAVAILABLE: UsageSource.ValueType  # 3
 """They are not known. All counts are zero and mean nothing."""
 Global___UsageSource: _TypeAlias = UsageSource  # noqa: Y015

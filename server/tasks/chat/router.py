@@ -80,12 +80,14 @@ class Router:
     async def stream(
         self, messages: Sequence[Message], options: ChatOptions, *, deadline: float
     ) -> AsyncGenerator[TextDelta | ChatDone, None]:
-        """Deltas, then one ChatDone once the call is settled. Closing it stops the upstream, and then settles.
+        """Deltas, then one ChatDone once the call is settled. Closing it stops the upstream, and then settles. An
+        upstream that sends more than was asked for is stopped, too: the answer ends at its limit.
 
         Raises LedgerUnavailable and RequestIdReused before an upstream is asked, and the errors of upstreams; if all
         failed, the one with the shortest delay.
         """
         failures: list[QuintetError] = []
+        done: ChatDone | None = None
         with Accounting(self._ledger, self.description.identity.name, messages, options, deadline) as accounting:
             for upstream in self._upstreams:
                 for attempt in range(_ATTEMPTS):
@@ -97,11 +99,14 @@ class Router:
                                     await accounting.start(event, self._reserved(event, options))
                                     continue
                                 has_answered = True
-                                if isinstance(event, TextDelta):
-                                    accounting.add(event.text)
-                                    yield event
-                                else:
-                                    yield replace(event, usage=await accounting.finish(event))
+                                if isinstance(event, ChatDone):
+                                    done = event
+                                elif text := accounting.add(event.text):
+                                    yield TextDelta(text)
+                                if accounting.is_over:
+                                    break
+                        for last in await accounting.finish(done):
+                            yield last
                         return
                     except LedgerUnavailable:
                         raise
