@@ -28,11 +28,12 @@ from server.models.spec import ModelSettings, ModelSpec, imported
 from server.rpc.admission import Admission
 from server.rpc.auth import TenantAuth
 from server.rpc.certificates import Certificates
+from server.rpc.grpc_server import make_server
 from server.rpc.health import Health
 from server.rpc.listener import CannotStart, listen
 from server.rpc.pipeline import Registrar
 from server.rpc.reflection import add_reflection
-from server.rpc.service_spec import ServiceSpec, methods_by_path
+from server.rpc.service_spec import ServiceSpec, checks_by_path, methods_by_path
 from server.rpc.tenant_limits import TenantLimits
 from server.settings import Settings
 from server.tasks.analysis import service as analysis
@@ -139,12 +140,13 @@ async def running(settings: Settings) -> AsyncIterator[App]:
 
         # gRPC's limit is twice ours, so that a request that is a little too large gets an answer with details.
         largest = settings.max_request_bytes
-        server = grpc.aio.server(options=(*_OPTIONS, ("grpc.max_receive_message_length", 2 * largest)))
+        server = make_server((*_OPTIONS, ("grpc.max_receive_message_length", 2 * largest)))
         registrar = Registrar(
             server,
             admission,
             largest,
             identify=auth.identify if auth else None,
+            checks=checks_by_path(services),
             limits=limits,
             begin_trace=begin_trace,
         )
@@ -217,7 +219,13 @@ def _tasks(
         classification.spec(classifiers),
         pricing.spec(prices),
         chat.spec(chats.handles, required=not chats.is_off),
-        rag.spec(collections, answers, chats.default, answers_needed=not chats.is_off),
+        rag.spec(
+            collections,
+            answers,
+            chats.default,
+            retrieval=tuple(each.name for each in (embedder, reranker) if each),
+            answers_needed=not chats.is_off,
+        ),
         embedding.spec({embedder.name: embedder}),
         analysis.spec(parser, languages, classifiers),
     )

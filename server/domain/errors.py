@@ -91,6 +91,21 @@ class CollectionNotFound(NotFound, reason="COLLECTION_NOT_FOUND"):
         super().__init__(f'no such collection: "{name}"; known: {names}', metadata={"collection": name, "known": names})
 
 
+class CollectionNotGranted(NotFound, reason="COLLECTION_NOT_FOUND"):
+    """The tenant has no collection of this name to `use` ("read"); whether there is one is not told.
+
+    `known` are those that it has. `option` of `quintet tenants grant` would grant access.
+    """
+
+    def __init__(self, tenant: str, name: str, use: str, option: str, known: Sequence[str]) -> None:
+        names = ", ".join(sorted(known)) or "none"
+        super().__init__(
+            f'tenant "{tenant}" has no collection "{name}" to {use} '
+            f"(an operator grants access: quintet tenants grant {name} {option} {tenant}); known: {names}",
+            metadata={"collection": name, "known": names},
+        )
+
+
 class GenerationNotFound(NotFound, reason="GENERATION_NOT_FOUND"):
     def __init__(self, collection: str, number: int, kept: Sequence[int]) -> None:
         numbers = ", ".join(map(str, kept))

@@ -5,6 +5,7 @@
     auth        find the caller, check its roles
     admission   refuse what cannot be served in time
     validation  parse and check the request
+    access      check what the request touches, as the method's row says
     limits      refuse what is over the tenant's limits; settle them with the actual cost
     deadline    end what takes too long
     servicer
@@ -24,9 +25,10 @@ from typing import Any
 
 import grpc
 
-from server.domain.context import BeginTrace, Context, set_current
+from server.domain.context import BeginTrace, Context, current, set_current
 from server.domain.money import Cost
 from server.rpc import status, validation
+from server.rpc.access import Check
 from server.rpc.admission import Admission
 from server.rpc.auth import Identify
 from server.rpc.method_stats import OK, Method
@@ -46,6 +48,7 @@ class Registrar:
         max_request_bytes: int,
         *,
         identify: Identify | None = None,
+        checks: Mapping[str, Check] | None = None,
         limits: TenantLimits | None = None,
         begin_trace: BeginTrace | None = None,
     ) -> None:
@@ -53,6 +56,7 @@ class Registrar:
         self._admission = admission
         self._max_bytes = max_request_bytes
         self._identify = identify
+        self._checks = checks or {}
         self._limits = limits
         self._begin_trace = begin_trace
 
@@ -62,11 +66,13 @@ class Registrar:
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Register every method of a service with everything around it."""
         wrapped = {name: self._wrap(f"/{service}/{name}", handler) for name, handler in handlers.items()}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
+        self._server.add_registered_method_handlers(service, wrapped)
 
     def _wrap(self, name: str, handler: Any) -> Any:
         # The generated deserializer is the message class's FromString. gRPC gets none, so that bytes arrive here.
-        parse = validation.parser(handler.request_deserializer.__self__, self._max_bytes)
+        parse: Parse = validation.parser(handler.request_deserializer.__self__, self._max_bytes)
+        if check := self._checks.get(name):
+            parse = partial(_parse_and_check, parse, check)
         streaming = handler.request_streaming, handler.response_streaming
         kind = "_".join("stream" if each else "unary" for each in streaming)
         wrap = self._stream if handler.response_streaming else self._unary
@@ -150,6 +156,12 @@ class Registrar:
                 _end(call, method, code, reason)
 
         return stream
+
+
+def _parse_and_check(parse: Parse, check: Check, payload: bytes) -> Any:
+    request = parse(payload)
+    check(current(), request)
+    return request
 
 
 async def _parse_each(parse: Parse, payloads: AsyncIterator[bytes]) -> AsyncIterator[Any]:
