@@ -6,7 +6,7 @@ and what is to be settled waits in memory and in a file.
 
 May import `domain` and, on the ledger's threads, SQLAlchemy and psycopg.
 
-Read first: `server/domain/usage.py` (Entry and Ledger), `writer.py` (the thread that writes), `entries.py` (what is written).
+Read first: `server/domain/usage.py` (Entry and Ledger), `writer.py` (the thread), `entries.py` (what is written).
 
 Words: an entry is a call in the ledger; to open and to settle are its two writes; an instance is a server that writes;
 a repeated request has the id and the content of one that was charged, and is not charged.
