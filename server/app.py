@@ -89,7 +89,9 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         limiting = open_limiter(redis_url, settings.replicas, reader.spent)
         limiter = await stack.enter_async_context(limiting) if settings.tenants else None
-        ledger = await stack.enter_async_context(aclosing(SqlLedger(settings.ledger_target)))
+        ledger = await stack.enter_async_context(
+            aclosing(SqlLedger(settings.ledger_target, folder=settings.data / "state"))
+        )
 
         schedulers = {
             "models": Scheduler(settings.lanes, settings.lane_queue),
