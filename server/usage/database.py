@@ -1,5 +1,6 @@
 """Connections to the ledger's database: a SQLite file, or PostgreSQL by its URL."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +10,30 @@ from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from server.domain.network import connection_cause
 from server.usage.tables import OtherSchema, create
 
 # Errors of a database that is away, full or busy. Others are faults of this server.
 AWAY: tuple[type[Exception], ...] = (OperationalError, InterfaceError, PoolTimeout, OSError, OtherSchema)
 READING: tuple[type[Exception], ...] = (*AWAY, SQLAlchemyError)
 
+# What libpq says if it cannot connect, and what an operator should read.
+_CONNECTING = (
+    ("password authentication failed", "wrong user or password"),
+    ("no password supplied", "a password is needed"),
+    ('database ".*" does not exist', "there is no such database"),
+    ('role ".*" does not exist', "there is no such user"),
+    ("no pg_hba.conf entry", "the database does not allow connections of this user from this address (pg_hba.conf)"),
+    ("does not support SSL", "the database does not support TLS"),
+    ("certificate verify failed|root certificate", "the database's certificate is not trusted"),
+    ("Connection refused", "connection refused"),
+    ("failed to resolve host|could not translate host name", "unknown host"),
+    (
+        "invalid connection option|invalid sslmode",
+        "QUINTET_LEDGER_URL has a parameter that PostgreSQL does not know",
+    ),
+    ("timeout|timed out", "no answer in time"),
+)
 _BUSY_SECONDS = 1  # how long SQLite waits for another process that writes
 
 
@@ -116,11 +135,16 @@ def _postgres(url: str, readers: int) -> Engine:
 
 
 def explain(error: BaseException) -> str:
-    """What happened, without what drivers put into their messages: addresses, users, values."""
+    """What happened, without what drivers put into their messages: addresses, users, values.
+
+    A driver that cannot connect gives its reason in words alone; those of an operator's mistakes are known here.
+    """
     if isinstance(error, CommitUncertain):
         return f"commit: {explain(error.__cause__ or error)}"
     if isinstance(error, OtherSchema):
         return str(error)
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     code = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None)
-    return f"{type(cause).__name__} {code}" if code else type(cause).__name__
+    if not code and (found := next((what for words, what in _CONNECTING if re.search(words, str(cause))), "")):
+        return found
+    return f"{type(cause).__name__} {code}" if code else connection_cause(cause)
