@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from server.domain.errors import CollectionExists, CollectionNotFound, PermissionDenied
+from server.domain.errors import CollectionExists, CollectionNotFound, CollectionNotGranted, NotFound, PermissionDenied
 
 EVERYONE = "*"  # in place of a tenant's name in a grant
 
@@ -92,7 +92,9 @@ class Caller:
         return self.grants.get(collection, _NO_GRANTS).owner or self.tenant
 
     def require(self, right: Right, collection: str, owners: Mapping[str, str]) -> None:
-        """Raises CollectionNotFound if a collection is absent or the caller lacks the right, with the same message.
+        """Raises CollectionNotGranted whether a collection is absent or the caller lacks the right.
+
+        Callers that see all collections get CollectionNotFound.
 
         `owners` are the recorded owners of all collections that exist. For CREATE, raises CollectionExists if an entry
         of the tenants file reserves the name.
@@ -107,24 +109,18 @@ class Caller:
         elif not self.may(right, collection, owner):
             raise self._not_found(right, collection, owners)
 
-    def _not_found(self, right: Right, collection: str, owners: Mapping[str, str]) -> CollectionNotFound:
+    def _not_found(self, right: Right, collection: str, owners: Mapping[str, str]) -> NotFound:
         known = [name for name, owner in owners.items() if self.may(right, name, owner)]
         if self.grants is None or self.is_admin:
             return CollectionNotFound(collection, known)
-        what, option = _IN_WORDS[right]
-        return CollectionNotFound(
-            collection,
-            known,
-            f'tenant "{self.tenant}" has no collection "{collection}" to {what} '
-            f"(an operator grants access: quintet tenants grant {collection} --{option} {self.tenant})",
-        )
+        return CollectionNotGranted(self.tenant, collection, *_IN_WORDS[right], known)
 
 
 _NO_GRANTS = Grants()
 _IN_WORDS = {
-    Right.READ: ("read", "read"),
-    Right.WRITE: ("write to", "write"),
-    Right.ADD: ("write to", "write"),
-    Right.DELETE: ("delete", "owner"),
+    Right.READ: ("read", "--read"),
+    Right.WRITE: ("write to", "--write"),
+    Right.ADD: ("write to", "--write"),
+    Right.DELETE: ("delete", "--owner"),
 }
 LOCAL = Caller("local", roles=frozenset({"call", "ingest", "admin"}))  # every caller, if there is no tenants file

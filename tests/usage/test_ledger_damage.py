@@ -13,9 +13,9 @@ from psycopg import OperationalError
 from server.domain.errors import LedgerUnavailable
 from server.domain.usage import Entry, Opened, Outcome, Selection
 from server.observability import metrics
+from server.usage.changes import Heartbeat
 from server.usage.ledger import SqlLedger
 from server.usage.reader import SqlReader
-from server.usage.writer import Heartbeat
 from tests.ledgers import entry, postgres, settled, used
 from tests.postgres import Postgres
 
@@ -145,7 +145,8 @@ async def test_tables_of_another_version(tmp_path: Path, caplog: pytest.LogCaptu
 
 async def test_an_entry_that_no_database_takes_holds_up_no_other(postgres: Postgres) -> None:
     async with aclosing(SqlLedger(postgres.new_database(), QUICK)) as ledger:
-        opens = [ledger.open(entry(f"r-{number}", model="\0" if number == 7 else "m")) for number in range(20)]
+        huge = 2**70
+        opens = [ledger.open(entry(f"r-{number}", reserved_tokens=huge if number == 7 else 1)) for number in range(20)]
         found = await asyncio.gather(*opens, return_exceptions=True)
         assert [number for number, each in enumerate(found) if isinstance(each, LedgerUnavailable)] == [7]
         assert all([await ledger.settle(settled(each)) for each in found if isinstance(each, Opened)])
