@@ -165,7 +165,7 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
 
     async def Reindex(self, request: pb.ReindexRequest, context: Any) -> AsyncIterator[pb.ReindexResponse]:
         engine = self._engine.get()
-        async with aclosing(engine.ingester.reindex(request.collection, deadline=current().deadline)) as events:
+        async with aclosing(engine.reindexer.observe(request.collection)) as events:
             async for event in events:
                 if isinstance(event, ReindexProgress):
                     yield pb.ReindexResponse(progress=by_name(pb.ReindexProgress, event))
@@ -189,10 +189,12 @@ def spec(
     *,
     retrieval: Sequence[str],
     answers_needed: bool,
+    reranker: Handle[Any] | None = None,
 ) -> ServiceSpec:
-    """The service. It needs the `answerer`, which asks `chat`, unless the settings want no language model.
+    """The service. It needs the `answerer`, which asks `chat`, unless the settings want no language model, and the
+    `reranker` if they want one.
 
-    `retrieval` are the models that find passages, the embedder first.
+    `retrieval` are the names of the models that find passages, the embedder first.
     """
     servicer = RagServicer(engine, answerer)
     answers, finds, embeds = uses(always(chat.name, *retrieval)), uses(always(*retrieval)), uses(always(retrieval[0]))
@@ -215,5 +217,5 @@ def spec(
             "CreateCollection": ingests((embeds, create)),
             "DeleteCollection": ingests((delete,)),
         },
-        needs=(engine, answerer, chat) if answers_needed else (engine,),
+        needs=(engine, *((answerer, chat) if answers_needed else ()), *((reranker,) if reranker else ())),
     )
