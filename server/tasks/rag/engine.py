@@ -21,6 +21,7 @@ from server.inference.reranker import OnnxReranker
 from server.inference.scheduler import Scheduler
 from server.models.handle import Handle
 from server.tasks.rag.ingest import Ingester
+from server.tasks.rag.quotas import StorageQuotas
 from server.vectorstore.admin import drop_collection
 from server.vectorstore.collection import Collection
 from server.vectorstore.manager import CollectionManager
@@ -44,7 +45,8 @@ class RagEngine:
     ) -> None:
         self.embedder = embedder.description.identity
         self._collections = CollectionManager(index, self.embedder)
-        self.ingester = Ingester(self._collections, embedder)
+        self.quotas = StorageQuotas(self._collections)
+        self.ingester = Ingester(self._collections, embedder, self.quotas)
         self._embedder = embedder
         self._scheduler = scheduler
         self._reranker = reranker
@@ -100,13 +102,20 @@ class RagEngine:
         await run_on_daemon_thread(collection.fold)
         return self._info(collection)
 
-    def owners(self) -> dict[str, str]:
-        """The recorded owners of all collections, by name; empty where none is recorded."""
-        return self._collections.owners()
+    async def owners(self, name: str) -> dict[str, str]:
+        """The recorded owners of all collections, by name, empty where none is recorded.
+
+        `name` may be a collection that another server has just made.
+        """
+        found = self._collections.owners()
+        if name not in found:
+            await self._collections.refresh(name)
+            found = self._collections.owners()
+        return found
 
     def list_collections(self) -> list[CollectionInfo]:
         """All collections, sorted by name."""
-        owners = self.owners()
+        owners = self._collections.owners()
         found = [self._info(each) for each in self._collections.open.values()]
         found += (
             CollectionInfo(IndexIdentity(name, 0), CollectionState.FAILED, why, owner=owners.get(name, ""))
