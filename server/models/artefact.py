@@ -8,6 +8,7 @@ MODELS/NAME/current                   the version that is served (`store.py`)
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -218,8 +219,10 @@ def check_file(folder: Path, relative: str, entry: FileEntry) -> None:
     path = folder / relative
     if Path(relative).is_absolute() or ".." in Path(relative).parts:
         raise ValueError(f"the manifest names a file outside: {relative}")
-    size = path.stat().st_size
-    if size != entry.bytes:
-        raise ValueError(f"{relative} has {size} bytes instead of {entry.bytes}")
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # reading a named pipe would block
+        raise ValueError(f"{relative} is not a regular file")
+    if status.st_size != entry.bytes:
+        raise ValueError(f"{relative} has {status.st_size} bytes instead of {entry.bytes}")
     if file_sha256(path) != entry.sha256:
         raise ValueError(f"{relative} does not match its SHA-256")
