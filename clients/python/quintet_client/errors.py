@@ -129,6 +129,10 @@ class UpstreamTimeout(QuintetError, reason="UPSTREAM_TIMEOUT"):
     """The language model's endpoint did not answer in time."""
 
 
+class UpstreamQuotaExhausted(QuintetError, reason="UPSTREAM_QUOTA_EXHAUSTED"):
+    """The quota or the credit of the server's account at the provider is spent; its operator must act."""
+
+
 class CollectionNotFound(QuintetError, reason="COLLECTION_NOT_FOUND"):
     """No collection has this name, or the tenant may not use it; the message lists those that it may use."""
 

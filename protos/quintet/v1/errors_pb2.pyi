@@ -50,9 +50,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_MODEL_UNAVAILABLE: _ErrorReason.ValueType  # 9
     """FAILED_PRECONDITION: the model's artefact is missing or damaged. The message names the command that creates it."""
     ERROR_REASON_UPSTREAM_FAILED: _ErrorReason.ValueType  # 10
-    """UNAVAILABLE: the chat provider failed or refused the request. Retry."""
+    """UNAVAILABLE: the chat provider failed or refused the request. Retry if the status has a delay."""
     ERROR_REASON_UPSTREAM_TIMEOUT: _ErrorReason.ValueType  # 11
     """DEADLINE_EXCEEDED: the chat provider did not answer in time."""
+    ERROR_REASON_UPSTREAM_QUOTA_EXHAUSTED: _ErrorReason.ValueType  # 17
+    """RESOURCE_EXHAUSTED: the quota or the credit of the server's account at the chat provider is spent. The operator must
+    extend it.
+    """
     ERROR_REASON_COLLECTION_NOT_FOUND: _ErrorReason.ValueType  # 12
     """NOT_FOUND: no collection has this name, or the tenant may not use it in this way. The metadata lists the names that
     it may use.
@@ -134,9 +138,13 @@ limit) and in_use.
 ERROR_REASON_MODEL_UNAVAILABLE: ErrorReason.ValueType  # 9
 """FAILED_PRECONDITION: the model's artefact is missing or damaged. The message names the command that creates it."""
 ERROR_REASON_UPSTREAM_FAILED: ErrorReason.ValueType  # 10
-"""UNAVAILABLE: the chat provider failed or refused the request. Retry."""
+"""UNAVAILABLE: the chat provider failed or refused the request. Retry if the status has a delay."""
 ERROR_REASON_UPSTREAM_TIMEOUT: ErrorReason.ValueType  # 11
 """DEADLINE_EXCEEDED: the chat provider did not answer in time."""
+ERROR_REASON_UPSTREAM_QUOTA_EXHAUSTED: ErrorReason.ValueType  # 17
+"""RESOURCE_EXHAUSTED: the quota or the credit of the server's account at the chat provider is spent. The operator must
+extend it.
+"""
 ERROR_REASON_COLLECTION_NOT_FOUND: ErrorReason.ValueType  # 12
 """NOT_FOUND: no collection has this name, or the tenant may not use it in this way. The metadata lists the names that
 it may use.

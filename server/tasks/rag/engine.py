@@ -127,10 +127,8 @@ class RagEngine:
         owners = self._collections.owners()
         found = [self._info(each) for each in self._collections.open.values()]
         found += (
-            CollectionInfo(
-                IndexIdentity(name, 0), CollectionState.FAILED, failure.error.message, owner=owners.get(name, "")
-            )
-            for name, failure in self._collections.failures.items()
+            CollectionInfo(IndexIdentity(name, 0), CollectionState.FAILED, "; ".join(why), owner=owners.get(name, ""))
+            for name, why in self.faults().items()
             if name not in self._collections.open
         )
         return sorted(found, key=lambda info: info.index.collection)

@@ -204,10 +204,12 @@ def spec(
     *,
     retrieval: Sequence[str],
     answers_needed: bool,
+    reranker: Handle[Any] | None = None,
 ) -> ServiceSpec:
-    """The service. It needs the `answerer`, which asks `chat`, unless the settings want no language model.
+    """The service. It needs the `answerer`, which asks `chat`, unless the settings want no language model, and the
+    `reranker` if they want one.
 
-    `retrieval` are the models that find passages, the embedder first.
+    `retrieval` are the names of the models that find passages, the embedder first.
     """
     servicer = RagServicer(engine, answerer)
     answers, finds, embeds = uses(always(chat.name, *retrieval)), uses(always(*retrieval)), uses(always(retrieval[0]))
@@ -230,5 +232,5 @@ def spec(
             "CreateCollection": ingests((embeds, create)),
             "DeleteCollection": ingests((delete,)),
         },
-        needs=(engine, answerer, chat) if answers_needed else (engine,),
+        needs=(engine, *((answerer, chat) if answers_needed else ()), *((reranker,) if reranker else ())),
     )
