@@ -242,7 +242,21 @@ class CollectionUnavailable(QuintetError):
 
 
 class CollectionBroken(CollectionUnavailable, reason="COLLECTION_BROKEN"):
-    """No generation of the collection is complete."""
+    """No generation of the collection can be read."""
+
+
+class CollectionTooNew(CollectionBroken):
+    """A newer version of Quintet wrote the collection."""
+
+    def __init__(self, name: str, what: str) -> None:
+        super().__init__(f'a newer version of Quintet wrote collection "{name}": {what}. Update this server')
+
+
+class CollectionUnreadable(Unavailable, reason="COLLECTION_UNREADABLE"):
+    """The operating system refuses to read or write the collection's files. The server tries again by itself."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f'the files of collection "{name}" cannot be read or written: {why}', retry_after=5.0)
 
 
 class EmbedderMismatch(CollectionUnavailable, reason="EMBEDDER_MISMATCH"):

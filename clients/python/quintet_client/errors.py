@@ -140,7 +140,11 @@ class CollectionExists(QuintetError, reason="COLLECTION_EXISTS"):
 
 
 class CollectionBroken(QuintetError, reason="COLLECTION_BROKEN"):
-    """No generation of the collection is intact; the message says what to do."""
+    """No generation of the collection can be read; the message says what to do."""
+
+
+class CollectionUnreadable(QuintetError, reason="COLLECTION_UNREADABLE"):
+    """The operating system of the server refuses to read or write the collection's files."""
 
 
 class EmbedderMismatch(QuintetError, reason="EMBEDDER_MISMATCH"):

@@ -83,7 +83,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_EMBEDDER_MISMATCH: _ErrorReason.ValueType  # 33
     """FAILED_PRECONDITION: the collection was made with another embedder. The message names the command that repairs it."""
     ERROR_REASON_COLLECTION_BROKEN: _ErrorReason.ValueType  # 34
-    """FAILED_PRECONDITION: every generation of the collection is damaged. The message says what to do."""
+    """FAILED_PRECONDITION: no generation of the collection can be read: they are damaged, or a newer version of Quintet
+    wrote them. The message says what to do.
+    """
+    ERROR_REASON_COLLECTION_UNREADABLE: _ErrorReason.ValueType  # 35
+    """UNAVAILABLE: the operating system refuses to read or write the collection's files. Retry: the server tries again by
+    itself.
+    """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 40
     """UNAUTHENTICATED: the API key or client certificate is missing, unknown or expired."""
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 41
@@ -164,7 +170,13 @@ ERROR_REASON_GENERATION_NOT_REACHED: ErrorReason.ValueType  # 32
 ERROR_REASON_EMBEDDER_MISMATCH: ErrorReason.ValueType  # 33
 """FAILED_PRECONDITION: the collection was made with another embedder. The message names the command that repairs it."""
 ERROR_REASON_COLLECTION_BROKEN: ErrorReason.ValueType  # 34
-"""FAILED_PRECONDITION: every generation of the collection is damaged. The message says what to do."""
+"""FAILED_PRECONDITION: no generation of the collection can be read: they are damaged, or a newer version of Quintet
+wrote them. The message says what to do.
+"""
+ERROR_REASON_COLLECTION_UNREADABLE: ErrorReason.ValueType  # 35
+"""UNAVAILABLE: the operating system refuses to read or write the collection's files. Retry: the server tries again by
+itself.
+"""
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 40
 """UNAUTHENTICATED: the API key or client certificate is missing, unknown or expired."""
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 41

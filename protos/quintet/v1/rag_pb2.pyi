@@ -32,7 +32,9 @@ class _CollectionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Colle
     COLLECTION_STATE_READY: _CollectionState.ValueType  # 1
     """It can be searched."""
     COLLECTION_STATE_DEGRADED: _CollectionState.ValueType  # 2
-    """It can be searched, but some files are damaged; state_message says which ones and what is missing."""
+    """It can be searched and written to, but some files are damaged, or damaged data are kept beside them; state_message
+    says which ones and what is missing.
+    """
     COLLECTION_STATE_NEEDS_REINDEX: _CollectionState.ValueType  # 3
     """It was made with another embedder; Reindex repairs that."""
     COLLECTION_STATE_FAILED: _CollectionState.ValueType  # 4
@@ -46,7 +48,9 @@ COLLECTION_STATE_UNSPECIFIED: CollectionState.ValueType  # 0
 COLLECTION_STATE_READY: CollectionState.ValueType  # 1
 """It can be searched."""
 COLLECTION_STATE_DEGRADED: CollectionState.ValueType  # 2
-"""It can be searched, but some files are damaged; state_message says which ones and what is missing."""
+"""It can be searched and written to, but some files are damaged, or damaged data are kept beside them; state_message
+says which ones and what is missing.
+"""
 COLLECTION_STATE_NEEDS_REINDEX: CollectionState.ValueType  # 3
 """It was made with another embedder; Reindex repairs that."""
 COLLECTION_STATE_FAILED: CollectionState.ValueType  # 4

@@ -165,7 +165,7 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
 
     async def Reindex(self, request: pb.ReindexRequest, context: Any) -> AsyncIterator[pb.ReindexResponse]:
         engine = self._engine.get()
-        async with aclosing(engine.ingester.reindex(request.collection, deadline=current().deadline)) as events:
+        async with aclosing(engine.reindexer.observe(request.collection)) as events:
             async for event in events:
                 if isinstance(event, ReindexProgress):
                     yield pb.ReindexResponse(progress=by_name(pb.ReindexProgress, event))
