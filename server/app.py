@@ -7,6 +7,7 @@ closed in the reverse order of its making.
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -34,9 +35,9 @@ from server.rpc.health import Health
 from server.rpc.listener import CannotStart, listen
 from server.rpc.pipeline import Registrar
 from server.rpc.reflection import add_reflection
-from server.rpc.service_spec import ServiceSpec, checks_by_path, methods_by_path
+from server.rpc.service_spec import ServiceSpec, methods_by_path, touches_by_path
 from server.rpc.tenant_limits import TenantLimits
-from server.settings import Settings
+from server.settings import Settings, unknown_variables
 from server.tasks.analysis import service as analysis
 from server.tasks.chat import service as chat
 from server.tasks.chat.registry import ChatModels
@@ -112,7 +113,11 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             settings.git_commit,
             services=lambda: health.messages,
             required=lambda: health.required,
-            warnings=lambda: [*(warning for file in files for warning in file.warnings), *manager.follower.warnings()],
+            warnings=lambda: [
+                *unknown_variables(os.environ),
+                *(warning for file in files for warning in file.warnings),
+                *manager.follower.warnings(),
+            ],
             limits=settings.model_dump(
                 include={"max_request_bytes", "max_concurrent_calls", "default_deadline_seconds"}
             ),
@@ -151,7 +156,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             admission,
             largest,
             identify=auth.identify if auth else None,
-            checks=checks_by_path(services),
+            touches=touches_by_path(services),
             limits=limits,
             begin_trace=begin_trace,
         )

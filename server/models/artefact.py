@@ -238,7 +238,7 @@ def check_file(folder: Path, relative: str, entry: FileEntry) -> None:
     if Path(relative).is_absolute() or ".." in Path(relative).parts:
         raise ValueError(f"the manifest names a file outside: {relative}")
     found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(found.st_mode):  # reading a named pipe would block
         raise ValueError(f"{relative} is not a regular file")
     if found.st_size != entry.bytes:
         raise ValueError(f"{relative} has {found.st_size} bytes instead of {entry.bytes}")

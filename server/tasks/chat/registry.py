@@ -95,7 +95,7 @@ class ChatModels:
 
         self.upstreams |= provider_upstreams(self._config, self._artefacts, self._breaker)
         for upstream in self.upstreams.values():
-            self._closing.push_async_callback(upstream.client.close)
+            self._closing.push_async_callback(upstream.endpoint.client.close)
 
     async def _load_and_heal(self) -> None:
         mark, delay = await self._mark(), _FIRST_RETRY_SECONDS  # before loading, so that no change is missed

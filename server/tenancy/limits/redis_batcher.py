@@ -23,7 +23,9 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
+
+from server.domain.network import connection_cause
 
 log = logging.getLogger(__name__)
 ANSWER_SECONDS = 0.25  # for a batch
@@ -212,7 +214,9 @@ class RedisBatcher:
         if (now := time.monotonic()) >= self._next_warning:
             self._next_warning = now + _WARN_SECONDS
             # Redis's own answers contain no secrets; the library's texts about addresses might.
-            why = f"{type(error).__name__}: {error}" if isinstance(error, ResponseError) else type(error).__name__
+            why = f"{type(error).__name__}: {error}" if isinstance(error, ResponseError) else connection_cause(error)
+            if isinstance(error, AuthenticationError):
+                why = "AuthenticationError: wrong user or password"
             log.warning("Redis at %s does not serve limits (%s): deciding alone", self._where, why)
         with suppress(Exception):  # the connection is broken already
             await self._redis.connection_pool.disconnect(inuse_connections=True)

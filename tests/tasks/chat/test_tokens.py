@@ -60,7 +60,7 @@ async def model(artefact: Artefact, counter: TokenizerCounter) -> AsyncIterator[
 
 
 async def test_texts_are_counted_as_the_model_does(model: Upstream, counter: TokenizerCounter) -> None:
-    client = model.client
+    client = model.endpoint.client
     address = str(client.base_url).removesuffix("v1/") + "tokenize"
     for text in (*TEXTS, CODE, *random_texts(200)):
         body = {"content": text, "add_special": False, "parse_special": True}
