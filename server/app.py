@@ -35,7 +35,7 @@ from server.rpc.health import Health
 from server.rpc.listener import CannotStart, listen
 from server.rpc.pipeline import Registrar
 from server.rpc.reflection import add_reflection
-from server.rpc.service_spec import ServiceSpec, checks_by_path, methods_by_path
+from server.rpc.service_spec import ServiceSpec, methods_by_path, touches_by_path
 from server.rpc.tenant_limits import TenantLimits
 from server.settings import Settings, unknown_variables
 from server.tasks.analysis import service as analysis
@@ -156,7 +156,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             admission,
             largest,
             identify=auth.identify if auth else None,
-            checks=checks_by_path(services),
+            touches=touches_by_path(services),
             limits=limits,
             begin_trace=begin_trace,
         )

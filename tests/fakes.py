@@ -46,6 +46,7 @@ class RawBody:
     content_type: str
     split: int = 0  # so many bytes are sent at once; 0: all
     cut: bool = False  # close the connection without the end of the body
+    says_close: bool = True  # whether a header says that the connection is closed afterwards
 
 
 _AZURE_PATH = re.compile(r"/openai/deployments/[^/]+/chat/completions\?api-version=[^&]+")

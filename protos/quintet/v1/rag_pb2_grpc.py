@@ -39,7 +39,7 @@ class RagServiceStub:
 
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
-    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
+    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops, every method returns UNAVAILABLE.
     """
 
     def __init__(self, channel):
@@ -139,7 +139,7 @@ class RagServiceServicer:
 
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
-    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
+    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops, every method returns UNAVAILABLE.
     """
 
     def Ask(self, request, context):
@@ -418,7 +418,7 @@ class RagService:
 
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
-    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
+    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops, every method returns UNAVAILABLE.
     """
 
     @staticmethod

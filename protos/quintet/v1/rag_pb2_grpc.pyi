@@ -40,7 +40,7 @@ class RagServiceStub:
 
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
-    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
+    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops, every method returns UNAVAILABLE.
     """
 
     @_typing.overload
@@ -179,7 +179,7 @@ class RagServiceAsyncStub(RagServiceStub):
 
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
-    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
+    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops, every method returns UNAVAILABLE.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -314,7 +314,7 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
 
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
-    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
+    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops, every method returns UNAVAILABLE.
     """
 
     @_abc_1.abstractmethod

@@ -44,6 +44,7 @@ _FINISH_REASONS = {
     ),
 }
 _ALTERNATIVE_NAMES = (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens"))
+_ERROR_TEXTS = ("message", "msg", "detail", "error_message", "error_msg")  # of objects that are no chunks
 _CACHED_NAMES = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
 
 
@@ -106,7 +107,7 @@ class Answer:
         return ()
 
     def _read(self, chunk: Mapping[str, Any]) -> Iterable[str]:
-        if chunk.get("error") or chunk.get("object") == "error" or chunk.get("type") == "error":
+        if _is_error(chunk):
             self.failure = reported(chunk)
             return ()
         if isinstance(model := chunk.get("model"), str) and model:
@@ -139,6 +140,12 @@ class Answer:
                 return [*_texts(delta.get("content")), *refusal]
             return _texts(delta.get("content"))
         return _texts(choice.get("text"))
+
+
+def _is_error(chunk: Mapping[str, Any]) -> bool:
+    if chunk.get("error") or chunk.get("object") == "error" or chunk.get("type") == "error":
+        return True
+    return "choices" not in chunk and any(isinstance(chunk.get(name), str) for name in _ERROR_TEXTS)
 
 
 def _texts(content: object) -> list[str]:

@@ -12,6 +12,7 @@ from server.domain.models import ModelDescription, ModelIdentity, ModelTask
 from server.models.artefact import open_part
 from server.tasks.chat.circuit_breaker import CircuitBreaker
 from server.tasks.chat.configuration import Routes
+from server.tasks.chat.dialect import Dialect
 from server.tasks.chat.endpoint import Endpoint
 from server.tasks.chat.openai_upstream import Upstream, limiter_of
 from server.tasks.chat.providers_file import Azure, Model, OpenAI
@@ -43,7 +44,12 @@ def provider_upstreams(
             identity = ModelIdentity(ref if ref in routes.names else model_name, "", "")
             upstreams[ref] = Upstream(
                 ModelDescription(identity, ModelTask.CHAT, provider.kind, max_input_tokens=model.context_tokens),
-                Endpoint(client_of(provider, routes.keys[name], name_there), name_there),
+                Endpoint(
+                    client_of(provider, routes.keys[name], name_there),
+                    name_there,
+                    dialect=_dialect_of(provider, model),
+                    idempotency_header=provider.idempotency_header or "",
+                ),
                 limiter,
                 _own_counter(routes.folder, ref, model) or shared,
                 breaker,
@@ -68,6 +74,12 @@ def client_of(provider: OpenAI | Azure, key: str, model: str) -> openai.AsyncOpe
     return openai.AsyncAzureOpenAI(
         azure_endpoint=provider.endpoint, azure_deployment=model, api_version=provider.api_version, **common
     )
+
+
+def _dialect_of(provider: OpenAI | Azure, model: Model) -> Dialect:
+    limit_field = model.limit_field or provider.limit_field
+    without = provider.without if model.without is None else model.without
+    return Dialect("" if limit_field == "none" else limit_field, without)
 
 
 def _own_counter(folder: Path, ref: str, model: Model) -> TokenCounter | None:
