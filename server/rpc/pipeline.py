@@ -4,9 +4,10 @@
     errors      translate exceptions into statuses
     auth        find the caller, check its roles
     admission   refuse what cannot be served in time
-    validation  parse and check the request
+    validation  parse and check the request, and the models that it uses
     limits      refuse what is over the tenant's limits; settle them with the actual cost
     deadline    end what takes too long
+    access      check the collection that the request names
     servicer
 
 Handlers are wrapped once, when they are registered: `Registrar` takes the place of the server in the generated
@@ -17,16 +18,17 @@ The two wrappers are written out: a context manager or a generator for each laye
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any
 
 import grpc
 
-from server.domain.context import BeginTrace, Context, set_current
+from server.domain.context import BeginTrace, Context, current, set_current
 from server.domain.money import Cost
 from server.rpc import status, validation
+from server.rpc.access import Check, Touch, check_first
 from server.rpc.admission import Admission
 from server.rpc.auth import Identify
 from server.rpc.method_stats import OK, Method
@@ -46,6 +48,7 @@ class Registrar:
         max_request_bytes: int,
         *,
         identify: Identify | None = None,
+        touches: Mapping[str, Iterable[Touch]] | None = None,
         limits: TenantLimits | None = None,
         begin_trace: BeginTrace | None = None,
     ) -> None:
@@ -53,6 +56,7 @@ class Registrar:
         self._admission = admission
         self._max_bytes = max_request_bytes
         self._identify = identify
+        self._touches = touches or {}
         self._limits = limits
         self._begin_trace = begin_trace
 
@@ -62,17 +66,28 @@ class Registrar:
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Register every method of a service with everything around it."""
         wrapped = {name: self._wrap(f"/{service}/{name}", handler) for name, handler in handlers.items()}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
+        self._server.add_registered_method_handlers(service, wrapped)
 
     def _wrap(self, name: str, handler: Any) -> Any:
         # The generated deserializer is the message class's FromString. gRPC gets none, so that bytes arrive here.
-        parse = validation.parser(handler.request_deserializer.__self__, self._max_bytes)
+        parse: Parse = validation.parser(handler.request_deserializer.__self__, self._max_bytes)
         streaming = handler.request_streaming, handler.response_streaming
         kind = "_".join("stream" if each else "unary" for each in streaming)
+        serve = getattr(handler, kind)
+        for touch in self._touches.get(name, ()):
+            if touch.check is not None:
+                parse = partial(_parse_and_check, parse, touch.check)
+            if touch.slow_check is not None:
+                serve = check_first(
+                    touch.slow_check,
+                    serve,
+                    request_streaming=handler.request_streaming,
+                    response_streaming=handler.response_streaming,
+                )
         wrap = self._stream if handler.response_streaming else self._unary
         wrapped = wrap(
             self._admission.method(name),
-            getattr(handler, kind),
+            serve,
             partial(_parse_each, parse) if handler.request_streaming else parse,
             (lambda payloads: 0) if handler.request_streaming else len,
             self._limits.of(name) if self._limits is not None else None,
@@ -150,6 +165,12 @@ class Registrar:
                 _end(call, method, code, reason)
 
         return stream
+
+
+def _parse_and_check(parse: Parse, check: Check, payload: bytes) -> Any:
+    request = parse(payload)
+    check(current(), request)
+    return request
 
 
 async def _parse_each(parse: Parse, payloads: AsyncIterator[bytes]) -> AsyncIterator[Any]:

@@ -28,9 +28,18 @@ if _version_not_supported:
 class RagServiceStub:
     """RagService answers questions from collections of documents, and manages the collections.
 
+    If the server requires authentication, a collection belongs to the tenant that created it, or to the owner that the
+    tenants file names. A collection that the tenant may not use does not exist for it: every method that names one
+    returns NOT_FOUND, and no list has it. Names are global, so CreateCollection returns ALREADY_EXISTS for the name of
+    another tenant's collection.
+
+    Every method that names a collection may also return FAILED_PRECONDITION (no generation of the collection can be read:
+    they are damaged, or a newer version of Quintet wrote them) and UNAVAILABLE (the collections are being opened, or the
+    operating system refuses access to the collection's files). Damage stays in its collection.
+
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
-    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
+    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops, every method returns UNAVAILABLE.
     """
 
     def __init__(self, channel):
@@ -119,9 +128,18 @@ class RagServiceStub:
 class RagServiceServicer:
     """RagService answers questions from collections of documents, and manages the collections.
 
+    If the server requires authentication, a collection belongs to the tenant that created it, or to the owner that the
+    tenants file names. A collection that the tenant may not use does not exist for it: every method that names one
+    returns NOT_FOUND, and no list has it. Names are global, so CreateCollection returns ALREADY_EXISTS for the name of
+    another tenant's collection.
+
+    Every method that names a collection may also return FAILED_PRECONDITION (no generation of the collection can be read:
+    they are damaged, or a newer version of Quintet wrote them) and UNAVAILABLE (the collections are being opened, or the
+    operating system refuses access to the collection's files). Damage stays in its collection.
+
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
-    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
+    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops, every method returns UNAVAILABLE.
     """
 
     def Ask(self, request, context):
@@ -164,7 +182,8 @@ class RagServiceServicer:
         returns after the write is on disk and searches see it. Texts that the collection has already are not embedded
         again.
 
-        INVALID_ARGUMENT: a field violates its limits. FAILED_PRECONDITION: the embedder is missing or damaged, or the
+        INVALID_ARGUMENT: a field violates its limits, or the collection is new and the server has as many as it can.
+        NOT_FOUND: the tenant may not write to a collection of this name. FAILED_PRECONDITION: the embedder is missing or damaged, or the
         collection was made with another one. UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server is
         overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED: the call's deadline passed.
         """
@@ -208,7 +227,8 @@ class RagServiceServicer:
     def CreateCollection(self, request, context):
         """CreateCollection creates an empty collection for the server's embedder.
 
-        INVALID_ARGUMENT: a field violates its limits. ALREADY_EXISTS: a collection of this name exists.
+        INVALID_ARGUMENT: a field violates its limits, or the server has as many collections as it can. ALREADY_EXISTS: a
+        collection of this name exists, also of another tenant, or the tenants file reserves the name.
         FAILED_PRECONDITION: the embedder is missing or damaged. UNAVAILABLE: the embedder is loading.
         RESOURCE_EXHAUSTED: the server is overloaded or its disk is full. DEADLINE_EXCEEDED: the call's deadline passed.
         """
@@ -217,7 +237,8 @@ class RagServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCollection(self, request, context):
-        """DeleteCollection deletes a collection with all its generations. It cannot be undone.
+        """DeleteCollection deletes a collection with all its generations. It cannot be undone. Only the owner may do it, and
+        callers with the role admin.
 
         INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
         UNAVAILABLE: the collections are being opened. RESOURCE_EXHAUSTED: another process is writing.
@@ -228,7 +249,7 @@ class RagServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListCollections(self, request, context):
-        """ListCollections returns the collections with their states, sorted by name, in pages.
+        """ListCollections returns the collections that the caller may read, with their states, sorted by name, in pages.
 
         INVALID_ARGUMENT: a field violates its limits. UNAVAILABLE: the collections are being opened.
         """
@@ -270,7 +291,8 @@ class RagServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Compact(self, request, context):
-        """Compact writes the log into the files of a generation now. The server otherwise does this in the background.
+        """Compact writes the log into the files of a generation now. The server otherwise does this in the background. The
+        work goes on if the call ends, and calls at the same time share it.
 
         INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
         FAILED_PRECONDITION: every generation of the collection is damaged. UNAVAILABLE: the collections are being opened.
@@ -283,13 +305,14 @@ class RagServiceServicer:
 
     def Reindex(self, request, context):
         """Reindex embeds every document again, with the server's embedder, into a new generation. It sends progress, then
-        exactly one done. Meanwhile searches behave as before, and writes wait. Set a deadline that is long enough: without
-        one, the server's default deadline applies.
+        exactly one done. Meanwhile searches behave as before and writes go on; they wait for the last step alone. The work
+        belongs to no call: it goes on when the stream ends, and another call joins it. A server that stops ends it; the
+        next call starts it anew.
 
         INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name. FAILED_PRECONDITION: the
-        embedder is missing or damaged, or every generation of the collection is damaged. UNAVAILABLE: the embedder is
-        loading. RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing.
-        DEADLINE_EXCEEDED: the call's deadline passed; the collection is unchanged.
+        embedder is missing or damaged, or the collection cannot be read. UNAVAILABLE: the embedder is loading, or the
+        operating system refuses access to the files. RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or
+        another process is writing. DEADLINE_EXCEEDED: the call's deadline passed; the work goes on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -384,9 +407,18 @@ def add_RagServiceServicer_to_server(servicer, server):
 class RagService:
     """RagService answers questions from collections of documents, and manages the collections.
 
+    If the server requires authentication, a collection belongs to the tenant that created it, or to the owner that the
+    tenants file names. A collection that the tenant may not use does not exist for it: every method that names one
+    returns NOT_FOUND, and no list has it. Names are global, so CreateCollection returns ALREADY_EXISTS for the name of
+    another tenant's collection.
+
+    Every method that names a collection may also return FAILED_PRECONDITION (no generation of the collection can be read:
+    they are damaged, or a newer version of Quintet wrote them) and UNAVAILABLE (the collections are being opened, or the
+    operating system refuses access to the collection's files). Damage stays in its collection.
+
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
-    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
+    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops, every method returns UNAVAILABLE.
     """
 
     @staticmethod

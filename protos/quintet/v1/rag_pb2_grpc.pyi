@@ -29,9 +29,18 @@ GRPC_VERSION: str
 class RagServiceStub:
     """RagService answers questions from collections of documents, and manages the collections.
 
+    If the server requires authentication, a collection belongs to the tenant that created it, or to the owner that the
+    tenants file names. A collection that the tenant may not use does not exist for it: every method that names one
+    returns NOT_FOUND, and no list has it. Names are global, so CreateCollection returns ALREADY_EXISTS for the name of
+    another tenant's collection.
+
+    Every method that names a collection may also return FAILED_PRECONDITION (no generation of the collection can be read:
+    they are damaged, or a newer version of Quintet wrote them) and UNAVAILABLE (the collections are being opened, or the
+    operating system refuses access to the collection's files). Damage stays in its collection.
+
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
-    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
+    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops, every method returns UNAVAILABLE.
     """
 
     @_typing.overload
@@ -66,7 +75,8 @@ class RagServiceStub:
     returns after the write is on disk and searches see it. Texts that the collection has already are not embedded
     again.
 
-    INVALID_ARGUMENT: a field violates its limits. FAILED_PRECONDITION: the embedder is missing or damaged, or the
+    INVALID_ARGUMENT: a field violates its limits, or the collection is new and the server has as many as it can.
+    NOT_FOUND: the tenant may not write to a collection of this name. FAILED_PRECONDITION: the embedder is missing or damaged, or the
     collection was made with another one. UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server is
     overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED: the call's deadline passed.
     """
@@ -94,19 +104,21 @@ class RagServiceStub:
     CreateCollection: _grpc.UnaryUnaryMultiCallable[_rag_pb2.CreateCollectionRequest, _rag_pb2.CreateCollectionResponse]
     """CreateCollection creates an empty collection for the server's embedder.
 
-    INVALID_ARGUMENT: a field violates its limits. ALREADY_EXISTS: a collection of this name exists.
+    INVALID_ARGUMENT: a field violates its limits, or the server has as many collections as it can. ALREADY_EXISTS: a
+    collection of this name exists, also of another tenant, or the tenants file reserves the name.
     FAILED_PRECONDITION: the embedder is missing or damaged. UNAVAILABLE: the embedder is loading.
     RESOURCE_EXHAUSTED: the server is overloaded or its disk is full. DEADLINE_EXCEEDED: the call's deadline passed.
     """
     DeleteCollection: _grpc.UnaryUnaryMultiCallable[_rag_pb2.DeleteCollectionRequest, _rag_pb2.DeleteCollectionResponse]
-    """DeleteCollection deletes a collection with all its generations. It cannot be undone.
+    """DeleteCollection deletes a collection with all its generations. It cannot be undone. Only the owner may do it, and
+    callers with the role admin.
 
     INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
     UNAVAILABLE: the collections are being opened. RESOURCE_EXHAUSTED: another process is writing.
     DEADLINE_EXCEEDED: the call's deadline passed.
     """
     ListCollections: _grpc.UnaryUnaryMultiCallable[_rag_pb2.ListCollectionsRequest, _rag_pb2.ListCollectionsResponse]
-    """ListCollections returns the collections with their states, sorted by name, in pages.
+    """ListCollections returns the collections that the caller may read, with their states, sorted by name, in pages.
 
     INVALID_ARGUMENT: a field violates its limits. UNAVAILABLE: the collections are being opened.
     """
@@ -132,7 +144,8 @@ class RagServiceStub:
     the call's deadline passed.
     """
     Compact: _grpc.UnaryUnaryMultiCallable[_rag_pb2.CompactRequest, _rag_pb2.CompactResponse]
-    """Compact writes the log into the files of a generation now. The server otherwise does this in the background.
+    """Compact writes the log into the files of a generation now. The server otherwise does this in the background. The
+    work goes on if the call ends, and calls at the same time share it.
 
     INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
     FAILED_PRECONDITION: every generation of the collection is damaged. UNAVAILABLE: the collections are being opened.
@@ -141,22 +154,32 @@ class RagServiceStub:
     """
     Reindex: _grpc.UnaryStreamMultiCallable[_rag_pb2.ReindexRequest, _rag_pb2.ReindexResponse]
     """Reindex embeds every document again, with the server's embedder, into a new generation. It sends progress, then
-    exactly one done. Meanwhile searches behave as before, and writes wait. Set a deadline that is long enough: without
-    one, the server's default deadline applies.
+    exactly one done. Meanwhile searches behave as before and writes go on; they wait for the last step alone. The work
+    belongs to no call: it goes on when the stream ends, and another call joins it. A server that stops ends it; the
+    next call starts it anew.
 
     INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name. FAILED_PRECONDITION: the
-    embedder is missing or damaged, or every generation of the collection is damaged. UNAVAILABLE: the embedder is
-    loading. RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing.
-    DEADLINE_EXCEEDED: the call's deadline passed; the collection is unchanged.
+    embedder is missing or damaged, or the collection cannot be read. UNAVAILABLE: the embedder is loading, or the
+    operating system refuses access to the files. RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or
+    another process is writing. DEADLINE_EXCEEDED: the call's deadline passed; the work goes on.
     """
 
 @_typing.type_check_only
 class RagServiceAsyncStub(RagServiceStub):
     """RagService answers questions from collections of documents, and manages the collections.
 
+    If the server requires authentication, a collection belongs to the tenant that created it, or to the owner that the
+    tenants file names. A collection that the tenant may not use does not exist for it: every method that names one
+    returns NOT_FOUND, and no list has it. Names are global, so CreateCollection returns ALREADY_EXISTS for the name of
+    another tenant's collection.
+
+    Every method that names a collection may also return FAILED_PRECONDITION (no generation of the collection can be read:
+    they are damaged, or a newer version of Quintet wrote them) and UNAVAILABLE (the collections are being opened, or the
+    operating system refuses access to the collection's files). Damage stays in its collection.
+
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
-    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
+    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops, every method returns UNAVAILABLE.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -188,7 +211,8 @@ class RagServiceAsyncStub(RagServiceStub):
     returns after the write is on disk and searches see it. Texts that the collection has already are not embedded
     again.
 
-    INVALID_ARGUMENT: a field violates its limits. FAILED_PRECONDITION: the embedder is missing or damaged, or the
+    INVALID_ARGUMENT: a field violates its limits, or the collection is new and the server has as many as it can.
+    NOT_FOUND: the tenant may not write to a collection of this name. FAILED_PRECONDITION: the embedder is missing or damaged, or the
     collection was made with another one. UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server is
     overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED: the call's deadline passed.
     """
@@ -216,19 +240,21 @@ class RagServiceAsyncStub(RagServiceStub):
     CreateCollection: _aio.UnaryUnaryMultiCallable[_rag_pb2.CreateCollectionRequest, _rag_pb2.CreateCollectionResponse]  # type: ignore[assignment]
     """CreateCollection creates an empty collection for the server's embedder.
 
-    INVALID_ARGUMENT: a field violates its limits. ALREADY_EXISTS: a collection of this name exists.
+    INVALID_ARGUMENT: a field violates its limits, or the server has as many collections as it can. ALREADY_EXISTS: a
+    collection of this name exists, also of another tenant, or the tenants file reserves the name.
     FAILED_PRECONDITION: the embedder is missing or damaged. UNAVAILABLE: the embedder is loading.
     RESOURCE_EXHAUSTED: the server is overloaded or its disk is full. DEADLINE_EXCEEDED: the call's deadline passed.
     """
     DeleteCollection: _aio.UnaryUnaryMultiCallable[_rag_pb2.DeleteCollectionRequest, _rag_pb2.DeleteCollectionResponse]  # type: ignore[assignment]
-    """DeleteCollection deletes a collection with all its generations. It cannot be undone.
+    """DeleteCollection deletes a collection with all its generations. It cannot be undone. Only the owner may do it, and
+    callers with the role admin.
 
     INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
     UNAVAILABLE: the collections are being opened. RESOURCE_EXHAUSTED: another process is writing.
     DEADLINE_EXCEEDED: the call's deadline passed.
     """
     ListCollections: _aio.UnaryUnaryMultiCallable[_rag_pb2.ListCollectionsRequest, _rag_pb2.ListCollectionsResponse]  # type: ignore[assignment]
-    """ListCollections returns the collections with their states, sorted by name, in pages.
+    """ListCollections returns the collections that the caller may read, with their states, sorted by name, in pages.
 
     INVALID_ARGUMENT: a field violates its limits. UNAVAILABLE: the collections are being opened.
     """
@@ -254,7 +280,8 @@ class RagServiceAsyncStub(RagServiceStub):
     the call's deadline passed.
     """
     Compact: _aio.UnaryUnaryMultiCallable[_rag_pb2.CompactRequest, _rag_pb2.CompactResponse]  # type: ignore[assignment]
-    """Compact writes the log into the files of a generation now. The server otherwise does this in the background.
+    """Compact writes the log into the files of a generation now. The server otherwise does this in the background. The
+    work goes on if the call ends, and calls at the same time share it.
 
     INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
     FAILED_PRECONDITION: every generation of the collection is damaged. UNAVAILABLE: the collections are being opened.
@@ -263,21 +290,31 @@ class RagServiceAsyncStub(RagServiceStub):
     """
     Reindex: _aio.UnaryStreamMultiCallable[_rag_pb2.ReindexRequest, _rag_pb2.ReindexResponse]  # type: ignore[assignment]
     """Reindex embeds every document again, with the server's embedder, into a new generation. It sends progress, then
-    exactly one done. Meanwhile searches behave as before, and writes wait. Set a deadline that is long enough: without
-    one, the server's default deadline applies.
+    exactly one done. Meanwhile searches behave as before and writes go on; they wait for the last step alone. The work
+    belongs to no call: it goes on when the stream ends, and another call joins it. A server that stops ends it; the
+    next call starts it anew.
 
     INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name. FAILED_PRECONDITION: the
-    embedder is missing or damaged, or every generation of the collection is damaged. UNAVAILABLE: the embedder is
-    loading. RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing.
-    DEADLINE_EXCEEDED: the call's deadline passed; the collection is unchanged.
+    embedder is missing or damaged, or the collection cannot be read. UNAVAILABLE: the embedder is loading, or the
+    operating system refuses access to the files. RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or
+    another process is writing. DEADLINE_EXCEEDED: the call's deadline passed; the work goes on.
     """
 
 class RagServiceServicer(metaclass=_abc_1.ABCMeta):
     """RagService answers questions from collections of documents, and manages the collections.
 
+    If the server requires authentication, a collection belongs to the tenant that created it, or to the owner that the
+    tenants file names. A collection that the tenant may not use does not exist for it: every method that names one
+    returns NOT_FOUND, and no list has it. Names are global, so CreateCollection returns ALREADY_EXISTS for the name of
+    another tenant's collection.
+
+    Every method that names a collection may also return FAILED_PRECONDITION (no generation of the collection can be read:
+    they are damaged, or a newer version of Quintet wrote them) and UNAVAILABLE (the collections are being opened, or the
+    operating system refuses access to the collection's files). Damage stays in its collection.
+
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
-    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
+    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops, every method returns UNAVAILABLE.
     """
 
     @_abc_1.abstractmethod
@@ -331,7 +368,8 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         returns after the write is on disk and searches see it. Texts that the collection has already are not embedded
         again.
 
-        INVALID_ARGUMENT: a field violates its limits. FAILED_PRECONDITION: the embedder is missing or damaged, or the
+        INVALID_ARGUMENT: a field violates its limits, or the collection is new and the server has as many as it can.
+        NOT_FOUND: the tenant may not write to a collection of this name. FAILED_PRECONDITION: the embedder is missing or damaged, or the
         collection was made with another one. UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server is
         overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED: the call's deadline passed.
         """
@@ -383,7 +421,8 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_rag_pb2.CreateCollectionResponse, _abc.Awaitable[_rag_pb2.CreateCollectionResponse]]:
         """CreateCollection creates an empty collection for the server's embedder.
 
-        INVALID_ARGUMENT: a field violates its limits. ALREADY_EXISTS: a collection of this name exists.
+        INVALID_ARGUMENT: a field violates its limits, or the server has as many collections as it can. ALREADY_EXISTS: a
+        collection of this name exists, also of another tenant, or the tenants file reserves the name.
         FAILED_PRECONDITION: the embedder is missing or damaged. UNAVAILABLE: the embedder is loading.
         RESOURCE_EXHAUSTED: the server is overloaded or its disk is full. DEADLINE_EXCEEDED: the call's deadline passed.
         """
@@ -394,7 +433,8 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rag_pb2.DeleteCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rag_pb2.DeleteCollectionResponse, _abc.Awaitable[_rag_pb2.DeleteCollectionResponse]]:
-        """DeleteCollection deletes a collection with all its generations. It cannot be undone.
+        """DeleteCollection deletes a collection with all its generations. It cannot be undone. Only the owner may do it, and
+        callers with the role admin.
 
         INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
         UNAVAILABLE: the collections are being opened. RESOURCE_EXHAUSTED: another process is writing.
@@ -407,7 +447,7 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rag_pb2.ListCollectionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rag_pb2.ListCollectionsResponse, _abc.Awaitable[_rag_pb2.ListCollectionsResponse]]:
-        """ListCollections returns the collections with their states, sorted by name, in pages.
+        """ListCollections returns the collections that the caller may read, with their states, sorted by name, in pages.
 
         INVALID_ARGUMENT: a field violates its limits. UNAVAILABLE: the collections are being opened.
         """
@@ -457,7 +497,8 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rag_pb2.CompactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rag_pb2.CompactResponse, _abc.Awaitable[_rag_pb2.CompactResponse]]:
-        """Compact writes the log into the files of a generation now. The server otherwise does this in the background.
+        """Compact writes the log into the files of a generation now. The server otherwise does this in the background. The
+        work goes on if the call ends, and calls at the same time share it.
 
         INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
         FAILED_PRECONDITION: every generation of the collection is damaged. UNAVAILABLE: the collections are being opened.
@@ -472,13 +513,14 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_rag_pb2.ReindexResponse], _abc.AsyncIterator[_rag_pb2.ReindexResponse]]:
         """Reindex embeds every document again, with the server's embedder, into a new generation. It sends progress, then
-        exactly one done. Meanwhile searches behave as before, and writes wait. Set a deadline that is long enough: without
-        one, the server's default deadline applies.
+        exactly one done. Meanwhile searches behave as before and writes go on; they wait for the last step alone. The work
+        belongs to no call: it goes on when the stream ends, and another call joins it. A server that stops ends it; the
+        next call starts it anew.
 
         INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name. FAILED_PRECONDITION: the
-        embedder is missing or damaged, or every generation of the collection is damaged. UNAVAILABLE: the embedder is
-        loading. RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing.
-        DEADLINE_EXCEEDED: the call's deadline passed; the collection is unchanged.
+        embedder is missing or damaged, or the collection cannot be read. UNAVAILABLE: the embedder is loading, or the
+        operating system refuses access to the files. RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or
+        another process is writing. DEADLINE_EXCEEDED: the call's deadline passed; the work goes on.
         """
 
 def add_RagServiceServicer_to_server(servicer: RagServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

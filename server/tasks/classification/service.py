@@ -1,6 +1,6 @@
 """quintet.v1.ClassificationService"""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from quintet.v1 import classification_pb2, classification_pb2_grpc
@@ -8,7 +8,7 @@ from quintet.v1 import classification_pb2, classification_pb2_grpc
 from server.domain.context import current
 from server.domain.texts import Classifier
 from server.models.handle import Handle, find
-from server.rpc.auth import permitted
+from server.rpc.access import chosen, uses
 from server.rpc.convert import labels, model_ref
 from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
@@ -25,7 +25,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
         self, request: classification_pb2.ClassifyRequest, context: Any
     ) -> classification_pb2.ClassifyResponse:
         deadline = current().deadline
-        handle = find(self._classifiers, permitted(request.model or DEFAULT_MODEL))
+        handle = find(self._classifiers, request.model or DEFAULT_MODEL)
         async with handle.use(deadline) as classifier:
             results = await classifier.classify(request.texts, deadline=deadline)
             model = model_ref(classifier.description.identity)
@@ -41,7 +41,9 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
         )
 
 
-def spec(classifiers: Mapping[str, Handle[Classifier]]) -> ServiceSpec:
-    """The service over the classifiers that callers can name."""
-    methods = {"Classify": MethodSpec(Role.CALL, FREE)}
-    return ServiceSpec(ClassificationServicer(classifiers), methods, needs=tuple(classifiers.values()))
+def spec(classifiers: Mapping[str, Handle[Classifier]], required: Collection[str]) -> ServiceSpec:
+    """The service over the classifiers that callers can name. It serves while the required ones can be used."""
+    methods = {"Classify": MethodSpec(Role.CALL, FREE, (uses(chosen(DEFAULT_MODEL)),))}
+    extras = {name: handle for name, handle in classifiers.items() if name not in required}
+    needs = tuple(classifiers[name] for name in required)
+    return ServiceSpec(ClassificationServicer(classifiers), methods, needs=needs, extras=extras)

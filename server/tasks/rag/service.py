@@ -1,19 +1,21 @@
 """quintet.v1.RagService"""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from quintet.v1 import rag_pb2 as pb
 from quintet.v1 import rag_pb2_grpc
 
+from server.domain.access import Caller, Quotas, Right
 from server.domain.chat import ChatModel
 from server.domain.context import current
 from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
 from server.domain.rag import Query, ReindexProgress
 from server.models.handle import Handle
-from server.rpc.auth import permitted
+from server.rpc.access import SEES_COLLECTIONS, always, names_collection, uses
 from server.rpc.convert import by_name, index_ref, model_ref
 from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tasks.rag import convert
@@ -28,16 +30,19 @@ _COLLECTIONS_A_PAGE = 50
 
 
 class RagServicer(rag_pb2_grpc.RagServiceServicer):
-    """Questions to answers with sources, and the collections behind them. `chat_model` is what the answerer asks."""
+    """Questions to answers with sources, and the collections behind them."""
 
-    def __init__(self, engine: "Handle[RagEngine]", answerer: "Handle[Answerer]", chat_model: str) -> None:
+    def __init__(self, engine: "Handle[RagEngine]", answerer: "Handle[Answerer]") -> None:
         self._engine = engine
         self._answerer = answerer
-        self._chat_model = chat_model
 
     def estimate(self, request: convert.AskLike) -> Cost:
         """What an answer costs at most. Raises what serving it would raise."""
         return self._answerer.get().estimate(_question(request))
+
+    async def owners(self, name: str) -> Mapping[str, str]:
+        """The recorded owner of every collection; `name` may be one that another server has just made."""
+        return await self._engine.get().owners(name)
 
     async def Ask(self, request: pb.AskRequest, context: Any) -> pb.AskResponse:
         texts: list[str] = []
@@ -60,7 +65,6 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
         )
 
     async def StreamAsk(self, request: convert.AskLike, context: Any) -> AsyncGenerator[pb.StreamAskResponse, None]:
-        permitted(self._chat_model)
         answer = self._answerer.get().stream(_question(request), deadline=current().deadline)
         async with aclosing(answer) as events:
             async for event in events:
@@ -126,10 +130,34 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
 
     async def ListCollections(self, request: pb.ListCollectionsRequest, context: Any) -> pb.ListCollectionsResponse:
         size = request.page_size or _COLLECTIONS_A_PAGE
-        found = [each for each in self._engine.get().list_collections() if each.index.collection > request.page_token]
+        caller = current().caller
+        found = [
+            each
+            for each in self._engine.get().list_collections()
+            if each.index.collection > request.page_token
+            if caller.may(Right.READ, each.index.collection, each.owner)
+        ]
         return pb.ListCollectionsResponse(
-            collections=[by_name(pb.Collection, each) for each in found[:size]],
+            collections=[
+                by_name(pb.Collection, each, owner=caller.shown_owner(each.index.collection, each.owner))
+                for each in found[:size]
+            ],
             next_page_token=found[size - 1].index.collection if len(found) > size else "",
+            storage=self._storage(caller),
+        )
+
+    def _storage(self, caller: Caller) -> pb.Storage | None:
+        if caller.grants is None:
+            return None
+        stored = self._engine.get().quotas.stored(caller, caller.tenant)
+        quotas = caller.quotas.get(caller.tenant, Quotas())
+        return pb.Storage(
+            collection_count=stored.collections,
+            document_count=stored.documents,
+            size_bytes=stored.size_bytes,
+            max_collection_count=quotas.collections,
+            max_document_count=quotas.documents,
+            max_size_bytes=quotas.bytes,
         )
 
     async def GetIndex(self, request: pb.GetIndexRequest, context: Any) -> pb.GetIndexResponse:
@@ -153,7 +181,7 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
 
     async def Reindex(self, request: pb.ReindexRequest, context: Any) -> AsyncIterator[pb.ReindexResponse]:
         engine = self._engine.get()
-        async with aclosing(engine.ingester.reindex(request.collection, deadline=current().deadline)) as events:
+        async with aclosing(engine.reindexer.observe(request.collection)) as events:
             async for event in events:
                 if isinstance(event, ReindexProgress):
                     yield pb.ReindexResponse(progress=by_name(pb.ReindexProgress, event))
@@ -171,18 +199,39 @@ def _question(request: convert.AskLike) -> Query:
 
 
 def spec(
-    engine: "Handle[RagEngine]", answerer: "Handle[Answerer]", chat: Handle[ChatModel], *, answers_needed: bool
+    engine: "Handle[RagEngine]",
+    answerer: "Handle[Answerer]",
+    chat: Handle[ChatModel],
+    *,
+    retrieval: Sequence[str],
+    answers_needed: bool,
+    reranker: Handle[Any] | None = None,
 ) -> ServiceSpec:
-    """The service. It needs the `answerer`, which asks `chat`, unless the settings want no language model."""
-    servicer = RagServicer(engine, answerer, chat.name)
-    read, write = MethodSpec(Role.CALL, FREE), MethodSpec(Role.INGEST, FREE)
+    """The service. It needs the `answerer`, which asks `chat`, unless the settings want no language model, and the
+    `reranker` if they want one.
+
+    `retrieval` are the names of the models that find passages, the embedder first.
+    """
+    servicer = RagServicer(engine, answerer)
+    answers, finds, embeds = uses(always(chat.name, *retrieval)), uses(always(*retrieval)), uses(always(retrieval[0]))
+    read = names_collection(Right.READ, convert.collection, servicer.owners)
+    add, write, create, delete = (
+        names_collection(right, lambda request: request.collection, servicer.owners)
+        for right in (Right.ADD, Right.WRITE, Right.CREATE, Right.DELETE)
+    )
+    called, ingests = partial(MethodSpec, Role.CALL, FREE), partial(MethodSpec, Role.INGEST, FREE)
     return ServiceSpec(
         servicer,
         {
-            **dict.fromkeys(("Ask", "StreamAsk"), MethodSpec(Role.CALL, servicer.estimate)),
-            **dict.fromkeys(("Retrieve", "ListDocuments", "ListCollections", "GetIndex", "ListGenerations"), read),
-            **dict.fromkeys(("AddDocuments", "ImportDocuments", "DeleteDocuments"), write),
-            **dict.fromkeys(("CreateCollection", "DeleteCollection", "Rollback", "Compact", "Reindex"), write),
+            **dict.fromkeys(("Ask", "StreamAsk"), MethodSpec(Role.CALL, servicer.estimate, (answers, read))),
+            "Retrieve": called((finds, read)),
+            "ListCollections": called((SEES_COLLECTIONS,)),
+            **dict.fromkeys(("ListDocuments", "GetIndex", "ListGenerations"), called((read,))),
+            **dict.fromkeys(("AddDocuments", "ImportDocuments"), ingests((embeds, add))),
+            **dict.fromkeys(("DeleteDocuments", "Rollback", "Compact"), ingests((write,))),
+            "Reindex": ingests((embeds, write)),
+            "CreateCollection": ingests((embeds, create)),
+            "DeleteCollection": ingests((delete,)),
         },
-        needs=(engine, answerer, chat) if answers_needed else (engine,),
+        needs=(engine, *((answerer, chat) if answers_needed else ()), *((reranker,) if reranker else ())),
     )

@@ -1,0 +1,102 @@
+"""What each method touches, as its row in the table says, and the check of it before the servicer runs.
+
+A row without a touch stops the server when it starts. What a method answers with (`SEE`) has no check here: the
+servicer shows what `Caller.sees_model` and `Caller.may` allow.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from server.domain.access import Right
+from server.domain.context import Context, current
+
+# A check of a call and its request; it raises what the caller gets. A check that may wait for the disk runs after the
+# tenant's limits, so that absent and forbidden cost the caller the same.
+Check = Callable[[Context, Any], None]
+SlowCheck = Callable[[Context, Any], Awaitable[None]]
+Serve = Callable[[Any, Any], Any]
+Names = Callable[[Any], Iterable[str]]  # the models that serve a request
+Owners = Callable[[str], Awaitable[Mapping[str, str]]]  # of all collections; one of this name is looked for on disk
+
+
+class Resource(StrEnum):
+    MODEL = "model"
+    COLLECTION = "collection"
+    USAGE = "usage"
+    SERVER = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """A resource that a method touches, what it does to it, and the check of a request, if there is one."""
+
+    resource: Resource
+    right: Right
+    check: Check | None = None
+    slow_check: SlowCheck | None = None
+
+
+SEES_MODELS = Touch(Resource.MODEL, Right.SEE)
+MANAGES_MODELS = Touch(Resource.MODEL, Right.MANAGE)
+SEES_COLLECTIONS = Touch(Resource.COLLECTION, Right.SEE)
+SEES_USAGE = Touch(Resource.USAGE, Right.SEE)
+MANAGES_USAGE = Touch(Resource.USAGE, Right.MANAGE)
+SEES_SERVER = Touch(Resource.SERVER, Right.SEE)
+
+
+def uses(names: Names) -> Touch:
+    """The models that a request is computed with must be in the tenant's allow-list, chosen by name or by default."""
+
+    def check(call: Context, request: Any) -> None:
+        if call.caller.models is not None:
+            for name in names(request):
+                call.caller.use_model(name)
+
+    return Touch(Resource.MODEL, Right.USE, check)
+
+
+def chosen(default: str) -> Names:
+    """The model that a request names, or the default."""
+    return lambda request: (request.model or default,)
+
+
+def always(*models: str) -> Names:
+    """The same models for every request."""
+    return lambda request: models
+
+
+def names_collection(right: Right, named: Callable[[Any], str], owners: Owners) -> Touch:
+    """The collection that a request names; a later message of a stream need not name it again."""
+
+    async def check(call: Context, request: Any) -> None:
+        call.right = right
+        if call.caller.grants is not None and (name := named(request)):
+            call.caller.require(right, name, await owners(name))
+
+    return Touch(Resource.COLLECTION, right, slow_check=check)
+
+
+def check_first(check: SlowCheck, serve: Serve, *, request_streaming: bool, response_streaming: bool) -> Serve:
+    """A servicer's method that checks its request first, or every message of a stream of them."""
+
+    async def each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            await check(current(), request)
+            yield request
+
+    async def unary(request: Any, context: Any) -> Any:
+        if request_streaming:
+            return await serve(each(request), context)
+        await check(current(), request)
+        return await serve(request, context)
+
+    async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+        await check(current(), request)
+        async with aclosing(serve(request, context)) as responses:
+            async for response in responses:
+                yield response
+
+    return stream if response_streaming else unary
