@@ -12,9 +12,11 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")  # children are spawn
 
 import argparse
 import asyncio
+import logging
 import signal
 import sys
 import textwrap
+import threading
 import time
 
 import uvloop
@@ -25,6 +27,8 @@ from server.domain.reloading_file import BadFile
 from server.observability import logs
 from server.rpc.listener import CannotStart
 from server.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -58,14 +62,20 @@ async def _serve(settings: Settings) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def on_signal() -> None:
+    def on_signal(number: int) -> None:
         if stop.is_set():
             os._exit(1)  # the second one: now
         stop.set()
+        if number == signal.SIGINT:  # Ctrl-C: no load balancer sends calls to a server at a terminal
+            no_pause.set()
+        limit = threading.Timer(settings.shutdown_seconds, _exit, [settings.shutdown_seconds])
+        limit.daemon = True
+        limit.start()
 
+    no_pause = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
-    async with running(settings) as app:
+        loop.add_signal_handler(number, on_signal, number)
+    async with running(settings, no_pause) as app:
         if settings.log_format == "json":  # no line that is not one
             await stop.wait()
             return 0
@@ -74,6 +84,12 @@ async def _serve(settings: Settings) -> int:
         announcing.cancel()
         print("Stopping: what runs may finish. Press Ctrl-C again to exit at once.", flush=True)
     return 0
+
+
+def _exit(seconds: float) -> None:
+    """Called on a thread, because what hangs may be the event loop."""
+    log.critical("the stop took longer than %g s; exiting", seconds)
+    os._exit(1)
 
 
 async def _announce(app: App, settings: Settings) -> None:

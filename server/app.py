@@ -8,12 +8,11 @@ closed in the reverse order of its making.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.domain.context import BeginTrace
@@ -26,10 +25,11 @@ from server.models.manager import ModelManager
 from server.models.registry import open_store
 from server.models.spec import ModelSettings, ModelSpec, imported
 from server.rpc.admission import Admission
+from server.rpc.anonymous import Anonymous
 from server.rpc.auth import TenantAuth
 from server.rpc.certificates import Certificates
 from server.rpc.health import Health
-from server.rpc.listener import CannotStart, listen
+from server.rpc.listener import CannotStart, listen, make_server
 from server.rpc.pipeline import Registrar
 from server.rpc.reflection import add_reflection
 from server.rpc.service_spec import ServiceSpec, methods_by_path
@@ -53,16 +53,6 @@ from server.usage.reader import SqlReader
 log = logging.getLogger(__name__)
 CLASSIFIERS = ("sentiment", "topics")
 HEALTH_SERVICE: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-# Go clients ping every 10 s; the default of one ping in 5 minutes would disconnect them (too_many_pings). A client's
-# connection stays on one server, so it is ended now and then for the load to spread.
-_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.so_reuseport", 0),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.max_connection_age_ms", 30 * 60_000),
-    ("grpc.max_connection_age_grace_ms", 10 * 60_000),
-)
 
 
 @dataclass(frozen=True)
@@ -77,8 +67,11 @@ class App:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[App]:
-    """Serve while the body runs. Raises CannotStart, and BadFile for tenants, certificates and providers."""
+async def running(settings: Settings, no_pause: asyncio.Event | None = None) -> AsyncIterator[App]:
+    """Serve while the body runs. Raises CannotStart, and BadFile for tenants, certificates and providers.
+
+    If `no_pause` is set, the stop does not pause for load balancers.
+    """
     async with AsyncExitStack() as stack:
         begin_trace = await stack.enter_async_context(_tracing(str(settings.traces))) if settings.traces else None
         reader = SqlReader(settings.ledger_target)
@@ -135,20 +128,20 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             lanes_of={service.full_name: service.lanes for service in services if service.lanes},
         )
 
-        # gRPC's limit is twice ours, so that a request that is a little too large gets an answer with details.
-        largest = settings.max_request_bytes
-        server = grpc.aio.server(options=(*_OPTIONS, ("grpc.max_receive_message_length", 2 * largest)))
+        server = make_server(settings.max_request_bytes)
+        anonymous = Anonymous(server)
         registrar = Registrar(
             server,
             admission,
-            largest,
+            settings.max_request_bytes,
             identify=auth.identify if auth else None,
             limits=limits,
             begin_trace=begin_trace,
         )
         for service in services:
             service.register(registrar)
-        address = _open_port(server, settings, health, certificates)
+        _add_anonymous(anonymous, settings, health)
+        address = listen(server, settings.host, settings.port, certificates)
         if settings.metrics_port is not None:
             from server.observability.metrics import Collector, serving  # their libraries take a while to import
 
@@ -166,8 +159,10 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             stack.enter_context(serving(settings.host, settings.metrics_port, collector))
         await server.start()
         log.info("listening on %s", address)
-        stack.push_async_callback(_stop, server, health, models, admission, settings)
-        stack.callback(ledger.watchers.end)  # before the server is stopped, which would wait for them
+        stack.push_async_callback(server.stop, None)
+        stack.push_async_callback(_stop, health, registrar, anonymous, settings, no_pause or asyncio.Event())
+        stack.callback(ledger.watchers.end)  # their calls have no other end
+        stack.callback(models.stop)
 
         def update() -> None:
             for service in services:
@@ -221,14 +216,13 @@ def _tasks(
     )
 
 
-def _open_port(server: grpc.aio.Server, settings: Settings, health: Health, certificates: Certificates | None) -> str:
-    """Add health and reflection, which bypass what happens around other calls; returns the address."""
+def _add_anonymous(server: Anonymous, settings: Settings, health: Health) -> None:
+    """Add health and reflection, which bypass what happens around other calls."""
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if settings.reflection:
         add_reflection(server, [*health.messages, HEALTH_SERVICE])
-    if settings.tenants and not certificates and not settings.is_local:
+    if settings.tenants and not settings.tls_cert and not settings.is_local:
         log.warning("API keys cross the network unencrypted: set QUINTET_TLS_CERT and QUINTET_TLS_KEY")
-    return listen(server, settings.host, settings.port, certificates)
 
 
 def _tracing(endpoint: str) -> "AbstractAsyncContextManager[BeginTrace]":
@@ -240,16 +234,13 @@ def _tracing(endpoint: str) -> "AbstractAsyncContextManager[BeginTrace]":
 
 
 async def _stop(
-    server: grpc.aio.Server,
-    health: Health,
-    models: administration.ModelServicer,
-    admission: Admission,
-    settings: Settings,
+    health: Health, registrar: Registrar, anonymous: Anonymous, settings: Settings, no_pause: asyncio.Event
 ) -> None:
-    log.info("stopping: %d calls run and may finish within %g s", admission.running, settings.shutdown_grace_seconds)
+    """Up to the point where no calls run. What is told to whom is in docs/operations.md."""
+    log.info("stopping: running calls may finish within %g s", settings.shutdown_grace_seconds)
     health.stop()
-    models.stop()
-    await asyncio.sleep(settings.shutdown_pause_seconds)
-    admission.stopping = True
-    await server.stop(settings.shutdown_grace_seconds)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(no_pause.wait(), settings.shutdown_pause_seconds)
+    anonymous.stop()
+    await registrar.drain(settings.shutdown_grace_seconds)
     log.info("no calls run any more")

@@ -2,10 +2,11 @@
 
 import logging
 import math
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.message import Message
@@ -41,17 +42,22 @@ CODES: tuple[tuple[type[errors.QuintetError], grpc.StatusCode], ...] = (
 # gRPC turns a status with more than about 8 KiB of trailers into RESOURCE_EXHAUSTED, so details are bounded.
 _MAX_VIOLATIONS = 20
 _MAX_TEXT = 300
+_TIMER_SECONDS = 0.01  # timers of the event loop may be early by its resolution
 _SOME_ID = b"\x7f" * 32  # as long as the ids that admission makes; clients' ids cannot contain this character
 
 
-def send_error(context: Any, error: Exception, call: Context) -> tuple[grpc.StatusCode, str]:
-    """Give the call the status of `error`, with its details; returns code and reason.
+class Failure(NamedTuple):
+    """How a call ends on the wire. It refers to no exception, and so to no frames."""
 
-    `context.abort` would raise an exception in a reference cycle with the call's state: 50 objects of garbage for each
-    refusal, and under a flood garbage collections that hold the GIL for tens of milliseconds.
-    """
-    sent = _translate(error, call.request_id)
-    code = code_of(sent)
+    code: grpc.StatusCode
+    reason: str
+    message: str
+    trailers: tuple[tuple[str, str | bytes], ...]
+
+
+def failure(error: Exception, call: Context) -> Failure:
+    """The status of `error` with its details."""
+    sent = _translate(error, call)
     if isinstance(sent, errors.ServerOverloaded) and not sent.metadata and len(call.request_id) == len(_SOME_ID):
         status = _refusal(sent.message, sent.retry_after).replace(_SOME_ID, call.request_id.encode())
     else:
@@ -59,24 +65,37 @@ def send_error(context: Any, error: Exception, call: Context) -> tuple[grpc.Stat
     trailers: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status), *call.trailers()]
     if isinstance(sent, errors.Unavailable):
         trailers.append(("grpc-retry-pushback-ms", str(_milliseconds(sent.retry_after))))
-    context.set_code(code)
-    context.set_details(_cut(sent.message))
-    context.set_trailing_metadata(tuple(trailers))
-    return code, sent.reason
+    return Failure(code_of(sent), sent.reason, _cut(sent.message), tuple(trailers))
+
+
+async def send(context: Any, failed: Failure) -> None:
+    """End the call with this status. If nothing was sent before, it is all that is sent ("Trailers-Only").
+
+    With `set_code` a unary handler would send an empty message first, and then neither clients nor proxies retry.
+    Call it outside of any `except` block: `abort` raises an exception that gRPC keeps with the call, and one that
+    refers to frames with the call would be a cycle of 50 objects, garbage for a search that holds the GIL.
+    """
+    try:
+        await context.abort(failed.code, failed.message, failed.trailers)
+    except grpc.aio.BaseError as aborted:  # always; gRPC knows that the call has ended
+        aborted.__traceback__ = None
 
 
 def code_of(error: errors.QuintetError) -> grpc.StatusCode:
     return next((code for kind, code in CODES if isinstance(error, kind)), Code.INTERNAL)
 
 
-def _translate(error: Exception, request_id: str) -> errors.QuintetError:
-    """The error for the caller. Unexpected exceptions go to the log and become INTERNAL without details."""
+def _translate(error: Exception, call: Context) -> errors.QuintetError:
+    """The error for the caller. Unexpected exceptions go to the log and become INTERNAL without details.
+
+    A timeout before the call's deadline is one of them: it is a timeout of something inside.
+    """
     if isinstance(error, errors.QuintetError):
         return error
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError) and time.monotonic() >= call.deadline - _TIMER_SECONDS:
         return errors.DeadlineExceeded("the call took longer than its deadline")
     log.error("unexpected %s", type(error).__name__, exc_info=error)
-    return errors.QuintetError(f"internal error; the server's log has details under request id {request_id}")
+    return errors.QuintetError(f"internal error; the server's log has details under request id {call.request_id}")
 
 
 @lru_cache(maxsize=256)
