@@ -9,7 +9,7 @@ export PIP_NO_COMPILE := 0
 unexport PYTHONDONTWRITEBYTECODE
 export QUINTET_GIT_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 .DEFAULT_GOAL := help
-.PHONY: help serve test check crash chaos-ledger bench train eval protos format lock clean
+.PHONY: help serve test check crash chaos-ledger fuzz bench train eval protos format lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ crash: $(VENV)/dev ## Kill collection writers (500 times) and servers that swap 
 chaos-ledger: $(VENV)/dev ## Send 5000 calls (CALLS=n) to failing providers, kill the server, and check the ledger
 	@$(BIN)/python -m training --only embedder
 	$(BIN)/python -m tests.campaigns.chaos_ledger --calls $(or $(CALLS),5000)
+
+fuzz: $(VENV)/dev ## Send 1,000,000 mutated payloads (PAYLOADS=n) and broken HTTP/2 to every method in 10 minutes
+	@$(BIN)/python -m training --llm small
+	$(BIN)/python -m tests.campaigns.fuzz --payloads $(or $(PAYLOADS),1000000)
 
 bench: $(VENV)/bench ## Measure the server and its baselines in 10 minutes (ROUNDS=n, ONLY="rows"); needs h2load
 	@$(BIN)/python -m training --llm small

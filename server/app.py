@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.domain.context import BeginTrace
@@ -28,11 +29,12 @@ from server.rpc.admission import Admission
 from server.rpc.anonymous import Anonymous
 from server.rpc.auth import TenantAuth
 from server.rpc.certificates import Certificates
+from server.rpc.grpc_server import make_server
 from server.rpc.health import Health
-from server.rpc.listener import CannotStart, listen, make_server
+from server.rpc.listener import CannotStart, listen, options
 from server.rpc.pipeline import Registrar
 from server.rpc.reflection import add_reflection
-from server.rpc.service_spec import ServiceSpec, methods_by_path
+from server.rpc.service_spec import ServiceSpec, checks_by_path, methods_by_path
 from server.rpc.tenant_limits import TenantLimits
 from server.settings import Settings
 from server.tasks.analysis import service as analysis
@@ -128,19 +130,19 @@ async def running(settings: Settings, no_pause: asyncio.Event | None = None) -> 
             lanes_of={service.full_name: service.lanes for service in services if service.lanes},
         )
 
-        server = make_server(settings.max_request_bytes)
-        anonymous = Anonymous(server)
+        server = make_server(options(settings.max_request_bytes))
         registrar = Registrar(
             server,
             admission,
             settings.max_request_bytes,
             identify=auth.identify if auth else None,
+            checks=checks_by_path(services),
             limits=limits,
             begin_trace=begin_trace,
         )
         for service in services:
             service.register(registrar)
-        _add_anonymous(anonymous, settings, health)
+        anonymous = _add_anonymous(server, settings, health)
         address = listen(server, settings.host, settings.port, certificates)
         if settings.metrics_port is not None:
             from server.observability.metrics import Collector, serving  # their libraries take a while to import
@@ -159,10 +161,8 @@ async def running(settings: Settings, no_pause: asyncio.Event | None = None) -> 
             stack.enter_context(serving(settings.host, settings.metrics_port, collector))
         await server.start()
         log.info("listening on %s", address)
-        stack.push_async_callback(server.stop, None)
-        stack.push_async_callback(_stop, health, registrar, anonymous, settings, no_pause or asyncio.Event())
-        stack.callback(ledger.watchers.end)  # their calls have no other end
-        stack.callback(models.stop)
+        ends = (health.stop, models.stop, ledger.watchers.end)  # of streams that would have none
+        stack.push_async_callback(_stop, server, registrar, anonymous, ends, settings, no_pause or asyncio.Event())
 
         def update() -> None:
             for service in services:
@@ -210,19 +210,27 @@ def _tasks(
         classification.spec(classifiers),
         pricing.spec(prices),
         chat.spec(chats.handles, required=not chats.is_off),
-        rag.spec(collections, answers, chats.default, answers_needed=not chats.is_off),
+        rag.spec(
+            collections,
+            answers,
+            chats.default,
+            retrieval=tuple(each.name for each in (embedder, reranker) if each),
+            answers_needed=not chats.is_off,
+        ),
         embedding.spec({embedder.name: embedder}),
         analysis.spec(parser, languages, classifiers),
     )
 
 
-def _add_anonymous(server: Anonymous, settings: Settings, health: Health) -> None:
+def _add_anonymous(server: grpc.aio.Server, settings: Settings, health: Health) -> Anonymous:
     """Add health and reflection, which bypass what happens around other calls."""
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    anonymous = Anonymous(server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, anonymous)
     if settings.reflection:
-        add_reflection(server, [*health.messages, HEALTH_SERVICE])
+        add_reflection(anonymous, [*health.messages, HEALTH_SERVICE])
     if settings.tenants and not settings.tls_cert and not settings.is_local:
         log.warning("API keys cross the network unencrypted: set QUINTET_TLS_CERT and QUINTET_TLS_KEY")
+    return anonymous
 
 
 def _tracing(endpoint: str) -> "AbstractAsyncContextManager[BeginTrace]":
@@ -234,13 +242,20 @@ def _tracing(endpoint: str) -> "AbstractAsyncContextManager[BeginTrace]":
 
 
 async def _stop(
-    health: Health, registrar: Registrar, anonymous: Anonymous, settings: Settings, no_pause: asyncio.Event
+    server: grpc.aio.Server,
+    registrar: Registrar,
+    anonymous: Anonymous,
+    ends: Iterable[Callable[[], None]],
+    settings: Settings,
+    no_pause: asyncio.Event,
 ) -> None:
-    """Up to the point where no calls run. What is told to whom is in docs/operations.md."""
+    """Until no call runs any more. docs/operations.md says what clients see."""
     log.info("stopping: running calls may finish within %g s", settings.shutdown_grace_seconds)
-    health.stop()
+    for end in ends:
+        end()
     with suppress(TimeoutError):
         await asyncio.wait_for(no_pause.wait(), settings.shutdown_pause_seconds)
     anonymous.stop()
     await registrar.drain(settings.shutdown_grace_seconds)
+    await server.stop(None)
     log.info("no calls run any more")

@@ -15,7 +15,8 @@ import grpc
 import uvloop
 from quintet.v1 import chat_pb2, chat_pb2_grpc, classification_pb2, classification_pb2_grpc
 
-from server.domain.context import Caller, current
+from server.domain.access import Caller
+from server.domain.context import current
 from server.domain.money import Cost
 from server.rpc.admission import Admission
 from server.rpc.pipeline import Registrar

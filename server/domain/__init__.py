@@ -4,7 +4,8 @@ Read first: `errors.py` (the tree of exceptions), `context.py` (the running call
 itself).
 
 Context             a running call: caller, deadline, timings. Every RPC has one
-Caller              the tenant that calls, with its roles and allowed models
+Caller              the tenant that calls, with its roles and what it may use (access.py)
+Right               what a method does to a resource; Grants say which tenants may
 Cost                tokens and millionths of money
 ConcurrencyLimiter  at most so many long pieces of work at once, with a bounded queue
 supervised          a background task that starts again after an exception

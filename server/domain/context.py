@@ -7,18 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol, Self
 
+from server.domain.access import LOCAL, Caller, Right
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """A tenant, with the API key or client certificate of this call. `models` are those it may use; None means all."""
-
-    tenant: str
-    key_id: str = ""
-    roles: frozenset[str] = frozenset()
-    models: frozenset[str] | None = None
-
-
-LOCAL = Caller("local", roles=frozenset({"call", "ingest", "admin"}))  # every caller, if there is no tenants file
 Metadata = Sequence[tuple[str, str | bytes]]
 
 
@@ -79,6 +69,7 @@ class Context:
     upstream_seconds: float = 0.0
     expected_seconds: float = 0.0  # of compute; admission's estimate
     caller: Caller = LOCAL
+    right: Right | None = None  # to the collection that it names; checked again where the collection is used
     brought_id: bool = False  # whether the client chose the request id
     trace: Trace | None = None  # None if calls are not traced
     converted: object = None  # the request in the service's types, once converted for its estimate or its answer

@@ -86,9 +86,12 @@ class ModelVersionNotFound(NotFound, reason="MODEL_VERSION_NOT_FOUND"):
 
 
 class CollectionNotFound(NotFound, reason="COLLECTION_NOT_FOUND"):
-    def __init__(self, name: str, known: Sequence[str]) -> None:
+    """It does not exist, or the caller may not know that it does. `known` are those that it may use in the same way."""
+
+    def __init__(self, name: str, known: Sequence[str], message: str = "") -> None:
         names = ", ".join(sorted(known)) or "none"
-        super().__init__(f'no such collection: "{name}"; known: {names}', metadata={"collection": name, "known": names})
+        message = message or f'no such collection: "{name}"'
+        super().__init__(f"{message}; known: {names}", metadata={"collection": name, "known": names})
 
 
 class GenerationNotFound(NotFound, reason="GENERATION_NOT_FOUND"):

@@ -39,3 +39,13 @@ class PriceEstimate:
     price_usd: float
     low_usd: float
     high_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class RangeWarning:
+    """A feature of the request outside its range in the training data. `field` is its path: "houses[0].bedrooms"."""
+
+    field: str
+    value: float
+    minimum: float
+    maximum: float

@@ -109,7 +109,10 @@ class CollectionState(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class CollectionInfo:
-    """A collection as it is served. If it has FAILED, only the collection's name, the state and its message hold."""
+    """A collection as it is served. If it has FAILED, only its name, state, message and owner hold.
+
+    `owner` is the recorded one, empty if none is.
+    """
 
     index: IndexIdentity
     state: CollectionState
@@ -124,6 +127,7 @@ class CollectionInfo:
     log_count: int = 0
     index_type: str = ""
     recall_at_10: float = 0.0
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from tokenizers import Encoding, Tokenizer
 from server.domain.models import ModelTask
 from server.inference.computation import UNBATCHED, BatchPolicy
 from server.inference.onnx_session import open_session
-from server.inference.text import Outputs, TextModel, describe_text_model, text_cost
+from server.inference.text import Outputs, TextModel, describe_text_model, text_cost, unknown_share
 from server.models.artefact import Artefact
 
 FILES = {"onnx": "model.onnx", "onnx-int8": "model-int8.onnx"}  # by engine
@@ -46,6 +46,8 @@ class OnnxForward:
         self.batch_policy = UNBATCHED if engine == "onnx-int8" and not by_row else _BATCHED
         self.max_tokens: int = artefact.schema("max_tokens")
         self._tokenizer = _tokenizer(artefact, self.max_tokens)
+        self._unknown = _unknown_id(self._tokenizer)
+        self._special = self._tokenizer.num_special_tokens_to_add(False)
         self._session = open_session(artefact.part(FILES[engine]))
         self._inputs = [item.name for item in self._session.get_inputs()]
         self._output = output
@@ -54,10 +56,11 @@ class OnnxForward:
         """Logits or vectors of one text at least, or of one pair of texts."""
         encodings = self._tokenizer.encode_batch_fast(list(texts))
         truncated = [bool(encoding.overflowing) for encoding in encodings]
+        unknown = [unknown_share(encoding.ids, self._unknown, self._special) for encoding in encodings]
         longest = max(len(encoding) for encoding in encodings)
         if self.batch_policy.max_items > 1 and longest <= _SHORT_TOKENS:
-            return Outputs(self._run(encodings), truncated)
-        return Outputs(np.concatenate([self._run([one]) for one in encodings]), truncated)
+            return Outputs(self._run(encodings), truncated, unknown)
+        return Outputs(np.concatenate([self._run([one]) for one in encodings]), truncated, unknown)
 
     def _run(self, encodings: Sequence[Encoding]) -> NDArray[np.float32]:
         """Values [texts, width], the texts padded to the longest of them."""
@@ -72,6 +75,13 @@ class OnnxForward:
 # By the file's digest and the length at which texts are cut. Reading one holds the GIL for 50 ms and takes 10 MB, and
 # models with the same base and versions of a model have the same.
 _tokenizers: WeakValueDictionary[tuple[str, int], Tokenizer] = WeakValueDictionary()
+
+
+def _unknown_id(tokenizer: Tokenizer) -> int | None:
+    """The id of the token for what the vocabulary lacks. Tokenizers of bytes have none."""
+    # Unigram models do not tell its name; it is "<unk>" in all that are published.
+    name = getattr(tokenizer.model, "unk_token", None) or "<unk>"
+    return tokenizer.token_to_id(name)
 
 
 def _tokenizer(artefact: Artefact, max_tokens: int) -> Tokenizer:

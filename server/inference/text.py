@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from server.domain.errors import ModelUnavailable
 from server.domain.models import ModelDescription, ModelTask
-from server.domain.texts import Classification, Label
+from server.domain.texts import Classification, Embedding, Label
 from server.inference.computation import BatchPolicy, Computation
 from server.inference.result_cache import ResultCache
 from server.inference.scheduler import Scheduler
@@ -27,10 +27,13 @@ _PROBE = ("Is this model ready to answer?",)
 
 
 class Outputs(NamedTuple):
-    """What a model makes of some texts: float32 [texts, width], and whether each text's end was not read."""
+    """What a model makes of some texts: float32 [texts, width], whether each text's end was not read, and which share
+    of the tokens that were read is unknown to the model.
+    """
 
     values: NDArray[np.float32]
     truncated: list[bool]
+    unknown_shares: list[float]
 
 
 @dataclass(frozen=True)
@@ -71,27 +74,38 @@ class TextClassifier:
 
 
 class TextEmbedder:
-    """An Embedder, of a model whose vectors have length 1. `cache_bytes` as above."""
+    """A DetailedEmbedder, of a model whose vectors have length 1. `cache_bytes` as above."""
 
     def __init__(self, model: TextModel, scheduler: Scheduler, *, cache_bytes: int = 0) -> None:
         self.description = model.description
         self._dimensions = model.width
         self._scheduler = scheduler
         self._computation = _computation(model, partial(_embed, model), scheduler)
-        self._cache: ResultCache[NDArray[np.float32]] = ResultCache(
-            cache_bytes, lambda vector: vector.nbytes, self._computation.counters
+        self._cache: ResultCache[Embedding] = ResultCache(
+            cache_bytes, lambda found: found.vector.nbytes, self._computation.counters
         )
 
     async def embed(self, texts: Sequence[str], *, deadline: float) -> NDArray[np.float32]:
-        compute = partial(self._scheduler.map, self._computation, deadline=deadline)
-        rows = await self._cache.through(texts, compute)
+        rows = [found.vector for found in await self.embed_detailed(texts, deadline=deadline)]
         return np.array(rows, np.float32).reshape(len(texts), self._dimensions)
+
+    async def embed_detailed(self, texts: Sequence[str], *, deadline: float) -> list[Embedding]:
+        compute = partial(self._scheduler.map, self._computation, deadline=deadline)
+        return [*await self._cache.through(texts, compute)]
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Probabilities of each row, in double precision so that they add up to 1."""
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def unknown_share(ids: list[int], unknown: int | None, special: int) -> float:
+    """The share of a text's tokens that are `unknown`. `special` tokens mark its ends. 1 if no token was read."""
+    tokens = len(ids) - special
+    if tokens <= 0:
+        return 1.0
+    return ids.count(unknown) / tokens if unknown is not None else 0.0
 
 
 def text_cost(characters: int, max_tokens: int = 0) -> int:
@@ -121,10 +135,10 @@ def _computation(
 
 
 def _classify(model: TextModel, texts: Sequence[str]) -> list[Classification]:
-    logits, truncated = model.forward(texts)
+    logits, truncated, unknown_shares = model.forward(texts)
     return [
-        Classification(_ranked(model.description.labels, scores), cut)
-        for scores, cut in zip(softmax(logits).tolist(), truncated, strict=True)
+        Classification(_ranked(model.description.labels, scores), cut, share)
+        for scores, cut, share in zip(softmax(logits).tolist(), truncated, unknown_shares, strict=True)
     ]
 
 
@@ -133,5 +147,6 @@ def _ranked(names: Sequence[str], scores: Sequence[float]) -> tuple[Label, ...]:
     return tuple(sorted(labels, key=lambda label: label.score, reverse=True))
 
 
-def _embed(model: TextModel, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-    return [row.copy() for row in model.forward(texts).values]  # a view would keep its whole batch
+def _embed(model: TextModel, texts: Sequence[str]) -> list[Embedding]:
+    # A view of a row would keep its whole batch.
+    return [Embedding(row.copy(), cut, share) for row, cut, share in zip(*model.forward(texts), strict=True)]

@@ -15,7 +15,7 @@ from typing import Any
 from server.domain.errors import ModelUnavailable
 from server.domain.models import ModelDescription, ModelIdentity, ModelTask
 from server.inference.computation import BatchPolicy
-from server.inference.text import Outputs, TextModel, describe_text_model
+from server.inference.text import Outputs, TextModel, describe_text_model, unknown_share
 from server.models.artefact import Artefact
 
 MAX_TOKENS = 512  # for hub models; attention costs the square, and most are trained on no more
@@ -95,7 +95,9 @@ class TorchForward:
         on_device = {key: value.to(device) if hasattr(value, "to") else value for key, value in batch.items()}
         with torch.inference_mode():
             values = self.run(on_device)
-        return Outputs(values.cpu().numpy(), [len(each) > self.max_tokens for each in ids])
+        unknown, special = self.tokenizer.unk_token_id, self.tokenizer.num_special_tokens_to_add()
+        shares = [unknown_share(each, unknown, special) for each in ids]
+        return Outputs(values.cpu().numpy(), [len(each) > self.max_tokens for each in ids], shares)
 
 
 def _transformers(source: str, revision: str | None, device: str, max_tokens: int) -> TorchForward:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from server.domain.context import current_or_none
 from server.domain.errors import ModelLoading, ModelNotFound, ModelUnavailable, QuintetError
 from server.domain.models import ModelDescription, ModelTask
 
@@ -186,9 +187,10 @@ S = TypeVar("S")
 
 
 def find(handles: Mapping[str, S], name: str) -> S:
-    """The handle of that name. Raises ModelNotFound."""
+    """The handle of that name. Raises ModelNotFound, which lists what the current caller may see."""
     if name not in handles:
-        raise ModelNotFound(name, list(handles))
+        call = current_or_none()
+        raise ModelNotFound(name, [each for each in handles if call is None or call.caller.sees_model(each)])
     return handles[name]
 
 

@@ -38,7 +38,7 @@ class Anonymous:
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Register every method of a service."""
         wrapped = {name: self._wrap(handler) for name, handler in handlers.items()}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
+        self._server.add_registered_method_handlers(service, wrapped)
 
     def stop(self) -> None:
         """End the calls that wait for a message of their client."""

@@ -1,6 +1,6 @@
 """Finds the tenant of a call by API key or client certificate, and checks its roles and the services it may use.
 
-The models that a tenant may use are checked when the request has been read, by `permitted`.
+What a request touches is checked when it has been read (`access.py`).
 """
 
 import logging
@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from server.domain.context import Caller, Metadata, current
+from server.domain.access import Caller
+from server.domain.context import Metadata
 from server.domain.errors import PermissionDenied, Unauthenticated
 from server.rpc.service_spec import ServiceSpec, methods_by_path
 from server.tenancy.api_keys import NO_KEY, id_of
@@ -57,7 +58,7 @@ class TenantAuth:
         if role is not None and role not in tenant.roles:
             roles = ", ".join(sorted(tenant.roles)) or "none"
             self._deny(context, f'{name} needs the role {role}; tenant "{tenant.name}" has: {roles}')
-        return Caller(tenant.name, key_id, tenant.roles, tenant.models)
+        return Caller(tenant.name, key_id, tenant.roles, tenant.models, self._tenants.latest.grants)
 
     def _by_key(self, values: list[str | bytes]) -> tuple[Tenant, str] | None:
         scheme, _, text = values[0].partition(" ") if isinstance(values[0], str) else ("", "", "")
@@ -97,15 +98,3 @@ class TenantAuth:
 def _identity(kind: str, value: bytes) -> str:
     text = value.decode(errors="replace")
     return f"{kind}:{text.lower() if kind == 'dns' else text}"
-
-
-def permitted(model: str) -> str:
-    """Returns `model`, requested by name or by default, or raises PermissionDenied.
-
-    Call it before the model is looked up, so that a tenant learns nothing about other models.
-    """
-    caller = current().caller
-    if caller.models is not None and model not in caller.models:
-        allowed = ", ".join(sorted(caller.models)) or "none"
-        raise PermissionDenied(f'tenant "{caller.tenant}" may not use model "{model}"; models allowed: {allowed}')
-    return model

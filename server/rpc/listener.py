@@ -1,7 +1,6 @@
-"""The gRPC server with its options, and its port, with TLS if there are certificates."""
+"""The options of the gRPC server, and its port, with TLS if there are certificates."""
 
 import errno
-import logging
 import os
 import resource
 import socket
@@ -41,20 +40,14 @@ class CannotStart(Exception):
     """The server cannot start; the message is for the operator."""
 
 
-def make_server(max_request_bytes: int) -> grpc.aio.Server:
-    """A server that receives requests of this size at most, and as many connections as half of its open files."""
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
+def options(max_request_bytes: int) -> tuple[tuple[str, int], ...]:
+    """Options of a server for requests of this size, and for as many connections as half of its open files."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limits = (
+    return (
+        *_OPTIONS,
         ("grpc.max_receive_message_length", max_request_bytes + _SLACK_BYTES),
         ("grpc.max_allowed_incoming_connections", max(files // 2, 64)),
     )
-    return grpc.aio.server(options=(*_OPTIONS, *limits))
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Without what gRPC logs as an error with a traceback if a client leaves while its answer is sent."""
-    return not str(record.msg).startswith("ExecuteBatchError raised in core by servicer method")
 
 
 def listen(server: grpc.aio.Server, host: str, port: int, certificates: Certificates | None) -> str:

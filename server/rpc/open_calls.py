@@ -8,7 +8,7 @@ from server.domain.context import Context
 
 # Enough to send a status to a client that reads.
 _SECONDS_FOR_STATUS = 1.0
-_GRPC_TASK = "rpc_task"  # the name of gRPC's own task of a call
+_WAITS_FOR_CLIENT = "_schedule_rpc_coro"  # gRPC's coroutine that waits until client and handler have ended a call
 
 
 class OpenCalls:
@@ -45,7 +45,8 @@ def _reset(task: asyncio.Task[Any]) -> None:
     """
     task.cancel()
     for waiting in asyncio.all_tasks():
-        if waiting.get_name() == _GRPC_TASK and task in gc.get_referents(*gc.get_referents(waiting.get_coro())):
+        coroutine: Any = waiting.get_coro()
+        if coroutine.__name__ == _WAITS_FOR_CLIENT and task in gc.get_referents(*gc.get_referents(coroutine)):
             closed = getattr(waiting, "_fut_waiter", None)
             if isinstance(closed, asyncio.Future) and closed is not task and not closed.done():
                 closed.set_result(None)

@@ -6,6 +6,7 @@
     receiving   receive the request
     admission   refuse what cannot be served in time
     validation  parse and check the request
+    access      check what the request touches, as the method's row says
     limits      refuse what is over the tenant's limits; settle them with the actual cost
     deadline    end what takes too long
     servicer
@@ -26,10 +27,11 @@ from typing import Any
 
 import grpc
 
-from server.domain.context import BeginTrace, Context, set_current
+from server.domain.context import BeginTrace, Context, current, set_current
 from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
 from server.rpc import status, validation
+from server.rpc.access import Check
 from server.rpc.admission import Admission
 from server.rpc.auth import Identify
 from server.rpc.method_stats import OK, Method
@@ -58,6 +60,7 @@ class Registrar:
         max_request_bytes: int,
         *,
         identify: Identify | None = None,
+        checks: Mapping[str, Check] | None = None,
         limits: TenantLimits | None = None,
         begin_trace: BeginTrace | None = None,
     ) -> None:
@@ -65,6 +68,7 @@ class Registrar:
         self._admission = admission
         self._max_bytes = max_request_bytes
         self._identify = identify
+        self._checks = checks or {}
         self._limits = limits
         self._begin_trace = begin_trace
         self._receiving = Receiving(max(4, _MOST_BYTES_RECEIVED // max_request_bytes))
@@ -76,7 +80,7 @@ class Registrar:
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Register every method of a service with everything around it."""
         wrapped = {name: self._wrap(f"/{service}/{name}", handler) for name, handler in handlers.items()}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
+        self._server.add_registered_method_handlers(service, wrapped)
 
     async def drain(self, seconds: float) -> None:
         """Refuse calls from now on, and wait until those that run have ended, so many seconds at most.
@@ -96,7 +100,9 @@ class Registrar:
 
     def _wrap(self, name: str, handler: Any) -> Any:
         # The generated deserializer is the message class's FromString. gRPC gets none, so that bytes arrive here.
-        parse = validation.parser(handler.request_deserializer.__self__, self._max_bytes)
+        parse: Parse = validation.parser(handler.request_deserializer.__self__, self._max_bytes)
+        if check := self._checks.get(name):
+            parse = partial(_parse_and_check, parse, check)
         streaming = handler.request_streaming, handler.response_streaming
         serve = getattr(handler, "_".join("stream" if each else "unary" for each in streaming))
         wrap, made = (
@@ -117,9 +123,7 @@ class Registrar:
         """The request and its size."""
         payload = await self._receiving.message(context, call.caller.tenant)
         if payload is None:
-            await asyncio.sleep(
-                _CANCELLATION_SECONDS
-            )  # if the client has cancelled the call, this task is cancelled now
+            await asyncio.sleep(_CANCELLATION_SECONDS)  # this task is cancelled now if the client cancelled the call
             raise InvalidRequest([Violation("", "the call ended without a request")])
         return payload, len(payload)
 
@@ -220,7 +224,13 @@ class Registrar:
         return stream
 
 
-async def _parse_each(parse: Callable[[bytes], Any], payloads: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+def _parse_and_check(parse: Parse, check: Check, payload: bytes) -> Any:
+    request = parse(payload)
+    check(current(), request)
+    return request
+
+
+async def _parse_each(parse: Parse, payloads: AsyncIterator[bytes]) -> AsyncIterator[Any]:
     async for payload in payloads:
         yield parse(payload)
 

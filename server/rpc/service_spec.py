@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf import descriptor_pool
 
+from server.domain.access import Right
 from server.domain.money import Cost
+from server.rpc.access import Check, Touch, combined
 from server.tenancy.tenants import Role
 
 if TYPE_CHECKING:  # a room that this one does not import
@@ -20,10 +22,18 @@ FREE = None  # the cost of methods that use no tokens
 
 @dataclass(frozen=True, slots=True)
 class MethodSpec:
-    """The role that a caller needs, or ANY_ROLE, and what a request costs at most, or FREE."""
+    """The role that a caller needs, or ANY_ROLE; what a request costs at most, or FREE; and what it touches."""
 
     role: Role | None
     cost: Estimate | None
+    touches: tuple[Touch, ...]
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a row that would leave something unchecked."""
+        if not self.touches:
+            raise ValueError("a method's row must say what the method touches")
+        if self.role is not Role.ADMIN and any(touch.right is Right.MANAGE for touch in self.touches):
+            raise ValueError("what manages needs the role admin")
 
 
 @dataclass(frozen=True)
@@ -85,3 +95,9 @@ def methods_by_path(services: Iterable[ServiceSpec]) -> dict[str, tuple[ServiceS
         for service in services
         for name, method in service.methods.items()
     }
+
+
+def checks_by_path(services: Iterable[ServiceSpec]) -> dict[str, Check]:
+    """What checks the requests of a method, by its path; methods with nothing to check are left out."""
+    found = {path: combined(method.touches) for path, (_, _, method) in methods_by_path(services).items()}
+    return {path: check for path, check in found.items() if check is not None}

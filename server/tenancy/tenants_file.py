@@ -13,12 +13,14 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from server.domain.access import EVERYONE, Grants
 from server.domain.reloading_file import BadFile, Contents, ReloadingFile
 from server.tenancy import api_keys
 from server.tenancy.api_keys import ApiKey
 from server.tenancy.tenants import Limits, Role, Tenant
 
 _MAX_PROBLEMS = 5
+_LARGE_BYTES = 64 * 1024  # parsing takes about 20 ms
 
 
 def _bursts_have_rates(limits: Limits) -> Limits:
@@ -36,6 +38,7 @@ def _identity(text: object) -> str:
 
 
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+_CollectionName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 _KeyId = Annotated[str, Field(pattern=f"^{api_keys.ID}$")]
 _Limits = Annotated[Limits, AfterValidator(_bursts_have_rates)]
 _Identity = Annotated[str, BeforeValidator(_identity)]
@@ -63,18 +66,29 @@ class _Tenant(_Table):
     service_limits: dict[str, _Limits] = {}
 
 
+class _Collection(_Table):
+    owner: str = ""
+    read: _Names = frozenset()
+    write: _Names = frozenset()
+
+
 class _File(_Table):
     # At least one: a file that is being written may be empty for a moment, which must not lock out all tenants.
     tenants: Annotated[dict[_Name, _Tenant], Field(min_length=1)]
+    collections: dict[_CollectionName, _Collection] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """The tenants by their names, by the ids of their API keys, and by certificate identities ("dns:a.example")."""
+    """The tenants by their names, by the ids of their API keys, and by certificate identities ("dns:a.example").
+
+    `grants` are the entries of collections, by their names.
+    """
 
     tenants: Mapping[str, Tenant]
     keys: Mapping[str, tuple[ApiKey, Tenant]]
     certificates: Mapping[str, Tenant]
+    grants: Mapping[str, Grants]
 
 
 class TenantsFile(ReloadingFile[Directory]):
@@ -84,8 +98,10 @@ class TenantsFile(ReloadingFile[Directory]):
         """Read the file. Raises BadFile, without API keys that are in the wrong place."""
 
         def make(contents: Contents) -> Directory:
+            from server.tenancy.parsing_process import parse_apart  # it imports this module
+
             try:
-                return parse(contents[0], services)
+                return (parse_apart if len(contents[0]) > _LARGE_BYTES else parse)(contents[0], services)
             except BadFile as error:
                 # A misplaced key must not be logged.
                 raise BadFile(f"{path}: {api_keys.without_keys(str(error))}") from None
@@ -101,15 +117,15 @@ def parse(content: bytes, services: Collection[str]) -> Directory:
     """The tenants in a file's content. Raises BadFile with the place of each error."""
     try:
         file = _File.model_validate(tomllib.loads(content.decode()))
-    except tomllib.TOMLDecodeError as error:
-        raise BadFile(f"not TOML: {error}") from None
     except UnicodeDecodeError as error:
         raise BadFile(f"not UTF-8 at byte {error.start}") from None
-    except RecursionError:
-        raise BadFile("nested too deeply") from None
     except ValidationError as error:
         raise BadFile(_listed([(_place(each["loc"]), each["msg"]) for each in error.errors()])) from None
-    if problems := [*_unknown_services(file, services), *_shared(file)]:
+    except ValueError as error:  # not only TOMLDecodeError: tomllib lets through int's own for 5,000 digits
+        raise BadFile(f"not TOML: {error}") from None
+    except RecursionError:
+        raise BadFile("nested too deeply") from None
+    if problems := [*_unknown_services(file, services), *_unknown_tenants(file), *_shared(file)]:
         raise BadFile(_listed(problems))
     tenants = {
         name: Tenant(name, table.roles, table.services, table.models, table.limits, table.service_limits)
@@ -123,6 +139,7 @@ def parse(content: bytes, services: Collection[str]) -> Directory:
             for id, key in table.keys.items()
         },
         {identity: tenants[name] for name, table in file.tenants.items() for identity in table.certificates},
+        {name: Grants(entry.owner, entry.read, entry.write) for name, entry in file.collections.items()},
     )
 
 
@@ -132,6 +149,14 @@ def _unknown_services(file: _File, services: Collection[str]) -> Iterator[tuple[
             for service in named:
                 if service not in services:
                     yield f"tenants.{name}.{key}", f'no service "{service}"; there are {", ".join(sorted(services))}'
+
+
+def _unknown_tenants(file: _File) -> Iterator[tuple[str, str]]:
+    for name, entry in file.collections.items():
+        owner = {entry.owner} - {""}
+        for key, named in (("owner", owner), ("read", entry.read - {EVERYONE}), ("write", entry.write - {EVERYONE})):
+            for tenant in sorted(named - file.tenants.keys()):
+                yield f"collections.{name}.{key}", f'no tenant "{tenant}"'
 
 
 def _shared(file: _File) -> Iterator[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Making and removing collections, also from outside the server. Everything here blocks."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from server.domain.errors import CollectionBroken, CollectionExists
@@ -9,7 +10,7 @@ from server.vectorstore.collection import Collection
 from server.vectorstore.segment import Content, write_segment
 
 
-def create_collection(index: Path, name: str, content: Content, *, generation: int = 0) -> Collection:
+def create_collection(index: Path, name: str, content: Content, *, generation: int = 0, owner: str = "") -> Collection:
     """Make a collection of `content`, complete or not at all. Raises CollectionExists and StorageFull."""
     folder = layout.collection_folder(index, name)
     if folder.exists():
@@ -19,6 +20,8 @@ def create_collection(index: Path, name: str, content: Content, *, generation: i
         segment.mkdir()
         write_segment(segment, name, generation, content, origin="create")
         sync_folder(segment)
+        if owner:
+            layout.write_owner(staged, owner)
         write_durably(staged / POINTER, f"{generation}\n".encode())
         try:
             staged.rename(folder)
@@ -40,13 +43,15 @@ def drop_collection(index: Path, name: str) -> None:
 
 def publish_collection(index: Path, name: str, content: Content) -> None:
     """Make `content` the next generation of a collection, new or not. Running servers notice it."""
-    folder = layout.collection_folder(index, name)
+    folder, owner = layout.collection_folder(index, name), ""
     if folder.exists():
         try:
             collection = Collection(folder)
-        except CollectionBroken:  # or written in an older format: nothing of it is kept
+        except CollectionBroken:  # or written in an older format: nothing of it is kept but its owner
+            with suppress(OSError, ValueError):
+                owner = layout.read_owner(folder)
             drop_collection(index, name)
         else:
             collection.replace(content, collection.snapshot, "publish")
             return
-    create_collection(index, name, content, generation=1)
+    create_collection(index, name, content, generation=1, owner=owner)

@@ -39,8 +39,8 @@ logger = logging.getLogger(__name__)
 class Collection:
     """The collection in `folder`. Raises CollectionBroken if no segment is whole.
 
-    `faults`: what was found damaged. `intact`: the newest generation on disk is served, so writes can follow it.
-    `log`: the log that is being written.
+    `owner`: the tenant that created it; empty if none is recorded. `faults`: what was found damaged. `intact`: the
+    newest generation on disk is served, so writes can follow it. `log`: the log that is being written.
     """
 
     snapshot: Snapshot
@@ -60,6 +60,7 @@ class Collection:
     def _open(self) -> None:
         """Serve the current segment, or the newest older one that is whole, and the logs after it."""
         self._stamp = layout.pointer_stamp(self.folder)
+        self.owner = self._read_owner()
         current = layout.read_pointer(self.folder)
         if current is None:
             self._fault("the pointer is missing or broken")
@@ -72,6 +73,14 @@ class Collection:
         if self._highest > served:
             self._fault(f"what was written after {served}, up to {self._highest} at least, is not served")
         self.intact = segment.info.generation == current and self._highest == served
+
+    def _read_owner(self) -> str:
+        """The recorded owner. With a damaged record, only administrators may use the collection."""
+        try:
+            return layout.read_owner(self.folder)
+        except (OSError, ValueError) as error:
+            self._fault(f"its owner is unknown: {error}")
+            return ""
 
     def _newest_whole(self, current: int | None) -> Segment:
         for generation in layout.committed_generations(self.folder, current):
@@ -131,6 +140,11 @@ class Collection:
         """A document with its passages and their vectors, as they are now; None if it is not in the collection."""
         with self._state:
             return self._memtable.find(document_id)
+
+    @property
+    def size_bytes(self) -> int:
+        """On disk: the current generation's files and the log after them."""
+        return self.snapshot.segment.info.size_bytes + self.log.end
 
     # ------------------------------------------------------------ writing
 

@@ -2,6 +2,7 @@
 
     INDEX/NAME/00000007/       a segment: the files of generation 7 (segment.py)
     INDEX/NAME/00000007.log    the writes after it, up to the next log (log.py)
+    INDEX/NAME/collection.json what does not change: the tenant that created the collection
     INDEX/NAME/current         the pointer: the generation whose segment is served, with the logs from its number on
 
 A segment is written in a staging folder, synced and renamed, and the pointer moves last: after a kill or on a full
@@ -10,6 +11,7 @@ disk the old segment is still served. Names that begin with a dot are staging fo
 
 import errno
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -24,6 +26,9 @@ from server.models.artefact import POINTER, sync_folder, write_durably
 
 FORMAT = 2  # of a segment's files; 1 had texts line by line, and no log after it
 KEPT_SEGMENTS = 3
+PROPERTIES = "collection.json"
+_PROPERTIES_FORMAT = 1
+_MAX_PROPERTIES_BYTES = 65_536
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _NUMBERED = re.compile(r"(\d{8,})(\.log)?")
 _LOCK_SECONDS = 2.0
@@ -78,6 +83,27 @@ def pointer_stamp(folder: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
+def write_owner(folder: Path, owner: str) -> None:
+    """Record the owner of a collection that is being created."""
+    described = {"format": _PROPERTIES_FORMAT, "owner": owner}
+    write_durably(folder / PROPERTIES, json.dumps(described).encode() + b"\n")
+
+
+def read_owner(folder: Path) -> str:
+    """The recorded owner of a collection, empty if there is none. Raises OSError or ValueError for a damaged file."""
+    try:
+        with (folder / PROPERTIES).open("rb") as file:
+            described = json.loads(file.read(_MAX_PROPERTIES_BYTES))
+    except FileNotFoundError:  # of an older release, or made outside of the server
+        return ""
+    except RecursionError:
+        raise ValueError(f"{PROPERTIES} is nested too deeply") from None
+    match described:
+        case {"format": int(version), "owner": str(owner)} if version == _PROPERTIES_FORMAT:
+            return owner
+    raise ValueError(f"{PROPERTIES} was written in another format")
+
+
 @contextmanager
 def _flock(folder: Path, wait: float = 0.0) -> Iterator[int]:
     """Hold the lock of a folder. Raises BlockingIOError if another process still holds it after `wait` seconds."""
@@ -109,7 +135,7 @@ def locked(folder: Path, *, wait: float = _LOCK_SECONDS) -> Iterator[None]:
         except FileNotFoundError:
             is_there = False
         if not is_there:
-            raise CollectionNotFound(folder.name, collection_names(folder.parent))
+            raise CollectionNotFound(folder.name, ())
         yield
 
 

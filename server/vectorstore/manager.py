@@ -11,6 +11,7 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from server.domain.concurrency_limiter import ConcurrencyLimiter, remaining
+from server.domain.context import current_or_none
 from server.domain.errors import (
     CollectionBroken,
     CollectionExists,
@@ -53,6 +54,8 @@ class CollectionManager:
         self.open: dict[str, Collection] = {}
         self.failures: dict[str, str] = {}
         self._failed_at: dict[str, object] = {}
+        self._failed_owners: dict[str, str] = {}
+        self._creating = 0
         self._limiters: WeakValueDictionary[str, ConcurrencyLimiter] = WeakValueDictionary()  # of running writes
         self._fold_due = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -73,12 +76,22 @@ class CollectionManager:
     # ------------------------------------------------------------ finding
 
     def get(self, name: str) -> Collection:
-        """A collection. Raises CollectionNotFound and CollectionBroken."""
+        """A collection. Raises CollectionNotFound and CollectionBroken.
+
+        The caller's right is checked again, because a collection may have been replaced while the call waited.
+        """
+        call = current_or_none()
+        if call is not None and call.right is not None and call.caller.grants is not None:
+            call.caller.require(call.right, name, self.owners())
         if collection := self.open.get(name):
             return collection
         if failure := self.failures.get(name):
             raise CollectionBroken(failure)
         raise CollectionNotFound(name, [*self.open, *self.failures])
+
+    def owners(self) -> dict[str, str]:
+        """The recorded owners of all collections, by name; empty where none is recorded."""
+        return {name: collection.owner for name, collection in self.open.items()} | self._failed_owners
 
     async def reached(self, name: str, generation: int, deadline: float) -> Collection:
         """The collection, once it is at this generation. Raises GenerationNotReached if that takes too long."""
@@ -99,8 +112,7 @@ class CollectionManager:
             collection = self.get(name)
             self.check_embedder(collection.snapshot)
             return collection
-        if len(self.open) + len(self.failures) >= MAX_COLLECTIONS:
-            raise InvalidRequest([Violation("collection", f"is new, and there are {MAX_COLLECTIONS} already")])
+        self._check_room()
         return None
 
     def check_embedder(self, snapshot: Snapshot) -> None:
@@ -128,13 +140,24 @@ class CollectionManager:
             self._fold_due.set()
 
     async def create(self, name: str, dimensions: int, *, deadline: float) -> Collection:
-        """Make an empty collection; call it as the only writer. Raises CollectionExists."""
+        """Make an empty collection; call it as the only writer. Raises CollectionExists and InvalidRequest."""
         if name in self.open or name in self.failures:
             raise CollectionExists(name)
-        make = partial(create_collection, self.index, name, Content(self.embedder, dimensions))
-        collection = await self.write(make, deadline)
-        self._opened(collection)
+        self._check_room()
+        call = current_or_none()
+        owner = call.caller.owner_of_new(name) if call else ""
+        make = partial(create_collection, self.index, name, Content(self.embedder, dimensions), owner=owner)
+        self._creating += 1
+        try:
+            collection = await self.write(make, deadline)
+            self._opened(collection)
+        finally:
+            self._creating -= 1
         return collection
+
+    def _check_room(self) -> None:
+        if len(self.open) + len(self.failures) + self._creating >= MAX_COLLECTIONS:
+            raise InvalidRequest([Violation("collection", f"is new, and there are {MAX_COLLECTIONS} already")])
 
     # ------------------------------------------------------------ in the background
 
@@ -170,16 +193,18 @@ class CollectionManager:
                 if name == DEFAULT_COLLECTION:
                     remedy = f"Make it with: make train ONLY={name}"
                 self.failures[name] = f"{error.message}. {remedy}"
+                self._failed_owners[name] = await asyncio.to_thread(_owner_of_broken, folder)
         except OSError as error:
             logger.error('collection "%s" cannot be read: %s', name, error)
 
     def _opened(self, collection: Collection) -> None:
         self.open[collection.name] = collection
         self.failures.pop(collection.name, None)
+        self._failed_owners.pop(collection.name, None)
 
     def forget(self, name: str) -> None:
         """A collection was removed."""
-        for known in (self.open, self.failures, self._failed_at):
+        for known in (self.open, self.failures, self._failed_at, self._failed_owners):
             known.pop(name, None)
 
     async def _fold_when_due(self) -> None:
@@ -195,6 +220,14 @@ class CollectionManager:
                         logger.error('collection "%s" could not be folded: %s', collection.name, error.message)
                     except Exception:
                         logger.exception('collection "%s" could not be folded', collection.name)
+
+
+def _owner_of_broken(folder: Path) -> str:
+    try:
+        return layout.read_owner(folder)
+    except (OSError, ValueError) as error:
+        logger.error('the owner of collection "%s" is unknown: %s', folder.name, error)
+        return ""
 
 
 def _is_fold_due(collection: Collection) -> bool:

@@ -34,7 +34,9 @@ class Classification(classification_pb2_grpc.ClassificationServiceServicer):
             labels = [common_pb2.Label(label=n, score=s) for n, s in zip(names, (0.75, 0.1875, 0.0625), strict=True)]
             results.append(
                 classification_pb2.ClassificationResult(
-                    labels=labels[: request.top_k or None], truncated=len(text) > 100
+                    labels=labels[: request.top_k or None],
+                    truncated=len(text) > 100,
+                    unknown_share=float(not text.isascii()),
                 )
             )
         return classification_pb2.ClassifyResponse(results=results, model=MODEL)
@@ -48,7 +50,12 @@ class Pricing(pricing_pb2_grpc.PricingServiceServicer):
     ) -> pricing_pb2.PredictPriceResponse:
         prices = [house.above_ground_area_sqft * 20 * house.overall_quality for house in request.houses]
         estimates = [pricing_pb2.PriceEstimate(price_usd=p, low_usd=p * 0.75, high_usd=p * 1.25) for p in prices]
-        return pricing_pb2.PredictPriceResponse(estimates=estimates, model=MODEL)
+        warnings = [
+            pricing_pb2.RangeWarning(field=f"houses[{i}].bedrooms", value=house.bedrooms, minimum=0, maximum=8)
+            for i, house in enumerate(request.houses)
+            if house.bedrooms > 8
+        ]
+        return pricing_pb2.PredictPriceResponse(estimates=estimates, model=MODEL, warnings=warnings)
 
 
 class Chat(chat_pb2_grpc.ChatServiceServicer):

@@ -58,6 +58,12 @@ def test_texts_that_the_model_did_not_read_to_the_end(quintet_command: Quintet) 
     assert "the ends of 1 were ignored" in done.stderr
 
 
+def test_texts_that_the_model_does_not_know(quintet_command: Quintet) -> None:
+    done = quintet_command("classify", "👍", "good")
+    assert done.returncode == 0
+    assert "1 texts are mostly unknown to the model" in done.stderr
+
+
 def test_price_from_the_example(quintet_command: Quintet, in_process: Quintet, tmp_path: Path) -> None:
     example = quintet_command("price", "--example", QUINTET_ADDRESS="127.0.0.1:1")
     assert json.loads(example.stdout) == EXAMPLE
@@ -72,6 +78,7 @@ def test_price_from_the_example(quintet_command: Quintet, in_process: Quintet, t
             "price_usd": 174000.0,
             "low_usd": 130500.0,
             "high_usd": 217500.0,
+            "warnings": [],
             "model": {"name": "rules", "version": "1-abc", "digest": "sha256:0"},
         }
     ]
@@ -94,6 +101,18 @@ def test_price_of_a_table(quintet_command: Quintet, server: SmallServer) -> None
     assert [len(request.houses) for request in requests] == [256, 44]
     assert [each.central_air for each in requests[0].houses[:4]] == [True, False, True, False]
     assert requests[0].houses[0].above_ground_area_sqft == 1450
+
+
+def test_price_outside_the_training_range(in_process: Quintet, tmp_path: Path) -> None:
+    houses = [{**EXAMPLE, "bedrooms": 12 if number == 300 else 3} for number in range(1, 302)]
+    (tmp_path / "houses.json").write_text(json.dumps(houses))
+    done = in_process("price", "--file", "houses.json", cwd=tmp_path)
+    assert "warning: bedrooms of house 300 is 12; the model was trained on 0 to 8" in done.stderr
+    assert done.stderr.count("warning") == 1
+    done = in_process("price", "--file", "houses.json", "--json", cwd=tmp_path)
+    warnings = [line["warnings"] for line in json_lines(done.stdout)]
+    assert warnings[299] == [{"field": "bedrooms", "value": 12.0, "minimum": 0.0, "maximum": 8.0}]
+    assert sum(map(len, warnings)) == 1
 
 
 def test_price_by_options_alone(quintet_command: Quintet, in_process: Quintet, server: SmallServer) -> None:

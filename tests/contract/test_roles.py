@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from quintet.v1 import chat_pb2_grpc
 
+from server.rpc.access import MANAGES_USAGE, SEES_SERVER
 from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
 from tests.services import SERVICES, methods
@@ -35,11 +36,15 @@ def row(methods: dict[str, MethodSpec]) -> ServiceSpec:
 
 
 def test_a_forgotten_method_or_one_that_does_not_exist_stops_the_start() -> None:
-    free: Any = MethodSpec(Role.CALL, FREE)
+    free: Any = MethodSpec(Role.CALL, FREE, (SEES_SERVER,))
     assert row({"Chat": free, "StreamChat": free})
     with pytest.raises(ValueError, match=r"quintet\.v1\.ChatService: no role and cost for StreamChat"):
         row({"Chat": free})
     with pytest.raises(ValueError, match=r"quintet\.v1\.ChatService has no method Listen"):
         row({"Chat": free, "StreamChat": free, "Listen": free})
-    with pytest.raises(TypeError, match="cost"):
-        MethodSpec(Role.CALL)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="touches"):
+        MethodSpec(Role.CALL, FREE)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="must say what the method touches"):
+        MethodSpec(Role.CALL, FREE, ())
+    with pytest.raises(ValueError, match="needs the role admin"):
+        MethodSpec(Role.CALL, FREE, (MANAGES_USAGE,))

@@ -43,6 +43,13 @@ def test_analyze_only_what_was_asked_for(channel: grpc.Channel) -> None:
     assert [field.name for field, _ in answer.ListFields()] == ["language"]
 
 
+def test_a_text_that_the_models_do_not_know_is_marked(channel: grpc.Channel) -> None:
+    stub = analysis_pb2_grpc.AnalysisServiceStub(channel)
+    tasks = [analysis_pb2.ANALYSIS_TASK_SENTIMENT, analysis_pb2.ANALYSIS_TASK_TOPICS]
+    answer = stub.Analyze(analysis_pb2.AnalyzeRequest(text="😡👎", tasks=tasks), timeout=TIMEOUT)
+    assert (answer.sentiment.unknown_share, answer.topics.unknown_share) == (1.0, 1.0)
+
+
 def test_stream_analyze_sends_every_result_then_done(channel: grpc.Channel) -> None:
     stub = analysis_pb2_grpc.AnalysisServiceStub(channel)
     events = list(stub.StreamAnalyze(analysis_pb2.StreamAnalyzeRequest(text=TEXT), timeout=TIMEOUT))

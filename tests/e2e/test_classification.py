@@ -3,6 +3,7 @@
 import math
 
 import grpc
+import pytest
 from quintet.v1 import classification_pb2, classification_pb2_grpc
 
 from tests.e2e.tasks import TIMEOUT, made_by
@@ -36,3 +37,13 @@ def test_classify_sixty_four_texts(channel: grpc.Channel) -> None:
     texts = [("good " if n % 2 else "awful ") * (1 + n % 20) for n in range(64)]
     answer = stub.Classify(classification_pb2.ClassifyRequest(texts=texts), timeout=TIMEOUT)
     assert [r.labels[0].label for r in answer.results] == ["negative", "positive"] * 32
+
+
+def test_texts_that_the_model_does_not_know_are_marked(channel: grpc.Channel) -> None:
+    stub = classification_pb2_grpc.ClassificationServiceStub(channel)
+    unknown = ["👍", "👎", "😡👎", "a" * 120, "\u0301", "\ufffd\ufffd"]
+    known = ["good", "I love it", "b" * 99]
+    for model in ("sentiment", "topics"):
+        request = classification_pb2.ClassifyRequest(texts=[*unknown, *known, "It is 👍"], model=model)
+        shares = [result.unknown_share for result in stub.Classify(request, timeout=TIMEOUT).results]
+        assert shares == pytest.approx([1.0] * len(unknown) + [0.0] * len(known) + [1 / 3])

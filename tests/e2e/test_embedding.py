@@ -85,3 +85,9 @@ def test_it_needs_the_role_call(tmp_path: Path) -> None:
         server.stop()
     missing = grpc.StatusCode.FAILED_PRECONDITION  # this server has no embedder
     assert codes == {"call": missing, "ingest": grpc.StatusCode.PERMISSION_DENIED}
+
+
+def test_what_the_model_does_not_read_or_know_is_marked(channel: grpc.Channel) -> None:
+    found = embed(channel, "A cat.", "👍", "cat " * 400).embeddings
+    assert [each.unknown_share for each in found] == [0.0, 1.0, 0.0]
+    assert [each.truncated for each in found] == [False, False, True]

@@ -161,7 +161,7 @@ def test_services_are_allowed_one_by_one(start: Start, tmp_path: Path) -> None:
 async def test_models_are_allowed_by_name_and_by_default(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "tenants.toml"
     topics = bearer(add_tenant(file, "acme", 'models = ["topics"]'))
-    remote = bearer(add_tenant(file, "bob", 'models = ["remote"]'))
+    remote = bearer(add_tenant(file, "bob", 'models = ["remote", "embedder"]'))
     async with OpenAIServer().running() as provider:
         remote_settings = {"llm_base_url": provider.base_url, "llm_model": "remote", "llm_api_key": provider.api_key}
         server = start(tenants=str(file), **remote_settings)

@@ -90,6 +90,16 @@ async def test_what_is_not_read_is_reported(classifier: TextClassifier) -> None:
     assert found[1].labels == found[2].labels, "the end was read after all"
 
 
+async def test_what_the_model_does_not_know_is_reported(classifier: TextClassifier, embedder: TextEmbedder) -> None:
+    shares = {"good": 0.0, "good 👍": 0.5, "👍": 1.0, "the good x" + "y" * 119: 1 / 3, "zzz " * 100: 1.0}
+    texts = list(shares)
+    classified = await classifier.classify(texts, deadline=soon())
+    embedded = await embedder.embed_detailed(texts, deadline=soon())
+    for results in (classified, embedded):
+        assert [result.unknown_share for result in results] == pytest.approx([*shares.values()])
+        assert [result.truncated for result in results] == [False] * 4 + [True]
+
+
 async def test_vectors_have_length_one_and_keep_their_order(embedder: TextEmbedder) -> None:
     texts = [" ".join(WORDS[i % 12 + 4 :]) for i in range(50)]
     vectors = await embedder.embed(texts, deadline=soon())
@@ -199,7 +209,7 @@ async def test_a_schema_that_lacks_something_is_named(tmp_path: Path, scheduler:
 
 async def test_a_model_that_answers_nonsense_does_not_become_ready(scheduler: Scheduler) -> None:
     def broken(texts: Sequence[str]) -> Outputs:
-        return Outputs(np.full((len(texts), 3), np.nan, np.float32), [False] * len(texts))
+        return Outputs(np.full((len(texts), 3), np.nan, np.float32), [False] * len(texts), [0.0] * len(texts))
 
     with pytest.raises(ModelUnavailable, match="not finite"):
         classifier_of(broken, UNBATCHED, scheduler)

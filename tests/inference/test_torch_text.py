@@ -83,6 +83,11 @@ async def test_results_are_those_of_each_text_alone(classifier: TextClassifier) 
         assert sum(label.score for label in alone.labels) == pytest.approx(1)
 
 
+async def test_what_the_model_does_not_know_is_reported(classifier: TextClassifier) -> None:
+    found = await classifier.classify(["good", "good 👍", "👍", "zzz " * 100], deadline=soon())
+    assert [result.unknown_share for result in found] == [0.0, 0.5, 1.0, 1.0]
+
+
 async def test_calls_side_by_side_do_not_share_settings(
     classifier: TextClassifier, encoder: str, scheduler: Scheduler
 ) -> None:

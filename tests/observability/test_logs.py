@@ -1,5 +1,6 @@
 """The log as text and as JSON."""
 
+import asyncio
 import json
 import logging
 import time
@@ -11,6 +12,8 @@ from grpc import StatusCode
 from server.domain.context import Context, UpstreamTrace, set_current
 from server.observability.logs import JsonLines, TextLines
 from server.rpc.method_stats import Method
+from tests.campaigns.fuzz.http2 import Connection, message, request_headers
+from tests.conftest import ServerProcess
 
 
 class Traced:
@@ -88,3 +91,17 @@ async def test_an_object_is_one_line_whatever_it_says(kept: tuple[list[str], lis
     assert "second" in parsed["exception"]
     assert "request_id" not in parsed
     assert "[-] a " in kept[0][0]
+
+
+def test_a_client_cannot_fill_the_log_with_tracebacks(server: ServerProcess) -> None:
+    async def calls() -> None:
+        host, _, port = server.address.rpartition(":")
+        for extra in ([(b"x-request-id", b"\xff")], [(b"user-agent", b"\x80")]):
+            _, connection = await asyncio.get_running_loop().create_connection(Connection, host, int(port))
+            headers = request_headers("/quintet.v1.ModelService/GetServerInfo", extra)
+            assert (await connection.call(headers, message(b""))).status == 0
+            connection.close()
+
+    before = len(server.log.read_text())
+    asyncio.run(calls())
+    assert "cygrpc" not in server.log.read_text()[before:]

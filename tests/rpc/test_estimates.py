@@ -69,7 +69,7 @@ def test_ask() -> None:
 
     handle: Handle[Answerer] = Handle("answers")
     handle.install(Resident(cast("Answerer", Guess())))
-    servicer = RagServicer(Handle("collections"), handle, "gpt")
+    servicer = RagServicer(Handle("collections"), handle)
 
     def estimate(request: rag_pb2.AskRequest) -> Cost:
         set_current(Context("/quintet.v1.RagService/Ask", "r-1", time.monotonic() + 60))

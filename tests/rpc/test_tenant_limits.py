@@ -8,7 +8,8 @@ import grpc
 import pytest
 from quintet.v1 import chat_pb2, chat_pb2_grpc, classification_pb2_grpc, model_pb2, model_pb2_grpc
 
-from server.domain.context import Caller, current
+from server.domain.access import Caller
+from server.domain.context import current
 from server.domain.money import Cost
 from server.models.loading import MemoryLimit
 from server.observability.metrics import Collector, serving

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.domain import reloading_file
+from server.domain.access import Grants
 from server.domain.money import micros
 from server.domain.reloading_file import BadFile
 from server.tenancy.tenants import Limits, Role
@@ -26,7 +28,7 @@ def test_the_example_says_all() -> None:
     acme, operations = found.tenants["acme"], found.tenants["operations"]
     assert acme.roles == {Role.CALL, Role.INGEST}
     assert acme.services == frozenset({"ChatService", "RagService", "ClassificationService", "UsageService"})
-    assert acme.models == frozenset({"sentiment", "qwen2.5-coder-1.5b-instruct"})
+    assert acme.models == frozenset({"sentiment", "embedder", "qwen2.5-coder-1.5b-instruct"})
     assert acme.limits == Limits(
         requests_per_minute=600,
         request_burst=100,
@@ -40,6 +42,10 @@ def test_the_example_says_all() -> None:
     )
     assert acme.service_limits == {"ChatService": Limits(tokens_per_minute=50_000, concurrent_calls=4)}
     assert (operations.roles, operations.services, operations.models) == (frozenset({Role.ADMIN}), None, None)
+    assert found.grants == {
+        "handbook": Grants("acme", frozenset({"operations"})),
+        "wikipedia": Grants(read=frozenset({"*"})),
+    }
     assert [(id, tenant.name) for id, (_, tenant) in found.keys.items()] == [("k5d0c7e2a", "acme")]
     assert {identity: tenant.name for identity, tenant in found.certificates.items()} == {
         "dns:worker.acme.example": "acme",
@@ -77,7 +83,12 @@ def test_the_example_says_all() -> None:
             "[tenants.a]\ncertificates = ['dns:X.example']\n[tenants.b]\ncertificates = ['dns:x.EXAMPLE']",
             'tenants.b.certificates: "dns:x.example" belongs to tenants.a',
         ),
+        ("[tenants.a]\n[collections.X]", "collections.X: String should match pattern"),
+        ("[tenants.a]\n[collections.x]\nreaders = []", "collections.x.readers: Extra inputs are not permitted"),
+        ("[tenants.a]\n[collections.x]\nread = ['a', 'b', '*']", 'collections.x.read: no tenant "b"'),
+        ("[tenants.a]\n[collections.x]\nowner = '*'", 'collections.x.owner: no tenant "*"'),
         ("x = " + "[" * 100_000, "nested too deeply"),
+        ("x = " + "9" * 5_000, "not TOML: Exceeds the limit"),
         ("[tenants.a]\n" + "\n".join(f"x{n} = 1" for n in range(9)), "; and 4 more"),
     ],
 )
@@ -113,7 +124,8 @@ def test_what_is_no_money_is_refused(value: object) -> None:
 
 
 @pytest.fixture
-async def reloading(tmp_path: Path) -> AsyncIterator[TenantsFile]:
+async def reloading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TenantsFile]:
+    monkeypatch.setattr(reloading_file, "_POLL_SECONDS", 0.05)
     path = tmp_path / "tenants.toml"
     add_tenant(path, "acme")
     file = TenantsFile(path, SERVICES)

@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from server.domain import context
+from server.domain.access import Caller
 from server.domain.chat import (
     ChatDone,
     ChatOptions,
@@ -20,7 +21,7 @@ from server.domain.chat import (
     Prices,
     TextDelta,
 )
-from server.domain.context import Caller, Context
+from server.domain.context import Context
 from server.domain.errors import (
     InvalidRequest,
     LedgerUnavailable,

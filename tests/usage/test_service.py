@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from quintet.v1 import usage_pb2
 
-from server.domain.context import LOCAL, Caller, Context, set_current
+from server.domain.access import LOCAL, Caller
+from server.domain.context import Context, set_current
 from server.domain.errors import InvalidRequest, LedgerUnavailable, PermissionDenied
 from server.tasks.usage import service as usage
 from server.tasks.usage.service import UsageServicer

@@ -128,11 +128,11 @@ class UpstreamTimeout(QuintetError, reason="UPSTREAM_TIMEOUT"):
 
 
 class CollectionNotFound(QuintetError, reason="COLLECTION_NOT_FOUND"):
-    """No collection has this name; the message lists the existing names."""
+    """No collection has this name, or the tenant may not use it; the message lists those that it may use."""
 
 
 class CollectionExists(QuintetError, reason="COLLECTION_EXISTS"):
-    """A collection of this name exists already."""
+    """A collection of this name exists already, perhaps of another tenant."""
 
 
 class CollectionBroken(QuintetError, reason="COLLECTION_BROKEN"):

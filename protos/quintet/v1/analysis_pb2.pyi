@@ -390,8 +390,11 @@ class SentimentResult(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    UNKNOWN_SHARE_FIELD_NUMBER: _builtins.int
     truncated: _builtins.bool
     """True if the text was too long and the model did not read its end."""
+    unknown_share: _builtins.float
+    """Share of the text's tokens that the model does not know, as in ClassificationResult."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Label]:
         """All classes, most probable first."""
@@ -406,10 +409,11 @@ class SentimentResult(_message.Message):
         labels: _abc.Iterable[_common_pb2.Label] | None = ...,
         truncated: _builtins.bool = ...,
         model: _common_pb2.ModelRef | None = ...,
+        unknown_share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "model", b"model", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "model", b"model", "truncated", b"truncated", "unknown_share", b"unknown_share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -424,8 +428,11 @@ class TopicsResult(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    UNKNOWN_SHARE_FIELD_NUMBER: _builtins.int
     truncated: _builtins.bool
     """True if the text was too long and the model did not read its end."""
+    unknown_share: _builtins.float
+    """Share of the text's tokens that the model does not know, as in ClassificationResult."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Label]:
         """All topics, most probable first."""
@@ -440,10 +447,11 @@ class TopicsResult(_message.Message):
         labels: _abc.Iterable[_common_pb2.Label] | None = ...,
         truncated: _builtins.bool = ...,
         model: _common_pb2.ModelRef | None = ...,
+        unknown_share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "model", b"model", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "model", b"model", "truncated", b"truncated", "unknown_share", b"unknown_share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from quintet.v1 import common_pb2 as quintet_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fquintet/v1/classification.proto\x12\nquintet.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17quintet/v1/common.proto\"\xad\x01\n\x0f\x43lassifyRequest\x12:\n\x05texts\x18\x01 \x03(\tB$\xbaH!\x92\x01\x1e\x08\x01\x10@\"\x18r\x16\x10\x01\x18\xf4\x03\x32\x0f[^\\s\\p{Z}\\p{C}]R\x05texts\x12%\n\x05model\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01H\x00R\x05model\x88\x01\x01\x12#\n\x05top_k\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\x14(\x01H\x01R\x04topK\x88\x01\x01\x42\x08\n\x06_modelB\x08\n\x06_top_k\"z\n\x10\x43lassifyResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32 .quintet.v1.ClassificationResultR\x07results\x12*\n\x05model\x18\x02 \x01(\x0b\x32\x14.quintet.v1.ModelRefR\x05model\"_\n\x14\x43lassificationResult\x12)\n\x06labels\x18\x01 \x03(\x0b\x32\x11.quintet.v1.LabelR\x06labels\x12\x1c\n\ttruncated\x18\x02 \x01(\x08R\ttruncated2^\n\x15\x43lassificationService\x12\x45\n\x08\x43lassify\x12\x1b.quintet.v1.ClassifyRequest\x1a\x1c.quintet.v1.ClassifyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fquintet/v1/classification.proto\x12\nquintet.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17quintet/v1/common.proto\"\xad\x01\n\x0f\x43lassifyRequest\x12:\n\x05texts\x18\x01 \x03(\tB$\xbaH!\x92\x01\x1e\x08\x01\x10@\"\x18r\x16\x10\x01\x18\xf4\x03\x32\x0f[^\\s\\p{Z}\\p{C}]R\x05texts\x12%\n\x05model\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01H\x00R\x05model\x88\x01\x01\x12#\n\x05top_k\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\x14(\x01H\x01R\x04topK\x88\x01\x01\x42\x08\n\x06_modelB\x08\n\x06_top_k\"z\n\x10\x43lassifyResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32 .quintet.v1.ClassificationResultR\x07results\x12*\n\x05model\x18\x02 \x01(\x0b\x32\x14.quintet.v1.ModelRefR\x05model\"\x84\x01\n\x14\x43lassificationResult\x12)\n\x06labels\x18\x01 \x03(\x0b\x32\x11.quintet.v1.LabelR\x06labels\x12\x1c\n\ttruncated\x18\x02 \x01(\x08R\ttruncated\x12#\n\runknown_share\x18\x03 \x01(\x02R\x0cunknownShare2^\n\x15\x43lassificationService\x12\x45\n\x08\x43lassify\x12\x1b.quintet.v1.ClassifyRequest\x1a\x1c.quintet.v1.ClassifyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,8 +43,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLASSIFYREQUEST']._serialized_end=275
   _globals['_CLASSIFYRESPONSE']._serialized_start=277
   _globals['_CLASSIFYRESPONSE']._serialized_end=399
-  _globals['_CLASSIFICATIONRESULT']._serialized_start=401
-  _globals['_CLASSIFICATIONRESULT']._serialized_end=496
-  _globals['_CLASSIFICATIONSERVICE']._serialized_start=498
-  _globals['_CLASSIFICATIONSERVICE']._serialized_end=592
+  _globals['_CLASSIFICATIONRESULT']._serialized_start=402
+  _globals['_CLASSIFICATIONRESULT']._serialized_end=534
+  _globals['_CLASSIFICATIONSERVICE']._serialized_start=536
+  _globals['_CLASSIFICATIONSERVICE']._serialized_end=630
 # @@protoc_insertion_point(module_scope)

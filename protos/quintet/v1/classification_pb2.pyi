@@ -96,8 +96,13 @@ class ClassificationResult(_message.Message):
 
     LABELS_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
+    UNKNOWN_SHARE_FIELD_NUMBER: _builtins.int
     truncated: _builtins.bool
     """True if the text had more tokens than the model reads, so that its end was ignored."""
+    unknown_share: _builtins.float
+    """Share of the text's tokens that the model does not know, 0 to 1. They are all the same to it: emoji, words of more
+    than 100 letters, characters of other scripts. If most are unknown, the labels mean little.
+    """
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Label]:
         """Labels, most probable first."""
@@ -107,10 +112,11 @@ class ClassificationResult(_message.Message):
         *,
         labels: _abc.Iterable[_common_pb2.Label] | None = ...,
         truncated: _builtins.bool = ...,
+        unknown_share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "truncated", b"truncated", "unknown_share", b"unknown_share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

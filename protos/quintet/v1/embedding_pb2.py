@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from quintet.v1 import common_pb2 as quintet_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aquintet/v1/embedding.proto\x12\nquintet.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17quintet/v1/common.proto\"{\n\x0c\x45mbedRequest\x12:\n\x05texts\x18\x01 \x03(\tB$\xbaH!\x92\x01\x1e\x08\x01\x10@\"\x18r\x16\x10\x01\x18\xd0\x0f\x32\x0f[^\\s\\p{Z}\\p{C}]R\x05texts\x12%\n\x05model\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01H\x00R\x05model\x88\x01\x01\x42\x08\n\x06_model\"\x92\x01\n\rEmbedResponse\x12\x35\n\nembeddings\x18\x01 \x03(\x0b\x32\x15.quintet.v1.EmbeddingR\nembeddings\x12\x1e\n\ndimensions\x18\x02 \x01(\rR\ndimensions\x12*\n\x05model\x18\x03 \x01(\x0b\x32\x14.quintet.v1.ModelRefR\x05model\"#\n\tEmbedding\x12\x16\n\x06values\x18\x01 \x03(\x02R\x06values2P\n\x10\x45mbeddingService\x12<\n\x05\x45mbed\x12\x18.quintet.v1.EmbedRequest\x1a\x19.quintet.v1.EmbedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aquintet/v1/embedding.proto\x12\nquintet.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17quintet/v1/common.proto\"{\n\x0c\x45mbedRequest\x12:\n\x05texts\x18\x01 \x03(\tB$\xbaH!\x92\x01\x1e\x08\x01\x10@\"\x18r\x16\x10\x01\x18\xd0\x0f\x32\x0f[^\\s\\p{Z}\\p{C}]R\x05texts\x12%\n\x05model\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01H\x00R\x05model\x88\x01\x01\x42\x08\n\x06_model\"\x92\x01\n\rEmbedResponse\x12\x35\n\nembeddings\x18\x01 \x03(\x0b\x32\x15.quintet.v1.EmbeddingR\nembeddings\x12\x1e\n\ndimensions\x18\x02 \x01(\rR\ndimensions\x12*\n\x05model\x18\x03 \x01(\x0b\x32\x14.quintet.v1.ModelRefR\x05model\"f\n\tEmbedding\x12\x16\n\x06values\x18\x01 \x03(\x02R\x06values\x12\x1c\n\ttruncated\x18\x02 \x01(\x08R\ttruncated\x12#\n\runknown_share\x18\x03 \x01(\x02R\x0cunknownShare2P\n\x10\x45mbeddingService\x12<\n\x05\x45mbed\x12\x18.quintet.v1.EmbedRequest\x1a\x19.quintet.v1.EmbedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,7 +42,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDRESPONSE']._serialized_start=222
   _globals['_EMBEDRESPONSE']._serialized_end=368
   _globals['_EMBEDDING']._serialized_start=370
-  _globals['_EMBEDDING']._serialized_end=405
-  _globals['_EMBEDDINGSERVICE']._serialized_start=407
-  _globals['_EMBEDDINGSERVICE']._serialized_end=487
+  _globals['_EMBEDDING']._serialized_end=472
+  _globals['_EMBEDDINGSERVICE']._serialized_start=474
+  _globals['_EMBEDDINGSERVICE']._serialized_end=554
 # @@protoc_insertion_point(module_scope)

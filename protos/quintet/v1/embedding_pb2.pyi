@@ -92,6 +92,14 @@ class Embedding(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUES_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    UNKNOWN_SHARE_FIELD_NUMBER: _builtins.int
+    truncated: _builtins.bool
+    """True if the text had more tokens than the model reads, so that its end was ignored."""
+    unknown_share: _builtins.float
+    """Share of the text's tokens that the model does not know, 0 to 1. They are all the same to it: emoji, words of more
+    than 100 letters, characters of other scripts. If most are unknown, the vector means little.
+    """
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The components. The vector has length 1."""
@@ -100,10 +108,12 @@ class Embedding(_message.Message):
         self,
         *,
         values: _abc.Iterable[_builtins.float] | None = ...,
+        truncated: _builtins.bool = ...,
+        unknown_share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["truncated", b"truncated", "unknown_share", b"unknown_share", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

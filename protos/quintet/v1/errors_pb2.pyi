@@ -41,7 +41,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_MODEL_LOADING: _ErrorReason.ValueType  # 6
     """UNAVAILABLE: the model is loading. Retry."""
     ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 7
-    """NOT_FOUND: no model has this name. The metadata lists the known names."""
+    """NOT_FOUND: no model that the caller may see has this name. The metadata lists the known names."""
     ERROR_REASON_MODEL_DOES_NOT_FIT: _ErrorReason.ValueType  # 8
     """RESOURCE_EXHAUSTED: the model does not fit into the memory limit. The metadata has the bytes: needed, budget (the
     limit) and in_use.
@@ -53,7 +53,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UPSTREAM_TIMEOUT: _ErrorReason.ValueType  # 11
     """DEADLINE_EXCEEDED: the chat provider did not answer in time."""
     ERROR_REASON_COLLECTION_NOT_FOUND: _ErrorReason.ValueType  # 12
-    """NOT_FOUND: no collection has this name."""
+    """NOT_FOUND: no collection has this name, or the tenant may not use it in this way. The metadata lists the names that
+    it may use.
+    """
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 13
     """DEADLINE_EXCEEDED: the call's deadline passed before its work started."""
     ERROR_REASON_SERVER_STOPPING: _ErrorReason.ValueType  # 14
@@ -69,7 +71,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_REGISTRY_FAILED: _ErrorReason.ValueType  # 22
     """UNAVAILABLE: the model registry is unreachable or refused the request. Retry."""
     ERROR_REASON_COLLECTION_EXISTS: _ErrorReason.ValueType  # 30
-    """ALREADY_EXISTS: a collection of this name exists."""
+    """ALREADY_EXISTS: a collection of this name exists, perhaps of another tenant."""
     ERROR_REASON_GENERATION_NOT_FOUND: _ErrorReason.ValueType  # 31
     """NOT_FOUND: the generation is not kept. The metadata lists the kept generations."""
     ERROR_REASON_GENERATION_NOT_REACHED: _ErrorReason.ValueType  # 32
@@ -116,7 +118,7 @@ ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 5
 ERROR_REASON_MODEL_LOADING: ErrorReason.ValueType  # 6
 """UNAVAILABLE: the model is loading. Retry."""
 ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 7
-"""NOT_FOUND: no model has this name. The metadata lists the known names."""
+"""NOT_FOUND: no model that the caller may see has this name. The metadata lists the known names."""
 ERROR_REASON_MODEL_DOES_NOT_FIT: ErrorReason.ValueType  # 8
 """RESOURCE_EXHAUSTED: the model does not fit into the memory limit. The metadata has the bytes: needed, budget (the
 limit) and in_use.
@@ -128,7 +130,9 @@ ERROR_REASON_UPSTREAM_FAILED: ErrorReason.ValueType  # 10
 ERROR_REASON_UPSTREAM_TIMEOUT: ErrorReason.ValueType  # 11
 """DEADLINE_EXCEEDED: the chat provider did not answer in time."""
 ERROR_REASON_COLLECTION_NOT_FOUND: ErrorReason.ValueType  # 12
-"""NOT_FOUND: no collection has this name."""
+"""NOT_FOUND: no collection has this name, or the tenant may not use it in this way. The metadata lists the names that
+it may use.
+"""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 13
 """DEADLINE_EXCEEDED: the call's deadline passed before its work started."""
 ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 14
@@ -144,7 +148,7 @@ ERROR_REASON_MODEL_VERSION_NOT_FOUND: ErrorReason.ValueType  # 21
 ERROR_REASON_REGISTRY_FAILED: ErrorReason.ValueType  # 22
 """UNAVAILABLE: the model registry is unreachable or refused the request. Retry."""
 ERROR_REASON_COLLECTION_EXISTS: ErrorReason.ValueType  # 30
-"""ALREADY_EXISTS: a collection of this name exists."""
+"""ALREADY_EXISTS: a collection of this name exists, perhaps of another tenant."""
 ERROR_REASON_GENERATION_NOT_FOUND: ErrorReason.ValueType  # 31
 """NOT_FOUND: the generation is not kept. The metadata lists the kept generations."""
 ERROR_REASON_GENERATION_NOT_REACHED: ErrorReason.ValueType  # 32

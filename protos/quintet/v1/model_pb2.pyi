@@ -779,7 +779,9 @@ class ServiceStatus(_message.Message):
     serving: _builtins.bool
     """True if it is SERVING in grpc.health.v1."""
     message: _builtins.str
-    """Why it is not serving and the command that repairs it. Otherwise empty."""
+    """Why it is not serving and the command that repairs it. Otherwise empty. Tenants with an allow-list of models get no
+    details, unless they have the role admin.
+    """
     def __init__(
         self,
         *,

@@ -29,7 +29,7 @@ class ModelServiceStub:
     """ModelService describes the models of this server, and loads and replaces them while it serves.
 
     LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin if the server requires
-    authentication.
+    authentication. To a tenant with an allow-list of models, other models do not exist, unless it has the role admin.
 
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
@@ -88,7 +88,7 @@ class ModelServiceServicer:
     """ModelService describes the models of this server, and loads and replaces them while it serves.
 
     LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin if the server requires
-    authentication.
+    authentication. To a tenant with an allow-list of models, other models do not exist, unless it has the role admin.
 
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
@@ -96,7 +96,7 @@ class ModelServiceServicer:
     """
 
     def ListModels(self, request, context):
-        """ListModels returns every configured model, loaded or not, sorted by name.
+        """ListModels returns every configured model that the caller may see, loaded or not, sorted by name.
 
         It has no failures of its own.
         """
@@ -230,7 +230,7 @@ class ModelService:
     """ModelService describes the models of this server, and loads and replaces them while it serves.
 
     LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin if the server requires
-    authentication.
+    authentication. To a tenant with an allow-list of models, other models do not exist, unless it has the role admin.
 
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a

@@ -30,7 +30,7 @@ class ModelServiceStub:
     """ModelService describes the models of this server, and loads and replaces them while it serves.
 
     LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin if the server requires
-    authentication.
+    authentication. To a tenant with an allow-list of models, other models do not exist, unless it has the role admin.
 
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
@@ -42,7 +42,7 @@ class ModelServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
     ListModels: _grpc.UnaryUnaryMultiCallable[_model_pb2.ListModelsRequest, _model_pb2.ListModelsResponse]
-    """ListModels returns every configured model, loaded or not, sorted by name.
+    """ListModels returns every configured model that the caller may see, loaded or not, sorted by name.
 
     It has no failures of its own.
     """
@@ -95,7 +95,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """ModelService describes the models of this server, and loads and replaces them while it serves.
 
     LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin if the server requires
-    authentication.
+    authentication. To a tenant with an allow-list of models, other models do not exist, unless it has the role admin.
 
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
@@ -104,7 +104,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_model_pb2.ListModelsRequest, _model_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """ListModels returns every configured model, loaded or not, sorted by name.
+    """ListModels returns every configured model that the caller may see, loaded or not, sorted by name.
 
     It has no failures of its own.
     """
@@ -156,7 +156,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """ModelService describes the models of this server, and loads and replaces them while it serves.
 
     LoadModel, UnloadModel, ReloadModel, SetAlias and WatchModels need the role admin if the server requires
-    authentication.
+    authentication. To a tenant with an allow-list of models, other models do not exist, unless it has the role admin.
 
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
@@ -169,7 +169,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.ListModelsResponse, _abc.Awaitable[_model_pb2.ListModelsResponse]]:
-        """ListModels returns every configured model, loaded or not, sorted by name.
+        """ListModels returns every configured model that the caller may see, loaded or not, sorted by name.
 
         It has no failures of its own.
         """

@@ -176,6 +176,7 @@ class PredictPriceResponse(_message.Message):
 
     ESTIMATES_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def estimates(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriceEstimate]:
         """One estimate for each house, in the order of the request."""
@@ -184,19 +185,60 @@ class PredictPriceResponse(_message.Message):
     def model(self) -> _common_pb2.ModelRef:
         """The model that answered."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___RangeWarning]:
+        """One for every feature of a house that lies outside the range of the training data, in the order of the houses and
+        of House's fields. The estimate of such a house is an extrapolation, and its interval does not hold.
+        """
+
     def __init__(
         self,
         *,
         estimates: _abc.Iterable[Global___PriceEstimate] | None = ...,
         model: _common_pb2.ModelRef | None = ...,
+        warnings: _abc.Iterable[Global___RangeWarning] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimates", b"estimates", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimates", b"estimates", "model", b"model", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PredictPriceResponse: _TypeAlias = PredictPriceResponse  # noqa: Y015
+
+@_typing.final
+class RangeWarning(_message.Message):
+    """RangeWarning is a feature whose value lies outside the range of the training data."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    MINIMUM_FIELD_NUMBER: _builtins.int
+    MAXIMUM_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Path of the feature in the request, for instance "houses[0].lot_area_sqft"."""
+    value: _builtins.float
+    """Value in the request."""
+    minimum: _builtins.float
+    """Smallest value of the training data."""
+    maximum: _builtins.float
+    """Largest value of the training data."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        value: _builtins.float = ...,
+        minimum: _builtins.float = ...,
+        maximum: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "maximum", b"maximum", "minimum", b"minimum", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RangeWarning: _TypeAlias = RangeWarning  # noqa: Y015
 
 @_typing.final
 class PriceEstimate(_message.Message):

@@ -1236,12 +1236,15 @@ class Collection(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     STATE_MESSAGE_FIELD_NUMBER: _builtins.int
     DOCUMENT_COUNT_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     state: Global___CollectionState.ValueType
     """Its state."""
     state_message: _builtins.str
     """What is wrong and the command that repairs it. Otherwise empty."""
     document_count: _builtins.int
     """Number of documents."""
+    owner: _builtins.str
+    """The tenant that owns it. Only for this tenant and for callers with the role admin; empty if there is no owner."""
     @_builtins.property
     def index(self) -> _common_pb2.IndexRef:
         """Its name and generation."""
@@ -1253,10 +1256,11 @@ class Collection(_message.Message):
         state: Global___CollectionState.ValueType = ...,
         state_message: _builtins.str = ...,
         document_count: _builtins.int = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_count", b"document_count", "index", b"index", "state", b"state", "state_message", b"state_message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_count", b"document_count", "index", b"index", "owner", b"owner", "state", b"state", "state_message", b"state_message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

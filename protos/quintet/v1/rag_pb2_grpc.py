@@ -28,6 +28,11 @@ if _version_not_supported:
 class RagServiceStub:
     """RagService answers questions from collections of documents, and manages the collections.
 
+    If the server requires authentication, a collection belongs to the tenant that created it, or to the owner that the
+    tenants file names. A collection that the tenant may not use does not exist for it: every method that names one
+    returns NOT_FOUND, and no list has it. Names are global, so CreateCollection returns ALREADY_EXISTS for the name of
+    another tenant's collection.
+
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
     limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
@@ -119,6 +124,11 @@ class RagServiceStub:
 class RagServiceServicer:
     """RagService answers questions from collections of documents, and manages the collections.
 
+    If the server requires authentication, a collection belongs to the tenant that created it, or to the owner that the
+    tenants file names. A collection that the tenant may not use does not exist for it: every method that names one
+    returns NOT_FOUND, and no list has it. Names are global, so CreateCollection returns ALREADY_EXISTS for the name of
+    another tenant's collection.
+
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
     limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
@@ -164,7 +174,8 @@ class RagServiceServicer:
         returns after the write is on disk and searches see it. Texts that the collection has already are not embedded
         again.
 
-        INVALID_ARGUMENT: a field violates its limits. FAILED_PRECONDITION: the embedder is missing or damaged, or the
+        INVALID_ARGUMENT: a field violates its limits, or the collection is new and the server has as many as it can.
+        NOT_FOUND: the tenant may not write to a collection of this name. FAILED_PRECONDITION: the embedder is missing or damaged, or the
         collection was made with another one. UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server is
         overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED: the call's deadline passed.
         """
@@ -208,7 +219,8 @@ class RagServiceServicer:
     def CreateCollection(self, request, context):
         """CreateCollection creates an empty collection for the server's embedder.
 
-        INVALID_ARGUMENT: a field violates its limits. ALREADY_EXISTS: a collection of this name exists.
+        INVALID_ARGUMENT: a field violates its limits, or the server has as many collections as it can. ALREADY_EXISTS: a
+        collection of this name exists, also of another tenant, or the tenants file reserves the name.
         FAILED_PRECONDITION: the embedder is missing or damaged. UNAVAILABLE: the embedder is loading.
         RESOURCE_EXHAUSTED: the server is overloaded or its disk is full. DEADLINE_EXCEEDED: the call's deadline passed.
         """
@@ -217,7 +229,8 @@ class RagServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCollection(self, request, context):
-        """DeleteCollection deletes a collection with all its generations. It cannot be undone.
+        """DeleteCollection deletes a collection with all its generations. It cannot be undone. Only the owner may do it, and
+        callers with the role admin.
 
         INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
         UNAVAILABLE: the collections are being opened. RESOURCE_EXHAUSTED: another process is writing.
@@ -228,7 +241,7 @@ class RagServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListCollections(self, request, context):
-        """ListCollections returns the collections with their states, sorted by name, in pages.
+        """ListCollections returns the collections that the caller may read, with their states, sorted by name, in pages.
 
         INVALID_ARGUMENT: a field violates its limits. UNAVAILABLE: the collections are being opened.
         """
@@ -383,6 +396,11 @@ def add_RagServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class RagService:
     """RagService answers questions from collections of documents, and manages the collections.
+
+    If the server requires authentication, a collection belongs to the tenant that created it, or to the owner that the
+    tenants file names. A collection that the tenant may not use does not exist for it: every method that names one
+    returns NOT_FOUND, and no list has it. Names are global, so CreateCollection returns ALREADY_EXISTS for the name of
+    another tenant's collection.
 
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a

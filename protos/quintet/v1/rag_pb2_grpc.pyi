@@ -29,6 +29,11 @@ GRPC_VERSION: str
 class RagServiceStub:
     """RagService answers questions from collections of documents, and manages the collections.
 
+    If the server requires authentication, a collection belongs to the tenant that created it, or to the owner that the
+    tenants file names. A collection that the tenant may not use does not exist for it: every method that names one
+    returns NOT_FOUND, and no list has it. Names are global, so CreateCollection returns ALREADY_EXISTS for the name of
+    another tenant's collection.
+
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
     limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
@@ -66,7 +71,8 @@ class RagServiceStub:
     returns after the write is on disk and searches see it. Texts that the collection has already are not embedded
     again.
 
-    INVALID_ARGUMENT: a field violates its limits. FAILED_PRECONDITION: the embedder is missing or damaged, or the
+    INVALID_ARGUMENT: a field violates its limits, or the collection is new and the server has as many as it can.
+    NOT_FOUND: the tenant may not write to a collection of this name. FAILED_PRECONDITION: the embedder is missing or damaged, or the
     collection was made with another one. UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server is
     overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED: the call's deadline passed.
     """
@@ -94,19 +100,21 @@ class RagServiceStub:
     CreateCollection: _grpc.UnaryUnaryMultiCallable[_rag_pb2.CreateCollectionRequest, _rag_pb2.CreateCollectionResponse]
     """CreateCollection creates an empty collection for the server's embedder.
 
-    INVALID_ARGUMENT: a field violates its limits. ALREADY_EXISTS: a collection of this name exists.
+    INVALID_ARGUMENT: a field violates its limits, or the server has as many collections as it can. ALREADY_EXISTS: a
+    collection of this name exists, also of another tenant, or the tenants file reserves the name.
     FAILED_PRECONDITION: the embedder is missing or damaged. UNAVAILABLE: the embedder is loading.
     RESOURCE_EXHAUSTED: the server is overloaded or its disk is full. DEADLINE_EXCEEDED: the call's deadline passed.
     """
     DeleteCollection: _grpc.UnaryUnaryMultiCallable[_rag_pb2.DeleteCollectionRequest, _rag_pb2.DeleteCollectionResponse]
-    """DeleteCollection deletes a collection with all its generations. It cannot be undone.
+    """DeleteCollection deletes a collection with all its generations. It cannot be undone. Only the owner may do it, and
+    callers with the role admin.
 
     INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
     UNAVAILABLE: the collections are being opened. RESOURCE_EXHAUSTED: another process is writing.
     DEADLINE_EXCEEDED: the call's deadline passed.
     """
     ListCollections: _grpc.UnaryUnaryMultiCallable[_rag_pb2.ListCollectionsRequest, _rag_pb2.ListCollectionsResponse]
-    """ListCollections returns the collections with their states, sorted by name, in pages.
+    """ListCollections returns the collections that the caller may read, with their states, sorted by name, in pages.
 
     INVALID_ARGUMENT: a field violates its limits. UNAVAILABLE: the collections are being opened.
     """
@@ -154,6 +162,11 @@ class RagServiceStub:
 class RagServiceAsyncStub(RagServiceStub):
     """RagService answers questions from collections of documents, and manages the collections.
 
+    If the server requires authentication, a collection belongs to the tenant that created it, or to the owner that the
+    tenants file names. A collection that the tenant may not use does not exist for it: every method that names one
+    returns NOT_FOUND, and no list has it. Names are global, so CreateCollection returns ALREADY_EXISTS for the name of
+    another tenant's collection.
+
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
     limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
@@ -188,7 +201,8 @@ class RagServiceAsyncStub(RagServiceStub):
     returns after the write is on disk and searches see it. Texts that the collection has already are not embedded
     again.
 
-    INVALID_ARGUMENT: a field violates its limits. FAILED_PRECONDITION: the embedder is missing or damaged, or the
+    INVALID_ARGUMENT: a field violates its limits, or the collection is new and the server has as many as it can.
+    NOT_FOUND: the tenant may not write to a collection of this name. FAILED_PRECONDITION: the embedder is missing or damaged, or the
     collection was made with another one. UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server is
     overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED: the call's deadline passed.
     """
@@ -216,19 +230,21 @@ class RagServiceAsyncStub(RagServiceStub):
     CreateCollection: _aio.UnaryUnaryMultiCallable[_rag_pb2.CreateCollectionRequest, _rag_pb2.CreateCollectionResponse]  # type: ignore[assignment]
     """CreateCollection creates an empty collection for the server's embedder.
 
-    INVALID_ARGUMENT: a field violates its limits. ALREADY_EXISTS: a collection of this name exists.
+    INVALID_ARGUMENT: a field violates its limits, or the server has as many collections as it can. ALREADY_EXISTS: a
+    collection of this name exists, also of another tenant, or the tenants file reserves the name.
     FAILED_PRECONDITION: the embedder is missing or damaged. UNAVAILABLE: the embedder is loading.
     RESOURCE_EXHAUSTED: the server is overloaded or its disk is full. DEADLINE_EXCEEDED: the call's deadline passed.
     """
     DeleteCollection: _aio.UnaryUnaryMultiCallable[_rag_pb2.DeleteCollectionRequest, _rag_pb2.DeleteCollectionResponse]  # type: ignore[assignment]
-    """DeleteCollection deletes a collection with all its generations. It cannot be undone.
+    """DeleteCollection deletes a collection with all its generations. It cannot be undone. Only the owner may do it, and
+    callers with the role admin.
 
     INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
     UNAVAILABLE: the collections are being opened. RESOURCE_EXHAUSTED: another process is writing.
     DEADLINE_EXCEEDED: the call's deadline passed.
     """
     ListCollections: _aio.UnaryUnaryMultiCallable[_rag_pb2.ListCollectionsRequest, _rag_pb2.ListCollectionsResponse]  # type: ignore[assignment]
-    """ListCollections returns the collections with their states, sorted by name, in pages.
+    """ListCollections returns the collections that the caller may read, with their states, sorted by name, in pages.
 
     INVALID_ARGUMENT: a field violates its limits. UNAVAILABLE: the collections are being opened.
     """
@@ -274,6 +290,11 @@ class RagServiceAsyncStub(RagServiceStub):
 
 class RagServiceServicer(metaclass=_abc_1.ABCMeta):
     """RagService answers questions from collections of documents, and manages the collections.
+
+    If the server requires authentication, a collection belongs to the tenant that created it, or to the owner that the
+    tenants file names. A collection that the tenant may not use does not exist for it: every method that names one
+    returns NOT_FOUND, and no list has it. Names are global, so CreateCollection returns ALREADY_EXISTS for the name of
+    another tenant's collection.
 
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
@@ -331,7 +352,8 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         returns after the write is on disk and searches see it. Texts that the collection has already are not embedded
         again.
 
-        INVALID_ARGUMENT: a field violates its limits. FAILED_PRECONDITION: the embedder is missing or damaged, or the
+        INVALID_ARGUMENT: a field violates its limits, or the collection is new and the server has as many as it can.
+        NOT_FOUND: the tenant may not write to a collection of this name. FAILED_PRECONDITION: the embedder is missing or damaged, or the
         collection was made with another one. UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server is
         overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED: the call's deadline passed.
         """
@@ -383,7 +405,8 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_rag_pb2.CreateCollectionResponse, _abc.Awaitable[_rag_pb2.CreateCollectionResponse]]:
         """CreateCollection creates an empty collection for the server's embedder.
 
-        INVALID_ARGUMENT: a field violates its limits. ALREADY_EXISTS: a collection of this name exists.
+        INVALID_ARGUMENT: a field violates its limits, or the server has as many collections as it can. ALREADY_EXISTS: a
+        collection of this name exists, also of another tenant, or the tenants file reserves the name.
         FAILED_PRECONDITION: the embedder is missing or damaged. UNAVAILABLE: the embedder is loading.
         RESOURCE_EXHAUSTED: the server is overloaded or its disk is full. DEADLINE_EXCEEDED: the call's deadline passed.
         """
@@ -394,7 +417,8 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rag_pb2.DeleteCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rag_pb2.DeleteCollectionResponse, _abc.Awaitable[_rag_pb2.DeleteCollectionResponse]]:
-        """DeleteCollection deletes a collection with all its generations. It cannot be undone.
+        """DeleteCollection deletes a collection with all its generations. It cannot be undone. Only the owner may do it, and
+        callers with the role admin.
 
         INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
         UNAVAILABLE: the collections are being opened. RESOURCE_EXHAUSTED: another process is writing.
@@ -407,7 +431,7 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rag_pb2.ListCollectionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rag_pb2.ListCollectionsResponse, _abc.Awaitable[_rag_pb2.ListCollectionsResponse]]:
-        """ListCollections returns the collections with their states, sorted by name, in pages.
+        """ListCollections returns the collections that the caller may read, with their states, sorted by name, in pages.
 
         INVALID_ARGUMENT: a field violates its limits. UNAVAILABLE: the collections are being opened.
         """

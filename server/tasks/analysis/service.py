@@ -11,6 +11,7 @@ from server.domain.analysis import AnalysisTask, LanguageIdentifier, TaskFailed,
 from server.domain.context import current
 from server.domain.texts import Classifier
 from server.models.handle import Handle
+from server.rpc.access import uses
 from server.rpc.convert import by_name, labels, model_ref
 from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tasks.analysis.analyzer import Analyzer
@@ -50,8 +51,7 @@ class AnalysisServicer(analysis_pb2_grpc.AnalysisServiceServicer):
         yield analysis_pb2.StreamAnalyzeResponse(done=done)
 
     def _results(self, request: Request) -> Any:
-        tasks = frozenset(AnalysisTask(task) for task in request.tasks) or frozenset(AnalysisTask)
-        return self._analyzer.stream(request.text, tasks, deadline=current().deadline)
+        return self._analyzer.stream(request.text, _tasks(request), deadline=current().deadline)
 
 
 def spec(
@@ -62,13 +62,26 @@ def spec(
     It serves without classifiers that have failed. Nearly all of its compute is spaCy's, which has one lane.
     """
     sentiment, topics = classifiers["sentiment"], classifiers["topics"]
+    others: dict[AnalysisTask, Handle[Any]] = {
+        AnalysisTask.SENTIMENT: sentiment,
+        AnalysisTask.TOPICS: topics,
+        AnalysisTask.LANGUAGE: languages,
+    }
+
+    def models(request: Request) -> set[str]:
+        return {others[task].name if task in others else parser.name for task in _tasks(request)}
+
     return ServiceSpec(
         AnalysisServicer(Analyzer(sentiment.use, topics.use, parser.use, languages.use)),
-        dict.fromkeys(("Analyze", "StreamAnalyze"), MethodSpec(Role.CALL, FREE)),
+        dict.fromkeys(("Analyze", "StreamAnalyze"), MethodSpec(Role.CALL, FREE, (uses(models),))),
         needs=(parser, languages),
         waits_for=tuple(classifiers.values()),
         lanes=1,
     )
+
+
+def _tasks(request: Request) -> frozenset[AnalysisTask]:
+    return frozenset(AnalysisTask(task) for task in request.tasks) or frozenset(AnalysisTask)
 
 
 def _fail(failed: TaskFailed) -> analysis_pb2.TaskFailure:
@@ -83,6 +96,7 @@ def _put(result: TaskResult, message: Message) -> None:
         case AnalysisTask.SENTIMENT | AnalysisTask.TOPICS:
             made.labels.extend(labels(result.value.labels))
             made.truncated = result.value.truncated
+            made.unknown_share = result.value.unknown_share
         case AnalysisTask.LANGUAGE:
             made.labels.extend(labels(result.value))
         case task:

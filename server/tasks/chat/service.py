@@ -11,7 +11,7 @@ from server.domain.context import current
 from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
 from server.models.handle import Handle, find
-from server.rpc.auth import permitted
+from server.rpc.access import chosen, uses
 from server.rpc.convert import end_of_answer
 from server.rpc.service_spec import MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
@@ -72,7 +72,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         call = current()
         if call.converted is None:
             messages = _messages(request)
-            model = find(self._models, permitted(request.model or self._default)).get()
+            model = find(self._models, request.model or self._default).get()
             call.converted = (model, messages, _options(request))
         return cast(_Converted, call.converted)
 
@@ -82,7 +82,9 @@ def spec(models: Mapping[str, Handle[ChatModel]], *, required: bool) -> ServiceS
     servicer = ChatServicer(models)
     return ServiceSpec(
         servicer,
-        dict.fromkeys(("Chat", "StreamChat"), MethodSpec(Role.CALL, servicer.estimate)),
+        dict.fromkeys(
+            ("Chat", "StreamChat"), MethodSpec(Role.CALL, servicer.estimate, (uses(chosen(next(iter(models)))),))
+        ),
         needs=(next(iter(models.values())),),
         required=required,
     )

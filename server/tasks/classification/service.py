@@ -8,7 +8,7 @@ from quintet.v1 import classification_pb2, classification_pb2_grpc
 from server.domain.context import current
 from server.domain.texts import Classifier
 from server.models.handle import Handle, find
-from server.rpc.auth import permitted
+from server.rpc.access import chosen, uses
 from server.rpc.convert import labels, model_ref
 from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
@@ -25,14 +25,16 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
         self, request: classification_pb2.ClassifyRequest, context: Any
     ) -> classification_pb2.ClassifyResponse:
         deadline = current().deadline
-        handle = find(self._classifiers, permitted(request.model or DEFAULT_MODEL))
+        handle = find(self._classifiers, request.model or DEFAULT_MODEL)
         async with handle.use(deadline) as classifier:
             results = await classifier.classify(request.texts, deadline=deadline)
             model = model_ref(classifier.description.identity)
         top_k = request.top_k or _MAX_LABELS
         return classification_pb2.ClassifyResponse(
             results=[
-                classification_pb2.ClassificationResult(labels=labels(r.labels[:top_k]), truncated=r.truncated)
+                classification_pb2.ClassificationResult(
+                    labels=labels(r.labels[:top_k]), truncated=r.truncated, unknown_share=r.unknown_share
+                )
                 for r in results
             ],
             model=model,
@@ -41,5 +43,5 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
 
 def spec(classifiers: Mapping[str, Handle[Classifier]]) -> ServiceSpec:
     """The service over the classifiers that callers can name."""
-    methods = {"Classify": MethodSpec(Role.CALL, FREE)}
+    methods = {"Classify": MethodSpec(Role.CALL, FREE, (uses(chosen(DEFAULT_MODEL)),))}
     return ServiceSpec(ClassificationServicer(classifiers), methods, needs=tuple(classifiers.values()))

@@ -13,9 +13,12 @@ from server.domain.context import current
 from server.domain.errors import InvalidRequest, Violation
 from server.models.handle import Handle, find
 from server.models.manager import ModelManager
+from server.rpc.access import MANAGES_MODELS, SEES_MODELS, SEES_SERVER
 from server.rpc.convert import by_name, model_ref
 from server.rpc.service_spec import ANY_ROLE, FREE, MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
+
+_HIDDEN = "not serving; the operator can see why"
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
@@ -53,7 +56,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         return pb.ListModelsResponse(models=await self._models())
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
-        return pb.GetModelResponse(model=await self._model(find(self.handles, request.name)))
+        return pb.GetModelResponse(model=await self._model(find(self._visible(), request.name)))
 
     async def LoadModel(self, request: pb.LoadModelRequest, context: Any) -> pb.LoadModelResponse:
         handle = self._managed(request.name)
@@ -103,7 +106,13 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self.wake()
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.GetServerInfoResponse:
-        """Versions, limits and services. Only admins see the warnings, which may name other tenants."""
+        """Versions, limits and services.
+
+        Only admins see the warnings, which may name other tenants. Why a service is down may name models, so a tenant
+        with an allow-list of models is not told.
+        """
+        caller = current().caller
+        hidden = caller.models is not None and not caller.is_admin
         times: dict[str, Any] = {"start_time": self._started, "current_time": datetime.now(UTC)}
         return pb.GetServerInfoResponse(
             version=version("quintet"),
@@ -111,10 +120,10 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             git_commit=self._git_commit,
             limits=self._limits,
             services=[
-                pb.ServiceStatus(name=name, serving=not message, message=message)
+                pb.ServiceStatus(name=name, serving=not message, message=_HIDDEN if message and hidden else message)
                 for name, message in sorted(self._services().items())
             ],
-            warnings=self._warnings() if "admin" in current().caller.roles else (),
+            warnings=self._warnings() if caller.is_admin else (),
             **times,
         )
 
@@ -125,8 +134,13 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             raise InvalidRequest([Violation("name", "is a language model, which the server's settings start")])
         return handle
 
+    def _visible(self) -> dict[str, Handle[Any]]:
+        """The models that the caller may see; the others do not exist for it."""
+        caller = current().caller
+        return {name: handle for name, handle in self.handles.items() if caller.sees_model(name)}
+
     async def _models(self) -> list[pb.Model]:
-        return [await self._model(handle) for handle in self.handles.values()]
+        return [await self._model(handle) for handle in self._visible().values()]
 
     async def _model(self, handle: Handle[Any]) -> pb.Model:
         model = pb.Model(ref=common_pb2.ModelRef(name=handle.name))
@@ -148,7 +162,8 @@ def spec(servicer: ModelServicer) -> ServiceSpec:
     return ServiceSpec(
         servicer,
         {
-            **dict.fromkeys(("GetServerInfo", "ListModels", "GetModel"), MethodSpec(ANY_ROLE, FREE)),
-            **dict.fromkeys(changes, MethodSpec(Role.ADMIN, FREE)),
+            "GetServerInfo": MethodSpec(ANY_ROLE, FREE, (SEES_SERVER,)),
+            **dict.fromkeys(("ListModels", "GetModel"), MethodSpec(ANY_ROLE, FREE, (SEES_MODELS,))),
+            **dict.fromkeys(changes, MethodSpec(Role.ADMIN, FREE, (MANAGES_MODELS,))),
         },
     )

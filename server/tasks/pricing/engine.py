@@ -12,7 +12,7 @@ import onnxruntime
 from server.domain.context import charge
 from server.domain.errors import DeadlineExceeded, InvalidRequest, Violation
 from server.domain.models import Feature, ModelTask
-from server.domain.pricing import FEATURES, House, PriceEstimate, values_of
+from server.domain.pricing import FEATURES, House, PriceEstimate, RangeWarning, values_of
 from server.inference.onnx_session import open_session
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact, unusable
@@ -42,6 +42,8 @@ class HousePricer:
         if any(set(codes.get(feature.name, ())) != set(feature.allowed_values) for feature in features):
             raise unusable(name, "its codes are not those of its categories")
         self.description = artefact.describe(ModelTask.REGRESSION, "onnx", features=features)
+        # An artefact without ranges has 0 for both ends.
+        self._ranges = [(i, f.minimum, f.maximum) for i, f in enumerate(features) if f.minimum < f.maximum]
         self._codes = [(index, codes[feature]) for index, feature in enumerate(FEATURES) if feature in codes]
         self._trees = _Trees(artefact)
         self._scheduler = scheduler
@@ -67,6 +69,15 @@ class HousePricer:
         self._counters.compute_seconds += seconds
         charge(compute=seconds)
         return estimates
+
+    def warnings(self, houses: Sequence[House]) -> list[RangeWarning]:
+        """The features outside the range of the training data: trees give every such value that of the range's end."""
+        return [
+            RangeWarning(f"houses[{number}].{FEATURES[index]}", value, low, high)
+            for number, values in enumerate(map(values_of, houses))
+            for index, low, high in self._ranges
+            if not low <= (value := values[index]) <= high
+        ]
 
     def _rows(self, houses: Sequence[House]) -> list[list[float]]:
         """The numbers of each house. Raises InvalidRequest."""

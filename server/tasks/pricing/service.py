@@ -7,6 +7,7 @@ from quintet.v1 import pricing_pb2, pricing_pb2_grpc
 from server.domain.context import current
 from server.domain.pricing import House, values_of
 from server.models.handle import Handle
+from server.rpc.access import always, uses
 from server.rpc.convert import model_ref
 from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
@@ -26,6 +27,7 @@ class PricingServicer(pricing_pb2_grpc.PricingServiceServicer):
         houses = [House(*values_of(house)) for house in request.houses]
         async with self._pricer.use(deadline) as pricer:
             estimates = await pricer.predict(houses, deadline=deadline)
+            warnings = pricer.warnings(houses)
             model = model_ref(pricer.description.identity)
         return pricing_pb2.PredictPriceResponse(
             estimates=[
@@ -33,9 +35,14 @@ class PricingServicer(pricing_pb2_grpc.PricingServiceServicer):
                 for e in estimates
             ],
             model=model,
+            warnings=[
+                pricing_pb2.RangeWarning(field=w.field, value=w.value, minimum=w.minimum, maximum=w.maximum)
+                for w in warnings
+            ],
         )
 
 
 def spec(pricer: "Handle[HousePricer]") -> ServiceSpec:
     """The service over the model of house prices."""
-    return ServiceSpec(PricingServicer(pricer), {"PredictPrice": MethodSpec(Role.CALL, FREE)}, needs=(pricer,))
+    methods = {"PredictPrice": MethodSpec(Role.CALL, FREE, (uses(always(pricer.name)),))}
+    return ServiceSpec(PricingServicer(pricer), methods, needs=(pricer,))

@@ -99,11 +99,16 @@ class RagEngine:
         await run_on_daemon_thread(collection.fold)
         return self._info(collection)
 
+    def owners(self) -> dict[str, str]:
+        """The recorded owners of all collections, by name; empty where none is recorded."""
+        return self._collections.owners()
+
     def list_collections(self) -> list[CollectionInfo]:
         """All collections, sorted by name."""
+        owners = self.owners()
         found = [self._info(each) for each in self._collections.open.values()]
         found += (
-            CollectionInfo(IndexIdentity(name, 0), CollectionState.FAILED, why)
+            CollectionInfo(IndexIdentity(name, 0), CollectionState.FAILED, why, owner=owners.get(name, ""))
             for name, why in self._collections.failures.items()
         )
         return sorted(found, key=lambda info: info.index.collection)
@@ -139,12 +144,13 @@ class RagEngine:
             passage_count=snapshot.passage_count,
             dimensions=snapshot.dimensions,
             model=segment.info.model,
-            size_bytes=segment.info.size_bytes + collection.log.end,
+            size_bytes=collection.size_bytes,
             update_time=snapshot.updated,
             fault_count=len(collection.faults),
             log_count=snapshot.log_count,
             index_type=segment.ann.type if segment.ann else "flat",
             recall_at_10=segment.ann.recall_at_10 if segment.ann else 1.0,
+            owner=collection.owner,
         )
 
 

@@ -75,7 +75,7 @@ class Ingester:
             self._collections.get(name)
             collection = await self._collections.writable(name)
             if not collection:  # another process has just removed it
-                raise CollectionNotFound(name, list(self._collections.open))
+                raise CollectionNotFound(name, ())
             found = await asyncio.to_thread(lambda: [each for each in set(document_ids) if collection.find(each)])
             snapshot = collection.snapshot
             if found:

@@ -1,19 +1,21 @@
 """quintet.v1.RagService"""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from quintet.v1 import rag_pb2 as pb
 from quintet.v1 import rag_pb2_grpc
 
+from server.domain.access import Right
 from server.domain.chat import ChatModel
 from server.domain.context import current
 from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
 from server.domain.rag import Query, ReindexProgress
 from server.models.handle import Handle
-from server.rpc.auth import permitted
+from server.rpc.access import SEES_COLLECTIONS, always, names_collection, uses
 from server.rpc.convert import by_name, index_ref, model_ref
 from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tasks.rag import convert
@@ -28,16 +30,19 @@ _COLLECTIONS_A_PAGE = 50
 
 
 class RagServicer(rag_pb2_grpc.RagServiceServicer):
-    """Questions to answers with sources, and the collections behind them. `chat_model` is what the answerer asks."""
+    """Questions to answers with sources, and the collections behind them."""
 
-    def __init__(self, engine: "Handle[RagEngine]", answerer: "Handle[Answerer]", chat_model: str) -> None:
+    def __init__(self, engine: "Handle[RagEngine]", answerer: "Handle[Answerer]") -> None:
         self._engine = engine
         self._answerer = answerer
-        self._chat_model = chat_model
 
     def estimate(self, request: convert.AskLike) -> Cost:
         """What an answer costs at most. Raises what serving it would raise."""
         return self._answerer.get().estimate(_question(request))
+
+    def owners(self) -> dict[str, str]:
+        """The recorded owner of every collection."""
+        return self._engine.get().owners()
 
     async def Ask(self, request: pb.AskRequest, context: Any) -> pb.AskResponse:
         texts: list[str] = []
@@ -59,7 +64,6 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
         )
 
     async def StreamAsk(self, request: convert.AskLike, context: Any) -> AsyncGenerator[pb.StreamAskResponse, None]:
-        permitted(self._chat_model)
         answer = self._answerer.get().stream(_question(request), deadline=current().deadline)
         async with aclosing(answer) as events:
             async for event in events:
@@ -125,9 +129,18 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
 
     async def ListCollections(self, request: pb.ListCollectionsRequest, context: Any) -> pb.ListCollectionsResponse:
         size = request.page_size or _COLLECTIONS_A_PAGE
-        found = [each for each in self._engine.get().list_collections() if each.index.collection > request.page_token]
+        caller = current().caller
+        found = [
+            each
+            for each in self._engine.get().list_collections()
+            if each.index.collection > request.page_token
+            if caller.may(Right.READ, each.index.collection, each.owner)
+        ]
         return pb.ListCollectionsResponse(
-            collections=[by_name(pb.Collection, each) for each in found[:size]],
+            collections=[
+                by_name(pb.Collection, each, owner=caller.shown_owner(each.index.collection, each.owner))
+                for each in found[:size]
+            ],
             next_page_token=found[size - 1].index.collection if len(found) > size else "",
         )
 
@@ -170,18 +183,37 @@ def _question(request: convert.AskLike) -> Query:
 
 
 def spec(
-    engine: "Handle[RagEngine]", answerer: "Handle[Answerer]", chat: Handle[ChatModel], *, answers_needed: bool
+    engine: "Handle[RagEngine]",
+    answerer: "Handle[Answerer]",
+    chat: Handle[ChatModel],
+    *,
+    retrieval: Sequence[str],
+    answers_needed: bool,
 ) -> ServiceSpec:
-    """The service. It needs the `answerer`, which asks `chat`, unless the settings want no language model."""
-    servicer = RagServicer(engine, answerer, chat.name)
-    read, write = MethodSpec(Role.CALL, FREE), MethodSpec(Role.INGEST, FREE)
+    """The service. It needs the `answerer`, which asks `chat`, unless the settings want no language model.
+
+    `retrieval` are the models that find passages, the embedder first.
+    """
+    servicer = RagServicer(engine, answerer)
+    answers, finds, embeds = uses(always(chat.name, *retrieval)), uses(always(*retrieval)), uses(always(retrieval[0]))
+    read = names_collection(Right.READ, convert.collection, servicer.owners)
+    add, write, create, delete = (
+        names_collection(right, lambda request: request.collection, servicer.owners)
+        for right in (Right.ADD, Right.WRITE, Right.CREATE, Right.DELETE)
+    )
+    called, ingests = partial(MethodSpec, Role.CALL, FREE), partial(MethodSpec, Role.INGEST, FREE)
     return ServiceSpec(
         servicer,
         {
-            **dict.fromkeys(("Ask", "StreamAsk"), MethodSpec(Role.CALL, servicer.estimate)),
-            **dict.fromkeys(("Retrieve", "ListDocuments", "ListCollections", "GetIndex", "ListGenerations"), read),
-            **dict.fromkeys(("AddDocuments", "ImportDocuments", "DeleteDocuments"), write),
-            **dict.fromkeys(("CreateCollection", "DeleteCollection", "Rollback", "Compact", "Reindex"), write),
+            **dict.fromkeys(("Ask", "StreamAsk"), MethodSpec(Role.CALL, servicer.estimate, (answers, read))),
+            "Retrieve": called((finds, read)),
+            "ListCollections": called((SEES_COLLECTIONS,)),
+            **dict.fromkeys(("ListDocuments", "GetIndex", "ListGenerations"), called((read,))),
+            **dict.fromkeys(("AddDocuments", "ImportDocuments"), ingests((embeds, add))),
+            **dict.fromkeys(("DeleteDocuments", "Rollback", "Compact"), ingests((write,))),
+            "Reindex": ingests((embeds, write)),
+            "CreateCollection": ingests((embeds, create)),
+            "DeleteCollection": ingests((delete,)),
         },
         needs=(engine, answerer, chat) if answers_needed else (engine,),
     )

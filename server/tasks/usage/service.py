@@ -10,6 +10,7 @@ from quintet.v1 import common_pb2, usage_pb2, usage_pb2_grpc
 from server.domain.context import current
 from server.domain.errors import InvalidRequest, PermissionDenied, Violation
 from server.domain.usage import Entry, Selection
+from server.rpc.access import MANAGES_USAGE, SEES_USAGE
 from server.rpc.convert import by_name
 from server.rpc.service_spec import ANY_ROLE, FREE, MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
@@ -62,8 +63,8 @@ def spec(reader: "SqlReader", watchers: "Watchers") -> ServiceSpec:
     return ServiceSpec(
         UsageServicer(reader, watchers),
         {
-            **dict.fromkeys(("GetUsage", "ListUsage"), MethodSpec(ANY_ROLE, FREE)),
-            "WatchUsage": MethodSpec(Role.ADMIN, FREE),
+            **dict.fromkeys(("GetUsage", "ListUsage"), MethodSpec(ANY_ROLE, FREE, (SEES_USAGE,))),
+            "WatchUsage": MethodSpec(Role.ADMIN, FREE, (MANAGES_USAGE,)),
         },
     )
 

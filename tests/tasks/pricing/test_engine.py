@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from server.domain.errors import DeadlineExceeded, InvalidRequest, ModelUnavailable, ServerStopping, Violation
 from server.domain.models import ModelTask
-from server.domain.pricing import House
+from server.domain.pricing import House, RangeWarning
 from server.inference.scheduler import Scheduler
 from server.models.artefact import MANIFEST, Artefact, open_artefact
 from server.models.store import ModelStore
@@ -116,6 +116,28 @@ async def test_the_description_lists_the_features(pricer: HousePricer) -> None:
 
 def test_a_dropped_engine_is_gone_at_once(models: Path, scheduler: Scheduler) -> None:
     assert is_gone_when_dropped(lambda: HousePricer(open_artefact(models, "house-prices"), scheduler))
+
+
+def test_every_number_outside_its_range_gives_a_warning(pricer: HousePricer) -> None:
+    ranges = {f.name: (f.minimum, f.maximum) for f in pricer.description.features if not f.allowed_values}
+    assert pricer.warnings([HOUSE, GRAND]) == []
+    for name, (low, high) in ranges.items():
+        inside = [changed(**{name: low}), changed(**{name: high})]
+        assert pricer.warnings(inside) == []
+        outside = [HOUSE, changed(**{name: low - 1}), changed(**{name: high + 1})]
+        assert pricer.warnings(outside) == [
+            RangeWarning(f"houses[1].{name}", low - 1, low, high),
+            RangeWarning(f"houses[2].{name}", high + 1, low, high),
+        ]
+
+
+def test_an_artefact_without_ranges_gives_no_warnings(models: Path, scheduler: Scheduler, tmp_path: Path) -> None:
+    schema = open_artefact(models, "house-prices").manifest.schema
+    for feature in schema["features"]:
+        feature.pop("minimum", None)
+        feature.pop("maximum", None)
+    pricer = HousePricer(altered(models, tmp_path, schema=schema), scheduler)
+    assert pricer.warnings([changed(lot_area_sqft=1e6)]) == []
 
 
 async def test_a_late_call_is_refused(pricer: HousePricer) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from quintet.v1 import analysis_pb2, common_pb2
 
+from quintet_client.cli.classify import MOSTLY
 from quintet_client.cli.failures import FAILED, OK
 from quintet_client.cli.options import AddCommand, text_or_stdin
 from quintet_client.cli.terminal import Cell, Terminal
@@ -43,6 +44,9 @@ def run(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
         out.json(response)
     else:
         _write(out, text, response)
+    for name, result in (("sentiment", response.sentiment), ("topics", response.topics)):
+        if result.unknown_share >= MOSTLY:
+            out.warn(f"warning: the text is mostly unknown to the model of {name}; its labels mean little")
     for failure in response.failures:
         out.warn(f"{enum_name(failure, 'task')} failed: {failure.message}")
     return FAILED if response.failures else OK

@@ -12,6 +12,7 @@ from quintet_client.cli.terminal import Cell, Terminal, as_dict
 from quintet_client.client import QuintetClient
 from quintet_client.contract import rules
 
+MOSTLY = 0.5  # of a text's tokens
 BATCH = rules(classification_pb2.ClassifyRequest, "texts").repeated.max_items
 
 
@@ -33,12 +34,13 @@ def register(add: AddCommand) -> None:
 def run(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
     """Classify in batches, so that results of a long input appear while it is read."""
     named_texts = ((f"text {n}", text) for n, text in enumerate(args.texts, 1)) if args.texts else _lines()
-    truncated = 0
+    truncated = unknown = 0
     for number, batch in enumerate(batches(named_texts, BATCH)):
         names, texts = zip(*batch, strict=True)
         with named("texts", names):
             response = client.classify(texts, model=args.model, top_k=args.top_k)
         truncated += sum(result.truncated for result in response.results)
+        unknown += sum(result.unknown_share >= MOSTLY for result in response.results)
         if out.as_json:
             for text, result in zip(texts, response.results, strict=True):
                 out.json({"text": text, **as_dict(result), "model": as_dict(response.model)})
@@ -47,6 +49,8 @@ def run(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
             out.table(("SCORE", "LABEL", "TEXT"), rows, right="SCORE", with_header=number == 0)
     if truncated:
         out.warn(f"warning: {truncated} texts are longer than the model reads; the ends of {truncated} were ignored")
+    if unknown:
+        out.warn(f"warning: {unknown} texts are mostly unknown to the model; their labels mean little")
     return OK
 
 

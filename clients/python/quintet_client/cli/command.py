@@ -11,7 +11,19 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 
 from quintet_client import __version__
 from quintet_client.cli import add as add_files
-from quintet_client.cli import analyze, chat, classify, collections, documents, models, price, server, tenants, usage
+from quintet_client.cli import (
+    analyze,
+    chat,
+    classify,
+    collections,
+    documents,
+    grants,
+    models,
+    price,
+    server,
+    tenants,
+    usage,
+)
 from quintet_client.cli.failures import INTERRUPTED, READER_GONE, UsageError, report
 from quintet_client.cli.options import Run, add_global_options, decode, read_bytes
 from quintet_client.cli.terminal import Terminal
@@ -107,7 +119,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         add_global_options(command)
         return command
 
-    for module in (classify, price, chat, documents, add_files, collections, analyze, models, server, tenants, usage):
+    tasks = (classify, price, chat, documents, add_files, collections, analyze)
+    for module in (*tasks, models, server, tenants, grants, usage):
         module.register(add)
     return parser.parse_args(argv)
 

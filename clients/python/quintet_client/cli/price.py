@@ -76,17 +76,27 @@ def run(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
         raise UsageError("no house: give --file or all 18 features; 'quintet price --example' prints a house")
     houses = [{**house, **changes} for house in (_read(args.file) if args.file else [{}])]
     estimates: list[pricing_pb2.PriceEstimate] = []
+    warnings: dict[int, list[tuple[str, pricing_pb2.RangeWarning]]] = {}  # feature and warning, by the house's index
     for batch in batches(enumerate(houses, 1), BATCH):
         numbers, some = zip(*batch, strict=True)
         with named("houses", [f"house {number}" if len(houses) > 1 else "house" for number in numbers]):
             response = client.predict_price(some)
+        for warning in response.warnings:
+            index, feature = _place(warning.field)
+            warnings.setdefault(len(estimates) + index, []).append((feature, warning))
         estimates += response.estimates
     if out.as_json:
-        for estimate in estimates:
-            out.json({**as_dict(estimate), "model": as_dict(response.model)})
+        for index, estimate in enumerate(estimates):
+            outside = [{**as_dict(warning), "field": feature} for feature, warning in warnings.get(index, ())]
+            out.json({**as_dict(estimate), "warnings": outside, "model": as_dict(response.model)})
         return OK
     header = ("HOUSE", "PRICE", "FROM", "TO", "NEIGHBORHOOD", "TYPE", "BUILT", "SQFT")
     out.table(header, map(_row, range(1, len(houses) + 1), houses, estimates), right="HOUSE PRICE FROM TO BUILT SQFT")
+    for index, found in sorted(warnings.items()):
+        for feature, warning in found:
+            limits = f"{warning.minimum:.9g} to {warning.maximum:.9g}"
+            house = f"house {index + 1}" if len(houses) > 1 else "the house"
+            out.warn(f"warning: {feature} of {house} is {warning.value:.9g}; the model was trained on {limits}")
     out.note(f"FROM and TO bound the 90 % prediction interval · {response.model.name} {response.model.version}")
     return OK
 
@@ -98,6 +108,12 @@ def _help(field: FieldDescriptor) -> str:
         return f"a category, such as {example}"
     number = limits.double if field.cpp_type == FieldDescriptor.CPPTYPE_DOUBLE else limits.uint32
     return f"{number.gte:.9g} to {number.lte:.9g}, such as {example}"
+
+
+def _place(field: str) -> tuple[int, str]:
+    """The index and the feature of "houses[7].bedrooms"."""
+    house, _, feature = field.partition("].")
+    return int(house.removeprefix("houses[")), feature
 
 
 def _row(number: int, house: Mapping[str, object], estimate: pricing_pb2.PriceEstimate) -> list[Cell]:

@@ -57,12 +57,7 @@ def register(add: AddCommand) -> None:
         "  quintet tenants revoke acme k3f9a2b1\n  quintet tenants revoke acme --all",
     )
     for parser in (tenants, listing, adding, rotating, revoking):
-        parser.add_argument(
-            "--file",
-            metavar="FILE",
-            default=None if parser is tenants else argparse.SUPPRESS,
-            help=f"the server's tenants file (TOML); default: QUINTET_TENANTS or {DEFAULT_FILE}",
-        )
+        add_file_option(parser, default=None if parser is tenants else argparse.SUPPRESS)
     for parser in (adding, rotating, revoking):
         parser.add_argument("name", metavar="NAME", help="the tenant")
     services = [name.rpartition(".")[2] for name in SERVICES]
@@ -79,12 +74,23 @@ def register(add: AddCommand) -> None:
     revoking.add_argument("--all", action="store_true", help="revoke every key")
 
 
-def _path(args: argparse.Namespace) -> Path:
+def add_file_option(parser: argparse.ArgumentParser, default: str | None = argparse.SUPPRESS) -> None:
+    """The option of every action that edits the file; it may stand before the action."""
+    parser.add_argument(
+        "--file",
+        metavar="FILE",
+        default=default,
+        help=f"the server's tenants file (TOML); default: QUINTET_TENANTS or {DEFAULT_FILE}",
+    )
+
+
+def path_of(args: argparse.Namespace) -> Path:
+    """The tenants file to edit."""
     return Path(args.file or os.environ.get("QUINTET_TENANTS") or DEFAULT_FILE)
 
 
 def run_add(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    path = _path(args)
+    path = path_of(args)
     if not _NAME.fullmatch(args.name):
         raise UsageError("a tenant's name has lower-case letters, digits and . _ - only, 63 at most")
     key_id, key, kept = new_key(args.expires)
@@ -114,7 +120,7 @@ def run_rotate(args: argparse.Namespace, client: QuintetClient, out: Terminal) -
                 old["expires"] = min(_end(old) or end, end)
         keys[key_id] = kept
 
-    edit_file(_path(args), edit)
+    edit_file(path_of(args), edit)
     _write_key(args, out, key_id, key, f"{args.name} has a new key")
     return OK
 
@@ -133,14 +139,14 @@ def run_revoke(args: argparse.Namespace, client: QuintetClient, out: Terminal) -
         if not keys:
             remove(tenant, "keys")
 
-    edit_file(_path(args), edit)
+    edit_file(path_of(args), edit)
     print(f"{args.name}: {'all keys' if args.all else ', '.join(args.keys)} revoked", file=sys.stderr)
     return OK
 
 
 def run_list(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
     """Show a table of tenants, keys and certificates."""
-    tenants = table(tomllib.loads(read_file(_path(args))), "tenants")
+    tenants = table(tomllib.loads(read_file(path_of(args))), "tenants")
     if not out.as_json:
         header = ("TENANT", "ROLES", "SERVICES", "MODELS", "KEY OR CERTIFICATE", "CREATED", "EXPIRES")
         out.table(header, [row for name, tenant in tenants.items() for row in _rows(name, tenant)])

@@ -1,0 +1,130 @@
+"""Who may see and do what with models and collections: pure rules. `rpc/access.py` applies them to calls.
+
+Absent and forbidden are the same answer, with the names that the caller may see.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from server.domain.errors import CollectionExists, CollectionNotFound, PermissionDenied
+
+EVERYONE = "*"  # in place of a tenant's name in a grant
+
+
+class Right(StrEnum):
+    """What a method does to a resource."""
+
+    USE = "use"  # compute with a model
+    SEE = "see"  # answer with what the caller may see, and nothing of the rest
+    MANAGE = "manage"  # see and change everything, which needs the role admin
+    READ = "read"  # search a collection, list what it has
+    WRITE = "write"  # change a collection that exists
+    ADD = "add"  # write to a collection, which is created if there is none
+    CREATE = "create"  # create a collection
+    DELETE = "delete"  # remove a collection, which only its owner may
+
+
+@dataclass(frozen=True, slots=True)
+class Grants:
+    """The tenants file's entry for a collection: tenants by name, or EVERYONE. Who may write may read.
+
+    Without an `owner`, the tenant that created the collection owns it.
+    """
+
+    owner: str = ""
+    read: frozenset[str] = frozenset()
+    write: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A tenant, with the API key or client certificate of this call.
+
+    `models` are those it may use; None means all. `grants` are the tenants file's entries for collections, by their
+    names; None if there is no tenants file: everything is open.
+    """
+
+    tenant: str
+    key_id: str = ""
+    roles: frozenset[str] = frozenset()
+    models: frozenset[str] | None = None
+    grants: Mapping[str, Grants] | None = None
+
+    @property
+    def is_admin(self) -> bool:
+        return "admin" in self.roles
+
+    def sees_model(self, name: str) -> bool:
+        """Whether lists and errors may name the model. An administrator sees those, too, that it may not use."""
+        return self.models is None or name in self.models or self.is_admin
+
+    def use_model(self, name: str) -> None:
+        """Raises PermissionDenied, whether or not there is such a model, if the caller may not use it."""
+        if self.models is not None and name not in self.models:
+            allowed = ", ".join(sorted(self.models)) or "none"
+            raise PermissionDenied(f'tenant "{self.tenant}" may not use model "{name}"; models allowed: {allowed}')
+
+    def may(self, right: Right, collection: str, owner: str) -> bool:
+        """Whether the caller has a right to an existing collection; `owner` is the recorded one, empty if none is."""
+        if self.grants is None or self.is_admin:
+            return True
+        entry = self.grants.get(collection, _NO_GRANTS)
+        if self.tenant == (entry.owner or owner):
+            return True
+        granted = entry.write | entry.read if right is Right.READ else entry.write
+        return right is not Right.DELETE and not granted.isdisjoint((self.tenant, EVERYONE))
+
+    def shown_owner(self, collection: str, owner: str) -> str:
+        """The owner of a collection, if the caller may know it, else an empty text. `owner` is the recorded one."""
+        if self.grants is not None:
+            owner = self.grants.get(collection, _NO_GRANTS).owner or owner
+        return owner if self.is_admin or owner == self.tenant else ""
+
+    def may_create(self, collection: str) -> bool:
+        """Whether the caller may create a collection of this name. An entry of the tenants file reserves its name."""
+        return self.grants is None or collection not in self.grants or self.may(Right.ADD, collection, "")
+
+    def owner_of_new(self, collection: str) -> str:
+        """The owner to record with a new collection; empty if there is no tenants file."""
+        if self.grants is None:
+            return ""
+        return self.grants.get(collection, _NO_GRANTS).owner or self.tenant
+
+    def require(self, right: Right, collection: str, owners: Mapping[str, str]) -> None:
+        """Raises CollectionNotFound if a collection is absent or the caller lacks the right, with the same message.
+
+        `owners` are the recorded owners of all collections that exist. For CREATE, raises CollectionExists if an entry
+        of the tenants file reserves the name.
+        """
+        owner = owners.get(collection)
+        if right is Right.CREATE:
+            if owner is None and not self.may_create(collection):
+                raise CollectionExists(collection)
+        elif owner is None:
+            if right is not Right.ADD or not self.may_create(collection):
+                raise self._not_found(right, collection, owners)
+        elif not self.may(right, collection, owner):
+            raise self._not_found(right, collection, owners)
+
+    def _not_found(self, right: Right, collection: str, owners: Mapping[str, str]) -> CollectionNotFound:
+        known = [name for name, owner in owners.items() if self.may(right, name, owner)]
+        if self.grants is None or self.is_admin:
+            return CollectionNotFound(collection, known)
+        what, option = _IN_WORDS[right]
+        return CollectionNotFound(
+            collection,
+            known,
+            f'tenant "{self.tenant}" has no collection "{collection}" to {what} '
+            f"(an operator grants access: quintet tenants grant {collection} --{option} {self.tenant})",
+        )
+
+
+_NO_GRANTS = Grants()
+_IN_WORDS = {
+    Right.READ: ("read", "read"),
+    Right.WRITE: ("write to", "write"),
+    Right.ADD: ("write to", "write"),
+    Right.DELETE: ("delete", "owner"),
+}
+LOCAL = Caller("local", roles=frozenset({"call", "ingest", "admin"}))  # every caller, if there is no tenants file
