@@ -62,29 +62,30 @@ def main() -> int:
 
 async def _serve(settings: Settings) -> int:
     stop = asyncio.Event()
+    signals: list[int] = []
     loop = asyncio.get_running_loop()
 
     def on_signal(number: int) -> None:
         if stop.is_set():
             os._exit(1)  # the second one: now
+        signals.append(number)
         stop.set()
-        if number == signal.SIGINT:  # Ctrl-C: no load balancer sends calls to a server at a terminal
-            no_pause.set()
         limit = threading.Timer(settings.shutdown_seconds, _exit, [settings.shutdown_seconds])
         limit.daemon = True
         limit.start()
 
-    no_pause = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number)
-    async with running(settings, no_pause) as app:
-        if settings.log_format == "json":  # no line that is not one
-            await stop.wait()
-            return 0
-        announcing = asyncio.create_task(_announce(app, settings))
+    async with running(settings) as app:
+        announcing = None
+        if settings.log_format == "text":  # the others are objects
+            announcing = asyncio.create_task(_announce(app, settings))
         await stop.wait()
-        announcing.cancel()
-        print("Stopping: what runs may finish. Press Ctrl-C again to exit at once.", flush=True)
+        if signals == [signal.SIGINT]:  # Ctrl-C: no load balancer sends calls to a server at a terminal
+            app.no_pause.set()
+        if announcing:
+            announcing.cancel()
+            print("Stopping: what runs may finish. Press Ctrl-C again to exit at once.", flush=True)
     return 0
 
 

@@ -66,14 +66,12 @@ class App:
     services: tuple[ServiceSpec, ...]
     handles: Iterable[Handle[Any]]  # sorted by name
     loaded: Callable[[], Awaitable[None]]
+    no_pause: asyncio.Event  # set: the stop does not pause for load balancers
 
 
 @asynccontextmanager
-async def running(settings: Settings, no_pause: asyncio.Event | None = None) -> AsyncIterator[App]:
-    """Serve while the body runs. Raises CannotStart, and BadFile for tenants, certificates and providers.
-
-    If `no_pause` is set, the stop does not pause for load balancers.
-    """
+async def running(settings: Settings) -> AsyncIterator[App]:
+    """Serve while the body runs. Raises CannotStart, and BadFile for tenants, certificates and providers."""
     async with AsyncExitStack() as stack:
         begin_trace = await stack.enter_async_context(_tracing(str(settings.traces))) if settings.traces else None
         reader = SqlReader(settings.ledger_target)
@@ -142,8 +140,7 @@ async def running(settings: Settings, no_pause: asyncio.Event | None = None) -> 
         )
         for service in services:
             service.register(registrar)
-        anonymous = _add_anonymous(server, settings, health)
-        address = listen(server, settings.host, settings.port, certificates)
+        anonymous, address = _open_port(server, settings, health, certificates)
         if settings.metrics_port is not None:
             from server.observability.metrics import Collector, serving  # their libraries take a while to import
 
@@ -161,8 +158,9 @@ async def running(settings: Settings, no_pause: asyncio.Event | None = None) -> 
             stack.enter_context(serving(settings.host, settings.metrics_port, collector))
         await server.start()
         log.info("listening on %s", address)
-        ends = (health.stop, models.stop, ledger.watchers.end)  # of streams that would have none
-        stack.push_async_callback(_stop, server, registrar, anonymous, ends, settings, no_pause or asyncio.Event())
+        app = App(address, health, services, models.handles.values(), manager.loaded, asyncio.Event())
+        stack.push_async_callback(_stop, server, registrar, anonymous, settings, app.no_pause)
+        stack.callback(_call_each, (health.stop, models.stop, ledger.watchers.end))  # ends streams that have no end
 
         def update() -> None:
             for service in services:
@@ -173,7 +171,7 @@ async def running(settings: Settings, no_pause: asyncio.Event | None = None) -> 
         update()
         manager.start(chats.handles.values())
         chats.start()
-        yield App(address, health, services, models.handles.values(), manager.loaded)
+        yield app
 
 
 def _tasks(
@@ -222,15 +220,17 @@ def _tasks(
     )
 
 
-def _add_anonymous(server: grpc.aio.Server, settings: Settings, health: Health) -> Anonymous:
-    """Add health and reflection, which bypass what happens around other calls."""
+def _open_port(
+    server: grpc.aio.Server, settings: Settings, health: Health, certificates: Certificates | None
+) -> tuple[Anonymous, str]:
+    """Add health and reflection, which bypass what happens around other calls; returns them and the address."""
     anonymous = Anonymous(server)
     health_pb2_grpc.add_HealthServicer_to_server(health, anonymous)
     if settings.reflection:
         add_reflection(anonymous, [*health.messages, HEALTH_SERVICE])
-    if settings.tenants and not settings.tls_cert and not settings.is_local:
+    if settings.tenants and not certificates and not settings.is_local:
         log.warning("API keys cross the network unencrypted: set QUINTET_TLS_CERT and QUINTET_TLS_KEY")
-    return anonymous
+    return anonymous, listen(server, settings.host, settings.port, certificates)
 
 
 def _tracing(endpoint: str) -> "AbstractAsyncContextManager[BeginTrace]":
@@ -241,18 +241,20 @@ def _tracing(endpoint: str) -> "AbstractAsyncContextManager[BeginTrace]":
     return tracing(endpoint)
 
 
+def _call_each(functions: Iterable[Callable[[], None]]) -> None:
+    for function in functions:
+        function()
+
+
 async def _stop(
     server: grpc.aio.Server,
     registrar: Registrar,
     anonymous: Anonymous,
-    ends: Iterable[Callable[[], None]],
     settings: Settings,
     no_pause: asyncio.Event,
 ) -> None:
     """Until no call runs any more. docs/operations.md says what clients see."""
     log.info("stopping: running calls may finish within %g s", settings.shutdown_grace_seconds)
-    for end in ends:
-        end()
     with suppress(TimeoutError):
         await asyncio.wait_for(no_pause.wait(), settings.shutdown_pause_seconds)
     anonymous.stop()

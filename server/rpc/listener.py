@@ -10,14 +10,12 @@ import grpc
 from server.rpc.certificates import Certificates
 
 _WHY = {
-    errno.EADDRINUSE: "the port is in use; set QUINTET_PORT to another port, or to 0",
-    errno.EACCES: "the port needs a privilege; set QUINTET_PORT to 1024 or more",
+    errno.EADDRINUSE: "the port is in use; set {setting} to another port, or to 0",
+    errno.EACCES: "the port needs a privilege; set {setting} to 1024 or more",
     errno.EADDRNOTAVAIL: "this machine has no such address; set QUINTET_HOST to one that it has",
     errno.EAFNOSUPPORT: "this machine has no IPv6; set QUINTET_HOST to another address",
 }
 _IDENTITY_ONLY = 1  # a bit for each compression algorithm; the first one is none
-# Slack over the limit of requests, so that the refusal of one that is a little too large says what the limit is.
-_SLACK_BYTES = 64 * 1024
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 0),
     # Go clients ping every 10 s; the default of one ping in 5 minutes would disconnect them (too_many_pings).
@@ -45,36 +43,41 @@ def options(max_request_bytes: int) -> tuple[tuple[str, int], ...]:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return (
         *_OPTIONS,
-        ("grpc.max_receive_message_length", max_request_bytes + _SLACK_BYTES),
+        # A quarter more than the limit, so that the refusal of a request that is a little too large has details.
+        ("grpc.max_receive_message_length", max_request_bytes * 5 // 4),
         ("grpc.max_allowed_incoming_connections", max(files // 2, 64)),
     )
 
 
 def listen(server: grpc.aio.Server, host: str, port: int, certificates: Certificates | None) -> str:
     """Open the port; returns host:port. Raises CannotStart."""
-    written = f"[{host}]" if ":" in host else host
-    wanted = f"{written}:{port}"
+    wanted = address(host, port)
     try:
         if certificates:
             found = server.add_secure_port(wanted, certificates.credentials())
         else:
             found = server.add_insecure_port(wanted)
     except RuntimeError:  # it says no cause
-        raise CannotStart(f"cannot listen on {wanted}: {_why(host, port)}") from None
-    return f"{written}:{found}"
+        raise CannotStart(f"cannot listen on {wanted}: {why_not(host, port, 'QUINTET_PORT')}") from None
+    return address(host, found)
 
 
-def _why(host: str, port: int) -> str:
-    """Why the port cannot be opened."""
+def address(host: str, port: int) -> str:
+    """As clients write it: [::1]:50051."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def why_not(host: str, port: int, setting: str) -> str:
+    """Why the port cannot be opened, and what to do; `setting` is that of the port."""
     try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError):
         return "no such host; set QUINTET_HOST to an address of this machine"
-    for family, kind, protocol, _, address in addresses:
+    for family, kind, protocol, _, each in found:
         try:
             with socket.socket(family, kind, protocol) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
+                probe.bind(each)
         except OSError as error:
-            return _WHY.get(error.errno or 0, os.strerror(error.errno or 0))
+            return _WHY.get(error.errno or 0, os.strerror(error.errno or 0)).format(setting=setting)
     return "gRPC cannot use this address"

@@ -8,6 +8,7 @@ from server.domain.context import Context
 
 # Enough to send a status to a client that reads.
 _SECONDS_FOR_STATUS = 1.0
+_SECONDS_TO_LEAVE = 0.05  # in which gRPC notices that the client has left, and ends the call itself
 _WAITS_FOR_CLIENT = "_schedule_rpc_coro"  # gRPC's coroutine that waits until client and handler have ended a call
 
 
@@ -33,6 +34,13 @@ class OpenCalls:
             return 0
         _, left = await asyncio.wait(self._tasks, timeout=seconds)
         return len(left)
+
+
+async def reset_current() -> None:
+    """End the current call, whose status could not be sent."""
+    await asyncio.sleep(_SECONDS_TO_LEAVE)
+    if task := asyncio.current_task():
+        _reset(task)
 
 
 def _reset(task: asyncio.Task[Any]) -> None:

@@ -35,8 +35,8 @@ from server.rpc.access import Check
 from server.rpc.admission import Admission
 from server.rpc.auth import Identify
 from server.rpc.method_stats import OK, Method
-from server.rpc.open_calls import OpenCalls
-from server.rpc.receiving import SECONDS, Receiving
+from server.rpc.open_calls import OpenCalls, reset_current
+from server.rpc.receiving import Receiving
 from server.rpc.tenant_limits import EnterLimits, TenantLimits
 
 log = logging.getLogger(__name__)
@@ -132,10 +132,10 @@ class Registrar:
         return self._each(context, call), 0
 
     async def _each(self, context: Any, call: Context) -> AsyncIterator[bytes]:
-        seconds: float | None = SECONDS  # for the first one
-        while (payload := await self._receiving.message(context, call.caller.tenant, seconds)) is not None:
+        is_first = True  # the others are awaited until the call's deadline
+        while (payload := await self._receiving.message(context, call.caller.tenant, is_first=is_first)) is not None:
             yield payload
-            seconds = None
+            is_first = False
 
     def _unary(self, method: Method, serve: Any, receive: Receive, parse: Parse, enter: EnterLimits | None) -> Any:
         identify, admission, begin_trace, open_calls = self._identify, self._admission, self._begin_trace, self._open
@@ -174,8 +174,8 @@ class Registrar:
                 code, reason = failure.code, failure.reason
             finally:
                 _end(call, method, code, reason)
-            if failure is not None:
-                await status.send(context, failure)
+            if failure is not None and not await status.send(context, failure):
+                await reset_current()
             return response
 
         return unary
@@ -218,8 +218,8 @@ class Registrar:
                 code, reason = failure.code, failure.reason
             finally:
                 _end(call, method, code, reason)
-            if failure is not None:
-                await status.send(context, failure)
+            if failure is not None and not await status.send(context, failure):
+                await reset_current()
 
         return stream
 

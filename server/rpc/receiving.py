@@ -12,7 +12,7 @@ import grpc
 
 from server.domain.errors import DeadlineExceeded, QuintetError, ServerOverloaded, ServerStopping
 
-SECONDS = 10.0  # from a call's headers to the last byte of its request
+SECONDS = 10.0  # from a call's headers to the last byte of its first message
 # A small request arrives with its headers, so that a burst of them is over before one of them is refused.
 _SHORT_SECONDS = 0.1
 
@@ -34,7 +34,7 @@ class _Waiting:
 
 
 class Receiving:
-    """Receives up to `limit` requests at once; if there are more, whoever sends most of them loses the oldest.
+    """Receives up to `limit` requests at once; if there are more, the caller that sends most of them loses its oldest.
 
     Use it on the event loop only.
     """
@@ -44,11 +44,12 @@ class Receiving:
         self._waiting: dict[_Waiting, None] = {}  # in the order of their arrival
         self._timer: asyncio.TimerHandle | None = None
 
-    async def message(self, context: Any, caller: str, seconds: float | None = SECONDS) -> bytes | None:
-        """The next message of a call; None if there are no more.
+    async def message(self, context: Any, caller: str, *, is_first: bool = True) -> bytes | None:
+        """The next message of a call; None if there are no more. The first one must arrive within SECONDS.
 
-        Raises DeadlineExceeded after `seconds` (None: no limit), ServerOverloaded, or ServerStopping.
+        Raises DeadlineExceeded, ServerOverloaded, or ServerStopping.
         """
+        seconds = SECONDS if is_first else None
         waiting = _Waiting(caller, seconds)
         try:
             async with waiting.timeout:
@@ -57,7 +58,8 @@ class Receiving:
                     self._watch()
                 message = await context.read()
         except TimeoutError:
-            raise waiting.error or DeadlineExceeded(f"the request did not arrive within {seconds:g} s") from None
+            late = DeadlineExceeded(f"the request did not arrive within {SECONDS:g} s of the call's headers")
+            raise waiting.error or late from None
         finally:
             del self._waiting[waiting]
         return None if message is grpc.aio.EOF else message
