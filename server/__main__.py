@@ -22,13 +22,16 @@ import threading
 import time
 
 import uvloop
-from pydantic import ValidationError
+from pydantic import ByteSize, ValidationError
 
 from server.app import App, running
+from server.domain.network import bypass_proxies_on_loopback
 from server.domain.reloading_file import BadFile
 from server.observability import logs
 from server.rpc.listener import CannotStart
-from server.settings import Settings
+from server.settings import Settings, explain, unknown_variables
+
+log = logging.getLogger("server")
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +44,16 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.parse_args()
+    bypass_proxies_on_loopback(os.environ)
     try:
         settings = Settings()
     except ValidationError as error:
-        for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"]).upper()
-            where = f"QUINTET_{name}: " if name else ""  # what concerns several names them itself
-            print(f"error: {where}{problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
+        for line in explain(error):
+            print(f"error: {line}", file=sys.stderr)
         return 2
     logs.to_stderr(settings.log_level, settings.log_format)
+    for line in unknown_variables(os.environ):
+        log.warning(line)
     try:
         return uvloop.run(_serve(settings))
     except CannotStart as error:
@@ -149,10 +153,25 @@ def _access(settings: Settings) -> str:
 def _settings_help() -> str:
     lines = []
     for name, field in Settings.model_fields.items():
-        default = "" if field.default is None or field.default_factory else f" [{field.default}]"
-        text = textwrap.fill(f"{field.description}{default}", 76, initial_indent="      ", subsequent_indent="      ")
+        default = "" if field.default_factory else _written(field.default)
+        described = f"{field.description} [{default}]" if default else str(field.description)
+        text = textwrap.fill(described, 76, initial_indent="      ", subsequent_indent="      ")
         lines.append(f"  QUINTET_{name.upper()}\n{text}")
     return "\n".join(lines)
+
+
+def _written(value: object) -> str:
+    """A default as a person writes it into the environment."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case ByteSize():
+            return value.human_readable().replace(".0", "")
+        case float():
+            return f"{value:g}"
+    return str(value)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ closed in the reverse order of its making.
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import grpc
@@ -34,9 +36,9 @@ from server.rpc.health import Health
 from server.rpc.listener import CannotStart, listen, options
 from server.rpc.pipeline import Registrar
 from server.rpc.reflection import add_reflection
-from server.rpc.service_spec import ServiceSpec, checks_by_path, methods_by_path
+from server.rpc.service_spec import ServiceSpec, methods_by_path, touches_by_path
 from server.rpc.tenant_limits import TenantLimits
-from server.settings import Settings
+from server.settings import Settings, unknown_variables
 from server.tasks.analysis import service as analysis
 from server.tasks.chat import service as chat
 from server.tasks.chat.registry import ChatModels
@@ -80,7 +82,9 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         limiting = open_limiter(redis_url, settings.replicas, reader.spent)
         limiter = await stack.enter_async_context(limiting) if settings.tenants else None
-        ledger = await stack.enter_async_context(aclosing(SqlLedger(settings.ledger_target)))
+        ledger = await stack.enter_async_context(
+            aclosing(SqlLedger(settings.ledger_target, folder=settings.data / "state"))
+        )
 
         schedulers = {
             "models": Scheduler(settings.lanes, settings.lane_queue),
@@ -100,7 +104,12 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             {} if chats.is_off else chats.handles,
             settings.git_commit,
             services=lambda: health.messages,
-            warnings=lambda: [warning for file in files for warning in file.warnings],
+            required=lambda: health.required,
+            warnings=lambda: [
+                *unknown_variables(os.environ),
+                *(warning for file in files for warning in file.warnings),
+                *manager.follower.warnings(),
+            ],
             limits=settings.model_dump(
                 include={"max_request_bytes", "max_concurrent_calls", "default_deadline_seconds"}
             ),
@@ -119,7 +128,10 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             auth, limits = TenantAuth(tenants, services), TenantLimits(limiter, tenants.tenant, costs)
         for file in files:
             await stack.enter_async_context(file.reloading())
-        health = Health([each.full_name for each in services], {each.full_name for each in services if each.required})
+        health = Health(
+            [name for each in services for name, _, _ in each.health()],
+            {each.full_name for each in services if each.required},
+        )
         admission = Admission(
             settings.max_concurrent_calls,
             settings.default_deadline_seconds,
@@ -134,13 +146,13 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             admission,
             settings.max_request_bytes,
             identify=auth.identify if auth else None,
-            checks=checks_by_path(services),
+            touches=touches_by_path(services),
             limits=limits,
             begin_trace=begin_trace,
         )
         for service in services:
             service.register(registrar)
-        anonymous, address = _open_port(server, settings, health, certificates)
+        anonymous, address = _open_port(server, settings, health, services, certificates)
         if settings.metrics_port is not None:
             from server.observability.metrics import Collector, serving  # their libraries take a while to import
 
@@ -154,6 +166,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
                 files=files,
                 limits=limits,
                 ledger=ledger.writer,
+                following=manager.follower,
             )
             stack.enter_context(serving(settings.host, settings.metrics_port, collector))
         await server.start()
@@ -163,8 +176,8 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         stack.callback(_call_each, (health.stop, models.stop, ledger.watchers.end))  # ends streams that have no end
 
         def update() -> None:
-            for service in services:
-                health.set(service.full_name, service.trouble())
+            for name, message, is_blocking in chain.from_iterable(each.health() for each in services):
+                health.set(name, message, is_blocking=is_blocking)
             models.wake()
 
         manager.on_change = update
@@ -205,7 +218,7 @@ def _tasks(
     collections = manager.derive("collections", opened, depends_on=(embedder,))
     answers = manager.derive("answers", rag_models.make_answerer, depends_on=(collections, chats.default))
     return (
-        classification.spec(classifiers),
+        classification.spec(classifiers, required=CLASSIFIERS),
         pricing.spec(prices),
         chat.spec(chats.handles, required=not chats.is_off),
         rag.spec(
@@ -213,6 +226,7 @@ def _tasks(
             answers,
             chats.default,
             retrieval=tuple(each.name for each in (embedder, reranker) if each),
+            reranker=reranker,
             answers_needed=not chats.is_off,
         ),
         embedding.spec({embedder.name: embedder}),
@@ -221,13 +235,17 @@ def _tasks(
 
 
 def _open_port(
-    server: grpc.aio.Server, settings: Settings, health: Health, certificates: Certificates | None
+    server: grpc.aio.Server,
+    settings: Settings,
+    health: Health,
+    services: Iterable[ServiceSpec],
+    certificates: Certificates | None,
 ) -> tuple[Anonymous, str]:
-    """Add health and reflection, which bypass what happens around other calls; returns them and the address."""
+    """Add health and reflection, which bypass what happens around other calls; returns the address, too."""
     anonymous = Anonymous(server)
     health_pb2_grpc.add_HealthServicer_to_server(health, anonymous)
     if settings.reflection:
-        add_reflection(anonymous, [*health.messages, HEALTH_SERVICE])
+        add_reflection(anonymous, [*(each.full_name for each in services), HEALTH_SERVICE])
     if settings.tenants and not certificates and not settings.is_local:
         log.warning("API keys cross the network unencrypted: set QUINTET_TLS_CERT and QUINTET_TLS_KEY")
     return anonymous, listen(server, settings.host, settings.port, certificates)

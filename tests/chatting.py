@@ -10,6 +10,7 @@ import openai
 from server.domain.chat import ChatDone, ChatOptions, ChatStarted, Message, Prices, TextDelta
 from server.domain.models import ModelDescription, ModelIdentity, ModelTask
 from server.tasks.chat.circuit_breaker import CircuitBreaker
+from server.tasks.chat.endpoint import Endpoint
 from server.tasks.chat.openai_upstream import Upstream, limiter_of
 from server.tasks.chat.providers_file import Model, OpenAI
 from server.tasks.chat.router import Router
@@ -49,16 +50,16 @@ async def chatting(
     breaker: CircuitBreaker | None = None,
     prices: Prices = FREE,
     token_seconds: float = 60.0,
+    endpoint: Endpoint | None = None,
 ) -> AsyncIterator[Upstream]:
     """The upstream of a client while the body runs."""
     breaker = breaker or CircuitBreaker(provider)
     upstream = Upstream(
         described(model, context_tokens),
-        client,
+        endpoint or Endpoint(client, model),
         limiter_of(slots),
         TokenCounter(),
         breaker,
-        model=model,
         prices=prices,
         token_seconds=token_seconds,
     )

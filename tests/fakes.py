@@ -35,6 +35,18 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     body: str = "{}"  # for any other status than 200
     raw_events: list[str] | None = None  # data of events, instead of those made from the fields above
+    raw: "RawBody | None" = None  # the whole body with any status, instead of all of the above but `headers`
+
+
+@dataclass
+class RawBody:
+    """A body, byte for byte."""
+
+    content: bytes
+    content_type: str
+    split: int = 0  # so many bytes are sent at once; 0: all
+    cut: bool = False  # close the connection without the end of the body
+    says_close: bool = True  # whether a header says that the connection is closed afterwards
 
 
 _AZURE_PATH = re.compile(r"/openai/deployments/[^/]+/chat/completions\?api-version=[^&]+")
@@ -113,8 +125,12 @@ async def _answer(writer: asyncio.StreamWriter, reply: Reply, model: str) -> Non
     if reply.hang_up:
         return
     extra = "".join(f"{name}: {value}\r\n" for name, value in reply.headers.items())
+    if reply.raw:
+        await _answer_raw(writer, reply.raw, f"HTTP/1.1 {reply.status} X\r\n{extra}")
+        return
     if reply.status != 200:
         head = f"HTTP/1.1 {reply.status} X\r\nContent-Type: application/json\r\nContent-Length: {len(reply.body)}\r\n"
+        head += "Connection: close\r\n"
         writer.write(f"{head}{extra}\r\n{reply.body}".encode())
         await writer.drain()
         return
@@ -133,6 +149,22 @@ async def _answer(writer: asyncio.StreamWriter, reply: Reply, model: str) -> Non
         await writer.drain()
     writer.write(b"0\r\n\r\n")
     await writer.drain()
+
+
+async def _answer_raw(writer: asyncio.StreamWriter, raw: RawBody, head: str) -> None:
+    writer.write(
+        f"{head}Content-Type: {raw.content_type}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n".encode()
+    )
+    size = raw.split or max(len(raw.content), 1)
+    for start in range(0, len(raw.content), size):
+        data = raw.content[start : start + size]
+        writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        await writer.drain()
+        if raw.split:
+            await asyncio.sleep(0)  # the reader gets what is there
+    if not raw.cut:
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
 
 
 def _events(reply: Reply, model: str) -> list[str]:

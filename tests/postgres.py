@@ -2,11 +2,12 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -36,15 +37,39 @@ class Postgres:
         """At once, as if the machine had failed."""
         self._run("pg_ctl", "stop", "-w", "--mode=immediate", f"--pgdata={self._data}")
 
-    def new_database(self) -> str:
-        """The URL of an empty database."""
+    def new_database(self, user: str = "quintet") -> str:
+        """The URL of an empty database for a user, who is made if there is no such one."""
         name = f"test{next(self._names)}"
         with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        return self._url(name)
+            if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [user]).fetchone():
+                connection.execute(f"CREATE ROLE {user} LOGIN")
+            connection.execute(f"CREATE DATABASE {name} OWNER {user}")
+        return self._url(name, user)
 
-    def _url(self, database: str) -> str:
-        return f"postgresql://quintet@127.0.0.1:{self._port}/{database}"
+    def run(self, url: str, *statements: str) -> None:
+        """As the administrator, in the database of this URL."""
+        with psycopg.connect(self._url(url.rpartition("/")[2]), autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    def freeze(self) -> None:
+        """It keeps its connections, accepts others, and answers nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """It goes on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        """To the server and its processes."""
+        server = int((self._data / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+        for process in (server, *map(int, children)):
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
+
+    def _url(self, database: str, user: str = "quintet") -> str:
+        return f"postgresql://{user}@127.0.0.1:{self._port}/{database}"
 
     @staticmethod
     def _run(program: str, *arguments: str) -> None:

@@ -18,13 +18,16 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ChatOptions:
-    """How to answer; None is the provider's default."""
+    """How to answer; None is the provider's default. `of_caller` names the options that the caller chose: an upstream
+    that does not take them refuses the call. It is asked without an option that the server chose.
+    """
 
     max_output_tokens: int = 512
     temperature: float | None = None
     top_p: float | None = None
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    of_caller: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ Messages reach the caller: they name fields, models and commands, never secrets 
 exceptions.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
@@ -40,14 +41,25 @@ class InvalidRequest(QuintetError, reason="INVALID_REQUEST"):
 
 
 class PromptTooLong(InvalidRequest):
-    """The conversation leaves no room for an answer in the model's context. `exact` if its tokenizer counted."""
+    """The conversation leaves no room for an answer in the model's context. `exact` if its tokenizer counted; None is a
+    number that its endpoint did not report.
+    """
 
-    def __init__(self, tokens: int, context_tokens: int, *, exact: bool = True) -> None:
+    def __init__(self, tokens: int | None, context_tokens: int | None, *, exact: bool = True) -> None:
         about = "" if exact else "about "
-        super().__init__(
-            [Violation("messages", f"has {about}{tokens} tokens; the model's context is {context_tokens}")]
-        )
-        self.context_tokens = context_tokens
+        context = "" if context_tokens is None else f" of {context_tokens} tokens"
+        text = f"is too long for the model's context{context}"
+        if tokens is not None and context_tokens is not None:
+            text = f"has {about}{tokens} tokens; the model's context is {context_tokens}"
+        super().__init__([Violation("messages", text)])
+        self.context_tokens = context_tokens or 0
+
+
+class OptionRefused(InvalidRequest):
+    """The model does not take an option that the caller chose; another one of the route may."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__([Violation(field, "the language model's endpoint does not accept this value")])
 
 
 class MessageTooLarge(QuintetError, reason="MESSAGE_TOO_LARGE"):
@@ -86,12 +98,24 @@ class ModelVersionNotFound(NotFound, reason="MODEL_VERSION_NOT_FOUND"):
 
 
 class CollectionNotFound(NotFound, reason="COLLECTION_NOT_FOUND"):
-    """It does not exist, or the caller may not know that it does. `known` are those that it may use in the same way."""
-
-    def __init__(self, name: str, known: Sequence[str], message: str = "") -> None:
+    def __init__(self, name: str, known: Sequence[str]) -> None:
         names = ", ".join(sorted(known)) or "none"
-        message = message or f'no such collection: "{name}"'
-        super().__init__(f"{message}; known: {names}", metadata={"collection": name, "known": names})
+        super().__init__(f'no such collection: "{name}"; known: {names}', metadata={"collection": name, "known": names})
+
+
+class CollectionNotGranted(NotFound, reason="COLLECTION_NOT_FOUND"):
+    """The tenant has no collection of this name to `use` ("read"); whether there is one is not told.
+
+    `known` are those that it has. `option` of `quintet tenants grant` would grant access.
+    """
+
+    def __init__(self, tenant: str, name: str, use: str, option: str, known: Sequence[str]) -> None:
+        names = ", ".join(sorted(known)) or "none"
+        super().__init__(
+            f'tenant "{tenant}" has no collection "{name}" to {use} '
+            f"(an operator grants access: quintet tenants grant {name} {option} {tenant}); known: {names}",
+            metadata={"collection": name, "known": names},
+        )
 
 
 class GenerationNotFound(NotFound, reason="GENERATION_NOT_FOUND"):
@@ -138,6 +162,17 @@ class UpstreamRefused(UpstreamFailed):
 
 class UpstreamRejected(UpstreamFailed):
     """The endpoint rejects this request, and would again, for a reason that is not the caller's fault."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after=math.inf)
+
+
+class UpstreamBrokeOff(UpstreamFailed):
+    """The endpoint had the request and failed before the end of its answer: it may have computed what costs."""
+
+
+class UpstreamQuotaExhausted(QuintetError, reason="UPSTREAM_QUOTA_EXHAUSTED"):
+    """The server's account at the provider has no quota or credit left; waiting does not help."""
 
 
 class RegistryFailed(Unavailable, reason="REGISTRY_FAILED"):
@@ -207,7 +242,21 @@ class CollectionUnavailable(QuintetError):
 
 
 class CollectionBroken(CollectionUnavailable, reason="COLLECTION_BROKEN"):
-    """No generation of the collection is complete."""
+    """No generation of the collection can be read."""
+
+
+class CollectionTooNew(CollectionBroken):
+    """A newer version of Quintet wrote the collection."""
+
+    def __init__(self, name: str, what: str) -> None:
+        super().__init__(f'a newer version of Quintet wrote collection "{name}": {what}. Update this server')
+
+
+class CollectionUnreadable(Unavailable, reason="COLLECTION_UNREADABLE"):
+    """The operating system refuses to read or write the collection's files. The server tries again by itself."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f'the files of collection "{name}" cannot be read or written: {why}', retry_after=5.0)
 
 
 class EmbedderMismatch(CollectionUnavailable, reason="EMBEDDER_MISMATCH"):

@@ -8,21 +8,25 @@ MODELS/NAME/current                   the version that is served (`store.py`)
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from server.domain.errors import ModelUnavailable
+from server.domain.files import read_regular
 from server.domain.models import ModelDescription, ModelIdentity, ModelTask
 from server.domain.priority import rest
+from server.models import manifest as manifests
 
 MANIFEST = "manifest.json"
 POINTER = "current"
 _CHUNK = 1 << 20
+_MOST_BYTES = 1 << 24  # of a manifest, which has a line or two a file
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,12 @@ class Artefact:
         return self.manifest.schema[key]
 
     def describe(self, task: ModelTask, engine: str, **more: Any) -> ModelDescription:
-        """What ModelService says of the model that `engine` makes; `more` are other fields of ModelDescription."""
+        """What ModelService says of the model that `engine` makes; `more` are other fields of ModelDescription.
+
+        Raises ModelUnavailable for what it cannot say.
+        """
         known = self.manifest
-        return ModelDescription(
+        description = ModelDescription(
             identity=ModelIdentity(known.name, known.version, self.digest),
             task=task,
             engine=engine,
@@ -83,6 +90,9 @@ class Artefact:
             create_time=datetime.fromisoformat(known.created),
             **more,
         )
+        if fault := manifests.fault_of(description):
+            raise unusable(known.name, fault)
+        return description
 
 
 def unusable(name: str, why: str) -> ModelUnavailable:
@@ -167,7 +177,7 @@ def open_version(models: Path, name: str, version: str) -> Artefact:
             relative = path.relative_to(folder).as_posix()
             if not path.is_dir() and relative not in manifest.files and relative != MANIFEST:
                 raise ValueError(f"{relative} is not in the manifest")
-        return Artefact(folder, manifest, f"sha256:{file_sha256(folder / MANIFEST)}")
+        return Artefact(folder, manifest, manifest_digest(folder))
 
 
 def open_part(models: Path, name: str, part: str) -> Path:
@@ -186,16 +196,17 @@ def _refusing(name: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise unusable(name, f"{Path(error.filename).name} is missing") from error
     except OSError as error:
-        raise unusable(name, error.strerror or "it cannot be read") from error
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise unusable(name, f"{MANIFEST} is not JSON, lacks a field or has one too many") from error
+        which = f"{Path(error.filename).name}: " if isinstance(error.filename, str) else ""
+        raise unusable(name, f"{which}{(error.strerror or 'it cannot be read').lower()}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise unusable(name, f"{MANIFEST} is not JSON, lacks a field or has one of another type") from error
     except ValueError as error:
         raise unusable(name, str(error)) from error
 
 
 def read_pointer(path: Path) -> str:
     """The version that a pointer names. Raises OSError, or ValueError if that cannot be a folder's name."""
-    version = path.read_text().strip()
+    version = read_regular(path, _MOST_BYTES).decode(errors="replace").strip()
     if not is_folder_name(version):
         raise ValueError(f"the pointer names {version!r}")
     return version
@@ -207,10 +218,18 @@ def is_folder_name(version: str) -> bool:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a folder, unchecked. Raises OSError, ValueError, KeyError or TypeError."""
-    raw = json.loads((folder / MANIFEST).read_bytes())
-    raw["files"] = {name: FileEntry(**entry) for name, entry in raw["files"].items()}
-    return Manifest(**raw)
+    """The manifest of a folder, unchecked. Raises OSError, ValueError, KeyError or TypeError.
+
+    Fields that this release does not know are ignored.
+    """
+    raw = manifests.parse(read_regular(folder / MANIFEST, _MOST_BYTES))
+    raw["files"] = {name: FileEntry(entry["sha256"], entry["bytes"]) for name, entry in raw["files"].items()}
+    return Manifest(**{known.name: raw[known.name] for known in fields(Manifest) if known.name in raw})
+
+
+def manifest_digest(folder: Path) -> str:
+    """The digest ("sha256:...") of a folder's manifest. Raises OSError."""
+    return f"sha256:{hashlib.sha256(read_regular(folder / MANIFEST, _MOST_BYTES)).hexdigest()}"
 
 
 def check_file(folder: Path, relative: str, entry: FileEntry) -> None:
@@ -218,8 +237,10 @@ def check_file(folder: Path, relative: str, entry: FileEntry) -> None:
     path = folder / relative
     if Path(relative).is_absolute() or ".." in Path(relative).parts:
         raise ValueError(f"the manifest names a file outside: {relative}")
-    size = path.stat().st_size
-    if size != entry.bytes:
-        raise ValueError(f"{relative} has {size} bytes instead of {entry.bytes}")
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):  # reading a named pipe would block
+        raise ValueError(f"{relative} is not a regular file")
+    if found.st_size != entry.bytes:
+        raise ValueError(f"{relative} has {found.st_size} bytes instead of {entry.bytes}")
     if file_sha256(path) != entry.sha256:
         raise ValueError(f"{relative} does not match its SHA-256")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from server.domain.context import current_or_none
 from server.domain.errors import ModelLoading, ModelNotFound, ModelUnavailable, QuintetError
@@ -32,6 +32,13 @@ class State(Enum):
     FAILED = 3
     UNLOADED = 4
     WARMING = 5
+
+
+class Wanted(NamedTuple):
+    """A version that should be served, and why another one or none is."""
+
+    version: str
+    why: str
 
 
 @dataclass(slots=True, eq=False)
@@ -64,12 +71,15 @@ class Handle(Generic[T]):
         self.task = task
         self.spec = spec
         self.message = ""
+        self.is_away = False  # it cannot answer because of an outage elsewhere, which needs nothing of this server
+        self.wanted: Wanted | None = None
         self.revision = next(_revisions)
         self.resident: Resident[T] | None = None
         self.used = 0.0  # time.monotonic() of the latest use
         self.loads = 0
         self.failures = 0
         self.lock = asyncio.Lock()  # held while the engine is loaded, replaced or evicted
+        self._failure = ""  # what the log has said
         self._on_change = on_change
         self._demand = demand
         # Whether a call that finds no engine loads it and waits, so that this is no trouble.
@@ -132,26 +142,38 @@ class Handle(Generic[T]):
         self.resident = resident
         self.loads += 1
         self.used = time.monotonic()
+        self._failure = ""
         self.move(State.READY, message)
 
     def fail(self, message: str) -> None:
-        """There is no engine, and an operator must act."""
-        log.error("%s", message)
+        """There is no engine, and an operator must act. The log says it once, however often it is tried again."""
+        if message != self._failure:
+            log.error("%s", message)
+        self._failure = message
         self.move(State.FAILED, message)
 
-    def move(self, state: State, message: str = "") -> None:
+    def want(self, wanted: Wanted | None) -> None:
+        """Say which version should be served instead; None if what is served is right."""
+        if wanted != self.wanted:
+            self.wanted = wanted
+            self._changed()
+
+    def move(self, state: State, message: str = "", *, is_away: bool = False) -> None:
         """Change the state. LOADING with an engine means that it cannot answer now and will recover by itself."""
         if self._demand is not None and state not in (State.LOADING, State.WARMING):
             self._loads_on_demand = state is not State.FAILED
-        self.state, self.message = state, message
-        self.revision = next(_revisions)
-        self._on_change()
+        self.state, self.message, self.is_away = state, message, is_away
+        self._changed()
 
     async def demand(self, deadline: float) -> None:
         """Load the engine. Raises what entering use() raises."""
         if self.state is State.FAILED or self._demand is None:
             raise self._absent()
         await self._demand(self, deadline)
+
+    def _changed(self) -> None:
+        self.revision = next(_revisions)
+        self._on_change()
 
     def _absent(self) -> QuintetError:
         if self.state is State.FAILED:

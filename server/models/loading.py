@@ -11,21 +11,22 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from server.domain.daemon_thread import DaemonThread
 from server.domain.errors import ModelDoesNotFit
 from server.domain.priority import step_back
 from server.models import process_memory
 from server.models.artefact import Artefact
 from server.models.handle import Handle, Resident, State
 from server.models.spec import ModelSpec, OutOfProcess
-from server.models.store import ModelStore, Use
+from server.models.uses import Use, note_use, read_use
 
 log = logging.getLogger(__name__)
+_END_SECONDS = 3.0  # for what still runs at the end, for instance a download from a hub that hangs
 T = TypeVar("T")
 
 
@@ -48,11 +49,12 @@ class MemoryLimit:
 class Loader:
     """Loads, evicts and frees the engines of `handles`, which have a spec each."""
 
-    def __init__(self, handles: Mapping[str, Handle[Any]], store: ModelStore, memory: MemoryLimit) -> None:
-        self._handles, self._store, self._memory = handles, store, memory
-        # One thread each: "starter" waits for other processes to start, "reader" reads and hashes files.
-        names = ("loader", "starter", "reader", "freer")
-        self._threads = {name: ThreadPoolExecutor(1, thread_name_prefix=name) for name in names}
+    def __init__(self, handles: Mapping[str, Handle[Any]], memory: MemoryLimit) -> None:
+        self._handles, self._memory = handles, memory
+        # "starter" waits for other processes to start, "reader" reads and hashes whole versions, "watcher" reads
+        # pointers and other small files.
+        names = ("loader", "starter", "reader", "watcher", "freer")
+        self._threads = {name: DaemonThread(name) for name in names}
         self._loading = asyncio.Lock()  # into this process
         self._measuring = asyncio.Lock()  # of this process's memory: nothing else comes or goes meanwhile
         self._admission = asyncio.Lock()  # making room and taking it
@@ -60,23 +62,27 @@ class Loader:
 
     async def on(self, thread: str, work: Callable[[], T]) -> T:
         """Run `work` on the thread of that name."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads[thread], work)
+        return await self._threads[thread].run(work)
 
     async def step_back(self) -> None:
         """Lower the priority of the threads, once the server is serving. "freer" keeps its own: see free()."""
         await asyncio.gather(*(self.on(thread, step_back) for thread in ("loader", "starter", "reader")))
 
     def close(self) -> None:
-        """Wait for what runs on the threads, drop what waits, and end the processes of engines."""
+        """Drop what waits for the threads, give what runs 3 s, and end the processes of engines."""
+        end = time.monotonic() + _END_SECONDS
         for thread in self._threads.values():
-            thread.shutdown(cancel_futures=True)
+            thread.close()
+        for thread in self._threads.values():
+            if not thread.join(end - time.monotonic()):
+                log.warning("the thread %s still works; the process ends without it", thread.name)
         for handle in self._handles.values():
             if isinstance(handle.loaded, OutOfProcess):
                 handle.loaded.close()
 
     async def load(self, spec: ModelSpec[Any], artefact: Artefact | None, *, evict: bool) -> Resident[Any]:
         """Construct an engine beside the one that is served. Raises ModelDoesNotFit, and what constructing raises."""
-        known = await asyncio.to_thread(self._store.use, artefact, spec.engine) if artefact else None
+        known = await self.on("watcher", partial(read_use, artefact, spec.engine)) if artefact else None
         # An artefact that was never loaded is assumed to take the size of its files.
         needed = known.peak_bytes if known else artefact.manifest.size_bytes if artefact else 0
         outside = spec.out_of_process
@@ -90,7 +96,7 @@ class Loader:
                     fresh, use = await self.on("starter" if outside else "loader", work)
                 seconds = use.seconds
                 if artefact:
-                    use = await asyncio.to_thread(self._store.note_use, artefact, spec.engine, use)
+                    use = await self.on("watcher", partial(note_use, artefact, spec.engine, use))
                 self._memory.held[fresh] = fresh.bytes = use.resident_bytes
             finally:
                 del self._memory.held[spec]

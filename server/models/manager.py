@@ -1,21 +1,24 @@
 """The ModelManager loads, replaces and evicts models, and follows what others publish."""
 
 import asyncio
-import itertools
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
 
-from server.domain.errors import ModelLoading, QuintetError
+from server.domain.daemon_thread import on_daemon_thread
+from server.domain.errors import ModelLoading, RegistryFailed
+from server.domain.supervision import supervised
 from server.models import process_memory
 from server.models.artefact import open_version
 from server.models.derived import keep_derived
-from server.models.handle import Handle, State, explain
+from server.models.following import Follower
+from server.models.handle import Handle, State
 from server.models.loading import Loader, MemoryLimit, prepare_all
 from server.models.spec import ModelSpec
-from server.models.store import CURRENT, Mark, ModelStore
+from server.models.store import CURRENT, ModelStore, VersionRefused
 from server.models.swap import Swapper
 
 log = logging.getLogger(__name__)
@@ -24,7 +27,7 @@ P = ParamSpec("P")
 
 _ANSWER_SECONDS = 0.2  # kept from a waiting call's deadline, so that MODEL_LOADING still reaches the caller
 _USUAL_SECONDS = 2.0  # of a load; when a call that could not wait should try again
-_POINTER_SECONDS = 1.0  # between looks at `current`, one stat() a model; every tenth time the registry is asked, too
+_COMMIT_SECONDS = 20.0  # for the registry to move an alias
 
 
 def _to_its_end(operation: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, Coroutine[Any, Any, None]]:
@@ -47,9 +50,10 @@ class ModelManager:
         self.handles: dict[str, Handle[Any]] = {}  # of models with specs
         self._specs: list[tuple[Handle[Any], ModelSpec[Any]]] = []
         self.memory = MemoryLimit(memory_limit)
-        self._loader = Loader(self.handles, self.store, self.memory)
+        self._loader = Loader(self.handles, self.memory)
         self.reserve_memory = self._loader.reserve
         self._swapper = Swapper(self.store, self._loader)
+        self.follower = Follower(self.handles, self.store, self._loader, self._swapper)
         self._derived: dict[Handle[Any], tuple[Callable[..., Awaitable[Any]], Sequence[Handle[Any]]]] = {}
         self._awaited: list[Handle[Any]] = []  # what is loaded at the start
         self._demands: dict[str, asyncio.Task[None]] = {}
@@ -60,8 +64,9 @@ class ModelManager:
         """Give up loading and close all engines."""
         for task in self._tasks:
             task.cancel()
+        await self.follower.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._loader.close()
+        await on_daemon_thread("closer", self._loader.close)
 
     def add(self, spec: ModelSpec[T]) -> Handle[T]:
         """A handle of a model; nothing is loaded yet."""
@@ -88,8 +93,9 @@ class ModelManager:
         """Begin to load everything, and to follow what is published. loaded() also waits for `others`."""
         self._awaited = [*(handle for handle, spec in self._specs if spec.settings.preload), *self._derived, *others]
         for handle, (make, depends_on) in self._derived.items():
-            self._start(keep_derived(handle, make, depends_on, lambda: self._change))
-        self._start(self._load_and_follow())
+            keep = partial(keep_derived, handle, make, depends_on, lambda: self._change)
+            self._keep(supervised(handle.name, keep))
+        self._keep(supervised("loading", self._load_and_follow))
 
     async def loaded(self) -> None:
         """Return when everything that is loaded at the start was loaded or has failed."""
@@ -98,11 +104,9 @@ class ModelManager:
             await self._change.wait()
 
     async def _load_and_follow(self) -> None:
-        versioned = [spec.name for _, spec in self._specs if spec.has_artefact]
-        marks = await asyncio.to_thread(self.store.marks, versioned)  # before loading, so that no change is missed
-        await self._sync(versioned)
-        self._start(self._follow_changes(marks))
+        await self.follower.start()  # before loading, so that no change is missed
         await self.preload()
+        self.follower.ask_for_all()
         for _, depends_on in self._derived.values():
             for handle in depends_on:
                 if handle.spec and handle.state is State.UNLOADED:
@@ -114,49 +118,17 @@ class ModelManager:
     async def preload(self) -> None:
         """Load what is to be in memory from the start, as far as the memory limit goes: nothing is evicted for it."""
         wanted = [(handle, spec) for handle, spec in self._specs if spec.settings.preload]
-        marks = await asyncio.to_thread(self.store.marks, [spec.name for _, spec in wanted])
-        specs = [spec for _, spec in wanted if marks[spec.name] or not spec.has_artefact]
+        specs = [spec for _, spec in wanted if self.follower.is_here(spec.name) or not spec.has_artefact]
         # Imports come first on the one loading thread, while other processes start.
-        loads = (self._load(handle, evict=False) for handle, _ in wanted)
+        loads = (self._load_first(handle) for handle, _ in wanted)
         await asyncio.gather(self._loader.on("loader", partial(prepare_all, specs)), *loads, return_exceptions=True)
         await self._loader.step_back()
 
-    async def _follow_changes(self, marks: dict[str, Mark | None]) -> None:
-        """Serve what `current` names: within 2 s after it was written on disk, within 12 s after the registry."""
-        for look in itertools.count(1):
-            await asyncio.sleep(_POINTER_SECONDS)
-            if look % 10 == 0:
-                await self._sync(list(marks))
-            seen = await asyncio.to_thread(self.store.marks, marks)
-            for name, mark in marks.items():
-                if seen[name] != mark:
-                    self._start(self.follow(name))
-            marks = seen
-
-    async def _sync(self, names: Sequence[str]) -> None:
-        """Bring the store up to date with the registry; while that cannot be reached, the store stays as it is."""
-        for name in names:
-            try:
-                await asyncio.to_thread(self.store.sync, name)
-            except QuintetError as error:
-                log.warning("%s", error.message)
-                return
-            except Exception:  # whatever a registry's client raises, the models that are here stay in service
-                log.exception("model %s could not be synchronised with the registry", name)
-
-    async def follow(self, name: str) -> None:
-        """Serve what `current` names if that is another version, or other files, than what is served."""
-        handle = self.handles[name]
-        async with handle.lock:
-            if handle.state is State.UNLOADED:
-                return
-            try:
-                served = handle.description.identity if handle.description else None
-                current = await asyncio.to_thread(self.store.digest, name)
-                if served is None or (served.version, served.digest) != current:
-                    await self._swapper.serve_current(handle)
-            except Exception as error:
-                explain(name, error)  # the handle says why, and the old engine stays
+    async def _load_first(self, handle: Handle[Any]) -> None:
+        """Load it at the start. What is not on disk may come from the registry."""
+        if not self.follower.is_here(handle.name):
+            await self.follower.first_answer(handle.name)
+        await self._load(handle, evict=False)
 
     # ------------------------------------------------------------ what operators ask for
 
@@ -175,10 +147,17 @@ class ModelManager:
 
     @_to_its_end
     async def reload(self, name: str) -> None:
-        """Read the alias and all files again, and serve what they are now. Raises what prevents that."""
+        """Read the alias and all files again, and serve what they are now. Raises what prevents that.
+
+        While the registry is away or hangs, the alias on disk counts.
+        """
         handle = self.handles[name]
-        if handle.spec and handle.spec.has_artefact:
-            await asyncio.to_thread(self.store.sync, name)
+        try:
+            await self.follower.ask_now(name)
+        except VersionRefused:
+            raise
+        except RegistryFailed as error:
+            log.warning('model "%s" is reloaded from disk: %s', name, error.message)
         async with handle.lock:
             await self._swapper.serve_current(handle)
 
@@ -189,17 +168,27 @@ class ModelManager:
         Raises ModelVersionNotFound, RegistryFailed, StorageFull, and what loading raises.
         """
         handle = self.handles[name]
+        with contextlib.suppress(VersionRefused):  # the target may be another one
+            await self.follower.ask_now(name)
         async with handle.lock:
-            version = await asyncio.to_thread(self.store.resolve, name, target)
+            version = await self._loader.on("watcher", partial(self.store.resolve, name, target))
             find = partial(open_version, self.store.models, name, version)
-            commit = partial(self.store.point, name, alias, version)
+            commit = partial(self._point, name, alias, version)
             if alias == CURRENT:
                 await self._swapper.replace(handle, lambda: (find(), ""), strict=not force, commit=commit)
             else:
                 await self._loader.on("reader", find)
-                await asyncio.to_thread(commit)
+                await commit()
                 handle.move(handle.state, handle.message)
         log.info('model "%s": %s is version %s now', name, alias, version)
+
+    async def _point(self, name: str, alias: str, version: str) -> None:
+        """Move an alias on disk, and before that in the registry if there is one."""
+        try:
+            async with asyncio.timeout(_COMMIT_SECONDS):
+                await on_daemon_thread("alias", partial(self.store.point, name, alias, version))
+        except TimeoutError:
+            raise RegistryFailed(f"the model registry did not answer within {_COMMIT_SECONDS:g} s") from None
 
     # ------------------------------------------------------------ loading
 
@@ -221,7 +210,10 @@ class ModelManager:
                 await self._swapper.serve_current(handle, evict=evict)
 
     def _start(self, work: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.create_task(work)
+        return self._keep(asyncio.create_task(work))
+
+    def _keep(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        """Cancel it at the end, if it still runs."""
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         return task

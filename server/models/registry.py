@@ -1,18 +1,20 @@
-"""A store that mirrors a registry. Serving reads only the store, so it goes on while the registry is down."""
+"""A store that mirrors a registry. Serving reads only the store, so it goes on while the registry is down or hangs."""
 
+import errno
 import importlib.util
 import logging
 import os
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from server.domain.errors import ModelVersionNotFound, RegistryFailed
-from server.models.artefact import MANIFEST, file_sha256, is_folder_name, open_version, read_manifest
-from server.models.store import CANDIDATE, CURRENT, ModelStore
+from server.domain.errors import ModelVersionNotFound, QuintetError, RegistryFailed, StorageFull
+from server.models.artefact import is_folder_name, manifest_digest, open_version, read_manifest
+from server.models.store import CANDIDATE, CURRENT, ModelStore, Named, VersionRefused
 
 log = logging.getLogger(__name__)
 
@@ -20,12 +22,25 @@ log = logging.getLogger(__name__)
 _VERSION, _DIGEST = "quintet.version", "quintet.digest"
 # For MLflow's client: give up soon, print nothing, send no telemetry.
 _ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+# Until a version that cannot be used, or could not be fetched, is fetched again: seconds, doubled each time.
+_DAMAGED_SECONDS, _UNREACHABLE_SECONDS, _LONGEST_SECONDS = 600.0, 10.0, 6 * 3600.0
+
+
+class _Unreachable(RegistryFailed):
+    """It may answer the next time."""
+
+
+class _Refusal(NamedTuple):
+    named: Named
+    message: str
+    delay: float
+    until: float  # time.monotonic()
 
 
 def open_store(models: Path, uri: str = "") -> ModelStore:
@@ -36,26 +51,36 @@ def open_store(models: Path, uri: str = "") -> ModelStore:
 class MlflowStore(ModelStore):
     """Registered models and their aliases on the MLflow server at `uri`.
 
-    A model version there is an artefact's folder; tags have the artefact's version and digest.
+    A model version there is an artefact's folder; tags have the artefact's version and digest. Methods may be called on
+    several threads, each for another model.
     """
+
+    has_registry = True
 
     def __init__(self, models: Path, uri: str) -> None:
         super().__init__(models)
         self._uri = uri
+        self._connecting = threading.Lock()
+        self._connected: Any = None
+        self._refusals: dict[tuple[str, str], _Refusal] = {}  # by model and alias
+        self._rechecked: set[tuple[str, str]] = set()
         if importlib.util.find_spec("mlflow") is None:
             raise RegistryFailed("a registry needs more packages: pip install 'quintet[registry]'")
 
-    @cached_property
+    @property
     def _client(self) -> Any:
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        from mlflow import MlflowClient
+        with self._connecting:
+            if self._connected is None:
+                for name, value in _ENVIRONMENT.items():
+                    os.environ.setdefault(name, value)
+                from mlflow import MlflowClient
 
-        return MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+                self._connected = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+            return self._connected
 
     def publish(self, source: Path, alias: str | None = CURRENT) -> Path:
         """Into the registry, if it lacks the artefact, and into the store."""
-        manifest, digest = read_manifest(source), f"sha256:{file_sha256(source / MANIFEST)}"
+        manifest, digest = read_manifest(source), manifest_digest(source)
         with _failures():
             client = self._client
             if not client.search_registered_models(f"name = '{manifest.name}'"):
@@ -70,26 +95,50 @@ class MlflowStore(ModelStore):
                 client.create_model_version(manifest.name, uploaded, run.info.run_id, tags=tags)
         return super().publish(source, alias)
 
-    def sync(self, name: str) -> None:
-        """Download the versions that the aliases mean if the store lacks them, and move its aliases."""
+    def look_up(self, name: str) -> list[Named]:
+        """What `current` and `candidate` mean there."""
         with _failures():
             found = self._client.search_registered_models(f"name = '{name}'")
             aliases = found[0].aliases if found else {}
-            for alias in (CURRENT, CANDIDATE):
-                if alias in aliases:
-                    self._mirror(name, alias, aliases[alias])
+            return [self._named(name, alias, aliases[alias]) for alias in (CURRENT, CANDIDATE) if alias in aliases]
 
-    def _mirror(self, name: str, alias: str, number: str) -> None:
+    def _named(self, name: str, alias: str, number: str) -> Named:
         found = self._client.get_model_version(name, number)
-        version, digest = found.tags.get(_VERSION, ""), found.tags.get(_DIGEST, "")
+        return Named(name, alias, number, found.tags.get(_VERSION, ""), found.tags.get(_DIGEST, ""), found.source)
+
+    def fetch(self, named: Named) -> None:
+        """Download that version if the store lacks it, and move the alias."""
+        key = named.model, named.alias
+        is_rechecked, refusal = key in self._rechecked, self._refusals.get(key)
+        self._rechecked.discard(key)
+        if not is_rechecked:
+            if self.digest(*key) == (named.version, named.digest):
+                return
+            if refusal and refusal.named == named and time.monotonic() < refusal.until:
+                raise VersionRefused(named.version, refusal.message)
+        try:
+            self._mirror(named)
+        except Exception as error:
+            delay = _UNREACHABLE_SECONDS if isinstance(error, _Unreachable | StorageFull) else _DAMAGED_SECONDS
+            if refusal and refusal.named == named:
+                delay = min(max(delay, 2 * refusal.delay), _LONGEST_SECONDS)
+            message = _refusal(named, error, delay)
+            self._refusals[key] = _Refusal(named, message, delay, time.monotonic() + delay)
+            raise VersionRefused(named.version, message) from error
+        self._refusals.pop(key, None)
+
+    def recheck(self, name: str) -> None:
+        self._rechecked |= {(name, CURRENT), (name, CANDIDATE)}
+
+    def _mirror(self, named: Named) -> None:
+        name, alias, number, version, digest, source = named
         if not is_folder_name(version):
-            raise RegistryFailed(f"the registry's version {number} of {name} has no usable tag {_VERSION}")
-        if self.digest(name, alias) == (version, digest):
-            return
-        log.info("registry: %s@%s is version %s (%s), %s", name, alias, number, version, digest)
-        if version not in self.versions(name) or self.digest_of(name, version) != digest:
-            self._download(name, version, digest, found.source)
-        super().point(name, alias, version)
+            raise RegistryFailed(f"its version {number} has no usable tag {_VERSION}")
+        if not self.has(name, version, digest):
+            log.info("registry: %s@%s is version %s (%s), %s", name, alias, number, version, digest)
+            self._download(name, version, digest, source)
+        if self.digest(name, alias) != (version, digest):
+            super().point(name, alias, version)
 
     def _download(self, name: str, version: str, digest: str, source: str) -> None:
         """Fetch and verify a version, and put it into the store without an alias."""
@@ -100,17 +149,13 @@ class MlflowStore(ModelStore):
             aside = Path(folder)
             (aside / name).mkdir()
             (aside / "got").mkdir()
-            got = download_artifacts(artifact_uri=source, dst_path=str(aside / "got"), tracking_uri=self._uri)
+            with _failures():
+                got = download_artifacts(artifact_uri=source, dst_path=str(aside / "got"), tracking_uri=self._uri)
             Path(got).rename(aside / name / version)
             artefact = open_version(aside, name, version)
             if artefact.digest != digest:
-                raise RegistryFailed(f"the registry's {name} {version} is {artefact.digest} instead of {digest}")
+                raise RegistryFailed(f"it is {artefact.digest} instead of {digest}")
             super().publish(artefact.path, alias=None)
-
-    def resolve(self, name: str, target: str) -> str:
-        """As the registry has it now; versions that only the store has count too."""
-        self.sync(name)
-        return super().resolve(name, target)
 
     def point(self, name: str, alias: str, version: str) -> None:
         """In the registry, then in the store."""
@@ -128,6 +173,17 @@ class MlflowStore(ModelStore):
         return {version.version: version.tags for version in found}
 
 
+def _refusal(named: Named, error: Exception, delay: float) -> str:
+    """What an operator should know of a version that is not used."""
+    if isinstance(error, QuintetError):
+        why = error.message
+    else:  # whatever a registry's client raises
+        log.error("registry: %s %s could not be fetched", named.model, named.version, exc_info=error)
+        why = "it could not be fetched; see the server's log"
+    which = f'version {named.version or named.number} of "{named.model}" in the registry'
+    return f"{which} is not used: {why}. It is fetched again once it changes, in {delay:.0f} s, or on ReloadModel"
+
+
 @contextmanager
 def _failures() -> Iterator[None]:
     from mlflow.exceptions import MlflowException
@@ -135,6 +191,6 @@ def _failures() -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        log.warning("registry: %s", error)
-        why = "the model registry cannot be reached or refused the request; see the server's log"
-        raise RegistryFailed(why) from error
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull("the disk is full") from error
+        raise _Unreachable("the model registry cannot be reached or refused the request") from error

@@ -3,7 +3,7 @@
     MODELS/NAME/VERSION/          an artefact (`artefact.py`)
     MODELS/NAME/current           the version that is served; `candidate` likewise names one that may be next
     MODELS/NAME/history           versions that `current` named before, oldest first
-    MODELS/NAME/VERSION.use.json  what the version took when it was loaded, by engine
+    MODELS/NAME/VERSION.use.json  what the version took when it was loaded (`uses.py`)
 
 A version is written aside, synced and renamed, and then its alias moves. If that is interrupted, aliases still name
 complete versions, and the next publishing removes the remains. All methods block: call them on a thread.
@@ -13,20 +13,21 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from server.domain.errors import ModelUnavailable, ModelVersionNotFound, StorageFull
+from server.domain.errors import ModelUnavailable, ModelVersionNotFound, RegistryFailed, StorageFull
+from server.domain.files import read_regular
 from server.models.artefact import (
     MANIFEST,
     POINTER,
     Artefact,
-    file_sha256,
+    is_folder_name,
+    manifest_digest,
     open_artefact,
     open_version,
     read_manifest,
@@ -40,22 +41,36 @@ log = logging.getLogger(__name__)
 CURRENT, CANDIDATE, PREVIOUS = POINTER, "candidate", "previous"
 _HISTORY = "history"
 _HISTORY_LENGTH = 8
+_MOST_HISTORY = 1 << 16  # bytes
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
-class Use(NamedTuple):
-    """What loading a version took at most so far: bytes that stay, bytes at the peak, seconds."""
-
-    resident_bytes: int
-    peak_bytes: int
-    seconds: float
+Mark = tuple[tuple[object, ...], ...]  # differs after every change of `current` and of the files that it leads to
 
 
-Mark = tuple[int, int]  # differs after every write of `current`
+class Named(NamedTuple):
+    """What an alias means in a registry: the registry's number of a version, and what its tags say of it."""
+
+    model: str
+    alias: str
+    number: str
+    version: str
+    digest: str
+    source: str
+
+
+class VersionRefused(RegistryFailed):
+    """A registry names a version that cannot be used."""
+
+    def __init__(self, version: str, message: str) -> None:
+        super().__init__(message)
+        self.version = version
 
 
 class ModelStore:
-    """The folder `models`."""
+    """The folder `models`. The methods of registries do nothing here (`registry.py`)."""
+
+    has_registry = False
 
     def __init__(self, models: Path) -> None:
         self.models = models
@@ -63,7 +78,8 @@ class ModelStore:
     def publish(self, source: Path, alias: str | None = CURRENT) -> Path:
         """Make the finished artefact `source` a version, named by `alias`; return its folder.
 
-        Files are hard-linked if that is possible, else copied. An existing version is replaced if its manifest differs.
+        Files are hard-linked if that is possible, else copied. An existing version is replaced unless it is the same,
+        undamaged.
         """
         manifest = read_manifest(source)
         name, version = manifest.name, manifest.version
@@ -71,14 +87,14 @@ class ModelStore:
         model.mkdir(parents=True, exist_ok=True)
         target, aside = model / version, model / f".{version}"
         with _locked(model):
-            shutil.rmtree(aside, ignore_errors=True)
-            if self.digest_of(name, version) != f"sha256:{file_sha256(source / MANIFEST)}":
+            _remove(aside)
+            if not self.has(name, version, manifest_digest(source)):
                 shutil.copytree(source, aside, copy_function=place)
                 for folder in (path for path in (*aside.rglob("*"), aside) if path.is_dir()):
                     sync_folder(folder)
                 if target.exists():
                     _exchange(aside, target)
-                    shutil.rmtree(aside)
+                    _remove(aside)
                 else:
                     aside.replace(target)
                 sync_folder(model)
@@ -86,8 +102,15 @@ class ModelStore:
             self.point(name, alias, version)
         return target
 
-    def sync(self, name: str) -> None:
-        """Mirror what the aliases of `name` mean elsewhere (registry.py). Raises RegistryFailed."""
+    def look_up(self, name: str) -> list[Named]:
+        """What the aliases mean in the registry. Raises RegistryFailed."""
+        return []
+
+    def fetch(self, named: Named) -> None:
+        """Have that version and let its alias name it. Raises VersionRefused, and does so again without fetching."""
+
+    def recheck(self, name: str) -> None:
+        """Fetch what was refused or is damaged with the next fetch()."""
 
     def open(self, name: str) -> tuple[Artefact, str]:
         """The current version; if that is damaged, the last undamaged one that was current, with the damage.
@@ -133,9 +156,19 @@ class ModelStore:
     def digest_of(self, name: str, version: str) -> str:
         """The digest of a version's manifest; empty if there is none."""
         try:
-            return f"sha256:{file_sha256(self.models / name / version / MANIFEST)}"
+            return manifest_digest(self.models / name / version)
         except OSError:
             return ""
+
+    def has(self, name: str, version: str, digest: str) -> bool:
+        """Whether the version with this digest is here, undamaged. Reads every byte of it."""
+        if self.digest_of(name, version) != digest:
+            return False
+        try:
+            open_version(self.models, name, version)
+        except ModelUnavailable:
+            return False
+        return True
 
     def point(self, name: str, alias: str, version: str) -> None:
         """Move an alias. The version that `current` leaves is added to the history first.
@@ -157,52 +190,33 @@ class ModelStore:
             why = f'the folder of model "{name}" cannot be written: {error.strerror}'
             raise ModelUnavailable(why, metadata={"model": name}) from error
 
-    def marks(self, names: Iterable[str]) -> dict[str, Mark | None]:
-        """What differs after every write of a model's `current`; None while that is missing."""
-        marks: dict[str, Mark | None] = dict.fromkeys(names)
-        for name in marks:
-            with contextlib.suppress(OSError):
-                found = (self.models / name / CURRENT).stat()
-                marks[name] = (found.st_mtime_ns, found.st_ino)
-        return marks
-
-    def use(self, artefact: Artefact, engine: str) -> Use | None:
-        """What this version took on this engine when it was loaded; None if it never was."""
-        with contextlib.suppress(KeyError, TypeError):
-            return Use(**_read_uses(_use_file(artefact))[engine])
-        return None
-
-    def note_use(self, artefact: Artefact, engine: str, use: Use) -> Use:
-        """Keep the larger numbers on disk, and return them. In a read-only folder they are lost."""
-        if known := self.use(artefact, engine):
-            use = Use._make(map(max, known, use))
-        if use == known:
-            return use
-        path = _use_file(artefact)
+    def mark(self, name: str) -> Mark | None:
+        """What differs after every change of `current` or of a file of the version that it names; None while `current`
+        is missing. It reads no content but the pointer's.
+        """
+        folder = self.models / name
         try:
-            write_durably(path, json.dumps({**_read_uses(path), engine: use._asdict()}, indent=2).encode())
-        except OSError as error:
-            log.debug("%s cannot be written: %s", path.name, error.strerror)
-        return use
+            found = [_stat(folder / CURRENT)]
+        except OSError:
+            return None
+        with contextlib.suppress(OSError, ValueError):
+            version = folder / read_pointer(folder / CURRENT)
+            found += [_stat(version), *map(_stat, sorted(version.rglob("*")))]
+        return tuple(found)
 
     def _history(self, name: str) -> list[str]:
+        """Without lines that cannot be a version."""
         try:
-            lines = (self.models / name / _HISTORY).read_text().split()
+            lines = read_regular(self.models / name / _HISTORY, _MOST_HISTORY).decode(errors="replace").split()
         except OSError:
             return []
-        return [line for line in lines if "/" not in line and not line.startswith(".")]
+        return [line for line in lines[-_HISTORY_LENGTH:] if is_folder_name(line)]
 
 
-def _use_file(artefact: Artefact) -> Path:
-    """Beside the version's folder, which has only files of the manifest."""
-    return artefact.path.with_name(f"{artefact.path.name}.use.json")
-
-
-def _read_uses(path: Path) -> dict[str, Any]:
-    """By engine; empty if the file is missing or damaged."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        return dict(json.loads(path.read_bytes()))
-    return {}
+def _stat(path: Path) -> tuple[object, ...]:
+    """What changes with the file, its permissions included."""
+    found = path.lstat()
+    return str(path), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 @contextlib.contextmanager
@@ -223,6 +237,14 @@ def _exchange(left: Path, right: Path) -> None:
         right.replace(old)
         left.replace(right)
         old.replace(left)
+
+
+def _remove(path: Path) -> None:
+    """A folder, or whatever else stands in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def place(source: str, target: str) -> None:

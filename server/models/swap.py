@@ -5,7 +5,8 @@ If that fails, the old engine stays, and the handle says why.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from server.domain.errors import ModelCheckFailed, ModelDoesNotFit, ModelUnavailable
@@ -16,6 +17,7 @@ from server.models.store import ModelStore
 
 log = logging.getLogger(__name__)
 
+Commit = Callable[[], Awaitable[None]]
 Find = Callable[[], tuple[Artefact | None, str]]  # the artefact, and the fault of the version that it stands in for
 _ATTEMPTS = 3  # at files that another process replaces while they are read
 
@@ -51,7 +53,7 @@ class Swapper:
         *,
         strict: bool,
         evict: bool = True,
-        commit: Callable[[], None] | None = None,
+        commit: Commit | None = None,
     ) -> None:
         """Load what `find` returns. The caller holds the handle's lock.
 
@@ -95,7 +97,13 @@ class Swapper:
         return await self._attempt(handle, find, **how)
 
     async def _attempt(
-        self, handle: Handle[Any], find: Find, *, strict: bool, evict: bool, commit: Callable[[], None] | None
+        self,
+        handle: Handle[Any],
+        find: Find,
+        *,
+        strict: bool,
+        evict: bool,
+        commit: Commit | None,
     ) -> tuple[Resident[Any], str]:
         """Find, load aside, check and commit; returns the engine and what the handle should say of it."""
         spec = handle.spec
@@ -113,7 +121,7 @@ class Swapper:
             if difference and strict:
                 raise ModelCheckFailed(f'model "{spec.name}": {difference}', metadata={"model": spec.name})
             if commit:
-                await asyncio.to_thread(commit)
+                await commit()
         except BaseException as error:
             if fresh:
                 await self._loader.free(fresh)
@@ -129,5 +137,5 @@ class Swapper:
     async def _require_same(self, artefact: Artefact) -> None:
         """A version is replaced in one step, so an unchanged manifest means that all files belonged to it."""
         name, version = artefact.manifest.name, artefact.manifest.version
-        if await asyncio.to_thread(self._store.digest_of, name, version) != artefact.digest:
+        if await self._loader.on("watcher", partial(self._store.digest_of, name, version)) != artefact.digest:
             raise _Replaced(f'the files of "{name}" are replaced again and again', metadata={"model": name})

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Metric, ProcessCollector, start
 from server.domain.reloading_file import ReloadingFile
 from server.domain.supervision import restarts
 from server.inference.scheduler import Scheduler
+from server.models.following import Follower
 from server.models.handle import Handle, State
 from server.models.loading import MemoryLimit
 from server.observability.families import counters, gauges, histograms
@@ -43,6 +44,7 @@ class Collector:
     files: Sequence[ReloadingFile[Any]] = ()
     limits: TenantLimits | None = None
     ledger: Writer | None = None
+    following: Follower | None = None
 
     def collect(self) -> Iterator[Metric]:
         yield from calls(self.admission)
@@ -52,6 +54,9 @@ class Collector:
         yield from lane_times(self.schedulers)
         yield from works(self.schedulers)
         yield from models(self.handles, self.memory)
+        if self.following is not None and self.following.has_registry:
+            what = "1 while the model registry cannot be asked: what is on disk is served"
+            yield gauges("quintet_registry_away", what, "", {(): bool(self.following.away)})
         yield from upstreams(list(self.upstreams.values()))
         if self.ledger is not None:
             yield from ledger(self.ledger)
@@ -184,6 +189,8 @@ def models(handles: Sequence[Handle[Any]], memory: MemoryLimit) -> Iterator[Metr
     """Which versions serve, and the memory they take."""
     ready = {each.name: each.state is State.READY for each in handles}
     yield gauges("quintet_model_ready", "1 if the model serves", "model", ready)
+    what = "1 if the version that should serve does not, or another one serves instead"
+    yield gauges("quintet_model_outdated", what, "model", {each.name: bool(each.wanted) for each in handles})
     described = [(each.name, known) for each in handles if (known := each.description)]
     versions = {(name, model.identity.version, model.engine): 1 for name, model in described}
     yield gauges("quintet_model_info", "Which version serves", "model version engine", versions)

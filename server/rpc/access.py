@@ -1,20 +1,25 @@
 """What each method touches, as its row in the table says, and the check of it before the servicer runs.
 
-A row without a touch stops the server when it starts. Checks run on the parsed request. What a method answers with
-(`SEE`) has no check here: the servicer shows what `Caller.sees_model` and `Caller.may` allow.
+A row without a touch stops the server when it starts. What a method answers with (`SEE`) has no check here: the
+servicer shows what `Caller.sees_model` and `Caller.may` allow.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from server.domain.access import Right
-from server.domain.context import Context
+from server.domain.context import Context, current
 
-Check = Callable[[Context, Any], None]  # of a call and its request; raises what the caller gets
+# A check of a call and its request; it raises what the caller gets. A check that may wait for the disk runs after the
+# tenant's limits, so that absent and forbidden cost the caller the same.
+Check = Callable[[Context, Any], None]
+SlowCheck = Callable[[Context, Any], Awaitable[None]]
+Serve = Callable[[Any, Any], Any]
 Names = Callable[[Any], Iterable[str]]  # the models that serve a request
-Owners = Callable[[], Mapping[str, str]]  # the recorded owners of all collections; it raises if they are not open
+Owners = Callable[[str], Awaitable[Mapping[str, str]]]  # of all collections; one of this name is looked for on disk
 
 
 class Resource(StrEnum):
@@ -31,6 +36,7 @@ class Touch:
     resource: Resource
     right: Right
     check: Check | None = None
+    slow_check: SlowCheck | None = None
 
 
 SEES_MODELS = Touch(Resource.MODEL, Right.SEE)
@@ -65,22 +71,32 @@ def always(*models: str) -> Names:
 def names_collection(right: Right, named: Callable[[Any], str], owners: Owners) -> Touch:
     """The collection that a request names; a later message of a stream need not name it again."""
 
-    def check(call: Context, request: Any) -> None:
+    async def check(call: Context, request: Any) -> None:
         call.right = right
         if call.caller.grants is not None and (name := named(request)):
-            call.caller.require(right, name, owners())
+            call.caller.require(right, name, await owners(name))
 
-    return Touch(Resource.COLLECTION, right, check)
+    return Touch(Resource.COLLECTION, right, slow_check=check)
 
 
-def combined(touches: Iterable[Touch]) -> Check | None:
-    """One check of all touches; None if there is nothing to check."""
-    checks = tuple(touch.check for touch in touches if touch.check)
-    if len(checks) < 2:
-        return checks[0] if checks else None
+def check_first(check: SlowCheck, serve: Serve, *, request_streaming: bool, response_streaming: bool) -> Serve:
+    """A servicer's method that checks its request first, or every message of a stream of them."""
 
-    def check(call: Context, request: Any) -> None:
-        for each in checks:
-            each(call, request)
+    async def each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            await check(current(), request)
+            yield request
 
-    return check
+    async def unary(request: Any, context: Any) -> Any:
+        if request_streaming:
+            return await serve(each(request), context)
+        await check(current(), request)
+        return await serve(request, context)
+
+    async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+        await check(current(), request)
+        async with aclosing(serve(request, context)) as responses:
+            async for response in responses:
+                yield response
+
+    return stream if response_streaming else unary

@@ -5,7 +5,7 @@ grpc_health's own servicer cannot end its Watch streams, and one open Watch dela
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
@@ -18,27 +18,34 @@ READY = "ready"
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no types
-    """`messages` says for every service why it does not serve; empty if it serves.
+    """`messages` says for every name why it does not serve; empty if it serves. `required` are the names that count for
+    "ready".
 
-    "" is the process itself; "ready" serves if all `required` services do.
+    "" is the process itself; "ready" serves unless a required service is down because of something in this server.
     """
 
-    def __init__(self, services: list[str], required: set[str]) -> None:
-        self.messages = dict.fromkeys(services, "starting")
-        self._required = required
+    def __init__(self, names: Iterable[str], required: set[str]) -> None:
+        self.messages = dict.fromkeys(names, "starting")
+        self.required = required
+        self._blocking = set(required)
         self._stopping = False
         self._changed = asyncio.Event()
 
-    def set(self, service: str, message: str) -> None:
-        """`message` says why the service does not serve; empty if it does."""
-        if (before := self.messages[service]) == message:
-            return
-        was_ready = self.ready
+    def set(self, service: str, message: str, *, is_blocking: bool = True) -> None:
+        """`message` says why the service does not serve; empty if it does. A required one that does not makes "ready"
+        NOT_SERVING if it `is_blocking`.
+        """
+        was_ready, before = self.ready, self.messages[service]
+        self._blocking.discard(service)
+        if message and is_blocking and service in self.required:
+            self._blocking.add(service)
         self.messages[service] = message
+        if before == message and was_ready == self.ready:
+            return
         if not self._stopping:
-            if not message:
+            if not message and before:
                 log.info("%s: SERVING", service)
-            elif not before:
+            elif message and not before:
                 log.warning("%s: NOT_SERVING: %s", service, message)
             if self.ready != was_ready:
                 log.info("ready: %s", "SERVING" if self.ready else "NOT_SERVING")
@@ -51,8 +58,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no
 
     @property
     def ready(self) -> bool:
-        """True if every required service serves."""
-        return not self._stopping and not any(self.messages[service] for service in self._required)
+        """True if no required service is down because of something in this server."""
+        return not self._stopping and not self._blocking
 
     def _notify(self) -> None:
         self._changed.set()
@@ -86,6 +93,6 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no
             await changed.wait()
 
     async def List(self, request: health_pb2.HealthListRequest, context: Any) -> health_pb2.HealthListResponse:
-        """The status of everything."""
-        names = (LIVE, READY, *self.messages)
+        """The status of the services. Names of single models are for callers that know them."""
+        names = (LIVE, READY, *(name for name in self.messages if "/" not in name))
         return health_pb2.HealthListResponse(statuses={name: Response(status=self._status(name)) for name in names})

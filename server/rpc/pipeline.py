@@ -5,10 +5,10 @@
     auth        find the caller, check its roles
     receiving   receive the request
     admission   refuse what cannot be served in time
-    validation  parse and check the request
-    access      check what the request touches, as the method's row says
+    validation  parse and check the request, and the models that it uses
     limits      refuse what is over the tenant's limits; settle them with the actual cost
     deadline    end what takes too long
+    access      check the collection that the request names
     servicer
 
 Handlers are wrapped once, when they are registered: `Registrar` takes the place of the server in the generated
@@ -20,7 +20,7 @@ The two wrappers are written out: a context manager or a generator for each laye
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -31,7 +31,7 @@ from server.domain.context import BeginTrace, Context, current, set_current
 from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
 from server.rpc import status, validation
-from server.rpc.access import Check
+from server.rpc.access import Check, Touch, check_first
 from server.rpc.admission import Admission
 from server.rpc.auth import Identify
 from server.rpc.method_stats import OK, Method
@@ -60,7 +60,7 @@ class Registrar:
         max_request_bytes: int,
         *,
         identify: Identify | None = None,
-        checks: Mapping[str, Check] | None = None,
+        touches: Mapping[str, Iterable[Touch]] | None = None,
         limits: TenantLimits | None = None,
         begin_trace: BeginTrace | None = None,
     ) -> None:
@@ -68,7 +68,7 @@ class Registrar:
         self._admission = admission
         self._max_bytes = max_request_bytes
         self._identify = identify
-        self._checks = checks or {}
+        self._touches = touches or {}
         self._limits = limits
         self._begin_trace = begin_trace
         self._receiving = Receiving(max(4, _MOST_BYTES_RECEIVED // max_request_bytes))
@@ -101,10 +101,18 @@ class Registrar:
     def _wrap(self, name: str, handler: Any) -> Any:
         # The generated deserializer is the message class's FromString. gRPC gets none, so that bytes arrive here.
         parse: Parse = validation.parser(handler.request_deserializer.__self__, self._max_bytes)
-        if check := self._checks.get(name):
-            parse = partial(_parse_and_check, parse, check)
         streaming = handler.request_streaming, handler.response_streaming
         serve = getattr(handler, "_".join("stream" if each else "unary" for each in streaming))
+        for touch in self._touches.get(name, ()):
+            if touch.check is not None:
+                parse = partial(_parse_and_check, parse, touch.check)
+            if touch.slow_check is not None:
+                serve = check_first(
+                    touch.slow_check,
+                    serve,
+                    request_streaming=handler.request_streaming,
+                    response_streaming=handler.response_streaming,
+                )
         wrap, made = (
             (self._stream, grpc.stream_stream_rpc_method_handler)
             if handler.response_streaming

@@ -1,15 +1,15 @@
 """ServiceSpec: one row of the table of services in `app.py`. A mistake in it stops the server when it starts."""
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import descriptor_pool
 
 from server.domain.access import Right
 from server.domain.money import Cost
-from server.rpc.access import Check, Touch, combined
+from server.rpc.access import Touch
 from server.tenancy.tenants import Role
 
 if TYPE_CHECKING:  # a room that this one does not import
@@ -41,14 +41,16 @@ class ServiceSpec:
     """A service: `servicer` extends a generated class, `methods` has every method of the contract.
 
     It serves while everything in `needs` is usable and nothing in `waits_for` is loading; what it waits for may fail
-    without taking it down. `lanes` is how many threads compute for it, where that is not all of them. Services that
-    are not `required` may be down while the server counts as ready.
+    without taking it down. Each of `extras` has a health of its own and takes down nothing else. `lanes` is how many
+    threads compute for it, where that is not all of them. Services that are not `required` may be down while the server
+    counts as ready.
     """
 
     servicer: Any
     methods: Mapping[str, MethodSpec]
     needs: "tuple[Handle[Any], ...]" = ()
     waits_for: "tuple[Handle[Any], ...]" = ()
+    extras: "Mapping[str, Handle[Any]]" = field(default_factory=dict)
     lanes: int | None = None
     required: bool = True
 
@@ -83,9 +85,22 @@ class ServiceSpec:
 
     def trouble(self) -> str:
         """Why it does not serve, first what an operator must repair; empty if it serves."""
-        wanted = (*self.needs, *(each for each in self.waits_for if not each.failed))
-        troubled = sorted((each for each in wanted if each.trouble()), key=lambda each: not each.failed)
+        troubled = sorted(self._troubled(), key=lambda each: not each.failed)
         return troubled[0].trouble() if troubled else ""
+
+    def health(self) -> Iterator[tuple[str, str, bool]]:
+        """Each of its names in grpc.health.v1, why that does not serve, and whether the server cannot be ready then.
+
+        An outage elsewhere, as of all providers of a route, does not make this server less ready.
+        """
+        is_blocking = self.required and not all(each.is_away for each in self._troubled())
+        yield self.full_name, self.trouble(), is_blocking
+        for name, handle in self.extras.items():
+            yield f"{self.full_name}/{name}", handle.trouble(), False
+
+    def _troubled(self) -> "list[Handle[Any]]":
+        wanted = (*self.needs, *(each for each in self.waits_for if not each.failed))
+        return [each for each in wanted if each.trouble()]
 
 
 def methods_by_path(services: Iterable[ServiceSpec]) -> dict[str, tuple[ServiceSpec, str, MethodSpec]]:
@@ -97,7 +112,6 @@ def methods_by_path(services: Iterable[ServiceSpec]) -> dict[str, tuple[ServiceS
     }
 
 
-def checks_by_path(services: Iterable[ServiceSpec]) -> dict[str, Check]:
-    """What checks the requests of a method, by its path; methods with nothing to check are left out."""
-    found = {path: combined(method.touches) for path, (_, _, method) in methods_by_path(services).items()}
-    return {path: check for path, check in found.items() if check is not None}
+def touches_by_path(services: Iterable[ServiceSpec]) -> dict[str, tuple[Touch, ...]]:
+    """What every method touches, by its path."""
+    return {path: method.touches for path, (_, _, method) in methods_by_path(services).items()}

@@ -32,6 +32,7 @@ CODES: tuple[tuple[type[errors.QuintetError], grpc.StatusCode], ...] = (
     (errors.ServerOverloaded, Code.RESOURCE_EXHAUSTED),
     (errors.QuotaExceeded, Code.RESOURCE_EXHAUSTED),
     (errors.StorageFull, Code.RESOURCE_EXHAUSTED),
+    (errors.UpstreamQuotaExhausted, Code.RESOURCE_EXHAUSTED),
     (errors.Unavailable, Code.UNAVAILABLE),
     (errors.ModelUnavailable, Code.FAILED_PRECONDITION),
     (errors.ModelCheckFailed, Code.FAILED_PRECONDITION),

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from server.domain.access import EVERYONE, Grants
+from server.domain.access import EVERYONE, Grants, Quotas
 from server.domain.reloading_file import BadFile, Contents, ReloadingFile
 from server.tenancy import api_keys
 from server.tenancy.api_keys import ApiKey
@@ -40,6 +40,7 @@ def _identity(text: object) -> str:
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 _CollectionName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 _KeyId = Annotated[str, Field(pattern=f"^{api_keys.ID}$")]
+_Count = Annotated[int, Field(ge=0, le=10**15)]
 _Limits = Annotated[Limits, AfterValidator(_bursts_have_rates)]
 _Identity = Annotated[str, BeforeValidator(_identity)]
 _Role = Annotated[Role, Field(strict=False)]
@@ -56,6 +57,12 @@ class _Key(_Table):
     expires: AwareDatetime | None = None
 
 
+class _Quotas(_Table):
+    collections: _Count | None = None
+    documents: _Count | None = None
+    bytes: _Count | None = None
+
+
 class _Tenant(_Table):
     roles: Annotated[frozenset[_Role], Field(strict=False)] = frozenset({Role.CALL})
     services: _Names | None = None
@@ -64,6 +71,7 @@ class _Tenant(_Table):
     keys: dict[_KeyId, _Key] = {}
     limits: _Limits = Limits()
     service_limits: dict[str, _Limits] = {}
+    quotas: _Quotas | None = None
 
 
 class _Collection(_Table):
@@ -82,13 +90,14 @@ class _File(_Table):
 class Directory:
     """The tenants by their names, by the ids of their API keys, and by certificate identities ("dns:a.example").
 
-    `grants` are the entries of collections, by their names.
+    `grants` are the entries of collections, by their names; `quotas` those of tenants that have some.
     """
 
     tenants: Mapping[str, Tenant]
     keys: Mapping[str, tuple[ApiKey, Tenant]]
     certificates: Mapping[str, Tenant]
     grants: Mapping[str, Grants]
+    quotas: Mapping[str, Quotas]
 
 
 class TenantsFile(ReloadingFile[Directory]):
@@ -140,6 +149,7 @@ def parse(content: bytes, services: Collection[str]) -> Directory:
         },
         {identity: tenants[name] for name, table in file.tenants.items() for identity in table.certificates},
         {name: Grants(entry.owner, entry.read, entry.write) for name, entry in file.collections.items()},
+        {name: Quotas(**table.quotas.model_dump()) for name, table in file.tenants.items() if table.quotas},
     )
 
 

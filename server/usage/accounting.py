@@ -16,7 +16,7 @@ from typing import Self
 
 from server.domain.chat import ChatDone, ChatOptions, ChatStarted, FinishReason, Message, TextDelta
 from server.domain.context import current
-from server.domain.errors import DeadlineExceeded, UpstreamTimeout
+from server.domain.errors import DeadlineExceeded, QuintetError, UpstreamBrokeOff, UpstreamTimeout
 from server.domain.models import ModelIdentity
 from server.domain.money import Cost
 from server.domain.usage import Entry, Ledger, Opened, Outcome, Usage, UsageSource, new_id
@@ -25,6 +25,8 @@ from server.usage.output_meter import OutputMeter, is_believable
 log = logging.getLogger(__name__)
 _SETTLE_SECONDS = 2.0  # longest wait for the ledger at the end of an answer, which is then settled later
 _EARLY_SECONDS = 0.05  # a client's clock may reach the deadline this much earlier than ours
+# Failures of an upstream that had the request and may have computed something. One that refuses it has not.
+_HAD_THE_REQUEST = (UpstreamBrokeOff, UpstreamTimeout, TimeoutError)
 
 
 class Accounting:
@@ -42,6 +44,8 @@ class Accounting:
         self._deadline = deadline
         self._limit = options.max_output_tokens
         self._running: tuple[Opened, ChatStarted, OutputMeter] | None = None  # once an upstream is asked: the latest
+        self._is_asked = False  # whether that one may still answer
+        self._left = Usage(0, 0, UsageSource.ESTIMATED)  # what upstreams that were left may have computed
         self._is_settled = False
 
     def __enter__(self) -> Self:
@@ -54,14 +58,13 @@ class Accounting:
         if isinstance(error, Exception):
             timed_out = isinstance(error, UpstreamTimeout | DeadlineExceeded | TimeoutError)
             outcome = Outcome.DEADLINE if timed_out and self._is_late() else Outcome.FAILED
-            # An upstream that refuses a request has not read it; one that times out has.
-            has_consumed = meter.code_points > 0 or isinstance(error, UpstreamTimeout | TimeoutError)
+            has_consumed = meter.code_points > 0 or isinstance(error, _HAD_THE_REQUEST)
         else:  # the call was cancelled, or the stream closed
             outcome = Outcome.DEADLINE if self._is_late() else Outcome.CANCELLED
             has_consumed = True
         nothing = started.prices.usage(0, 0, UsageSource.ESTIMATED)
-        used = _own_count(started, meter) if has_consumed else nothing
-        self._settle(opened, started, used, outcome, started.model)
+        used = _own_count(started, meter) if has_consumed and self._is_asked else nothing
+        self._settle(opened, started, self._with_left(used), outcome, started.model)
 
     async def start(self, started: ChatStarted, reserved: Cost) -> None:
         """An upstream is about to be asked. The first one opens the entry; `reserved` is what the call may cost.
@@ -70,6 +73,13 @@ class Accounting:
         """
         opened = self._running[0] if self._running else await self._ledger.open(self._entry(started, reserved))
         self._running = opened, started, OutputMeter(started.count, self._limit)
+        self._is_asked = True
+
+    def leave(self, failure: QuintetError) -> None:
+        """The upstream failed before its first token and is not asked again. What it may have computed is charged."""
+        if self._running and self._is_asked and isinstance(failure, _HAD_THE_REQUEST):
+            self._left = self._with_left(_own_count(*self._running[1:]))
+        self._is_asked = False
 
     def add(self, text: str) -> str:
         """Count the next text of the answer; return the part of it that may be sent now."""
@@ -106,13 +116,14 @@ class Accounting:
         """Settle an answer, waiting a moment for the disk; return the usage to report."""
         assert self._running is not None
         opened, started, _ = self._running
-        written = self._settle(opened, started, done.usage, Outcome.OK, done.model)
+        used = self._with_left(done.usage)
+        written = self._settle(opened, started, used, Outcome.OK, done.model)
         try:
             async with asyncio.timeout(max(0.0, min(_SETTLE_SECONDS, self._deadline - time.monotonic()))):
                 await written
         except TimeoutError:
             log.warning("the ledger is slow; an answer ends before it is settled")
-        return opened.earlier or done.usage
+        return opened.earlier or used
 
     def _entry(self, started: ChatStarted, reserved: Cost) -> Entry:
         call, prices, now = self._call, started.prices, datetime.now(UTC)
@@ -154,6 +165,19 @@ class Accounting:
         )
         return self._ledger.settle(entry)
 
+    def _with_left(self, used: Usage) -> Usage:
+        left = self._left
+        if not left.total_tokens:
+            return used
+        return Usage(
+            left.prompt_tokens + used.prompt_tokens,
+            left.completion_tokens + used.completion_tokens,
+            UsageSource.ESTIMATED,
+            left.cost_micros + used.cost_micros,
+            used.currency if used.cost_micros else left.currency,
+            left.cached_tokens + used.cached_tokens,
+        )
+
     def _is_late(self) -> bool:
         return time.monotonic() >= self._deadline - _EARLY_SECONDS
 
@@ -169,5 +193,6 @@ def _printable(text: str) -> str:
 
 def _digest(method: str, model: str, messages: Sequence[Message], options: ChatOptions) -> str:
     """Differs for different requests; the texts themselves are not kept."""
-    whole = [method, model, [astuple(message) for message in messages], astuple(options)]
+    asked = [options.max_output_tokens, options.temperature, options.top_p, options.stop, options.seed]
+    whole = [method, model, [astuple(message) for message in messages], asked]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, or_, select, text,
 
 from server.domain.errors import RequestIdReused
 from server.domain.usage import Entry, Opened, Outcome, UsageSource, microseconds
-from server.usage.tables import CALLS, INSTANCES, SETTLED, entry_of, row_of
+from server.usage.tables import CALLS, INSTANCES, SETTLED, entry_of, row_of, storable_entry
 
 _REPEAT_WINDOW = timedelta(days=1)
 MAX_REPEATS = 3  # of a charged call that are not charged
@@ -52,6 +52,7 @@ _Key = tuple[str, str]  # tenant, request id
 
 def open_rows(connection: Connection, instance: str, wanted: Sequence[Entry]) -> list[Opened | RequestIdReused]:
     """Write entries; for each, the entry as it was written or why it was not."""
+    wanted = [storable_entry(entry) for entry in wanted]
     known = _same_requests(connection, [entry for entry in wanted if entry.brought_id])
     answers: list[Opened | RequestIdReused] = []
     for entry in wanted:
@@ -104,7 +105,7 @@ def _same_requests(connection: Connection, brought: Sequence[Entry]) -> Mapping[
     since = microseconds(min(entry.started for entry in brought) - _REPEAT_WINDOW)
     ids = [*{request_id for _, request_id in keys}]
     for row in connection.execute(_SAME_REQUESTS, {"ids": ids, "since": since}):
-        known[row.tenant, row.request_id].append(entry_of(row))
+        known[row.tenant, row.request_id].append(entry_of(row._asdict()))
     return known
 
 

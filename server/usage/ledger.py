@@ -2,19 +2,23 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from server.domain.errors import LedgerUnavailable
 from server.domain.usage import Entry, Opened, Settled
-from server.usage.writer import REFUSAL, Answer, Change, Heartbeat, Writer
+from server.usage.changes import REFUSAL, Answer, Change, Heartbeat
+from server.usage.writer import Writer
 
 log = logging.getLogger(__name__)
 _OPEN_SECONDS = 1.5  # longest wait for an entry
 _START_SECONDS = 15.0  # the same while the database is reached for the first time
 _MAX_WAITING = 4096  # changes; while so many wait, nothing is opened
-_CLOSE_SECONDS = 5.0  # for calls to settle, and again for writing
+_CLOSE_SECONDS = 5.0  # for calls to settle and for writing, together
+_MIN_WRITE_SECONDS = 1.0  # of these
+_HANG_SECONDS = 2.5  # more, for a transaction that hangs
 _HEARTBEAT = Heartbeat()
 _QUEUE = 1000  # entries that wait for one watcher
 _Queue = asyncio.Queue[Settled | None]  # None is the end
@@ -23,12 +27,17 @@ _Queue = asyncio.Queue[Settled | None]  # None is the end
 class SqlLedger:
     """Implements `Ledger` on a SQLite file or the URL of a PostgreSQL database; `watchers` get what is settled.
 
-    The server starts without the database. While the writer says that it is away, calls that cost are refused.
+    The server starts without the database. While the writer says that it is away, calls that cost are refused, and
+    settlements wait in a file in `folder`, by default that of the SQLite file.
     """
 
-    def __init__(self, target: Path | str, heartbeat: Heartbeat = _HEARTBEAT) -> None:
-        loop = self._loop = asyncio.get_running_loop()
-        self.writer = Writer(target, heartbeat, lambda answers: loop.call_soon_threadsafe(self._answer, answers))
+    def __init__(self, target: Path | str, heartbeat: Heartbeat = _HEARTBEAT, *, folder: Path | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        folder = target.parent if folder is None and isinstance(target, Path) else folder
+        self._ended = asyncio.Event()
+        self.writer = Writer(
+            target, heartbeat, folder, partial(self._soon, self._answer), partial(self._soon, self._ended.set)
+        )
         # Entries that are on disk and not settled there, by id, with the future of their settlement if it waits.
         self._open: dict[str, asyncio.Future[bool] | None] = {}
         self._none_open = asyncio.Event()
@@ -48,6 +57,7 @@ class SqlLedger:
             if entry.id in self._open:  # it was written at this very moment
                 self._void(entry)
             if isinstance(error, TimeoutError):
+                self.writer.go_away("a transaction takes too long")
                 raise LedgerUnavailable(REFUSAL) from None
             raise
 
@@ -72,18 +82,29 @@ class SqlLedger:
             self._none_open.set()
 
     async def aclose(self) -> None:
-        """Wait for calls to settle, and for the disk."""
+        """Wait for calls to settle, and for the disk; a transaction that hangs is left to its thread."""
+        until = self._loop.time() + _CLOSE_SECONDS
         self._is_closed = True
         self._none_open.clear()
         if self._open:
             try:
-                async with asyncio.timeout(_CLOSE_SECONDS):
+                async with asyncio.timeout(_CLOSE_SECONDS - _MIN_WRITE_SECONDS):
                     await self._none_open.wait()
             except TimeoutError:
                 log.warning("%d calls were not settled in time", len(self._open))
         self.watchers.end()
-        self.writer.stop(_CLOSE_SECONDS)
-        await asyncio.to_thread(self.writer.join)
+        left = max(until - self._loop.time(), _MIN_WRITE_SECONDS)
+        self.writer.stop(left)
+        try:
+            async with asyncio.timeout(left + _HANG_SECONDS):
+                await self._ended.wait()
+        except TimeoutError:
+            log.error("the ledger's database hangs; the server ends without it")
+
+    def _soon(self, do: Callable[..., object], *arguments: object) -> None:
+        """Called on the writer's thread, also after a hanging writer was left alone."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(do, *arguments)
 
     def _answer(self, answers: Sequence[tuple[Change, Answer]]) -> None:
         for change, answer in answers:

@@ -6,7 +6,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Integer, case, func, l
 
 from server.domain.money import Cost
 from server.domain.usage import Entry, Outcome, Selection, Sum, UsageSource, microseconds, moment_of
-from server.usage.tables import CALLS, entry_of
+from server.usage.tables import CALLS, entry_of, storable
 
 _DAY_MICROS = 86_400_000_000
 _columns = CALLS.c
@@ -14,7 +14,7 @@ _columns = CALLS.c
 
 def _matches(selection: Selection) -> list[ColumnElement[bool]]:
     wanted = {name: getattr(selection, name) for name in ("tenant", "service", "model", "request_id")}
-    conditions = [_columns[name] == value for name, value in wanted.items() if value is not None]
+    conditions = [_columns[name] == storable(value) for name, value in wanted.items() if value is not None]
     if selection.since:
         conditions.append(_columns.started >= microseconds(selection.since))
     if selection.until:
@@ -43,9 +43,9 @@ def sums(connection: Connection, selection: Selection, limit: int) -> list[Sum]:
 def entries(connection: Connection, selection: Selection, before: str, limit: int) -> list[Entry]:
     conditions = _matches(selection)
     if before:
-        conditions.append(_columns.id < before)
+        conditions.append(_columns.id < storable(before))
     query = select(CALLS).where(*conditions).order_by(_columns.id.desc()).limit(limit)
-    return [entry_of(row) for row in connection.execute(query)]
+    return [entry_of(row._asdict()) for row in connection.execute(query)]
 
 
 def spent(connection: Connection, tenant: str, service: str | None, since: datetime) -> Cost:

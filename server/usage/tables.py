@@ -1,6 +1,8 @@
 """The ledger's tables in the SQL that SQLite and PostgreSQL share, and their rows. Times: microseconds since 1970."""
 
-from dataclasses import fields
+import re
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Column, Connection, Index, Integer, MetaData, String, Table, insert, select
@@ -58,6 +60,7 @@ Index("quintet_calls_open", _columns.instance, sqlite_where=_is_open, postgresql
 
 _ENTRY = tuple(field.name for field in fields(Entry) if field.name != "usage")
 _USAGE = tuple(field.name for field in fields(Usage))
+_NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 # The columns that settling changes.
 SETTLED = (
     *("model", "model_version", "model_digest", "provider", "price_version", "ended", "outcome", "total_tokens"),
@@ -65,21 +68,34 @@ SETTLED = (
 )
 
 
+def storable(text: str) -> str:
+    """The text with U+FFFD for what a database does not take: NUL, and surrogates without their other half."""
+    return text if text.isascii() and "\0" not in text else _NOT_STORABLE.sub("\ufffd", text)
+
+
+def storable_entry(entry: Entry) -> Entry:
+    """The entry with all its texts storable."""
+    texts = {name: value for name in _ENTRY if isinstance(value := getattr(entry, name), str)}
+    changed: dict[str, Any] = {name: storable(text) for name, text in texts.items() if storable(text) is not text}
+    return replace(entry, **changed) if changed else entry
+
+
 def row_of(entry: Entry, instance: str) -> dict[str, Any]:
     """The columns of an entry."""
+    entry = storable_entry(entry)
     row = {name: getattr(entry, name) for name in _ENTRY} | {name: getattr(entry.usage, name) for name in _USAGE}
     row |= {"instance": instance, "total_tokens": entry.usage.total_tokens, "started": microseconds(entry.started)}
     row["ended"] = entry.ended and microseconds(entry.ended)
     return row
 
 
-def entry_of(row: Any) -> Entry:
+def entry_of(row: Mapping[str, Any]) -> Entry:
     """The entry of a row of CALLS."""
-    columns = row._asdict()
-    columns |= {"source": UsageSource(row.source), "outcome": Outcome(row.outcome), "started": moment_of(row.started)}
-    columns["ended"] = row.ended and moment_of(row.ended)
-    usage = Usage(**{name: columns[name] for name in _USAGE})
-    return Entry(usage=usage, **{name: columns[name] for name in _ENTRY})
+    ended = row["ended"] and moment_of(row["ended"])
+    usage = Usage(**{**{name: row[name] for name in _USAGE}, "source": UsageSource(row["source"])})
+    columns = {name: row[name] for name in _ENTRY}
+    columns |= {"outcome": Outcome(row["outcome"]), "started": moment_of(row["started"]), "ended": ended}
+    return Entry(usage=usage, **columns)
 
 
 class OtherSchema(Exception):

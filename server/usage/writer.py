@@ -1,63 +1,46 @@
 """The thread that writes the ledger. It takes what waits together into one transaction, so one sync of the disk serves
 many calls. It also imports the database library, which takes half a second, so that the port need not wait for that.
 
+While the database is away, new entries are refused. What is to be settled is kept in memory and in a file, and tried
+again.
+
 docs/notes/ledger-writer.md says why it is no executor.
 """
 
-import asyncio
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from server.domain.errors import LedgerUnavailable, RequestIdReused
-from server.domain.usage import Entry, Opened
+from server.domain import supervision
+from server.domain.errors import LedgerUnavailable
+from server.usage.changes import REFUSAL, Answer, Change, Heartbeat
+from server.usage.waiting import Waiting
 
 if TYPE_CHECKING:
     from server.usage.database import Database
 
 log = logging.getLogger(__name__)
 _BATCH = 512  # changes in a transaction
-_RETRY_SECONDS = 0.25
-REFUSAL = "the ledger of usage cannot be written to, so no call that costs is started"
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """How often a server writes its heartbeat, and after how many seconds without one it counts as dead."""
-
-    beat_seconds: float = 2.0
-    lost_seconds: float = 10.0
-
-
-@dataclass(slots=True, eq=False)
-class Change:
-    """A change that waits to be written: a new entry, a settled one, or one whose call was not begun.
-
-    `future` takes the answer of a new entry, and for a settled one whether it was written. A new entry whose future is
-    cancelled before that is not written.
-    """
-
-    kind: Literal["open", "settle", "void"]
-    entry: Entry
-    future: "asyncio.Future[Any] | None" = None
-
-
-Answer = Opened | RequestIdReused | LedgerUnavailable | Literal[True]
+_MIN_RETRY, _MAX_RETRY = 0.25, 1.0  # seconds; the delay doubles
 
 
 class Writer(threading.Thread):
     """`away` is true while the database cannot be written to; `was_tried` once a transaction has succeeded or failed.
-    `hand_over` gets the answers, on this thread.
+    `hand_over` gets the answers, and `on_end` is called at the end, both on this thread. `folder` is for a file of
+    settlements that wait; None keeps them in memory alone.
     """
 
     def __init__(
-        self, target: Path | str, heartbeat: Heartbeat, hand_over: Callable[[Sequence[tuple[Change, Answer]]], object]
+        self,
+        target: Path | str,
+        heartbeat: Heartbeat,
+        folder: Path | None,
+        hand_over: Callable[[Sequence[tuple[Change, Answer]]], object],
+        on_end: Callable[[], object],
     ) -> None:
         super().__init__(name="ledger", daemon=True)
         self.away = False
@@ -65,13 +48,14 @@ class Writer(threading.Thread):
         self._target = target
         self._heartbeat = heartbeat
         self._hand_over = hand_over
+        self._on_end = on_end
         self._instance = uuid4().hex
-        self._changes: deque[Change] = deque()
-        self._changed = threading.Condition()
+        self._changes = Waiting(folder, self._instance)
         self._database: Database | None = None
         self._next_beat = 0.0  # as the next two, a time.monotonic() instant
         self._failed_at = float("-inf")
         self._give_up_at: float | None = None  # once stopping
+        self._retry_seconds = _MIN_RETRY
 
     @property
     def waiting(self) -> int:
@@ -79,17 +63,41 @@ class Writer(threading.Thread):
         return len(self._changes)
 
     def put(self, change: Change) -> None:
-        with self._changed:
-            self._changes.append(change)
-            self._changed.notify()
+        self._changes.put(change)
 
     def stop(self, seconds: float) -> None:
         """Write what waits, for so many seconds at most, and end."""
-        with self._changed:
-            self._give_up_at = time.monotonic() + seconds
-            self._changed.notify()
+        self._give_up_at = time.monotonic() + seconds
+        self._changes.wake()
+
+    def go_away(self, why: str) -> None:
+        """Refuse new entries until a transaction succeeds."""
+        if not self.away:
+            self.away = True
+            log.error("the ledger cannot be written to: %s; calls that cost are refused", why)
 
     def run(self) -> None:
+        try:
+            self._guarded(self._changes.take_over)
+            while not self._guarded(self._run):
+                time.sleep(_MAX_RETRY)
+            self._refuse(self._changes.end())
+            if self._database:
+                self._database.close()
+        finally:
+            self._on_end()
+
+    def _guarded(self, work: Callable[[], None]) -> bool:
+        """Whether it returns; a defect of ours must not end the thread."""
+        try:
+            work()
+        except Exception:
+            log.exception("the ledger's thread failed")
+            supervision.restarts["ledger"] += 1
+            return False
+        return True
+
+    def _run(self) -> None:
         is_over = False
         while not is_over:
             batch = self._next_batch()
@@ -97,29 +105,20 @@ class Writer(threading.Thread):
             try:
                 self._write(batch, is_leaving=is_leaving)
                 is_over = is_leaving
-                if self.away:
-                    self.away = False
-                    log.warning("the ledger can be written to again")
+                self._succeeded()
             except Exception as error:
                 self._failed(batch, error)
                 if self._give_up_at is not None:
                     is_over = not self._changes or time.monotonic() >= self._give_up_at
             self.was_tried = True
-        if self._changes:
-            log.error("%d calls could not be settled in the ledger; they will be marked as lost", self.waiting)
-            self._refuse(self._changes)
-        if self._database:
-            self._database.close()
 
     def _next_batch(self) -> list[Change]:
         """What waits, once something does, a heartbeat is due, or the ledger is being closed."""
-        with self._changed:
-            if self.away:
-                self._changed.wait_for(lambda: False, _RETRY_SECONDS)
-            else:
-                due = max(0.0, self._next_beat - time.monotonic())
-                self._changed.wait_for(lambda: self._changes or self._give_up_at is not None, due)
-            return [self._changes.popleft() for _ in range(min(_BATCH, len(self._changes)))]
+        if not self.away:
+            return self._changes.next(_BATCH, self._next_beat - time.monotonic())
+        seconds, self._retry_seconds = self._retry_seconds, min(2 * self._retry_seconds, _MAX_RETRY)
+        self._changes.keep_for(seconds)
+        return self._changes.next(_BATCH, 0.0)
 
     def _write(self, batch: Sequence[Change], *, is_leaving: bool = False) -> None:
         from server.usage import entries
@@ -151,35 +150,45 @@ class Writer(threading.Thread):
             log.warning("%d calls had not ended when their server did; they were marked as lost", lost)
         self._hand_over([*zip(opens, opened, strict=True), *((each, True) for each in settles)])
 
+    def _succeeded(self) -> None:
+        if self.away:
+            self.away = False
+            self._retry_seconds = _MIN_RETRY
+            log.warning("the ledger can be written to again")
+        self._changes.is_written()
+
     def _failed(self, batch: Sequence[Change], error: Exception) -> None:
         """Refuse what was to be opened, and keep the rest for later."""
-        from server.usage.database import AWAY, CommitUncertain, explain
+        from server.usage.database import CommitUncertain, explain, is_away
 
-        if not (isinstance(error, (*AWAY, CommitUncertain)) or self._database is None or not batch):
+        if batch and not is_away(error):
             self._write_each(batch, error)
             return
         self._failed_at = time.monotonic()
-        if not self.away:
-            self.away = True
-            log.error("the ledger cannot be written to: %s; calls that cost are refused", explain(error))
+        self.go_away(explain(error))
         opens = [change for change in batch if change.kind == "open"]
         kept = [change for change in batch if change.kind != "open"]
         if isinstance(error, CommitUncertain):
             kept += [Change("void", change.entry) for change in opens]
-        with self._changed:
-            self._changes.extendleft(reversed(kept))
+        self._changes.keep(kept)
         self._refuse(opens)
 
     def _write_each(self, batch: Sequence[Change], error: Exception) -> None:
         """The database rejects an entry, which must not hold up the others."""
-        log.error("the ledger's database rejects %d entries", len(batch), exc_info=error)
+        from server.usage.database import explain, is_away
+
         if len(batch) == 1:
+            change = batch[0]
+            log.error("the ledger's database rejects entry %s (%s): %s", change.entry.id, change.kind, explain(error))
             self._refuse(batch)
             return
-        for change in batch:
+        for position, change in enumerate(batch):
             try:
                 self._write([change])
             except Exception as own:
+                if is_away(own):
+                    self._failed(batch[position:], own)
+                    return
                 self._failed([change], own)
 
     def _refuse(self, changes: Iterable[Change]) -> None:

@@ -5,8 +5,9 @@ the codes of a few lists (nprobe), and the best are compared again by their own 
 nprobe is tuned when the index is built, for a recall@10 of at least TARGET_RECALL.
 """
 
+import errno
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,18 +27,25 @@ Found = tuple[NDArray[np.float32], NDArray[np.int64]]  # scores and rows, best f
 
 @dataclass(frozen=True)
 class AnnIndex:
-    """An inverted file on disk, with what its segment's manifest says of it."""
+    """An inverted file on disk, with what its segment's manifest says of it. `lists`: FAISS's index, memory-mapped."""
 
     path: Path
+    lists: Any
     probes: int
     recall_at_10: float
     trained_on: int
     type: str = "ivf"
 
-    @cached_property
-    def lists(self) -> Any:
-        """The FAISS index, memory-mapped when a search first needs it."""
-        return faiss.read_index(str(self.path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+
+def open_index(path: Path, known: Mapping[str, Any], shape: tuple[int, ...]) -> AnnIndex:
+    """The index of vectors of this shape. Raises ValueError, TypeError, KeyError, or FAISS's exceptions."""
+    if known["type"] != AnnIndex.type:
+        raise ValueError(f"its index is of the type {known['type']!r}")
+    lists = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+    if (lists.ntotal, lists.d) != shape:
+        raise ValueError("the index does not fit the vectors")
+    probes = max(1, min(int(known["probes"]), lists.nlist))
+    return AnnIndex(path, lists, probes, float(known["recall_at_10"]), int(known["trained_on"]))
 
 
 def build_index(vectors: Vectors, file: BinaryIO, before: AnnIndex | None) -> dict[str, Any]:
@@ -109,7 +117,10 @@ def _trained(vectors: Vectors) -> Any:
 
 def _emptied(before: AnnIndex) -> Any:
     """The trained index without its vectors. It is opened anew, because others search `before`."""
-    index = faiss.read_index(str(before.path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+    try:
+        index = faiss.read_index(str(before.path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+    except RuntimeError as error:  # the collection was removed
+        raise OSError(errno.EIO, str(error), before.path) from error
     lists = faiss.ArrayInvertedLists(index.nlist, index.code_size)
     lists.this.disown()  # the index frees it
     index.replace_invlists(lists, True)

@@ -8,21 +8,22 @@ Everything but reading `snapshot` blocks: call it on a thread. Methods may be ca
 import logging
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.domain.errors import CollectionBroken, GenerationNotFound, ServerOverloaded
-from server.domain.rag import Document
-from server.models.artefact import MANIFEST, sync_folder
+from server.domain.errors import CollectionBroken, CollectionNotFound, GenerationNotFound, QuintetError
+from server.domain.models import ModelIdentity
+from server.domain.rag import Document, GenerationInfo
+from server.models.artefact import POINTER, sync_folder, write_durably
 from server.vectorstore import layout
-from server.vectorstore.log import Log, LogPart, Write
+from server.vectorstore.damage import Damaged, keep_aside, kept_damage, refusals_as_errors
+from server.vectorstore.log import Log, LogPart, Write, keep_bad
 from server.vectorstore.segment import (
-    BROKEN,
     Content,
     Segment,
     kept_generations,
@@ -34,99 +35,158 @@ from server.vectorstore.segment import (
 from server.vectorstore.snapshot import Memtable, Snapshot
 
 logger = logging.getLogger(__name__)
+_TRIES = 5  # to read files while another process replaces them
+_FAULTS_KEPT = 50
+_LONG_WAIT_SECONDS = 60.0  # for a moment in which no other process writes
 
 
 class Collection:
-    """The collection in `folder`. Raises CollectionBroken if no segment is whole.
+    """The collection in `folder`. Raises CollectionBroken if no segment is whole, CollectionNotFound,
+    CollectionTooNew and CollectionUnreadable.
 
-    `owner`: the tenant that created it; empty if none is recorded. `faults`: what was found damaged. `intact`: the
-    newest generation on disk is served, so writes can follow it. `log`: the log that is being written.
+    `owner`: the tenant that created it; empty if none is recorded. `intact`: the newest generation on disk is served,
+    so writes can follow it. `log`: the log that is being written.
+    `fault_count`: how many faults were found since it was opened here.
     """
 
     snapshot: Snapshot
+    log: Log
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.name = folder.name
-        self.faults: list[str] = []
-        self._folding = threading.RLock()  # acquire it before _state
+        self.intact = True
+        self.fault_count = 0
+        self._found: list[str] = []
+        self._kept: list[str] = []  # files of damaged data
+        self._folding = threading.RLock()  # acquire it before _writer
+        self._writer = threading.RLock()  # held with the lock of the only writer; acquire it before _state
         self._state = threading.RLock()  # of what is served; held briefly
-        self._locked = False
-        with self._state:
+        self._locked_by: int | None = None  # the thread that writes
+        with refusals_as_errors(self.name, folder), self._state:
             self._open()
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong with its files now: what was found, and damaged data that are kept."""
+        return [*self._found, *(f"damaged data are kept in {name}, to be removed by hand" for name in self._kept)]
 
     # ------------------------------------------------------------ reading
 
     def _open(self) -> None:
         """Serve the current segment, or the newest older one that is whole, and the logs after it."""
-        self._stamp = layout.pointer_stamp(self.folder)
+        for _ in range(_TRIES):
+            self._found.clear()
+            stamp = layout.pointer_stamp(self.folder)
+            try:
+                self._open_at(layout.read_pointer(self.folder))
+            except CollectionBroken:
+                if not self.folder.is_dir():
+                    raise CollectionNotFound(self.name, []) from None
+                if stamp == layout.pointer_stamp(self.folder):
+                    raise
+            else:
+                self._stamp = stamp
+                if stamp == layout.pointer_stamp(self.folder):
+                    return
+
+    def _open_at(self, current: int | None) -> None:
         self.owner = self._read_owner()
-        current = layout.read_pointer(self.folder)
         if current is None:
             self._fault("the pointer is missing or broken")
         elif not layout.segment_folder(self.folder, current).exists():
             self._fault(f"generation {current} is missing")
-        segment = self._newest_whole(current)
-        self._cut_torn(self._serve(segment))
+        segment, broken = self._newest_whole(current)
+        part = self._serve(segment)
         served = self.snapshot.generation
+        self._lost = [number for number in broken if number > served]
         self._highest = max([served, current or 0, *layout.generations_on_disk(self.folder, logs=True)])
+        self.intact = segment.info.generation == current
+        self._settle_if_free(part)
         if self._highest > served:
+            self.intact = False
             self._fault(f"what was written after {served}, up to {self._highest} at least, is not served")
-        self.intact = segment.info.generation == current and self._highest == served
+        self._kept = kept_damage(self.folder)
 
     def _read_owner(self) -> str:
         """The recorded owner. With a damaged record, only administrators may use the collection."""
         try:
             return layout.read_owner(self.folder)
-        except (OSError, ValueError) as error:
-            self._fault(f"its owner is unknown: {error}")
+        except Damaged as error:
+            remedy = f"quintet tenants grant {self.name} --owner TENANT"
+            self._fault(f"its owner is unknown ({error}), so only administrators see it. Give it one: {remedy}")
             return ""
 
-    def _newest_whole(self, current: int | None) -> Segment:
+    def _newest_whole(self, current: int | None) -> tuple[Segment, list[int]]:
+        """The newest segment that is whole, and the generations after it that are broken."""
+        broken: list[int] = []
         for generation in layout.committed_generations(self.folder, current):
             try:
-                return read_segment(layout.segment_folder(self.folder, generation), self.name)
-            except BROKEN as error:
+                return read_segment(layout.segment_folder(self.folder, generation), self.name), broken
+            except Damaged as error:
                 self._fault(f"generation {generation} is broken: {error}")
-        raise CollectionBroken(f'collection "{self.name}" has no generation that is whole: {"; ".join(self.faults)}')
-
-    def _cut_torn(self, part: LogPart) -> None:
-        """Cut off what a killed process left at the end of the log, unless a process is writing it now."""
-        if not part.torn:
-            return
-        name = self.log.path.name
-        try:
-            with layout.locked(self.folder, wait=0):
-                if self.log.cut_torn(part):
-                    self._fault(
-                        f"{name} ended with {part.torn} bytes of an incomplete write, which were cut off: "
-                        "a write that was not acknowledged, unless the file was damaged"
-                    )
-        except Exception as error:  # read-only, or being written: the next write cuts it off
-            logger.info('collection "%s": the end of %s stays: %s', self.name, name, error)
+                broken.append(generation)
+        raise CollectionBroken(f'collection "{self.name}" has no generation that is whole: {"; ".join(self._found)}')
 
     def _serve(self, segment: Segment) -> LogPart:
         """Serve a segment with the logs from its generation on."""
-        self._memtable, self.log = Memtable(segment), Log(self.folder, segment.info.generation)
-        return self._catch_up()
+        memtable = Memtable(segment)
+        log = Log(self.folder, segment.info.generation, segment.vectors.shape[1])
+        part = self._replay(memtable, log)
+        self._memtable, self.log, self.snapshot = memtable, log, Snapshot(memtable)
+        return part
 
-    def _catch_up(self) -> LogPart:
-        """Apply the new writes of the logs. They are served together, after all were read."""
-        new = self.log.read_new()
-        for fault in new.faults:
+    def _replay(self, memtable: Memtable, log: Log) -> LogPart:
+        """Apply the new writes of the logs."""
+        part, faults = log.read_new()
+        for fault in faults:
             self._fault(fault)
-        for write in new.writes:
-            self._memtable.apply(write)
+        for bad in part.bad:
+            with suppress(OSError):  # a read-only or full disk
+                keep_bad(bad)
+        for write in part.writes:
+            memtable.apply(write)
+        return part
+
+    def _catch_up(self) -> None:
+        """Serve the new writes of the logs, together, after all were read."""
+        part = self._replay(self._memtable, self.log)
         self.snapshot = Snapshot(self._memtable)
-        return new
+        if part.missing:
+            self._fault(f"{self.log.path.name} lost its last {part.missing} bytes; their content is still served")
+            self.intact = False
+        self._settle_if_free(part)
+
+    def _settle_if_free(self, part: LogPart) -> None:
+        """Clear the end of the log, unless a process is writing to it."""
+        if self._locked_by == threading.get_ident() or not (part.torn or part.alien):
+            self._settle(part)
+            return
+        try:
+            with layout.locked(self.folder, wait=0):
+                self._settle(part)
+        except (OSError, QuintetError) as error:  # read-only, or being written: the next write clears it
+            logger.info('collection "%s": the end of %s stays: %s', self.name, self.log.path.name, error)
+
+    def _settle(self, part: LogPart) -> None:
+        """Set aside what stands at the end of the log and is no whole record; note what is lost. Call it locked."""
+        self._highest = max(self._highest, self.log.last)
+        if (part.torn or part.alien) and (said := self.log.cut(part)):
+            self._fault(said)
+            if part.lost is not None:
+                self._highest = max(self._highest, part.lost, self.snapshot.generation + 1)
+        if self._highest > self.snapshot.generation:
+            self.intact = False
 
     def _fault(self, what: str) -> None:
-        logger.error('collection "%s": %s', self.name, what)
-        self.faults.append(what)
+        if what not in self._found:
+            logger.error('collection "%s": %s', self.name, what)
+            self.fault_count += 1
+            self._found = [*self._found, what][-_FAULTS_KEPT:]
 
     def refresh(self) -> bool:
-        """Take over what another process wrote; false if the collection was removed."""
-        with self._state:
+        """Take over what another process wrote; false if the collection was removed. Errors are those of opening."""
+        with refusals_as_errors(self.name, self.folder), self._state:
             stamp = layout.pointer_stamp(self.folder)
             if stamp is None and not self.folder.is_dir():
                 return False
@@ -134,12 +194,18 @@ class Collection:
                 self._open()
             else:
                 self._catch_up()
+            self._kept = kept_damage(self.folder)
             return True
 
     def find(self, document_id: str) -> tuple[Document, NDArray[np.int32], NDArray[np.float32]] | None:
         """A document with its passages and their vectors, as they are now; None if it is not in the collection."""
         with self._state:
             return self._memtable.find(document_id)
+
+    def kept_generations(self) -> list[GenerationInfo]:
+        """The generations that can be rolled back to, newest first."""
+        with refusals_as_errors(self.name, self.folder):
+            return kept_generations(self.folder)
 
     @property
     def size_bytes(self) -> int:
@@ -149,19 +215,26 @@ class Collection:
     # ------------------------------------------------------------ writing
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self, wait: float = layout.LOCK_SECONDS) -> Iterator[None]:
         """Hold the lock of the only writer, and know what other processes wrote before."""
-        with layout.full_disk_as_error(self.name), self._state:
-            if self._locked:
+        with refusals_as_errors(self.name, self.folder), self._writer:
+            if self._locked_by is not None:  # by this thread
                 yield
                 return
-            with layout.locked(self.folder):
-                self._locked = True
+            with layout.locked(self.folder, wait=wait):
+                self._locked_by = threading.get_ident()
+                owner = self.owner
                 try:
-                    self.refresh()
+                    if not self.refresh() or self.owner != owner:  # another tenant has taken the name meanwhile
+                        raise CollectionNotFound(self.name, [])
                     yield
                 finally:
-                    self._locked = False
+                    self._locked_by = None
+
+    @property
+    def _is_behind(self) -> bool:
+        """Whether a fold has to come before the next write, which could not be read after the log as it is."""
+        return not self.intact and (self._highest > self.snapshot.generation or not self.log.is_whole)
 
     def commit(
         self,
@@ -169,53 +242,70 @@ class Collection:
         documents: tuple[Document, ...] = (),
         passages: NDArray[np.int32] | None = None,
         vectors: NDArray[np.float32] | None = None,
+        embedder: ModelIdentity | None = None,
     ) -> Snapshot:
-        """Write, and serve it. Raises StorageFull, ServerOverloaded and CollectionNotFound; nothing is written then."""
-        if not self.intact and self._highest > self.snapshot.generation:
-            self.fold()  # the newest generation on disk cannot be read: continue beyond it
-        with self._writing():
-            generation = self.snapshot.generation + 1
-            unfinished = layout.segment_folder(self.folder, generation)
-            if unfinished.exists():  # of a process that was killed; it would count once the pointer is beyond it
-                layout.remove(unfinished)
-                sync_folder(self.folder)
-            if passages is None or vectors is None:
-                passages = np.empty((0, 3), np.int32)
-                vectors = self.snapshot.vectors[:0]
-            write = Write(generation, datetime.now(UTC), removed, documents, passages, vectors)
-            self.log.append(write)
-            self._memtable.apply(write)
-            self.snapshot = Snapshot(self._memtable)
-            return self.snapshot
+        """Write, and serve it. Raises StorageFull, ServerOverloaded, CollectionUnreadable, CollectionNotFound, and
+        EmbedderMismatch if `embedder` made the vectors and not those of the collection; nothing is written then.
+        """
+        while True:
+            with self._writing(), self._state:
+                if embedder is not None:
+                    self.snapshot.check_embedder(embedder)
+                if not self._is_behind:
+                    if passages is None or vectors is None:
+                        passages = np.empty((0, 3), np.int32)
+                        vectors = self.snapshot.vectors[:0]
+                    return self._append(removed, documents, passages, vectors)
+            self.fold()
+
+    def _append(
+        self,
+        removed: tuple[str, ...],
+        documents: tuple[Document, ...],
+        passages: NDArray[np.int32],
+        vectors: NDArray[np.float32],
+    ) -> Snapshot:
+        generation = self.snapshot.generation + 1
+        unfinished = layout.segment_folder(self.folder, generation)
+        if os.path.lexists(unfinished):  # of a process that was killed; it would count once the pointer is beyond it
+            layout.remove(unfinished)
+            sync_folder(self.folder)
+        write = Write(generation, datetime.now(UTC), removed, documents, passages, vectors)
+        self.log.append(write)
+        self._memtable.apply(write)
+        self._highest = max(self._highest, generation)
+        self.snapshot = Snapshot(self._memtable)
+        return self.snapshot
 
     def fold(self) -> Snapshot:
         """Make a segment of what is served. Writes go on meanwhile. Errors are those of commit."""
         with self._folding:
-            with self._writing():
+            with self._writing(), self._state:
                 before = self.snapshot
-                if self.intact and not before.log_count:
-                    return before
                 generation = before.generation
                 if self._highest > generation:
                     generation = self._highest + 1
-                else:
+                elif before.log_count:
                     self.log.begin_new_file()
                     self._catch_up()
+                else:
+                    if not self.intact:
+                        self._point_to(generation)
+                    return before
             with self._staged(generation, before.content(), "fold", before.segment) as folder, self._writing():
                 if self.snapshot.segment is not before.segment:  # another process folded first
                     return self.snapshot
                 return self._install(generation, folder)
 
-    def replace(self, content: Content, before: Snapshot, origin: str) -> Snapshot:
-        """Make the next segment of `content`, which was made from `before`.
+    def replace(self, make: Callable[[Snapshot], Content], origin: str) -> Snapshot:
+        """Make the next segment of what `make` returns for the state that is served. No process writes meanwhile.
 
-        Raises ServerOverloaded if `before` is no longer what is served, and the errors of commit.
+        Errors are those of commit and of `make`.
         """
-        with self._folding:
+        with self._folding, self._writing(_LONG_WAIT_SECONDS):
+            before = self.snapshot
             generation = max(self._highest, before.generation) + 1
-            with self._staged(generation, content, origin) as folder, self._writing():
-                if self.snapshot.generation != before.generation:  # a fold meanwhile changed nothing
-                    raise ServerOverloaded(f'collection "{self.name}" was written to meanwhile; try again')
+            with self._staged(generation, make(before), origin) as folder:
                 return self._install(generation, folder)
 
     def rollback(self, generation: int) -> Snapshot:
@@ -231,29 +321,50 @@ class Collection:
             try:
                 read_segment(source, self.name)
                 manifest = read_manifest(source, self.name)
-            except BROKEN as error:
+            except Damaged as error:
                 raise CollectionBroken(f"generation {generation} is broken: {error}") from error
             with layout.staging_folder(self.folder) as folder:
-                for path in source.iterdir():  # linked before the fold, which may remove the oldest segment
-                    if path.name != MANIFEST:
-                        os.link(path, folder / path.name)
+                for name in manifest.files:  # linked before the fold, which may remove the oldest segment
+                    os.link(source / name, folder / name)
                 new = self.fold().generation + 1
                 created = datetime.now(UTC).isoformat()
                 changes = {"generation": new, "created": created, "origin": f"rollback to {generation}"}
-                write_manifest(folder, manifest | changes)
+                write_manifest(folder, manifest.raw | changes)
                 return self._install(new, folder)
 
     @contextmanager
     def _staged(self, generation: int, content: Content, origin: str, before: Segment | None = None) -> Iterator[Path]:
-        with layout.full_disk_as_error(self.name), layout.staging_folder(self.folder) as folder:
+        with refusals_as_errors(self.name, self.folder), layout.staging_folder(self.folder) as folder:
             index = before.ann if before else None
             write_segment(folder, self.name, generation, content, origin=origin, before=index)
             yield folder
 
     def _install(self, generation: int, staged: Path) -> Snapshot:
-        folder = layout.install(self.folder, generation, staged)
-        self._stamp = layout.pointer_stamp(self.folder)
-        self._serve(read_segment(folder, self.name, check=False))
-        self._highest, self.intact = self.snapshot.generation, True
+        served = self.snapshot.generation
+        with self._state:
+            folder = layout.install(self.folder, generation, staged)
+            self._stamp = layout.pointer_stamp(self.folder)
+            self._found = []
+            self._serve(read_segment(folder, self.name, check=False))
+            self._highest, self.intact = self.snapshot.generation, True
+        self._keep_what_is_lost(served, generation)
         layout.remove_obsolete(self.folder)
         return self.snapshot
+
+    def _keep_what_is_lost(self, served: int, generation: int) -> None:
+        """Set aside the segments and logs after `served` that could not be read; `generation` has taken their place."""
+        logs = layout.generations_on_disk(self.folder, logs=True)
+        lost = [layout.log_path(self.folder, number) for number in logs if served < number < generation]
+        lost += [layout.segment_folder(self.folder, number) for number in self._lost if number < generation]
+        with suppress(OSError):
+            for path in lost:
+                if path.exists():
+                    keep_aside(path)
+        self._lost = []
+        self._kept = kept_damage(self.folder)
+
+    def _point_to(self, generation: int) -> None:
+        """Write the pointer again; nothing else was wrong."""
+        write_durably(self.folder / POINTER, f"{generation}\n".encode())
+        self._stamp, self.intact = layout.pointer_stamp(self.folder), True
+        self._found = []

@@ -1,6 +1,8 @@
 """Files of arrays and texts: written once with their SHA-256, and memory-mapped to read."""
 
+import math
 import os
+import re
 import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +17,11 @@ from numpy.typing import NDArray
 from server.models.artefact import FileEntry, entry_of
 
 T = TypeVar("T")
+_HEADER_LIMIT = 1024
+_NPY = re.compile(
+    rb"\x93NUMPY\x01\x00(?P<length>[\s\S]{2})(?P<header>\{'descr': '(?P<dtype><[fi][48])', 'fortran_order': False, "
+    rb"'shape': \((?P<shape>[0-9]{1,15},(?: [0-9]{1,6},?)?)\), \} *\n)"
+)
 
 # Folding runs Python code and holds the GIL, which every search needs for a moment: it pauses after so many items.
 _PAUSE_EVERY, _PAUSE_SECONDS = 128, 0.0005
@@ -39,7 +46,7 @@ class Strings:
     """Texts in one block of UTF-8, each decoded when it is read. `ends` are the bytes at which they end."""
 
     def __init__(self, utf8: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
-        if len(utf8) != (int(ends[-1]) if len(ends) else 0):
+        if len(utf8) != (int(ends[-1]) if len(ends) else 0) or (np.diff(ends, prepend=0) < 0).any():
             raise ValueError("the texts do not end where their file does")
         self._utf8 = utf8
         self._ends = ends
@@ -93,11 +100,23 @@ class Writer:
 
 
 def read_array(path: Path) -> NDArray[Any]:
-    """An .npy file, memory-mapped unless it is empty."""
-    try:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except ValueError:  # an empty file cannot be mapped
-        return np.asarray(np.load(path, allow_pickle=False))
+    """What Writer.rows wrote, memory-mapped unless it is empty. Raises ValueError if the file is something else.
+
+    np.load parses the header with `ast`, which fails with SystemError now and then when several threads of Python 3.11
+    do so at once (python/cpython#106905).
+    """
+    with path.open("rb") as file:
+        start = file.read(_HEADER_LIMIT)
+    if not (match := _NPY.match(start)) or int.from_bytes(match["length"], "little") != len(match["header"]):
+        raise ValueError(f"{path.name} is not an array")
+    dtype = np.dtype(match["dtype"].decode())
+    shape = tuple(int(each) for each in match["shape"].decode().split(",") if each.strip())
+    size = path.stat().st_size - match.end()
+    if size != dtype.itemsize * math.prod(shape):
+        raise ValueError(f"{path.name} has {size} bytes of rows, its header says {shape}")
+    if not size:
+        return np.empty(shape, dtype)
+    return np.asarray(np.memmap(path, dtype, "r", match.end(), shape))
 
 
 def read_strings(folder: Path, name: str) -> Strings:

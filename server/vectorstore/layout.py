@@ -6,12 +6,13 @@
     INDEX/NAME/current         the pointer: the generation whose segment is served, with the logs from its number on
 
 A segment is written in a staging folder, synced and renamed, and the pointer moves last: after a kill or on a full
-disk the old segment is still served. Names that begin with a dot are staging folders or left by killed processes.
+disk the old segment is still served. Names that begin with a dot are staging folders or left by killed processes;
+names that end with ".damaged" are kept for an operator (damage.py). Other names mean nothing and are left alone.
 """
 
-import errno
 import fcntl
 import json
+import logging
 import os
 import re
 import shutil
@@ -21,17 +22,19 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from server.domain.errors import CollectionNotFound, ServerOverloaded, StorageFull
+from server.domain.errors import CollectionNotFound, CollectionTooNew, ServerOverloaded
 from server.models.artefact import POINTER, sync_folder, write_durably
+from server.vectorstore.damage import Damaged, damage_as_error, keep_aside, read_small
 
+logger = logging.getLogger(__name__)
 FORMAT = 2  # of a segment's files; 1 had texts line by line, and no log after it
 KEPT_SEGMENTS = 3
 PROPERTIES = "collection.json"
 _PROPERTIES_FORMAT = 1
-_MAX_PROPERTIES_BYTES = 65_536
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-_NUMBERED = re.compile(r"(\d{8,})(\.log)?")
-_LOCK_SECONDS = 2.0
+LARGEST = 2**53  # generation; a larger number is damage
+_NUMBERED = re.compile(r"([0-9]{8,16})(\.log)?")
+LOCK_SECONDS = 2.0
 
 
 def collection_folder(index: Path, name: str) -> Path:
@@ -58,20 +61,36 @@ def log_path(folder: Path, generation: int) -> Path:
 def generations_on_disk(folder: Path, *, logs: bool = False) -> list[int]:
     """Generations that have a segment, or a log, ascending."""
     found = (_NUMBERED.fullmatch(path.name) for path in folder.iterdir()) if folder.is_dir() else ()
-    return sorted(int(match[1]) for match in found if match and bool(match[2]) is logs)
+    numbers = (int(match[1]) for match in found if match and bool(match[2]) is logs and _is_canonical(match[1]))
+    return sorted(numbers)
+
+
+def _is_canonical(digits: str) -> bool:
+    return int(digits) <= LARGEST and digits == f"{int(digits):08}"
 
 
 def read_pointer(folder: Path) -> int | None:
     """The generation that the pointer names; None if it cannot be read."""
     try:
-        return int((folder / POINTER).read_text())
-    except (OSError, ValueError):
+        text = read_small(folder / POINTER).decode("ascii").strip()
+    except (OSError, ValueError, Damaged):
         return None
+    return int(text) if text.isdecimal() and len(text) <= 16 and int(text) <= LARGEST else None
 
 
 def committed_generations(folder: Path, current: int | None) -> list[int]:
     """Generations that have a segment, newest first. One beyond the pointer is of a fold that did not finish."""
     return [each for each in reversed(generations_on_disk(folder)) if current is None or each <= current]
+
+
+def signature(folder: Path) -> tuple[object, ...]:
+    """Changes whenever a file of the folder, or of a folder in it, is written, replaced or gets other permissions."""
+    found: list[object] = []
+    for path in (folder, *sorted(folder.glob("*")), *sorted(folder.glob("*/*"))):
+        with suppress(OSError):
+            status = path.lstat()
+            found.append((path.name, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    return tuple(found)
 
 
 def pointer_stamp(folder: Path) -> tuple[int, int] | None:
@@ -90,18 +109,25 @@ def write_owner(folder: Path, owner: str) -> None:
 
 
 def read_owner(folder: Path) -> str:
-    """The recorded owner of a collection, empty if there is none. Raises OSError or ValueError for a damaged file."""
-    try:
-        with (folder / PROPERTIES).open("rb") as file:
-            described = json.loads(file.read(_MAX_PROPERTIES_BYTES))
-    except FileNotFoundError:  # of an older release, or made outside of the server
+    """The recorded owner of a collection, empty if there is none. Raises Damaged, CollectionTooNew and OSError."""
+    if not os.path.lexists(folder / PROPERTIES):  # of an older release, or made outside of the server
         return ""
-    except RecursionError:
-        raise ValueError(f"{PROPERTIES} is nested too deeply") from None
-    match described:
-        case {"format": int(version), "owner": str(owner)} if version == _PROPERTIES_FORMAT:
-            return owner
-    raise ValueError(f"{PROPERTIES} was written in another format")
+    with damage_as_error():
+        match json.loads(read_small(folder / PROPERTIES)):
+            case {"format": int(version), **_others} if version > _PROPERTIES_FORMAT:
+                raise CollectionTooNew(folder.name, f"{PROPERTIES} has format {version}")
+            case {"format": int(version), "owner": str(owner)} if version == _PROPERTIES_FORMAT:
+                return owner
+        raise Damaged(f"{PROPERTIES} has unexpected content")
+
+
+def owner_of_broken(folder: Path) -> str:
+    """As read_owner(), and empty if the record cannot be read."""
+    try:
+        return read_owner(folder)
+    except (Damaged, CollectionTooNew, OSError) as error:
+        logger.error('the owner of collection "%s" is unknown: %s', folder.name, error)
+        return ""
 
 
 @contextmanager
@@ -124,7 +150,7 @@ def _flock(folder: Path, wait: float = 0.0) -> Iterator[int]:
 
 
 @contextmanager
-def locked(folder: Path, *, wait: float = _LOCK_SECONDS) -> Iterator[None]:
+def locked(folder: Path, *, wait: float = LOCK_SECONDS) -> Iterator[None]:
     """Hold the lock of the one process that may write. Raises ServerOverloaded, or CollectionNotFound."""
     with ExitStack() as stack:
         try:
@@ -140,21 +166,10 @@ def locked(folder: Path, *, wait: float = _LOCK_SECONDS) -> Iterator[None]:
 
 
 @contextmanager
-def full_disk_as_error(name: str) -> Iterator[None]:
-    """Raise StorageFull where the operating system reports a full disk or quota."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(f'the disk is full; collection "{name}" is unchanged') from error
-        raise
-
-
-@contextmanager
 def staging_folder(parent: Path) -> Iterator[Path]:
     """A new hidden folder, locked, to fill and then rename. It is removed at the end if it was not renamed."""
     folder = parent / f".{uuid.uuid4().hex}"
-    folder.mkdir(parents=True)
+    folder.mkdir()
     try:
         with _flock(folder):
             yield folder
@@ -164,7 +179,7 @@ def staging_folder(parent: Path) -> Iterator[Path]:
 
 def remove_abandoned(parent: Path) -> None:
     """Remove the staging folders of processes that were killed: those that are not locked."""
-    for folder in (path for path in parent.glob(".*") if path.is_dir()):
+    for folder in (path for path in parent.glob(".*") if path.is_dir() and not path.is_symlink()):
         with suppress(OSError), _flock(folder):  # else it is in use, or was just removed
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -172,8 +187,11 @@ def remove_abandoned(parent: Path) -> None:
 def install(folder: Path, generation: int, staged: Path) -> Path:
     """Rename a staged segment into place and move the pointer to it. Call it `locked`."""
     target = segment_folder(folder, generation)
-    if target.exists():  # broken, or of a process that was killed before it moved the pointer
+    if os.path.lexists(target):  # broken, or of a process that was killed before it moved the pointer
         remove(target)
+    pointer = folder / POINTER
+    if pointer.is_dir() and not pointer.is_symlink():  # a file cannot be renamed over it
+        keep_aside(pointer)
     sync_folder(staged)
     staged.rename(target)
     try:
@@ -197,13 +215,19 @@ def remove_obsolete(folder: Path) -> None:
                 remove(segment_folder(folder, number))
         for number in generations_on_disk(folder, logs=True):
             if number < oldest:
-                log_path(folder, number).unlink()
+                remove(log_path(folder, number))
         for path in folder.glob(".*"):
             if path.is_file():  # a pointer that was never renamed
                 path.unlink()
         remove_abandoned(folder)
 
 
-def remove(folder: Path) -> None:
-    """Remove a folder. It gets a hidden name first: a half removed one must not look whole."""
-    shutil.rmtree(folder.rename(folder.with_name(f".{uuid.uuid4().hex}")), ignore_errors=True)
+def remove(path: Path) -> None:
+    """Remove a folder, or what is there in its place. It gets a hidden name first: a half removed one must not look
+    whole.
+    """
+    hidden = path.rename(path.with_name(f".{uuid.uuid4().hex}"))
+    if hidden.is_dir() and not hidden.is_symlink():
+        shutil.rmtree(hidden, ignore_errors=True)
+    else:
+        hidden.unlink()

@@ -2,25 +2,30 @@
 
     magic  length  generation  CRC-32 of the body  CRC-32 of the header before it  body
 
-A record is acknowledged after it was synced. An incomplete record at the end was never acknowledged, and is cut off.
-A damaged record before a whole one was acknowledged: it is left out, and reported. A body is the length of its JSON
-part, that part, passages (int32 [n, 3]) and vectors (float32 [n, dimensions]), so that replaying embeds nothing.
+A record is acknowledged after it was synced. An incomplete record at the end was never acknowledged. A damaged record
+is left out, and so is one whose checksums are right and whose content cannot be read. What is left out is reported,
+and its bytes are kept (damage.py). A body is the length of its JSON part, that part, passages (int32 [n, 3]) and
+vectors (float32 [n, dimensions]), so that replaying embeds nothing. Unknown fields of the JSON part are ignored; the
+last character of the magic is the version.
 """
 
 import json
 import os
 import struct
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from server.domain.errors import CollectionTooNew
 from server.domain.rag import Document
 from server.models.artefact import sync_folder
-from server.vectorstore.layout import log_path
+from server.vectorstore.damage import Damaged, damage_as_error, keep_aside, keep_bytes, read_regular
+from server.vectorstore.documents import document_of
+from server.vectorstore.layout import LARGEST, log_path
 
 _MAGIC = b"QLg1"
 _HEADER = struct.Struct("<4sIQI")
@@ -45,44 +50,74 @@ class Write:
 
 
 @dataclass(frozen=True, slots=True)
+class Bad:
+    """Bytes `start` to `end` of a log that are left out."""
+
+    path: Path
+    start: int
+    end: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class LogPart:
-    """Writes read from a log. `end` is the byte after the last whole record, `torn` the number of bytes behind it."""
+    """Writes read from a log. `end` is the byte after the last whole record, `torn` the number of bytes behind it.
+
+    `lost`: None if these bytes look like an incomplete record; else they are a damaged one, of this generation, or 0 if
+    its header is damaged. `last`: the newest generation of a whole record, readable or not. `missing`: bytes that were
+    there before. `alien`: why there is no log file at its path but something else.
+    """
 
     writes: tuple[Write, ...]
     end: int
     torn: int
-    faults: tuple[str, ...]
+    bad: tuple[Bad, ...] = ()
+    lost: int | None = None
+    last: int = 0
+    missing: int = 0
+    alien: str = ""
 
 
 class Log:
-    """Reads on, and appends, in the logs of a collection from `generation` on. A fold begins a new log file."""
+    """Reads on, and appends, in the logs of a collection from `generation` on. A fold begins a new log file.
 
-    def __init__(self, folder: Path, generation: int) -> None:
+    Vectors have so many `dimensions`.
+    `last`: the newest generation that was read, of writes that cannot be read, too.
+    """
+
+    def __init__(self, folder: Path, generation: int, dimensions: int) -> None:
         self._folder = folder
-        self._last = generation  # of the writes that were read
+        self._dimensions = dimensions
+        self.last = generation
         self.path = log_path(folder, generation)
         self.end = 0
+        self.is_whole = True  # what was read is still there
 
-    def read_new(self) -> LogPart:
-        """The writes since the last call. `end` and `torn` are of the newest file."""
+    def read_new(self) -> tuple[LogPart, list[str]]:
+        """The writes since the last call, and what is wrong. `end`, `torn` and `missing` are of the newest file."""
         writes: list[Write] = []
+        bad: list[Bad] = []
         faults: list[str] = []
         while True:
-            part = read_log(self.path, self.end)
-            faults += part.faults
+            part = read_log(self.path, self.end, self._dimensions)
+            bad += part.bad
+            faults += (each.why for each in part.bad)
+            faults += [part.alien] if part.alien else []
+            served = self.last
             for write in part.writes:
-                if write.generation > self._last + 1:
-                    faults.append(f"writes {self._last + 1} to {write.generation - 1} are lost")
-                self._last = max(self._last, write.generation)
+                if write.generation > served + 1:
+                    faults.append(f"writes {served + 1} to {write.generation - 1} are lost")
+                served = max(served, write.generation)
             writes += part.writes
-            self.end = part.end
-            following = log_path(self._folder, self._last)
+            self.last, self.end = max(served, part.last), part.end
+            self.is_whole = self.is_whole and not part.missing
+            following = log_path(self._folder, self.last)
             if following == self.path or not following.exists():
-                return LogPart(tuple(writes), part.end, part.torn, tuple(faults))
+                return replace(part, writes=tuple(writes), bad=tuple(bad)), faults
             self.path, self.end = following, 0
 
     def append(self, write: Write) -> None:
-        """Write a record at `end`, in place of what lies behind; return when it is synced. Everything must be read.
+        """Write a record at `end`; return when it is synced. Everything must be read, and what is torn cut off.
 
         After an error the file ends at `end` again: a full disk leaves no part of a record.
         """
@@ -104,44 +139,69 @@ class Log:
             os.close(descriptor)
         if is_new:
             sync_folder(self._folder)
-        self.end, self._last = position, write.generation
+        self.end, self.last = position, write.generation
 
     def begin_new_file(self) -> None:
         """Make later writes go into a log file of their own, so that the present one belongs to a segment alone."""
-        with log_path(self._folder, self._last).open("ab") as file:
+        with log_path(self._folder, self.last).open("ab") as file:
             os.fsync(file.fileno())
         sync_folder(self._folder)
 
-    def cut_torn(self, part: LogPart) -> bool:
-        """Cut off the incomplete record that `read_new` found; false if another process has changed it."""
-        if read_log(self.path, part.end).torn != part.torn:
-            return False
+    def cut(self, part: LogPart) -> str:
+        """Cut off the `torn` bytes that `read_new` found, or what is `alien`, and keep it; returns what to say of it.
+
+        Returns "" if another process has changed it.
+        """
+        now = read_log(self.path, part.end)
+        if part.alien and now.alien:
+            return f"{part.alien}; it is kept in {keep_aside(self.path)}"
+        if not part.torn or now.torn != part.torn:
+            return ""
+        copy = keep_bytes(self.path, part.end, read_regular(self.path, part.end), torn=part.lost is None)
         os.truncate(self.path, part.end)
-        return True
+        kept = f"{part.torn} bytes at the end of {self.path.name} were cut off and are kept in {copy}"
+        if part.lost is not None:
+            return f"{kept}: write {part.lost or self.last + 1} is damaged"
+        return f"{kept}: an incomplete write that was not acknowledged, unless the file was damaged"
 
 
-def read_log(path: Path, start: int = 0) -> LogPart:
-    """The writes of a log file from byte `start` on. A missing file has none."""
+def keep_bad(each: Bad) -> str:
+    """Keep a copy of bytes that are left out; returns its name."""
+    return keep_bytes(each.path, each.start, read_regular(each.path)[each.start : each.end])
+
+
+def read_log(path: Path, start: int = 0, dimensions: int | None = None) -> LogPart:
+    """The writes of a log file from byte `start` on, with vectors of `dimensions`. A missing file has none."""
     try:
-        with path.open("rb") as file:
-            file.seek(start)
-            raw = file.read()
-    except FileNotFoundError:
-        raw = b""
+        with damage_as_error():
+            raw = read_regular(path, start)
+    except Damaged as error:
+        if os.path.lexists(path):
+            return LogPart((), start, 0, missing=start, alien=str(error))
+        return LogPart((), start, 0, missing=start)
     writes: list[Write] = []
-    faults: list[str] = []
-    position = 0
+    bad: list[Bad] = []
+    position = last = 0
     while position < len(raw):
-        if found := _decode(raw, position):
-            write, position = found
-            writes.append(write)
+        if (record := _record(raw, position, path)) is None:
+            following = _next_whole(raw, position + 1, path)
+            if following is None:
+                break
+            why = f"{path.name} is damaged from byte {start + position} to {start + following}"
+            bad.append(Bad(path, start + position, start + following, why))
+            position = following
             continue
-        following = _next_whole(raw, position + 1)
-        if following is None:
-            break
-        faults.append(f"{path.name} is damaged from byte {start + position} to {start + following}")
-        position = following
-    return LogPart(tuple(writes), start + position, len(raw) - position, tuple(faults))
+        generation, end = record
+        try:
+            with damage_as_error():
+                writes.append(_write(generation, raw[position + _HEAD : end], dimensions))
+        except Damaged as error:
+            why = f"write {generation} in {path.name} cannot be read: {error}"
+            bad.append(Bad(path, start + position, start + end, why))
+        position, last = end, max(last, generation)
+    torn = len(raw) - position
+    missing = 0 if raw or not start else max(0, start - path.stat().st_size)
+    return LogPart(tuple(writes), start + position, torn, tuple(bad), _lost(raw, position), last, missing)
 
 
 def _encode(write: Write) -> bytes:
@@ -157,35 +217,66 @@ def _encode(write: Write) -> bytes:
     return header + _CRC.pack(zlib.crc32(header)) + body
 
 
-def _decode(raw: bytes, position: int) -> tuple[Write, int] | None:
-    """The record at `position` and where it ends, None if there is no whole one."""
-    body_start = position + _HEAD
+def _header(raw: bytes, position: int) -> tuple[bytes, int, int, int] | None:
+    """Magic, length of the body, generation and checksum of the body, None if no undamaged header is there."""
     header = raw[position : position + _HEADER.size]
-    if body_start > len(raw) or _CRC.pack(zlib.crc32(header)) != raw[position + _HEADER.size : body_start]:
+    if _CRC.pack(zlib.crc32(header)) != raw[position + _HEADER.size : position + _HEAD]:
         return None
     magic, length, generation, checksum = _HEADER.unpack(header)
-    body = raw[body_start : body_start + length]
-    if magic != _MAGIC or len(body) < length or zlib.crc32(body) != checksum:
+    return magic, length, generation, checksum
+
+
+def _record(raw: bytes, position: int, path: Path) -> tuple[int, int] | None:
+    """Generation and end of the whole record at `position`, None if there is none. Raises CollectionTooNew."""
+    if (header := _header(raw, position)) is None:
         return None
+    magic, length, generation, checksum = header
+    end = position + _HEAD + length
+    body = memoryview(raw)[position + _HEAD : end]
+    if magic[:3] != _MAGIC[:3] or len(body) < length or zlib.crc32(body) != checksum or generation > LARGEST:
+        return None
+    if magic != _MAGIC:
+        raise CollectionTooNew(path.parent.name, f"{path.name} has writes of format {magic.decode(errors='replace')}")
+    return generation, end
+
+
+def _lost(raw: bytes, position: int) -> int | None:
+    """`LogPart.lost` of the bytes from `position` on, which are no whole record."""
+    if len(raw) - position < _HEAD:
+        return None
+    if (header := _header(raw, position)) is None:
+        return 0
+    _, length, generation, _ = header
+    return min(generation, LARGEST) if len(raw) - position - _HEAD >= length else None
+
+
+def _write(generation: int, body: bytes, expected: int | None) -> Write:
+    """The write of a body whose checksum is right. Raises what unexpected content makes the libraries raise."""
     (split,) = _CRC.unpack_from(body)
     head = json.loads(body[_CRC.size : _CRC.size + split])
     rows, dimensions = head["shape"]
-    passages = np.frombuffer(body, np.int32, rows * 3, _CRC.size + split)
+    if not (isinstance(rows, int) and isinstance(dimensions, int) and rows >= 0 < dimensions):
+        raise ValueError("its shape is none")
+    if rows and dimensions != (expected or dimensions):
+        raise ValueError(f"its vectors have {dimensions} dimensions, not {expected}")
+    passages = np.frombuffer(body, np.int32, rows * 3, _CRC.size + split).reshape(rows, 3)
     vectors = np.frombuffer(body, np.float32, rows * dimensions, _CRC.size + split + passages.nbytes)
-    write = Write(
-        generation,
-        datetime.fromisoformat(head["time"]).astimezone(UTC),
-        tuple(head["removed"]),
-        tuple(Document(**document) for document in head["documents"]),
-        passages.reshape(rows, 3),
-        vectors.reshape(rows, dimensions),
-    )
-    return write, body_start + length
+    documents = tuple(map(document_of, head["documents"]))
+    owners = passages[:, 0]
+    if rows and not (owners[0] >= 0 and owners[-1] < len(documents) and (np.diff(owners) >= 0).all()):
+        raise ValueError("its passages are not those of its documents")
+    if not np.isfinite(vectors).all():
+        raise ValueError("its vectors are not finite")
+    removed = tuple(head["removed"])
+    if not all(isinstance(each, str) for each in removed):
+        raise ValueError("an id is not a text")
+    time = datetime.fromisoformat(head["time"]).astimezone(UTC)
+    return Write(generation, time, removed, documents, passages, vectors.reshape(rows, expected or dimensions))
 
 
-def _next_whole(raw: bytes, position: int) -> int | None:
+def _next_whole(raw: bytes, position: int, path: Path) -> int | None:
     while (position := raw.find(_MAGIC, position)) >= 0:
-        if _decode(raw, position):
+        if _record(raw, position, path):
             return position
         position += 1
     return None

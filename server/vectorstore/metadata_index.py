@@ -126,11 +126,17 @@ class MetadataIndexWriter:
         writer.array("postings.npy", index.rows)
 
 
-def read_metadata_index(folder: Path) -> MetadataIndex:
-    """What MetadataIndexWriter wrote, memory-mapped."""
-    return MetadataIndex(
+def read_metadata_index(folder: Path, documents: int) -> MetadataIndex:
+    """What MetadataIndexWriter wrote for so many documents, memory-mapped. Raises ValueError for anything else."""
+    index = MetadataIndex(
         read_strings(folder, "terms"),
         read_array(folder / "terms.numbers.npy"),
         read_array(folder / "postings.ends.npy"),
         read_array(folder / "postings.npy"),
     )
+    last = int(index.ends[-1]) if len(index.ends) else 0
+    if not len(index.terms) == len(index.numbers) == len(index.ends) or last != len(index.rows):
+        raise ValueError("the metadata do not fit their index")
+    if len(index.rows) and not 0 <= index.rows.min() <= index.rows.max() < documents:
+        raise ValueError("the metadata do not fit the documents")
+    return index

@@ -16,23 +16,38 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from server.domain.errors import CollectionBroken, CollectionTooNew
 from server.domain.models import ModelIdentity
 from server.domain.rag import Document, GenerationInfo
 from server.models.artefact import MANIFEST, FileEntry, check_file, write_durably
 from server.vectorstore import ann_index
-from server.vectorstore.ann_index import AnnIndex
+from server.vectorstore.ann_index import AnnIndex, open_index
+from server.vectorstore.damage import Damaged, damage_as_error, read_small
+from server.vectorstore.documents import document_of
 from server.vectorstore.files import Strings, Writer, read_array, read_strings, sorted_positions, with_pauses
-from server.vectorstore.layout import FORMAT, committed_generations, read_pointer, segment_folder
+from server.vectorstore.layout import FORMAT, LARGEST, committed_generations, read_pointer, segment_folder
 from server.vectorstore.metadata_index import MetadataIndex, MetadataIndexWriter, read_metadata_index
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 VECTORS, PASSAGES, INDEX = "vectors.npy", "passages.npy", "vectors.index"
-BROKEN = (OSError, ValueError, KeyError, TypeError)  # raised when a damaged segment is read
+_FILES = frozenset(  # of every segment
+    f"{name}.{suffix}"
+    for name, suffixes in {
+        "documents": ("utf8", "ends.npy"),
+        "ids": ("utf8", "ends.npy", "rows.npy"),
+        "terms": ("utf8", "ends.npy", "numbers.npy"),
+        "postings": ("npy", "ends.npy"),
+        "vectors": ("npy",),
+        "passages": ("npy",),
+    }.items()
+    for suffix in suffixes
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +66,13 @@ class Segment:
     ann: AnnIndex | None
 
     def document(self, row: int) -> Document:
-        return Document(**json.loads(self.documents[row]))
+        """Raises CollectionBroken if it cannot be read."""
+        try:
+            with damage_as_error():
+                return document_of(json.loads(self.documents[row]))
+        except Damaged as error:
+            what = f"document {row} of generation {self.info.generation} cannot be read: {error}"
+            raise CollectionBroken(f'collection "{self.collection}": {what}') from error
 
     def row_of(self, document_id: str) -> int | None:
         """The row of a document, None if it is not here."""
@@ -122,41 +143,103 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     write_durably(folder / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
 
 
-def read_manifest(folder: Path, collection: str) -> dict[str, Any]:
-    """The manifest of a segment. Raises what is in BROKEN if it is damaged or of another segment."""
-    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
-    if manifest.get("format") != FORMAT:
-        raise ValueError("it was written in another format")
-    if (manifest["collection"], manifest["generation"]) != (collection, int(folder.name)):
-        raise ValueError("the manifest is that of another generation")
-    return manifest
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a segment's manifest says; `raw` has its unknown fields, too."""
+
+    info: GenerationInfo
+    dimensions: int
+    index: dict[str, Any] | None
+    files: dict[str, FileEntry]
+    raw: dict[str, Any]
+
+
+def read_manifest(folder: Path, collection: str) -> Manifest:
+    """The manifest of a segment. Raises Damaged if it is damaged or of another segment, CollectionTooNew, OSError."""
+    with damage_as_error():
+        try:
+            raw = json.loads(read_small(folder / MANIFEST))
+        except (ValueError, RecursionError):
+            raw = None
+        if not isinstance(raw, dict):
+            raise ValueError("the manifest is not a JSON object")
+        written = _typed(raw, "format", int)
+        if written > FORMAT:
+            raise CollectionTooNew(collection, f"generation {folder.name} has format {written}")
+        if written != FORMAT:
+            raise ValueError("it was written in another format")
+        if (raw["collection"], raw["generation"]) != (collection, int(folder.name)):
+            raise ValueError("the manifest is that of another generation")
+        files = {
+            name: FileEntry(_typed(entry, "sha256", str), _typed(entry, "bytes", int))
+            for name, entry in _typed(raw, "files", dict).items()
+        }
+        if missing := _FILES.difference(files):
+            raise ValueError(f"the manifest lacks {min(missing)}")
+        embedder = _typed(raw, "embedder", dict)
+        info = GenerationInfo(
+            generation=_typed(raw, "generation", int),
+            create_time=datetime.fromisoformat(_typed(raw, "created", str)).astimezone(UTC),
+            document_count=_typed(raw, "documents", int),
+            passage_count=_typed(raw, "passages", int),
+            size_bytes=sum(entry.bytes for entry in files.values()),
+            model=ModelIdentity(*(_typed(embedder, name, str) for name in ("name", "version", "digest"))),
+            origin=_typed(raw, "origin", str),
+        )
+        index = None if raw["index"] is None else _typed(raw, "index", dict)
+        if index is not None and INDEX not in files:
+            raise ValueError(f"the manifest lacks {INDEX}")
+        return Manifest(info, _typed(raw, "dimensions", int), index, files, raw)
+
+
+def _typed(fields: dict[str, Any], name: str, kind: type[T]) -> T:
+    """A field of the manifest. Raises ValueError if it has another type or cannot be sent."""
+    value = fields[name]
+    if type(value) is not kind or (isinstance(value, int) and not 0 <= value <= LARGEST):
+        raise ValueError(f"the manifest's {name} is {type(value).__name__}")
+    if isinstance(value, str):
+        value.encode()
+    return value
 
 
 def read_segment(folder: Path, collection: str, *, check: bool = True) -> Segment:
-    """Open a segment; `check` compares every file with the manifest. Raises what is in BROKEN if it is damaged."""
+    """Open a segment; `check` compares every file with the manifest. Raises what read_manifest raises."""
     manifest = read_manifest(folder, collection)
-    if check:
-        for name, entry in manifest["files"].items():
-            check_file(folder, name, FileEntry(**entry))
+    with damage_as_error():
+        if check:
+            for name, entry in manifest.files.items():
+                check_file(folder, name, entry)
+        return _opened(folder, collection, manifest)
+
+
+def _opened(folder: Path, collection: str, manifest: Manifest) -> Segment:
+    info = manifest.info
     vectors, passages = read_array(folder / VECTORS), read_array(folder / PASSAGES)
     documents, ids = read_strings(folder, "documents"), read_strings(folder, "ids")
     id_rows = read_array(folder / "ids.rows.npy")
-    if vectors.shape != (manifest["passages"], manifest["dimensions"]) or passages.shape != (len(vectors), 3):
+    if vectors.shape != (info.passage_count, manifest.dimensions) or passages.shape != (len(vectors), 3):
         raise ValueError("vectors and passages do not fit the manifest")
-    if not len(documents) == len(ids) == len(id_rows) == manifest["documents"]:
+    if not len(documents) == len(ids) == len(id_rows) == info.document_count:
         raise ValueError("documents and ids do not fit the manifest")
+    if [each.dtype.str for each in (vectors, passages, id_rows)] != ["<f4", "<i4", "<i4"]:
+        raise ValueError("an array has another type")
     counts = np.bincount(passages[:, 0], minlength=len(documents))
+    if len(counts) > len(documents) or (len(ids) and not 0 <= id_rows.min() <= id_rows.max() < len(ids)):
+        raise ValueError("passages or ids do not fit the documents")
+    ann = None
+    if manifest.index is not None:
+        ann = open_index(folder / INDEX, manifest.index, vectors.shape)
     return Segment(
         collection=collection,
-        info=_info(manifest),
+        info=info,
         vectors=vectors,
         passages=passages,
         passage_starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
         documents=documents,
         ids=ids,
         id_rows=id_rows,
-        metadata=read_metadata_index(folder),
-        ann=AnnIndex(folder / INDEX, **manifest["index"]) if manifest["index"] else None,
+        metadata=read_metadata_index(folder, len(documents)),
+        ann=ann,
     )
 
 
@@ -164,22 +247,9 @@ def kept_generations(folder: Path) -> list[GenerationInfo]:
     """The generations of a collection that have a segment, newest first, without those whose manifest is damaged."""
     found: list[GenerationInfo] = []
     for generation in committed_generations(folder, read_pointer(folder)):
-        path = segment_folder(folder, generation)
         try:
-            found.append(_info(read_manifest(path, folder.name)))
-        except BROKEN as error:
-            if path.exists():  # else a fold has just removed it
-                logger.warning('collection "%s": generation %d is broken: %s', folder.name, generation, error)
+            found.append(read_manifest(segment_folder(folder, generation), folder.name).info)
+        except (Damaged, CollectionTooNew) as error:
+            # It may be gone, because a fold has just removed it.
+            logger.info('collection "%s": generation %d is not listed: %s', folder.name, generation, error)
     return found
-
-
-def _info(manifest: dict[str, Any]) -> GenerationInfo:
-    return GenerationInfo(
-        generation=manifest["generation"],
-        create_time=datetime.fromisoformat(manifest["created"]),
-        document_count=manifest["documents"],
-        passage_count=manifest["passages"],
-        size_bytes=sum(entry["bytes"] for entry in manifest["files"].values()),
-        model=ModelIdentity(**manifest["embedder"]),
-        origin=manifest["origin"],
-    )

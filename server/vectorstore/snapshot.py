@@ -13,6 +13,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from server.domain.errors import EmbedderMismatch
+from server.domain.models import ModelIdentity
 from server.domain.rag import Document, IndexIdentity
 from server.vectorstore.log import Write
 from server.vectorstore.segment import Content, Segment
@@ -45,6 +47,16 @@ class Snapshot:
         self.ended: NDArray[np.int64] = memtable.ended.view
         self.deleted: NDArray[np.int64] = memtable.deleted.view
         self.deleted_passages: NDArray[np.int64] = memtable.deleted_passages.view
+
+    def check_embedder(self, ours: ModelIdentity) -> None:
+        """Raises EmbedderMismatch if another embedder made the vectors."""
+        theirs = self.segment.info.model
+        if theirs != ours:
+            name = self.index.collection
+            raise EmbedderMismatch(
+                f'collection "{name}" was made with embedder {theirs.name} {theirs.version}, '
+                f"the server runs {ours.name} {ours.version}. Embed it again with: quintet reindex {name}"
+            )
 
     @cached_property
     def not_deleted(self) -> Any:

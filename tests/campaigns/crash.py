@@ -67,7 +67,7 @@ async def work(index: Path, seed: int) -> None:
         elif kind == "compact":
             number = (await engine.compact(NAME, deadline=deadline)).index.generation
         elif kind == "reindex":
-            *_, last = [event async for event in engine.ingester.reindex(NAME, deadline=deadline)]
+            *_, last = [event async for event in engine.reindexer.observe(NAME)]
             assert isinstance(last, IndexIdentity)
             number = last.generation
         else:
@@ -122,7 +122,7 @@ class Expected:
             assert self.number == 0
             return
         collection = Collection(index / NAME)
-        faults = [fault for fault in collection.faults if "incomplete write" not in fault]
+        faults = [fault for fault in collection.faults if "an incomplete write" not in fault]
         assert faults == []
         found = content_of(collection.snapshot.content())
         if self.under_way is not None and collection.snapshot.generation == self.number + 1:

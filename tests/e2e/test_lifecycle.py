@@ -237,8 +237,8 @@ def test_a_used_port_is_said_in_a_sentence(server: ServerProcess, data: Path, tm
     assert "Traceback" not in log.read_text()
 
 
-def test_secrets_stay_inside(data: Path, tmp_path: Path) -> None:
-    """A wrong setting is named without its value; a key never shows in log, errors or process list."""
+def test_an_outage_of_the_provider_takes_nothing_else_down_and_secrets_stay_inside(data: Path, tmp_path: Path) -> None:
+    """A key never shows in log, errors or process list."""
     secret = "sk-this-must-never-be-seen"
     running = start_server(
         data,
@@ -257,6 +257,13 @@ def test_secrets_stay_inside(data: Path, tmp_path: Path) -> None:
                 )
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
             assert details(caught.value)["ErrorInfo"].reason == "UPSTREAM_FAILED"
+            for _ in range(2):  # until the circuit is open
+                with pytest.raises(grpc.RpcError):
+                    chat_pb2_grpc.ChatServiceStub(channel).Chat(
+                        chat_pb2.ChatRequest(messages=conversation("hi")), timeout=20
+                    )
+            assert check(channel, "quintet.v1.ChatService") == NOT_SERVING
+            assert check(channel, "ready") == SERVING, "no other replica could do better"
             listed = model_pb2_grpc.ModelServiceStub(channel).ListModels(model_pb2.ListModelsRequest(), timeout=5)
             classified = classification_pb2_grpc.ClassificationServiceStub(channel).Classify(
                 classification_pb2.ClassifyRequest(texts=["hello"]), timeout=30

@@ -32,8 +32,11 @@ class Index:
 
     version: str
     closed: bool = False
+    is_stuck: bool = False
 
     async def close(self) -> None:
+        if self.is_stuck:
+            raise OSError("the disk is broken")
         self.closed = True
 
 
@@ -137,6 +140,27 @@ async def test_what_could_not_be_made_is_tried_again_with_the_next_change(worksh
     workshop.broken = False
     await workshop.manager.reload("m")
     await until(lambda: workshop.answer.state is State.READY)
+
+
+async def test_what_could_not_be_made_is_tried_again_by_itself(workshop: Workshop) -> None:
+    workshop.chat.install(Resident("answer"))
+    workshop.broken = True
+    await workshop.publish("1")
+    workshop.manager.start()
+    await workshop.manager.loaded()
+    assert workshop.index.state is State.FAILED
+    workshop.broken = False  # nothing else changes
+    await until(lambda: workshop.answer.state is State.READY)
+
+
+async def test_an_index_that_cannot_be_closed_is_replaced_all_the_same(workshop: Workshop) -> None:
+    workshop.chat.install(Resident("answer"))
+    await workshop.publish("1")
+    workshop.manager.start()
+    await until(lambda: workshop.answer.state is State.READY)
+    workshop.made[0].is_stuck = True
+    await workshop.publish("2")
+    await until(lambda: workshop.answer.loaded == "answer of 2")
 
 
 async def test_a_model_that_is_not_preloaded_is_loaded_for_it(tmp_path: Path) -> None:

@@ -1,17 +1,21 @@
 """Aliases, history, and publishers that are killed: a pointer always names a whole version."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from server.domain.errors import ModelVersionNotFound
+from server.domain.errors import ModelUnavailable, ModelVersionNotFound
 from server.models.artefact import open_artefact, open_version, write_manifest
-from server.models.store import ModelStore, Use
+from server.models.store import ModelStore
+from server.models.uses import Use, note_use, read_use
 
 KILLS = 12
 # Publishes and moves aliases without end; every third time it publishes other content under the same version.
@@ -74,19 +78,87 @@ def test_a_version_that_was_never_current_is_not_opened_instead(store: ModelStor
 
 def test_the_largest_use_is_kept_by_engine(store: ModelStore) -> None:
     artefact = open_artefact(store.models, "m")
-    store.note_use(artefact, "onnx", Use(10, 30, 1.0))
-    assert store.note_use(artefact, "onnx", Use(20, 25, 0.5)) == Use(20, 30, 1.0)
-    store.note_use(artefact, "torch", Use(1, 1, 0.1))
-    assert ModelStore(store.models).use(artefact, "onnx") == Use(20, 30, 1.0)
+    note_use(artefact, "onnx", Use(10, 30, 1.0))
+    assert note_use(artefact, "onnx", Use(20, 25, 0.5)) == Use(20, 30, 1.0)
+    note_use(artefact, "torch", Use(1, 1, 0.1))
+    assert read_use(artefact, "onnx") == Use(20, 30, 1.0)
     assert open_artefact(store.models, "m"), "it does not lie among what the manifest vouches for"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", '{"onnx": 1}', '{"onnx": {}}'])
+def numbers(value: str) -> str:
+    return f'{{"onnx": {{"resident_bytes": 1, "peak_bytes": {value}, "seconds": 1}}}}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{", "[1]", "null", '{"onnx": 1}', '{"onnx": {}}', "[" * 100_000, "\xff\xfe"),
+        *map(numbers, ('"much"', "-1", "1e400", "NaN", "1e30", "true", "null", "[]", "1" * 400)),
+    ],
+    ids=lambda content: content[:60],
+)
 def test_a_damaged_use_file_counts_as_none(store: ModelStore, content: str) -> None:
     artefact = open_artefact(store.models, "m")
-    (store.models / "m" / "3.use.json").write_text(content)
-    assert store.use(artefact, "onnx") is None
-    assert store.note_use(artefact, "onnx", Use(1, 2, 0.5)) == store.use(artefact, "onnx") == Use(1, 2, 0.5)
+    (store.models / "m" / "3.use.json").write_text(content, "latin-1")
+    assert read_use(artefact, "onnx") is None
+    assert note_use(artefact, "onnx", Use(1, 2, 0.5)) == read_use(artefact, "onnx") == Use(1, 2, 0.5)
+
+
+def test_what_a_later_release_adds_to_a_use_file_stays(store: ModelStore) -> None:
+    artefact = open_artefact(store.models, "m")
+    path = store.models / "m" / "3.use.json"
+    path.write_text(json.dumps({"format": 2, "onnx": {**Use(1, 2, 0.5)._asdict(), "threads": 3}}))
+    assert read_use(artefact, "onnx") == Use(1, 2, 0.5)
+    note_use(artefact, "onnx", Use(4, 4, 4.0))
+    assert json.loads(path.read_text()) == {"format": 2, "onnx": {**Use(4, 4, 4.0)._asdict(), "threads": 3}}
+
+
+def make_directory(path: Path) -> None:
+    path.mkdir()
+    (path / "x").touch()
+
+
+ODD: dict[str, Callable[[Path], object]] = {
+    "a directory": make_directory,
+    "a FIFO": os.mkfifo,
+    "bytes": lambda path: path.write_bytes(b"\xff\xfe\n../..\n\n.hidden\n"),
+    "large": lambda path: path.write_bytes(b"x" * (1 << 25)),
+    "a loop": lambda path: path.symlink_to(path),
+    "empty": Path.touch,
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("file", ["current", "candidate", "history", "3.use.json", "3/manifest.json", "3/a"])
+def test_odd_files_are_a_fault_of_their_model_alone(store: ModelStore, file: str, odd: str) -> None:
+    path = store.models / "m" / file
+    whole = path.read_bytes() if path.exists() else None
+    path.unlink(missing_ok=True)
+    before = store.mark("m")
+    ODD[odd](path)
+    if file in {"current", "3/manifest.json", "3/a"}:
+        with pytest.raises(ModelUnavailable, match='artefact "m" cannot be used'):
+            open_artefact(store.models, "m")
+        assert before != store.mark("m")
+    assert set(store.aliases("m")) <= {"current", "candidate", "previous"}
+    assert store.versions("m")
+    store.digest("m")
+    store.digest_of("m", "3")
+    if file == "3.use.json":
+        assert read_use(open_artefact(store.models, "m"), "onnx") is None
+        note_use(open_artefact(store.models, "m"), "onnx", Use(1, 2, 0.5))
+    if whole is not None:
+        shutil.rmtree(path) if odd == "a directory" else path.unlink()
+        path.write_bytes(whole)
+        assert store.open("m")[0].manifest.version == "3"
+
+
+def test_publishing_again_repairs(store: ModelStore, tmp_path: Path) -> None:
+    damaged = store.models / "m" / "3" / "a"
+    damaged.unlink()  # a hard link
+    damaged.write_text("damaged")
+    store.publish(tmp_path / "3")
+    assert open_artefact(store.models, "m").manifest.version == "3"
 
 
 def test_a_killed_publisher_leaves_whole_versions(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.domain import reloading_file
-from server.domain.access import Grants
+from server.domain.access import Grants, Quotas
 from server.domain.money import micros
 from server.domain.reloading_file import BadFile
 from server.tenancy.tenants import Limits, Role
@@ -46,6 +46,7 @@ def test_the_example_says_all() -> None:
         "handbook": Grants("acme", frozenset({"operations"})),
         "wikipedia": Grants(read=frozenset({"*"})),
     }
+    assert found.quotas == {"acme": Quotas(10, 100_000, 10_000_000_000)}
     assert [(id, tenant.name) for id, (_, tenant) in found.keys.items()] == [("k5d0c7e2a", "acme")]
     assert {identity: tenant.name for identity, tenant in found.certificates.items()} == {
         "dns:worker.acme.example": "acme",
@@ -83,6 +84,8 @@ def test_the_example_says_all() -> None:
             "[tenants.a]\ncertificates = ['dns:X.example']\n[tenants.b]\ncertificates = ['dns:x.EXAMPLE']",
             'tenants.b.certificates: "dns:x.example" belongs to tenants.a',
         ),
+        ("[tenants.a.quotas]\ndocuments = -1", "tenants.a.quotas.documents: Input should be greater"),
+        ("[tenants.a.quotas]\nfiles = 1", "tenants.a.quotas.files: Extra inputs are not permitted"),
         ("[tenants.a]\n[collections.X]", "collections.X: String should match pattern"),
         ("[tenants.a]\n[collections.x]\nreaders = []", "collections.x.readers: Extra inputs are not permitted"),
         ("[tenants.a]\n[collections.x]\nread = ['a', 'b', '*']", 'collections.x.read: no tenant "b"'),

@@ -26,7 +26,9 @@ from server.domain.errors import (
     InvalidRequest,
     LedgerUnavailable,
     QuintetError,
+    UpstreamBrokeOff,
     UpstreamFailed,
+    UpstreamRejected,
     UpstreamTimeout,
     Violation,
 )
@@ -58,6 +60,7 @@ class Script:
     def __init__(self, *events: Event | Exception | None, before: Callable[[], None] = lambda: None) -> None:
         self.description = ROUTE
         self.name = "fast"
+        self.is_idempotent = False
         self.closed = False
         self.waits = asyncio.Event()
         self._events = events
@@ -173,6 +176,7 @@ REFUSALS = [UpstreamFailed("HTTP 500"), InvalidRequest([Violation("messages", "t
         *(((STARTED, error), 0) for error in REFUSALS),
         ((STARTED, TextDelta(""), UpstreamFailed("cut")), 0),
         ((STARTED, UpstreamTimeout("slow")), 10),
+        ((STARTED, UpstreamBrokeOff("it had the request")), 10),
         ((STARTED, TextDelta("four"), UpstreamFailed("cut")), 14),
         ((STARTED, TextDelta("four"), ValueError("a fault of ours")), 14),
     ],
@@ -185,6 +189,30 @@ async def test_failures(
     ended = only(ledger)
     assert (ended.outcome, ended.usage.source) == (Outcome.FAILED, UsageSource.ESTIMATED)
     assert ended.usage.total_tokens == call.spent_tokens == tokens
+
+
+async def test_what_a_lost_upstream_may_have_computed_is_charged_beside_the_answer(
+    ledger: MemoryLedger, call: Context
+) -> None:
+    lost = Script(STARTED, UpstreamBrokeOff("it had the request"))
+    refusing = Script(STARTED, UpstreamFailed("HTTP 503"))
+    upstreams = [cast(Upstream, each) for each in (lost, refusing, Script(STARTED, TextDelta("Hi"), DONE))]
+    *_, done = await collect(Router("fast", upstreams, ledger))
+    assert isinstance(done, ChatDone)
+    assert done.usage == only(ledger).usage
+    assert (done.usage.prompt_tokens, done.usage.completion_tokens) == (10 + REPORTED.prompt_tokens, 5)
+    assert (done.usage.cost_micros, done.usage.source) == (10 + REPORTED.cost_micros, UsageSource.ESTIMATED)
+    assert call.spent_tokens == done.usage.total_tokens
+
+
+async def test_what_lost_upstreams_may_have_computed_is_charged_if_all_fail(
+    ledger: MemoryLedger, call: Context
+) -> None:
+    lost = [Script(STARTED, UpstreamBrokeOff("gone")), Script(STARTED, UpstreamTimeout("slow"))]
+    upstreams = [cast(Upstream, each) for each in (*lost, Script(STARTED, UpstreamRejected("HTTP 418")))]
+    with pytest.raises(UpstreamFailed):
+        await collect(Router("fast", upstreams, ledger))
+    assert (only(ledger).usage.total_tokens, only(ledger).outcome) == (20, Outcome.FAILED)
 
 
 async def test_a_failure_before_an_upstream_is_asked_has_no_entry(ledger: MemoryLedger, call: Context) -> None:

@@ -13,9 +13,9 @@ from server.domain.errors import LedgerUnavailable, RequestIdReused
 from server.domain.money import Cost
 from server.domain.usage import Entry, Opened, Outcome, Selection, Usage, UsageSource
 from server.usage import ledger as ledger_module
+from server.usage.changes import Heartbeat
 from server.usage.ledger import SqlLedger, Watchers
 from server.usage.reader import SqlReader
-from server.usage.writer import Heartbeat
 from tests.ledgers import entry, postgres, settled, target, used
 
 __all__ = ["postgres", "target"]  # fixtures

@@ -8,13 +8,14 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from psycopg import OperationalError
 
 from server.domain.errors import LedgerUnavailable
 from server.domain.usage import Entry, Opened, Outcome, Selection
 from server.observability import metrics
+from server.usage.changes import Heartbeat
 from server.usage.ledger import SqlLedger
 from server.usage.reader import SqlReader
-from server.usage.writer import Heartbeat
 from tests.ledgers import entry, postgres, settled, used
 from tests.postgres import Postgres
 
@@ -144,7 +145,8 @@ async def test_tables_of_another_version(tmp_path: Path, caplog: pytest.LogCaptu
 
 async def test_an_entry_that_no_database_takes_holds_up_no_other(postgres: Postgres) -> None:
     async with aclosing(SqlLedger(postgres.new_database(), QUICK)) as ledger:
-        opens = [ledger.open(entry(f"r-{number}", model="\0" if number == 7 else "m")) for number in range(20)]
+        huge = 2**70
+        opens = [ledger.open(entry(f"r-{number}", reserved_tokens=huge if number == 7 else 1)) for number in range(20)]
         found = await asyncio.gather(*opens, return_exceptions=True)
         assert [number for number, each in enumerate(found) if isinstance(each, LedgerUnavailable)] == [7]
         assert all([await ledger.settle(settled(each)) for each in found if isinstance(each, Opened)])
@@ -184,3 +186,23 @@ def test_a_full_disk(tmp_path: Path) -> None:
     command = textwrap.dedent(script).replace("\n        ", "\n")
     done = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, check=False)
     assert "nothing was lost" in done.stdout, done.stderr
+
+
+def test_the_log_says_why_the_database_cannot_be_used(postgres: Postgres) -> None:
+    from server.usage.database import Database, explain
+
+    url = postgres.new_database()
+    address = url.partition("@")[2].partition("/")[0]
+    for wrong, why in (
+        (f"postgresql://quintet:secret@{address}/nosuch", "there is no such database"),
+        (f"postgresql://stranger:secret@{address}/postgres", "there is no such user"),
+        (f"{url}?sslmode=require", "the database does not support TLS"),
+        (f"{url}?nosuch=1", "QUINTET_LEDGER_URL has a parameter that PostgreSQL does not know"),
+        ("postgresql://quintet:secret@127.0.0.1:1/db", "connection refused"),
+        ("postgresql://quintet:secret@no-such-host.invalid/db", "unknown host"),
+    ):
+        with pytest.raises(Exception) as caught, Database(wrong).writing():  # noqa: PT011  # the driver's own kinds
+            pass
+        assert explain(caught.value) == why
+    password = OperationalError('connection failed: FATAL:  password authentication failed for user "quintet"')
+    assert explain(password) == "wrong user or password"

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from server.domain.errors import CollectionExists, ServerOverloaded
 from server.vectorstore.admin import drop_collection, publish_collection
-from server.vectorstore.layout import collection_names, generations_on_disk, remove_abandoned, staging_folder
+from server.vectorstore.layout import collection_names, generations_on_disk, locked, remove_abandoned, staging_folder
 from server.vectorstore.log import LogPart, read_log
-from server.vectorstore.segment import write_segment
+from server.vectorstore.segment import Content, write_segment
+from server.vectorstore.snapshot import Snapshot
 from tests.vectorstore.small_collections import add, content, documents, made, opened, parts, texts_of
 
 STEPS = st.lists(
@@ -103,9 +104,9 @@ def test_writes_during_a_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     seen: list[int] = []
 
-    def watched(path: Path, start: int = 0) -> LogPart:
+    def watched(path: Path, start: int = 0, dimensions: int | None = None) -> LogPart:
         seen.append(collection.snapshot.generation)  # as a search would in the middle of it
-        return read_log(path, start)
+        return read_log(path, start, dimensions)
 
     monkeypatch.setattr("server.vectorstore.collection.write_segment", busy)
     monkeypatch.setattr("server.vectorstore.log.read_log", watched)
@@ -152,14 +153,18 @@ def test_names_cannot_leave_the_index(tmp_path: Path, name: str) -> None:
         publish_collection(tmp_path, name, content())
 
 
-def test_replacing_what_was_written_meanwhile_is_refused(tmp_path: Path) -> None:
+def test_replacing_begins_with_what_was_written_last(tmp_path: Path) -> None:
     collection = made(tmp_path, "one")
-    add(collection, "two")
-    before = collection.snapshot
-    collection.fold()  # changes nothing
-    assert collection.replace(content("new"), before, "reindex").generation == 2
+    add(opened(tmp_path), "two")  # another process
+
+    def replaced(before: Snapshot) -> Content:
+        texts = [document.text for document in before.content().documents]
+        with pytest.raises(ServerOverloaded, match="another process is writing"), locked(tmp_path / "notes", wait=0):
+            pass
+        assert opened(tmp_path).snapshot.generation == 1  # it can be read
+        return content(*texts, "new")
+
+    assert collection.replace(replaced, "reindex").generation == 2
     add(collection, "three")
-    with pytest.raises(ServerOverloaded, match="written to meanwhile"):
-        collection.replace(content("newer"), before, "reindex")
-    assert texts_of(opened(tmp_path)) == ["new", "three"]
+    assert texts_of(opened(tmp_path)) == ["one", "two", "new", "three"]
     assert list((tmp_path / "notes").glob(".*")) == []

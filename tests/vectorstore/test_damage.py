@@ -123,7 +123,11 @@ def test_a_torn_end_is_cut(tmp_path: Path, cut: int) -> None:
     path.write_bytes(path.read_bytes()[: whole + cut])
     again = opened(tmp_path)
     assert texts_of(again) == ["acknowledged"]
-    assert f"ended with {cut} bytes of an incomplete write" in again.faults[0]
+    assert again.faults == [
+        f"{cut} bytes at the end of 00000000.log were cut off and are kept in "
+        f"00000000.log.{whole}-{whole + cut}.torn.damaged: an incomplete write that was not acknowledged, unless the "
+        "file was damaged"
+    ]
     assert path.stat().st_size == whole
     assert add(again, "next") == 2
     assert texts_of(opened(tmp_path)) == ["acknowledged", "next"]
@@ -147,7 +151,7 @@ def test_a_damaged_record_is_left_out_and_reported(tmp_path: Path) -> None:
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_no_damage_of_a_log_is_taken_for_a_write(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    log = Log(tmp_path_factory.mktemp("log"), 0)
+    log = Log(tmp_path_factory.mktemp("log"), 0, 3)
     for number in (1, 2, 3):
         text = f"text {number}"
         log.append(Write(number, datetime.now(UTC), ("x",), documents(text), *parts(text)))
@@ -159,7 +163,7 @@ def test_no_damage_of_a_log_is_taken_for_a_write(tmp_path_factory: pytest.TempPa
     found = [(write.generation, write.documents, write.removed) for write in part.writes]
     assert len(found) == 2
     assert all(entry == (entry[0], documents(f"text {entry[0]}"), ("x",)) for entry in found)
-    assert bool(part.faults) != bool(part.torn)
+    assert bool(part.bad) != bool(part.torn)
 
 
 def full_disk(index: Path) -> None:

@@ -68,7 +68,9 @@ class RequestIdReused(QuintetError, reason="REQUEST_ID_REUSED"):
 
 
 class QuotaExceeded(QuintetError, reason="QUOTA_EXCEEDED"):
-    """The tenant's limit of rate or concurrent calls is reached; retry after `retry_after`."""
+    """The tenant's limit of rate or concurrent calls is reached; retry after `retry_after`. Without one, it is a quota
+    of what is stored: delete something first.
+    """
 
 
 class BudgetExhausted(QuintetError, reason="BUDGET_EXHAUSTED"):
@@ -127,6 +129,10 @@ class UpstreamTimeout(QuintetError, reason="UPSTREAM_TIMEOUT"):
     """The language model's endpoint did not answer in time."""
 
 
+class UpstreamQuotaExhausted(QuintetError, reason="UPSTREAM_QUOTA_EXHAUSTED"):
+    """The quota or the credit of the server's account at the provider is spent; its operator must act."""
+
+
 class CollectionNotFound(QuintetError, reason="COLLECTION_NOT_FOUND"):
     """No collection has this name, or the tenant may not use it; the message lists those that it may use."""
 
@@ -136,7 +142,11 @@ class CollectionExists(QuintetError, reason="COLLECTION_EXISTS"):
 
 
 class CollectionBroken(QuintetError, reason="COLLECTION_BROKEN"):
-    """No generation of the collection is intact; the message says what to do."""
+    """No generation of the collection can be read; the message says what to do."""
+
+
+class CollectionUnreadable(QuintetError, reason="COLLECTION_UNREADABLE"):
+    """The operating system of the server refuses to read or write the collection's files."""
 
 
 class EmbedderMismatch(QuintetError, reason="EMBEDDER_MISMATCH"):

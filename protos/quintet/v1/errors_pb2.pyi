@@ -27,8 +27,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INVALID_REQUEST: _ErrorReason.ValueType  # 1
     """INVALID_ARGUMENT: the request violates a limit. google.rpc.BadRequest lists the fields."""
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 2
-    """RESOURCE_EXHAUSTED: a rate limit of the tenant is exceeded, or too many of its calls run. QuotaFailure lists the
-    limits. Retry, unless the single call exceeds a limit.
+    """RESOURCE_EXHAUSTED: a rate limit of the tenant is exceeded, too many of its calls run, or a write would exceed its
+    quota of collections, documents or bytes. QuotaFailure lists the limits. Retry, unless the single call exceeds a
+    limit or it is a quota: delete something first.
     """
     ERROR_REASON_BUDGET_EXHAUSTED: _ErrorReason.ValueType  # 3
     """RESOURCE_EXHAUSTED: a budget of the tenant for the day or month is spent. QuotaFailure lists the budgets. Retry
@@ -49,9 +50,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_MODEL_UNAVAILABLE: _ErrorReason.ValueType  # 9
     """FAILED_PRECONDITION: the model's artefact is missing or damaged. The message names the command that creates it."""
     ERROR_REASON_UPSTREAM_FAILED: _ErrorReason.ValueType  # 10
-    """UNAVAILABLE: the chat provider failed or refused the request. Retry."""
+    """UNAVAILABLE: the chat provider failed or refused the request. Retry if the status has a delay."""
     ERROR_REASON_UPSTREAM_TIMEOUT: _ErrorReason.ValueType  # 11
     """DEADLINE_EXCEEDED: the chat provider did not answer in time."""
+    ERROR_REASON_UPSTREAM_QUOTA_EXHAUSTED: _ErrorReason.ValueType  # 17
+    """RESOURCE_EXHAUSTED: the quota or the credit of the server's account at the chat provider is spent. The operator must
+    extend it.
+    """
     ERROR_REASON_COLLECTION_NOT_FOUND: _ErrorReason.ValueType  # 12
     """NOT_FOUND: no collection has this name, or the tenant may not use it in this way. The metadata lists the names that
     it may use.
@@ -79,7 +84,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_EMBEDDER_MISMATCH: _ErrorReason.ValueType  # 33
     """FAILED_PRECONDITION: the collection was made with another embedder. The message names the command that repairs it."""
     ERROR_REASON_COLLECTION_BROKEN: _ErrorReason.ValueType  # 34
-    """FAILED_PRECONDITION: every generation of the collection is damaged. The message says what to do."""
+    """FAILED_PRECONDITION: no generation of the collection can be read: they are damaged, or a newer version of Quintet
+    wrote them. The message says what to do.
+    """
+    ERROR_REASON_COLLECTION_UNREADABLE: _ErrorReason.ValueType  # 35
+    """UNAVAILABLE: the operating system refuses to read or write the collection's files. Retry: the server tries again by
+    itself.
+    """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 40
     """UNAUTHENTICATED: the API key or client certificate is missing, unknown or expired."""
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 41
@@ -104,8 +115,9 @@ ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 ERROR_REASON_INVALID_REQUEST: ErrorReason.ValueType  # 1
 """INVALID_ARGUMENT: the request violates a limit. google.rpc.BadRequest lists the fields."""
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 2
-"""RESOURCE_EXHAUSTED: a rate limit of the tenant is exceeded, or too many of its calls run. QuotaFailure lists the
-limits. Retry, unless the single call exceeds a limit.
+"""RESOURCE_EXHAUSTED: a rate limit of the tenant is exceeded, too many of its calls run, or a write would exceed its
+quota of collections, documents or bytes. QuotaFailure lists the limits. Retry, unless the single call exceeds a
+limit or it is a quota: delete something first.
 """
 ERROR_REASON_BUDGET_EXHAUSTED: ErrorReason.ValueType  # 3
 """RESOURCE_EXHAUSTED: a budget of the tenant for the day or month is spent. QuotaFailure lists the budgets. Retry
@@ -126,9 +138,13 @@ limit) and in_use.
 ERROR_REASON_MODEL_UNAVAILABLE: ErrorReason.ValueType  # 9
 """FAILED_PRECONDITION: the model's artefact is missing or damaged. The message names the command that creates it."""
 ERROR_REASON_UPSTREAM_FAILED: ErrorReason.ValueType  # 10
-"""UNAVAILABLE: the chat provider failed or refused the request. Retry."""
+"""UNAVAILABLE: the chat provider failed or refused the request. Retry if the status has a delay."""
 ERROR_REASON_UPSTREAM_TIMEOUT: ErrorReason.ValueType  # 11
 """DEADLINE_EXCEEDED: the chat provider did not answer in time."""
+ERROR_REASON_UPSTREAM_QUOTA_EXHAUSTED: ErrorReason.ValueType  # 17
+"""RESOURCE_EXHAUSTED: the quota or the credit of the server's account at the chat provider is spent. The operator must
+extend it.
+"""
 ERROR_REASON_COLLECTION_NOT_FOUND: ErrorReason.ValueType  # 12
 """NOT_FOUND: no collection has this name, or the tenant may not use it in this way. The metadata lists the names that
 it may use.
@@ -156,7 +172,13 @@ ERROR_REASON_GENERATION_NOT_REACHED: ErrorReason.ValueType  # 32
 ERROR_REASON_EMBEDDER_MISMATCH: ErrorReason.ValueType  # 33
 """FAILED_PRECONDITION: the collection was made with another embedder. The message names the command that repairs it."""
 ERROR_REASON_COLLECTION_BROKEN: ErrorReason.ValueType  # 34
-"""FAILED_PRECONDITION: every generation of the collection is damaged. The message says what to do."""
+"""FAILED_PRECONDITION: no generation of the collection can be read: they are damaged, or a newer version of Quintet
+wrote them. The message says what to do.
+"""
+ERROR_REASON_COLLECTION_UNREADABLE: ErrorReason.ValueType  # 35
+"""UNAVAILABLE: the operating system refuses to read or write the collection's files. Retry: the server tries again by
+itself.
+"""
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 40
 """UNAUTHENTICATED: the API key or client certificate is missing, unknown or expired."""
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 41

@@ -164,6 +164,8 @@ class Model(_message.Message):
     PINNED_FIELD_NUMBER: _builtins.int
     LOAD_COUNT_FIELD_NUMBER: _builtins.int
     FAILED_LOAD_COUNT_FIELD_NUMBER: _builtins.int
+    WANTED_VERSION_FIELD_NUMBER: _builtins.int
+    WANTED_MESSAGE_FIELD_NUMBER: _builtins.int
     task: Global___ModelTask.ValueType
     """What it does."""
     state: Global___ModelState.ValueType
@@ -188,6 +190,12 @@ class Model(_message.Message):
     """Number of loads since the server started."""
     failed_load_count: _builtins.int
     """Number of loads since then that failed or were refused."""
+    wanted_version: _builtins.str
+    """The version that should be served, if another one or none is: the one that "current" names, in the registry if there
+    is one. Otherwise empty.
+    """
+    wanted_message: _builtins.str
+    """Why wanted_version is not served. Otherwise empty."""
     @_builtins.property
     def ref(self) -> _common_pb2.ModelRef:
         """Name, version and digest. Version and digest are empty until a version is known."""
@@ -232,10 +240,12 @@ class Model(_message.Message):
         pinned: _builtins.bool = ...,
         load_count: _builtins.int = ...,
         failed_load_count: _builtins.int = ...,
+        wanted_version: _builtins.str = ...,
+        wanted_message: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "ref", b"ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "create_time", b"create_time", "engine", b"engine", "failed_load_count", b"failed_load_count", "features", b"features", "labels", b"labels", "licence", b"licence", "load_count", b"load_count", "max_input_tokens", b"max_input_tokens", "memory_bytes", b"memory_bytes", "metrics", b"metrics", "pinned", b"pinned", "ref", b"ref", "size_bytes", b"size_bytes", "state", b"state", "state_message", b"state_message", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "create_time", b"create_time", "engine", b"engine", "failed_load_count", b"failed_load_count", "features", b"features", "labels", b"labels", "licence", b"licence", "load_count", b"load_count", "max_input_tokens", b"max_input_tokens", "memory_bytes", b"memory_bytes", "metrics", b"metrics", "pinned", b"pinned", "ref", b"ref", "size_bytes", b"size_bytes", "state", b"state", "state_message", b"state_message", "task", b"task", "wanted_message", b"wanted_message", "wanted_version", b"wanted_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -707,7 +717,9 @@ class GetServerInfoResponse(_message.Message):
 
     @_builtins.property
     def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceStatus]:
-        """The server's services, sorted by name."""
+        """The server's services, sorted by name, and the classifiers that only the settings name
+        ("quintet.v1.ClassificationService/NAME"), which have a health of their own.
+        """
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -774,24 +786,28 @@ class ServiceStatus(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     SERVING_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    REQUIRED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Full name, for instance "quintet.v1.RagService"."""
+    """Its name in grpc.health.v1, for instance "quintet.v1.RagService"."""
     serving: _builtins.bool
     """True if it is SERVING in grpc.health.v1."""
     message: _builtins.str
     """Why it is not serving and the command that repairs it. Otherwise empty. Tenants with an allow-list of models get no
     details, unless they have the role admin.
     """
+    required: _builtins.bool
+    """True if the server is not complete without it."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         serving: _builtins.bool = ...,
         message: _builtins.str = ...,
+        required: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "name", b"name", "serving", b"serving"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "name", b"name", "required", b"required", "serving", b"serving"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

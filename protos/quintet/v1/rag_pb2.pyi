@@ -32,7 +32,9 @@ class _CollectionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Colle
     COLLECTION_STATE_READY: _CollectionState.ValueType  # 1
     """It can be searched."""
     COLLECTION_STATE_DEGRADED: _CollectionState.ValueType  # 2
-    """It can be searched, but some files are damaged; state_message says which ones and what is missing."""
+    """It can be searched and written to, but some files are damaged, or damaged data are kept beside them; state_message
+    says which ones and what is missing.
+    """
     COLLECTION_STATE_NEEDS_REINDEX: _CollectionState.ValueType  # 3
     """It was made with another embedder; Reindex repairs that."""
     COLLECTION_STATE_FAILED: _CollectionState.ValueType  # 4
@@ -46,7 +48,9 @@ COLLECTION_STATE_UNSPECIFIED: CollectionState.ValueType  # 0
 COLLECTION_STATE_READY: CollectionState.ValueType  # 1
 """It can be searched."""
 COLLECTION_STATE_DEGRADED: CollectionState.ValueType  # 2
-"""It can be searched, but some files are damaged; state_message says which ones and what is missing."""
+"""It can be searched and written to, but some files are damaged, or damaged data are kept beside them; state_message
+says which ones and what is missing.
+"""
 COLLECTION_STATE_NEEDS_REINDEX: CollectionState.ValueType  # 3
 """It was made with another embedder; Reindex repairs that."""
 COLLECTION_STATE_FAILED: CollectionState.ValueType  # 4
@@ -1206,25 +1210,84 @@ class ListCollectionsResponse(_message.Message):
 
     COLLECTIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    STORAGE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Token of the next page; empty on the last page."""
     @_builtins.property
     def collections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Collection]:
         """Sorted by name."""
 
+    @_builtins.property
+    def storage(self) -> Global___Storage:
+        """What the caller's tenant stores, with its quotas. Unset if the server requires no authentication."""
+
     def __init__(
         self,
         *,
         collections: _abc.Iterable[Global___Collection] | None = ...,
         next_page_token: _builtins.str = ...,
+        storage: Global___Storage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["storage", b"storage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "next_page_token", b"next_page_token", "storage", b"storage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListCollectionsResponse: _TypeAlias = ListCollectionsResponse  # noqa: Y015
+
+@_typing.final
+class Storage(_message.Message):
+    """Storage is what the collections that a tenant owns hold together. A quota that is unset is no limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_COUNT_FIELD_NUMBER: _builtins.int
+    DOCUMENT_COUNT_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_COLLECTION_COUNT_FIELD_NUMBER: _builtins.int
+    MAX_DOCUMENT_COUNT_FIELD_NUMBER: _builtins.int
+    MAX_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    collection_count: _builtins.int
+    """Number of collections."""
+    document_count: _builtins.int
+    """Number of documents."""
+    size_bytes: _builtins.int
+    """Size on disk in bytes, as in GetIndexResponse."""
+    max_collection_count: _builtins.int
+    """Quota of collections."""
+    max_document_count: _builtins.int
+    """Quota of documents."""
+    max_size_bytes: _builtins.int
+    """Quota of the size."""
+    def __init__(
+        self,
+        *,
+        collection_count: _builtins.int = ...,
+        document_count: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        max_collection_count: _builtins.int | None = ...,
+        max_document_count: _builtins.int | None = ...,
+        max_size_bytes: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_collection_count", b"_max_collection_count", "_max_document_count", b"_max_document_count", "_max_size_bytes", b"_max_size_bytes", "max_collection_count", b"max_collection_count", "max_document_count", b"max_document_count", "max_size_bytes", b"max_size_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_collection_count", b"_max_collection_count", "_max_document_count", b"_max_document_count", "_max_size_bytes", b"_max_size_bytes", "collection_count", b"collection_count", "document_count", b"document_count", "max_collection_count", b"max_collection_count", "max_document_count", b"max_document_count", "max_size_bytes", b"max_size_bytes", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_collection_count: _TypeAlias = _typing.Literal["max_collection_count"]  # noqa: Y015
+    _WhichOneofArgType__max_collection_count: _TypeAlias = _typing.Literal["_max_collection_count", b"_max_collection_count"]  # noqa: Y015
+    _WhichOneofReturnType__max_document_count: _TypeAlias = _typing.Literal["max_document_count"]  # noqa: Y015
+    _WhichOneofArgType__max_document_count: _TypeAlias = _typing.Literal["_max_document_count", b"_max_document_count"]  # noqa: Y015
+    _WhichOneofReturnType__max_size_bytes: _TypeAlias = _typing.Literal["max_size_bytes"]  # noqa: Y015
+    _WhichOneofArgType__max_size_bytes: _TypeAlias = _typing.Literal["_max_size_bytes", b"_max_size_bytes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_collection_count) -> _WhichOneofReturnType__max_collection_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_document_count) -> _WhichOneofReturnType__max_document_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_size_bytes) -> _WhichOneofReturnType__max_size_bytes | None: ...
+
+Global___Storage: _TypeAlias = Storage  # noqa: Y015
 
 @_typing.final
 class Collection(_message.Message):

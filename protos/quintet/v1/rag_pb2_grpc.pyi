@@ -34,9 +34,13 @@ class RagServiceStub:
     returns NOT_FOUND, and no list has it. Names are global, so CreateCollection returns ALREADY_EXISTS for the name of
     another tenant's collection.
 
+    Every method that names a collection may also return FAILED_PRECONDITION (no generation of the collection can be read:
+    they are damaged, or a newer version of Quintet wrote them) and UNAVAILABLE (the collections are being opened, or the
+    operating system refuses access to the collection's files). Damage stays in its collection.
+
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
-    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
+    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops, every method returns UNAVAILABLE.
     """
 
     @_typing.overload
@@ -140,7 +144,8 @@ class RagServiceStub:
     the call's deadline passed.
     """
     Compact: _grpc.UnaryUnaryMultiCallable[_rag_pb2.CompactRequest, _rag_pb2.CompactResponse]
-    """Compact writes the log into the files of a generation now. The server otherwise does this in the background.
+    """Compact writes the log into the files of a generation now. The server otherwise does this in the background. The
+    work goes on if the call ends, and calls at the same time share it.
 
     INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
     FAILED_PRECONDITION: every generation of the collection is damaged. UNAVAILABLE: the collections are being opened.
@@ -149,13 +154,14 @@ class RagServiceStub:
     """
     Reindex: _grpc.UnaryStreamMultiCallable[_rag_pb2.ReindexRequest, _rag_pb2.ReindexResponse]
     """Reindex embeds every document again, with the server's embedder, into a new generation. It sends progress, then
-    exactly one done. Meanwhile searches behave as before, and writes wait. Set a deadline that is long enough: without
-    one, the server's default deadline applies.
+    exactly one done. Meanwhile searches behave as before and writes go on; they wait for the last step alone. The work
+    belongs to no call: it goes on when the stream ends, and another call joins it. A server that stops ends it; the
+    next call starts it anew.
 
     INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name. FAILED_PRECONDITION: the
-    embedder is missing or damaged, or every generation of the collection is damaged. UNAVAILABLE: the embedder is
-    loading. RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing.
-    DEADLINE_EXCEEDED: the call's deadline passed; the collection is unchanged.
+    embedder is missing or damaged, or the collection cannot be read. UNAVAILABLE: the embedder is loading, or the
+    operating system refuses access to the files. RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or
+    another process is writing. DEADLINE_EXCEEDED: the call's deadline passed; the work goes on.
     """
 
 @_typing.type_check_only
@@ -167,9 +173,13 @@ class RagServiceAsyncStub(RagServiceStub):
     returns NOT_FOUND, and no list has it. Names are global, so CreateCollection returns ALREADY_EXISTS for the name of
     another tenant's collection.
 
+    Every method that names a collection may also return FAILED_PRECONDITION (no generation of the collection can be read:
+    they are damaged, or a newer version of Quintet wrote them) and UNAVAILABLE (the collections are being opened, or the
+    operating system refuses access to the collection's files). Damage stays in its collection.
+
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
-    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
+    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops, every method returns UNAVAILABLE.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -270,7 +280,8 @@ class RagServiceAsyncStub(RagServiceStub):
     the call's deadline passed.
     """
     Compact: _aio.UnaryUnaryMultiCallable[_rag_pb2.CompactRequest, _rag_pb2.CompactResponse]  # type: ignore[assignment]
-    """Compact writes the log into the files of a generation now. The server otherwise does this in the background.
+    """Compact writes the log into the files of a generation now. The server otherwise does this in the background. The
+    work goes on if the call ends, and calls at the same time share it.
 
     INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
     FAILED_PRECONDITION: every generation of the collection is damaged. UNAVAILABLE: the collections are being opened.
@@ -279,13 +290,14 @@ class RagServiceAsyncStub(RagServiceStub):
     """
     Reindex: _aio.UnaryStreamMultiCallable[_rag_pb2.ReindexRequest, _rag_pb2.ReindexResponse]  # type: ignore[assignment]
     """Reindex embeds every document again, with the server's embedder, into a new generation. It sends progress, then
-    exactly one done. Meanwhile searches behave as before, and writes wait. Set a deadline that is long enough: without
-    one, the server's default deadline applies.
+    exactly one done. Meanwhile searches behave as before and writes go on; they wait for the last step alone. The work
+    belongs to no call: it goes on when the stream ends, and another call joins it. A server that stops ends it; the
+    next call starts it anew.
 
     INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name. FAILED_PRECONDITION: the
-    embedder is missing or damaged, or every generation of the collection is damaged. UNAVAILABLE: the embedder is
-    loading. RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing.
-    DEADLINE_EXCEEDED: the call's deadline passed; the collection is unchanged.
+    embedder is missing or damaged, or the collection cannot be read. UNAVAILABLE: the embedder is loading, or the
+    operating system refuses access to the files. RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or
+    another process is writing. DEADLINE_EXCEEDED: the call's deadline passed; the work goes on.
     """
 
 class RagServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -296,9 +308,13 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
     returns NOT_FOUND, and no list has it. Names are global, so CreateCollection returns ALREADY_EXISTS for the name of
     another tenant's collection.
 
+    Every method that names a collection may also return FAILED_PRECONDITION (no generation of the collection can be read:
+    they are damaged, or a newer version of Quintet wrote them) and UNAVAILABLE (the collections are being opened, or the
+    operating system refuses access to the collection's files). Damage stays in its collection.
+
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
-    limit of the tenant is exceeded). While the server stops, every method returns UNAVAILABLE.
+    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops, every method returns UNAVAILABLE.
     """
 
     @_abc_1.abstractmethod
@@ -481,7 +497,8 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rag_pb2.CompactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rag_pb2.CompactResponse, _abc.Awaitable[_rag_pb2.CompactResponse]]:
-        """Compact writes the log into the files of a generation now. The server otherwise does this in the background.
+        """Compact writes the log into the files of a generation now. The server otherwise does this in the background. The
+        work goes on if the call ends, and calls at the same time share it.
 
         INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name.
         FAILED_PRECONDITION: every generation of the collection is damaged. UNAVAILABLE: the collections are being opened.
@@ -496,13 +513,14 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_rag_pb2.ReindexResponse], _abc.AsyncIterator[_rag_pb2.ReindexResponse]]:
         """Reindex embeds every document again, with the server's embedder, into a new generation. It sends progress, then
-        exactly one done. Meanwhile searches behave as before, and writes wait. Set a deadline that is long enough: without
-        one, the server's default deadline applies.
+        exactly one done. Meanwhile searches behave as before and writes go on; they wait for the last step alone. The work
+        belongs to no call: it goes on when the stream ends, and another call joins it. A server that stops ends it; the
+        next call starts it anew.
 
         INVALID_ARGUMENT: a field violates its limits. NOT_FOUND: no collection has this name. FAILED_PRECONDITION: the
-        embedder is missing or damaged, or every generation of the collection is damaged. UNAVAILABLE: the embedder is
-        loading. RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or another process is writing.
-        DEADLINE_EXCEEDED: the call's deadline passed; the collection is unchanged.
+        embedder is missing or damaged, or the collection cannot be read. UNAVAILABLE: the embedder is loading, or the
+        operating system refuses access to the files. RESOURCE_EXHAUSTED: the server is overloaded, its disk is full, or
+        another process is writing. DEADLINE_EXCEEDED: the call's deadline passed; the work goes on.
         """
 
 def add_RagServiceServicer_to_server(servicer: RagServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,14 +1,10 @@
 """An upstream: one model of an endpoint that speaks the OpenAI protocol, be it a provider's or the embedded one."""
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
-from typing import Any
-
-import openai
 
 from server.domain.chat import ChatDone, ChatOptions, ChatStarted, FinishReason, Message, Prices, TextDelta
 from server.domain.concurrency_limiter import ConcurrencyLimiter, remaining
@@ -18,6 +14,7 @@ from server.domain.errors import (
     PromptTooLong,
     UpstreamFailed,
     UpstreamFull,
+    UpstreamQuotaExhausted,
     UpstreamRefused,
     UpstreamRejected,
     UpstreamTimeout,
@@ -26,17 +23,17 @@ from server.domain.models import ModelDescription
 from server.domain.money import Cost
 from server.domain.usage import UsageSource
 from server.tasks.chat.circuit_breaker import CircuitBreaker, CircuitState
+from server.tasks.chat.endpoint import Endpoint
+from server.tasks.chat.event_stream import values_of
 from server.tasks.chat.read_ahead import ReadAhead
 from server.tasks.chat.statistics import UpstreamStatistics
 from server.tasks.chat.stream_reader import Answer
+from server.tasks.chat.text_repair import pieces_of
 from server.tasks.chat.tokens import TokenCounter
 from server.tasks.chat.upstream_errors import translated
 
-Chunks = openai.AsyncStream[object]  # of chat.completion.chunk, as dictionaries
-
 _FREE = Prices()
 _QUEUE_PER_SLOT = 4
-_FINISH_REASONS = {"length": FinishReason.LENGTH, "content_filter": FinishReason.CONTENT_FILTER}  # others: STOP
 
 
 def limiter_of(concurrency: int) -> ConcurrencyLimiter:
@@ -49,16 +46,21 @@ class Upstream:
     """Asks one model. The models of one provider share `limiter` and `breaker`. `Router` retries and asks others."""
 
     description: ModelDescription
-    client: openai.AsyncOpenAI
+    endpoint: Endpoint
     limiter: ConcurrencyLimiter
     counter: TokenCounter
     breaker: CircuitBreaker
     _: KW_ONLY
-    model: str  # its name at the endpoint
     prices: Prices = _FREE
     token_seconds: float = 60.0  # longest wait for the next token
     is_ready: Callable[[], bool] = lambda: True
+    prepared: Callable[[Sequence[Message]], Sequence[Message]] = lambda messages: messages  # before they are sent
     statistics: UpstreamStatistics = field(default_factory=UpstreamStatistics, init=False)
+
+    @property
+    def is_idempotent(self) -> bool:
+        """Whether a request that may have been computed can be repeated."""
+        return bool(self.endpoint.idempotency_header)
 
     @property
     def name(self) -> str:
@@ -74,11 +76,11 @@ class Upstream:
 
     async def prompt_tokens(self, messages: Sequence[Message]) -> int:
         """Our own count; exact for a model whose tokenizer and chat template are here."""
-        return await self.counter.count_prompt(messages)
+        return await self.counter.count_prompt(self.prepared(messages))
 
     def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Cost:
         """What the answer costs at most. It does not block: long prompts are estimated by their size."""
-        return self.cost(self.counter.estimate(messages), options.max_output_tokens)
+        return self.cost(self.counter.estimate(self.prepared(messages)), options.max_output_tokens)
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> Cost:
         return Cost(prompt_tokens + completion_tokens, self.prices.cost_micros(prompt_tokens, completion_tokens))
@@ -95,17 +97,23 @@ class Upstream:
         with self._reported(deadline) as succeeded:
             if not self.is_ready():
                 raise ModelLoading(f'model "{self.name}" is being restarted', retry_after=2.0)
+            messages = self.prepared(messages)
             prompt = await self.counter.count_prompt(messages)
             if prompt >= context:
                 raise PromptTooLong(prompt, context, exact=self.counter.exact)
             async with self.limiter.take(deadline):
                 yield ChatStarted(provider, self.description.identity, self.prices, prompt, self.counter.text)
-                body = _body(self.model, messages, options, min(options.max_output_tokens, context - prompt))
+                limit = min(options.max_output_tokens, context - prompt)
                 asked = waiting_since = time.monotonic()
-                tracing = trace_upstream(provider, self.model, str(self.client.base_url))
-                with tracing as trace, translated(provider, prompt, context):
-                    chunks = await self._ask(body, trace.headers, deadline)
-                    async with aclosing(chunks), ReadAhead(chunks, partial(self._patience, deadline)) as batches:
+                patience = partial(self._patience, deadline)
+                tracing = trace_upstream(provider, self.endpoint.model, str(self.endpoint.client.base_url))
+                with tracing as trace, translated(provider):
+                    response = await self.endpoint.ask(
+                        messages, options, limit, headers=trace.headers, patience=patience
+                    )
+                    values = values_of(response.response.aiter_bytes())
+                    reading = ReadAhead(values, patience)
+                    async with aclosing(response), aclosing(values), reading as batches:
                         async for batch in batches:
                             now = time.monotonic()
                             charge(upstream=now - waiting_since)
@@ -114,15 +122,19 @@ class Upstream:
                                     succeeded()
                                     self.statistics.time_to_first_token.add(now - asked)
                                     trace.first_token()
-                                yield TextDelta(text)
+                                for piece in pieces_of(text):
+                                    yield TextDelta(piece)
+                            if answer.failure:
+                                break
                             waiting_since = time.monotonic()
+                    if text := answer.end():
+                        yield TextDelta(text)
                     trace.answered(answer.model, answer.finish_reason, answer.usage)
-                if answer.finish_reason is None:
-                    raise UpstreamFailed("the language model's endpoint broke off in the middle of an answer")
+                    finish_reason = answer.finished()
                 if not answer.texts:
                     succeeded()
                 self.statistics.durations.add(time.monotonic() - asked)
-            yield await self._done(prompt, answer)
+            yield await self._done(prompt, answer, finish_reason)
 
     @contextmanager
     def _reported(self, deadline: float) -> Iterator[Callable[[], None]]:
@@ -139,37 +151,17 @@ class Upstream:
         except (UpstreamFull, UpstreamRejected):
             breaker.succeeded(ticket)
             raise
-        except (UpstreamFailed, UpstreamTimeout):
+        except (UpstreamFailed, UpstreamTimeout, UpstreamQuotaExhausted):
             if time.monotonic() < deadline:  # otherwise the caller's deadline was too short
                 breaker.failed(ticket)
             raise
         finally:
             breaker.gave_up(ticket)
 
-    async def _ask(
-        self, body: Mapping[str, Any], headers: Mapping[str, str], deadline: float, *, is_last: bool = False
-    ) -> Chunks:
-        """Send a request, twice if the connection fails: the endpoint may have closed one that was kept open."""
-        try:
-            # The SDK's method for this endpoint would make a model of each chunk: half of the time of a stream.
-            async with asyncio.timeout(self._patience(deadline)):
-                return await self.client.post(
-                    "/chat/completions",
-                    cast_to=object,
-                    body=body,
-                    options={"headers": headers},
-                    stream=True,
-                    stream_cls=Chunks,
-                )
-        except openai.APIConnectionError as error:
-            if is_last or isinstance(error, openai.APITimeoutError):
-                raise
-        return await self._ask(body, headers, deadline, is_last=True)
-
     def _patience(self, deadline: float) -> float:
         return min(self.token_seconds, remaining(deadline))
 
-    async def _done(self, prompt: int, answer: Answer) -> ChatDone:
+    async def _done(self, prompt: int, answer: Answer, finish_reason: FinishReason) -> ChatDone:
         if answer.usage:
             (prompt, completion, cached), source = answer.usage, UsageSource.PROVIDER
         else:
@@ -181,22 +173,4 @@ class Upstream:
         identity = self.description.identity
         if not identity.digest:  # a provider's model: the answer names its version
             identity = replace(identity, version=answer.model or identity.version)
-        finish_reason = _FINISH_REASONS.get(answer.finish_reason or "", FinishReason.STOP)
         return ChatDone(finish_reason, usage, identity)
-
-
-def _body(
-    model: str, messages: Sequence[Message], options: ChatOptions, max_completion_tokens: int
-) -> Mapping[str, Any]:
-    body = {
-        "model": model,
-        "messages": [{"role": message.role, "content": message.content} for message in messages],
-        "max_completion_tokens": max_completion_tokens,
-        "temperature": options.temperature,
-        "top_p": options.top_p,
-        "stop": list(options.stop) or None,
-        "seed": options.seed,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    return {name: value for name, value in body.items() if value is not None}

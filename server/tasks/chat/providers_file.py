@@ -49,6 +49,8 @@ Micros = Annotated[int, BeforeValidator(micros)]
 Address = Annotated[str, AfterValidator(_address)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Name = Annotated[str, Text(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+LimitField = Literal["max_completion_tokens", "max_tokens", "none"]
+Option = Literal["temperature", "top_p", "stop", "seed", "stream_options"]
 Word = Annotated[str, Text(pattern=r"^[!-~]{1,128}$")]
 
 
@@ -57,13 +59,17 @@ class _Table(BaseModel):
 
 
 class Model(_Table):
-    """A model of a provider; prices are millionths of the currency for a million tokens."""
+    """A model of a provider; prices are millionths of the currency for a million tokens. What it takes, where it says
+    that, counts instead of the provider's.
+    """
 
     context_tokens: int = Field(ge=16, le=100_000_000)
     prompt_price: Micros = 0
     completion_price: Micros = 0
     cached_price: Micros | None = None
     tokenizer: Path | None = None
+    limit_field: LimitField | None = None
+    without: frozenset[Option] | None = None
     deployment: Word | None = None  # azure alone
 
 
@@ -74,6 +80,9 @@ class _Provider(_Table):
     concurrency: int = Field(64, ge=1, le=10_000)
     connect_seconds: Seconds = 5.0
     token_seconds: Seconds = 60.0
+    limit_field: LimitField = "max_completion_tokens"
+    without: frozenset[Option] = frozenset()
+    idempotency_header: Annotated[str, Text(pattern=r"^[A-Za-z0-9-]{1,128}$")] | None = None
     models: dict[Word, Model] = Field(min_length=1)
 
     def key(self, folder: Path) -> str:

@@ -1,6 +1,7 @@
 """What callers can name as a chat model: a handle for every route and every model, filled in the background."""
 
 import asyncio
+import time
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING
 from server.domain.chat import ChatModel
 from server.domain.errors import ModelUnavailable
 from server.domain.models import ModelTask
+from server.domain.supervision import supervised
 from server.domain.usage import Ledger
 from server.models import process_memory
 from server.models.artefact import open_artefact
 from server.models.handle import Handle, State, explain
 from server.models.manager import ModelManager
+from server.models.store import Mark
 from server.tasks.chat.circuit_breaker import CircuitBreaker
 from server.tasks.chat.configuration import read_routes
 from server.tasks.chat.embedded import EmbeddedModel
@@ -23,6 +26,9 @@ from server.tasks.chat.router import Router
 if TYPE_CHECKING:
     from server.settings import Settings
     from server.tasks.chat.openai_upstream import Upstream
+
+_LOOK_SECONDS = 1.0  # between looks at the folder of an embedded model that cannot be used
+_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 5.0, 300.0  # until it is tried again without a change there
 
 
 class ChatModels:
@@ -70,17 +76,12 @@ class ChatModels:
         except Exception as error:
             why = explain("providers", error)
             self._missing |= {ref: why for refs in config.names.values() for ref in refs if ref != EMBEDDED}
-        late = [name for name, refs in config.names.items() if EMBEDDED in refs]
-        await self._fill(name for name in self.handles if name not in late)
-        if late:
-            try:
-                await self._load_embedded()
-            except Exception as error:
-                self._missing[EMBEDDED] = explain(config.embedded, error)
-            await self._fill(late)
+        await self._fill(name for name, refs in config.names.items() if EMBEDDED not in refs)
+        await self._try_embedded()
 
     def start(self) -> None:
-        self._loading = asyncio.create_task(self.load())
+        """Begin to load, and try an embedded model that cannot be used again."""
+        self._loading = supervised("chat models", self._load_and_heal)
 
     async def close(self) -> None:
         """Give up loading, end the embedded model's process and close all connections."""
@@ -94,7 +95,36 @@ class ChatModels:
 
         self.upstreams |= provider_upstreams(self._config, self._artefacts, self._breaker)
         for upstream in self.upstreams.values():
-            self._closing.push_async_callback(upstream.client.close)
+            self._closing.push_async_callback(upstream.endpoint.client.close)
+
+    async def _load_and_heal(self) -> None:
+        mark, delay = await self._mark(), _FIRST_RETRY_SECONDS  # before loading, so that no change is missed
+        await self.load()
+        due = time.monotonic() + delay
+        while self._late and EMBEDDED not in self.upstreams:
+            await asyncio.sleep(_LOOK_SECONDS)
+            before, mark = mark, await self._mark()
+            if mark != before or time.monotonic() > due:
+                await self._try_embedded()
+                delay = min(2 * delay, _LONGEST_RETRY_SECONDS)
+                due = time.monotonic() + delay
+
+    async def _mark(self) -> Mark | None:
+        return await asyncio.to_thread(self._manager.store.mark, self._config.embedded)
+
+    @property
+    def _late(self) -> list[str]:
+        """What needs the embedded model."""
+        return [name for name, refs in self._config.names.items() if EMBEDDED in refs]
+
+    async def _try_embedded(self) -> None:
+        """Load the embedded model if one is wanted, and fill the handles that need it."""
+        if late := self._late:
+            try:
+                await self._load_embedded()
+            except Exception as error:
+                self._missing[EMBEDDED] = explain(self._config.embedded, error)
+            await self._fill(late)
 
     async def _load_embedded(self) -> None:
         """Raises ModelUnavailable and ModelDoesNotFit."""
@@ -109,8 +139,15 @@ class ChatModels:
             token_seconds=settings.llm_timeout_seconds,
             on_change=self._update,
         )
+        try:
+            upstream = await embedded.start()
+        except BaseException:
+            await embedded.close()
+            self._manager.memory.held.pop(name, None)
+            raise
         self._closing.push_async_callback(embedded.close)
-        self.upstreams[EMBEDDED] = await embedded.start()
+        self.upstreams[EMBEDDED] = upstream
+        self._missing.pop(EMBEDDED, None)
         self._manager.memory.held[name] = process_memory.resident_bytes(embedded.supervisor.pid)
 
     async def _fill(self, names: Iterable[str]) -> None:
@@ -133,7 +170,8 @@ class ChatModels:
             handle, remark = self.handles[name], router.remark()
             state = State.READY if router.is_available else State.LOADING
             if handle.loaded is not None and (handle.state, handle.message) != (state, remark):
-                handle.move(state, remark)
+                # Providers recover without this server; its own process does not.
+                handle.move(state, remark, is_away=EMBEDDED not in self._config.names[name])
 
     def _breaker(self, provider: str) -> CircuitBreaker:
         def changed() -> None:

@@ -12,11 +12,14 @@ from server.domain.chat import ChatDone, ChatOptions, ChatStarted, Message, Text
 from server.domain.context import charge
 from server.domain.errors import (
     LedgerUnavailable,
+    OptionRefused,
     PromptTooLong,
     QuintetError,
     Unavailable,
+    UpstreamBrokeOff,
     UpstreamFailed,
     UpstreamFull,
+    UpstreamQuotaExhausted,
     UpstreamRefused,
     UpstreamRejected,
     UpstreamTimeout,
@@ -34,15 +37,17 @@ _ATTEMPTS = 3  # of one upstream
 # be asked; otherwise the caller gets the delay.
 _FULL_SECONDS, _FULL_SECONDS_BEFORE_NEXT = 5.0, 1.0
 _BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 0.25, 4.0
-_MAY_SUCCEED_ELSEWHERE = (PromptTooLong, Unavailable, UpstreamTimeout)
+_MAY_SUCCEED_ELSEWHERE = (PromptTooLong, OptionRefused, Unavailable, UpstreamQuotaExhausted, UpstreamTimeout)
 
 
 class Router:
     """Implements `ChatModel`. A prompt that does not fit one upstream's context goes to the next, so the route's
     context is the largest. Nothing is retried once text has come.
 
-    Failed connections and HTTP 5xx are tried three times; 429 is retried after the provider's delay if that is short;
-    all within the caller's deadline. What is the caller's fault is not retried.
+    A request is paid for, so the same upstream is asked again only if it did not get the request or refused it: up to
+    three times if the connection cannot be made or it answers HTTP 500 or 503; after 429, if the provider's delay is
+    short; all within the caller's deadline. If it broke off or stayed silent after it had the request, the next one is
+    asked, and the call is charged for both. What is the caller's fault is not retried.
     """
 
     def __init__(self, name: str, upstreams: Sequence["Upstream"], ledger: Ledger, missing: str = "") -> None:
@@ -114,8 +119,10 @@ class Router:
                         if has_answered or time.monotonic() >= deadline:
                             raise
                         failure = error
+                    may_repeat = not isinstance(failure, UpstreamBrokeOff) or upstream.is_idempotent
                     delay = _delay(failure, attempt, deadline, is_last=upstream is self._upstreams[-1])
-                    if delay is None:
+                    if delay is None or not may_repeat:
+                        accounting.leave(failure)
                         failures.append(failure)
                         break
                     charge(upstream=delay)
@@ -158,10 +165,12 @@ def _delay(failure: QuintetError, attempt: int, deadline: float, *, is_last: boo
 
 
 def _rank(failure: QuintetError) -> tuple[int, float]:
-    """The least is reported when all failed. PromptTooLong of one says nothing about the others."""
+    """The least is reported when all failed. What one upstream does not take says nothing about the others."""
     match failure:
         case Unavailable():
             return 0, failure.retry_after
         case PromptTooLong():
-            return 2, -failure.context_tokens
+            return 3, -failure.context_tokens
+        case OptionRefused():
+            return 2, 0.0
     return 1, 0.0

@@ -103,4 +103,6 @@ def _messages(request: Request) -> list[Message]:
 def _options(request: Request) -> ChatOptions:
     options = ("temperature", "top_p", "seed")
     given = {name: getattr(request, name) for name in options if request.HasField(name)}  # type: ignore[arg-type]
-    return ChatOptions(request.max_output_tokens or _MAX_OUTPUT_TOKENS, stop=tuple(request.stop), **given)
+    stop = tuple(request.stop)
+    of_caller = frozenset(given.keys() - {"seed"} | ({"stop"} if stop else set()))  # a seed is only a wish
+    return ChatOptions(request.max_output_tokens or _MAX_OUTPUT_TOKENS, stop=stop, of_caller=of_caller, **given)

@@ -1,48 +1,191 @@
-"""Reading what an endpoint of the OpenAI protocol streams."""
+"""What an endpoint of the OpenAI protocol answers, as far as it has arrived.
+
+Endpoints differ in what they leave out and how they name things; `tests/tasks/chat/provider_quirks.toml` has examples
+of each. Unknown does not mean success: an answer is complete only if its end has a name that is known.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeGuard
 
+from server.domain.chat import FinishReason
+from server.domain.errors import QuintetError, UpstreamBrokeOff
+from server.tasks.chat.event_stream import DONE
+from server.tasks.chat.provider_errors import reported
+from server.tasks.chat.text_repair import TextRepair, repaired
+
 _MAX_TOKENS = 2**31 - 1  # a larger number is no count
+_MAX_NAME = 128
+_STOP, _LENGTH, _FILTER = FinishReason.STOP, FinishReason.LENGTH, FinishReason.CONTENT_FILTER
+# As _plain() makes them. Tool calls are not among them: no request offers a tool, so an answer that ends by calling one
+# is not complete.
+_FINISH_REASONS = {
+    **dict.fromkeys(
+        (
+            *("stop", "stopped", "eos", "eostoken", "eosfound", "stopsequence", "stoptoken", "stopstringfound"),
+            *("endturn", "end", "complete", "completed", "word"),
+        ),
+        _STOP,
+    ),
+    **dict.fromkeys(
+        (
+            *("length", "maxlength", "modellength", "contextlength", "contextlengthreached", "tokenlimit", "limit"),
+            *("maxtokens", "maxcompletiontokens", "maxoutputtokens", "maxnewtokens", "maxpredictedtokensreached"),
+            "modelcontextwindowexceeded",
+        ),
+        _LENGTH,
+    ),
+    **dict.fromkeys(
+        (
+            *("contentfilter", "contentfiltered", "filtered", "safety", "imagesafety", "recitation", "blocklist"),
+            *("prohibitedcontent", "spii", "refusal", "sensitive", "moderation", "errortoxic"),
+            *("guardrail", "guardrails", "guardrailintervened"),
+        ),
+        _FILTER,
+    ),
+}
+_ALTERNATIVE_NAMES = (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens"))
+_ERROR_TEXTS = ("message", "msg", "detail", "error_message", "error_msg")  # of objects that are no chunks
+_CACHED_NAMES = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
 
 
 class Answer:
-    """What is known of an answer so far. `usage` is tokens of prompt and answer, and cached ones of the prompt."""
+    """What is known of an answer so far. `usage` is tokens of prompt and answer, and cached ones of the prompt.
+
+    `finish_reason` is the endpoint's own word. `failure` is an error that the endpoint reported after the text so far.
+    """
 
     def __init__(self) -> None:
         self.finish_reason: str | None = None
         self.usage: tuple[int, int, int] | None = None
         self.model = ""
         self.texts: list[str] = []
+        self.failure: QuintetError | None = None
+        self._is_done = False
+        self._is_refusal = False
+        self._has_tool_calls = False
+        self._has_delta = False
+        self._repair = TextRepair()
 
-    def add(self, chunks: Iterable[Any]) -> str:
-        """Note chunks and return their text. The last chunk may have usage and no choice.
+    def add(self, chunks: Iterable[object]) -> str:
+        """Note the values of a stream and return their text. Nothing is read after a failure."""
+        parts: list[str] = []
+        for chunk in chunks:
+            if self.failure is None:
+                parts.extend(self._parts_of(chunk))
+        return self._noted(self._repair.add("".join(parts)))
 
-        An object that is no chunk raises an error that `translated` turns into UpstreamFailed.
-        """
-        text = "".join([self._text_of(chunk) for chunk in chunks])
+    def end(self) -> str:
+        """The rest of the text, once the stream has ended."""
+        return self._noted(self._repair.end())
+
+    def finished(self) -> FinishReason:
+        """Why the answer ended. Raises the endpoint's failure, and UpstreamBrokeOff if the answer is not complete."""
+        if self.failure and self.texts:
+            raise UpstreamBrokeOff("the language model's endpoint failed during the answer")
+        if self.failure:
+            raise self.failure
+        if self.finish_reason is None:
+            if self._is_done and (self.texts or self.usage):
+                return _FILTER if self._is_refusal else _STOP
+            raise UpstreamBrokeOff("the language model's endpoint broke off in the middle of an answer")
+        found = _FINISH_REASONS.get(_plain(self.finish_reason.partition(":")[0]))  # Gemini adds details after a colon
+        if found is None or (self._has_tool_calls and not self.texts):
+            raise UpstreamBrokeOff("the language model's endpoint ended the answer for a reason that means no success")
+        return _FILTER if self._is_refusal and found is _STOP else found
+
+    def _noted(self, text: str) -> str:
         if text:
             self.texts.append(text)
         return text
 
-    def _text_of(self, chunk: Any) -> str:
-        self.model = chunk.get("model") or self.model
-        if usage := chunk.get("usage"):
-            self.usage = _usage(usage) if isinstance(usage, dict) else None
-        if not (choices := chunk.get("choices")):
-            return ""
-        choice = choices[0]
-        self.finish_reason = choice.get("finish_reason") or self.finish_reason
-        return choice["delta"].get("content") or ""
+    def _parts_of(self, chunk: object) -> Iterable[str]:
+        if isinstance(chunk, dict):
+            return self._read(chunk)
+        if isinstance(chunk, list):  # Gemini's endpoint wraps errors in one
+            return [part for each in chunk if isinstance(each, dict) for part in self._read(each)]
+        self._is_done = self._is_done or chunk == DONE
+        return ()
+
+    def _read(self, chunk: Mapping[str, Any]) -> Iterable[str]:
+        if _is_error(chunk):
+            self.failure = reported(chunk)
+            return ()
+        if isinstance(model := chunk.get("model"), str) and model:
+            self.model = _name(model)
+        choices = chunk.get("choices")
+        choice = next((each for each in choices if isinstance(each, dict)), None) if isinstance(choices, list) else None
+        for holder in (chunk, choice, chunk.get("x_groq")):
+            if isinstance(holder, dict) and (usage := holder.get("usage")):
+                self.usage = _usage(usage) if isinstance(usage, dict) else None
+        return () if choice is None else self._read_choice(choice)
+
+    def _read_choice(self, choice: Mapping[str, Any]) -> Iterable[str]:
+        if error := choice.get("error"):
+            self.failure = reported({"error": error})
+            return ()
+        if isinstance(reason := choice.get("finish_reason"), str) and reason:
+            self.finish_reason = _name(reason)
+        elif reason:
+            self.finish_reason = "unknown"
+        delta = choice.get("delta")
+        if isinstance(delta, dict):
+            self._has_delta = True
+        else:  # a whole message at the end repeats what deltas said
+            delta = None if self._has_delta else choice.get("message")
+        if isinstance(delta, dict):
+            if delta.get("tool_calls") or delta.get("function_call"):
+                self._has_tool_calls = True
+            if refusal := _texts(delta.get("refusal")):
+                self._is_refusal = True
+                return [*_texts(delta.get("content")), *refusal]
+            return _texts(delta.get("content"))
+        return _texts(choice.get("text"))
+
+
+def _is_error(chunk: Mapping[str, Any]) -> bool:
+    if chunk.get("error") or chunk.get("object") == "error" or chunk.get("type") == "error":
+        return True
+    return "choices" not in chunk and any(isinstance(chunk.get(name), str) for name in _ERROR_TEXTS)
+
+
+def _texts(content: object) -> list[str]:
+    """The text of a content: itself, or its parts of type text. Thinking is not a part of the answer."""
+    if isinstance(content, str):
+        return [content]
+    if isinstance(content, dict):
+        kind, text = content.get("type", "text"), content.get("text")
+        return _texts(text) if kind in ("text", "output_text") and isinstance(text, str) else []
+    if isinstance(content, list):
+        return [text for part in content if not isinstance(part, list) for text in _texts(part)]
+    return []
+
+
+def _plain(reason: str) -> str:
+    """Providers differ in case, and in hyphens and underscores."""
+    return "".join(character for character in reason.lower() if character.isalnum())
+
+
+def _name(text: str) -> str:
+    return repaired(text[:_MAX_NAME])
 
 
 def _usage(reported: Mapping[str, Any]) -> tuple[int, int, int] | None:
     """None if the tokens of prompt and answer are not both counts."""
-    prompt, completion = reported.get("prompt_tokens"), reported.get("completion_tokens")
-    if not (_is_count(prompt) and _is_count(completion)):
+    for prompt_name, completion_name in _ALTERNATIVE_NAMES:
+        prompt, completion = reported.get(prompt_name), reported.get(completion_name)
+        if _is_count(prompt):
+            break
+    else:
+        return None
+    total = reported.get("total_tokens")
+    # Gemini leaves out a completion of zero tokens, and it counts thinking in the total alone.
+    if _is_count(total) and total >= prompt and (completion is None or (_is_count(completion) and completion >= 0)):
+        completion = max(completion or 0, total - prompt)
+    if not _is_count(completion):
         return None
     details = reported.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    holders = (details if isinstance(details, dict) else {}, reported)
+    cached = next((found for each in holders for name in _CACHED_NAMES if (found := each.get(name)) is not None), 0)
     return prompt, completion, cached if _is_count(cached) and cached <= prompt else 0
 
 

@@ -1,82 +1,78 @@
-"""From the openai SDK's exceptions to ours. Their texts may contain prompts and keys, so they are not even logged."""
+"""From exceptions of the openai SDK and its HTTP client to ours. Their texts may contain prompts and keys, so they are
+not even logged.
+"""
 
+import json
 import logging
 import math
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
+import anyio
+import httpx2
 import openai
 
-from server.domain.errors import (
-    InvalidRequest,
-    PromptTooLong,
-    QuintetError,
-    UpstreamFailed,
-    UpstreamFull,
-    UpstreamRefused,
-    UpstreamRejected,
-    UpstreamTimeout,
-    Violation,
-)
+from server.domain.errors import QuintetError, UpstreamBrokeOff, UpstreamFailed, UpstreamTimeout
+from server.tasks.chat.provider_errors import Report, meaning, read_report
 
 log = logging.getLogger(__name__)
 
-_CONTEXT_CODES = {"context_length_exceeded", "exceed_context_size_error"}
-# Parameters that callers set, to their names in the contract.
-_CALLERS_PARAMETERS = {name: name for name in ("temperature", "top_p", "stop", "seed")}
-_CALLERS_PARAMETERS["max_completion_tokens"] = "max_output_tokens"
-_DEFAULT_RETRY_SECONDS = 5.0
-_CONFIGURATION_RETRY_SECONDS = 60.0
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+# Raised while the connection is made, and while the request is being written: the endpoint does not have all of it.
+_UNSENT = (
+    *(httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError, httpx2.UnsupportedProtocol),
+    *(httpx2.WriteError, httpx2.WriteTimeout, httpx2.LocalProtocolError),
+)
+_BODY = (httpx2.RequestError, httpx2.StreamError, ssl.SSLError, anyio.EndOfStream)  # raised while an answer is read
 
 
 @contextmanager
-def translated(provider: str, prompt_tokens: int, context_tokens: int) -> Iterator[None]:
-    """Translates what the block raises. `prompt_tokens` is our own count, in case the endpoint reports none."""
+def translated(provider: str) -> Iterator[None]:
+    """Translates what the block raises. UpstreamFailed means that the endpoint did not get the request or refused it;
+    UpstreamBrokeOff and UpstreamTimeout that it may have computed something.
+    """
     try:
         yield
-    except (TimeoutError, openai.APITimeoutError):
-        raise UpstreamTimeout("the language model's endpoint did not answer in time") from None
     except openai.APIStatusError as error:
         log.warning("provider %s: HTTP %d, request id %s", provider, error.status_code, error.request_id)
-        raise _refusal(error, prompt_tokens, context_tokens) from None
-    except openai.APIConnectionError:
-        raise UpstreamFailed("the connection to the language model's endpoint failed") from None
-    except (openai.OpenAIError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise _refusal(error) from None
+    except openai.APIConnectionError as error:
+        raise _failed_connection(error) from None
+    except TimeoutError:
+        raise UpstreamTimeout("the language model's endpoint did not answer in time") from None
+    except _BODY:
+        raise UpstreamBrokeOff("the connection to the language model's endpoint failed during the answer") from None
+    except (openai.OpenAIError, *_UNREADABLE) as error:
         log.warning("provider %s: the answer cannot be read: %s", provider, type(error).__name__)
-        raise UpstreamFailed("the language model's endpoint sent an error or an answer that cannot be read") from None
+        raise UpstreamBrokeOff("the language model's endpoint sent an answer that cannot be read") from None
 
 
-def _refusal(error: openai.APIStatusError, prompt_tokens: int, context_tokens: int) -> QuintetError:
-    status = error.status_code
-    if status in (400, 413, 422):
-        return _bad_request(error, prompt_tokens, context_tokens)
-    if status in (401, 403, 404) or str(error.code) == "insufficient_quota":
-        return UpstreamRefused(
-            f"the language model's endpoint refuses the server (HTTP {status}): the server's configuration of address, "
-            "key or model is wrong",
-            retry_after=_CONFIGURATION_RETRY_SECONDS,
-        )
-    if status == 429:
-        return UpstreamFull("the language model's endpoint is overloaded", retry_after=_retry_after(error))
-    if status in (408, 409, 425) or status >= 500:
-        return UpstreamFailed(f"the language model's endpoint failed (HTTP {status})")
-    return UpstreamRejected(f"the language model's endpoint rejects the request (HTTP {status})")
+def report_of(error: openai.APIStatusError) -> Report:
+    """What the endpoint says of its refusal, with the delay of its headers."""
+    try:
+        body: object = json.loads(error.response.content)
+    except (ValueError, RecursionError):
+        body = error.response.text
+    report = read_report(body)
+    delay = _retry_after(error)
+    return report if delay is None else replace(report, retry_after=delay)
 
 
-def _bad_request(error: openai.APIStatusError, prompt_tokens: int, context_tokens: int) -> QuintetError:
-    if _CONTEXT_CODES & {str(error.code), str(error.type)}:
-        tokens = error.body.get("n_prompt_tokens") if isinstance(error.body, dict) else None
-        if isinstance(tokens, int):
-            return PromptTooLong(tokens, context_tokens)
-        return PromptTooLong(prompt_tokens, context_tokens, exact=False)
-    if str(error.code) == "content_filter":
-        return InvalidRequest([Violation("messages", "the language model's endpoint refuses their content")])
-    if field := _CALLERS_PARAMETERS.get(str(error.param)):
-        return InvalidRequest([Violation(field, "the language model's endpoint does not accept this value")])
-    return UpstreamRejected(f"the language model's endpoint rejects the request (HTTP {error.status_code})")
+def _refusal(error: openai.APIStatusError) -> QuintetError:
+    return meaning(report_of(error), error.status_code)
 
 
-def _retry_after(error: openai.APIStatusError) -> float:
+def _failed_connection(error: openai.APIConnectionError) -> QuintetError:
+    if isinstance(error.__cause__, _UNSENT):
+        return UpstreamFailed("the language model's endpoint cannot be reached")
+    if isinstance(error, openai.APITimeoutError):
+        return UpstreamTimeout("the language model's endpoint did not answer in time")
+    return UpstreamBrokeOff("the connection to the language model's endpoint failed after the request was sent")
+
+
+def _retry_after(error: openai.APIStatusError) -> float | None:
     """Seconds from the headers. A date there is rare and is ignored."""
     headers = error.response.headers
     for name, divisor in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
@@ -86,4 +82,4 @@ def _retry_after(error: openai.APIStatusError) -> float:
             continue
         if math.isfinite(seconds):
             return min(max(seconds, 0.5), 300.0)
-    return _DEFAULT_RETRY_SECONDS
+    return None

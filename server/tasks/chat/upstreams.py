@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 
 from server.domain.errors import ModelUnavailable
@@ -11,9 +12,15 @@ from server.domain.models import ModelDescription, ModelIdentity, ModelTask
 from server.models.artefact import open_part
 from server.tasks.chat.circuit_breaker import CircuitBreaker
 from server.tasks.chat.configuration import Routes
+from server.tasks.chat.dialect import Dialect
+from server.tasks.chat.endpoint import Endpoint
 from server.tasks.chat.openai_upstream import Upstream, limiter_of
 from server.tasks.chat.providers_file import Azure, Model, OpenAI
 from server.tasks.chat.tokens import TokenCounter, TokenizerCounter
+
+# Idle connections are given up before the endpoint gives them up, which is after 5 s for vLLM and others on uvicorn: a
+# request that is sent while the endpoint closes fails, and is not repeated because the endpoint may have read it.
+_LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=4.0)
 
 
 def provider_upstreams(
@@ -37,11 +44,15 @@ def provider_upstreams(
             identity = ModelIdentity(ref if ref in routes.names else model_name, "", "")
             upstreams[ref] = Upstream(
                 ModelDescription(identity, ModelTask.CHAT, provider.kind, max_input_tokens=model.context_tokens),
-                client_of(provider, routes.keys[name], name_there),
+                Endpoint(
+                    client_of(provider, routes.keys[name], name_there),
+                    name_there,
+                    dialect=_dialect_of(provider, model),
+                    idempotency_header=provider.idempotency_header or "",
+                ),
                 limiter,
                 _own_counter(routes.folder, ref, model) or shared,
                 breaker,
-                model=name_there,
                 prices=routes.providers.prices(model),
                 token_seconds=provider.token_seconds,
             )
@@ -50,17 +61,25 @@ def provider_upstreams(
 
 def client_of(provider: OpenAI | Azure, key: str, model: str) -> openai.AsyncOpenAI:
     """The SDK's client for a provider; `model` is the deployment's name for Azure."""
+    own = {header: value.get_secret_value() for header, value in provider.headers.items()}
+    timeout = openai.Timeout(None, connect=provider.connect_seconds)
     common: dict[str, Any] = {
         "api_key": key,
-        "default_headers": {header: value.get_secret_value() for header, value in provider.headers.items()},
-        "max_retries": 0,  # the SDK would sleep through a provider's Retry-After
-        "http_client": openai.DefaultAsyncHttpxClient(timeout=openai.Timeout(None, connect=provider.connect_seconds)),
+        "default_headers": {"Accept-Encoding": "identity", **own},  # small packets are not worth unpacking
+        "max_retries": 0,  # Router repeats: it knows which requests may have cost something
+        "http_client": openai.DefaultAsyncHttpxClient(timeout=timeout, limits=_LIMITS),
     }
     if isinstance(provider, OpenAI):
         return openai.AsyncOpenAI(base_url=provider.base_url, **common)
     return openai.AsyncAzureOpenAI(
         azure_endpoint=provider.endpoint, azure_deployment=model, api_version=provider.api_version, **common
     )
+
+
+def _dialect_of(provider: OpenAI | Azure, model: Model) -> Dialect:
+    limit_field = model.limit_field or provider.limit_field
+    without = provider.without if model.without is None else model.without
+    return Dialect("" if limit_field == "none" else limit_field, without)
 
 
 def _own_counter(folder: Path, ref: str, model: Model) -> TokenCounter | None:

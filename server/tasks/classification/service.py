@@ -1,6 +1,6 @@
 """quintet.v1.ClassificationService"""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from quintet.v1 import classification_pb2, classification_pb2_grpc
@@ -41,7 +41,9 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
         )
 
 
-def spec(classifiers: Mapping[str, Handle[Classifier]]) -> ServiceSpec:
-    """The service over the classifiers that callers can name."""
+def spec(classifiers: Mapping[str, Handle[Classifier]], required: Collection[str]) -> ServiceSpec:
+    """The service over the classifiers that callers can name. It serves while the required ones can be used."""
     methods = {"Classify": MethodSpec(Role.CALL, FREE, (uses(chosen(DEFAULT_MODEL)),))}
-    return ServiceSpec(ClassificationServicer(classifiers), methods, needs=tuple(classifiers.values()))
+    extras = {name: handle for name, handle in classifiers.items() if name not in required}
+    needs = tuple(classifiers[name] for name in required)
+    return ServiceSpec(ClassificationServicer(classifiers), methods, needs=needs, extras=extras)

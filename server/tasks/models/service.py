@@ -1,7 +1,7 @@
 """quintet.v1.ModelService"""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -24,7 +24,8 @@ _HIDDEN = "not serving; the operator can see why"
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     """Describes, loads and replaces the models of the manager, and describes the `chat_models`.
 
-    `services` says of every service why it does not serve, or ""; `warnings` are what an operator should repair.
+    `services` says of every name in grpc.health.v1 why it does not serve, or ""; `required` are the names of services
+    without which the server is not complete; `warnings` are what an operator should repair.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         git_commit: str,
         *,
         services: Callable[[], Mapping[str, str]],
+        required: Callable[[], Collection[str]],
         warnings: Callable[[], Sequence[str]],
         limits: Mapping[str, int],
     ) -> None:
@@ -41,6 +43,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self._chat_models = chat_models
         self._git_commit = git_commit
         self._services = services
+        self._required = required
         self._warnings = warnings
         self._limits = pb.ServerLimits(**limits)
         self._started = datetime.now(UTC)
@@ -120,8 +123,14 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             git_commit=self._git_commit,
             limits=self._limits,
             services=[
-                pb.ServiceStatus(name=name, serving=not message, message=_HIDDEN if message and hidden else message)
+                pb.ServiceStatus(
+                    name=name,
+                    serving=not message,
+                    message=_HIDDEN if message and hidden else message,
+                    required=name in self._required(),
+                )
                 for name, message in sorted(self._services().items())
+                if not hidden or "/" not in name  # that of a single model
             ],
             warnings=self._warnings() if caller.is_admin else (),
             **times,
@@ -148,6 +157,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             model = by_name(pb.Model, known, ref=model_ref(known.identity))
         model.task = pb.ModelTask.ValueType(handle.task or 0)
         model.state, model.state_message = pb.ModelState.ValueType(handle.state.value), handle.message
+        if handle.wanted:
+            model.wanted_version, model.wanted_message = handle.wanted
         if spec := handle.spec:
             model.pinned = spec.settings.pinned
             model.memory_bytes = handle.memory_bytes

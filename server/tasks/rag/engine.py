@@ -1,11 +1,12 @@
 """The collections of a folder with all that RagService does to them."""
 
-import asyncio
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from server.domain.access import Stored
 from server.domain.concurrency_limiter import remaining
-from server.domain.errors import EmbedderMismatch
+from server.domain.errors import CollectionNotFound, CollectionUnavailable, CollectionUnreadable, EmbedderMismatch
 from server.domain.rag import (
     CollectionInfo,
     CollectionState,
@@ -21,13 +22,13 @@ from server.inference.reranker import OnnxReranker
 from server.inference.scheduler import Scheduler
 from server.models.handle import Handle
 from server.tasks.rag.ingest import Ingester
+from server.tasks.rag.quotas import StorageQuotas
+from server.tasks.rag.reindex import Reindexer
 from server.vectorstore.admin import drop_collection
 from server.vectorstore.collection import Collection
 from server.vectorstore.manager import CollectionManager
 from server.vectorstore.search import documents_after, search
-from server.vectorstore.segment import kept_generations
 from server.vectorstore.snapshot import Snapshot
-from server.vectorstore.threads import run_on_daemon_thread
 
 _PAGE_CODE_POINTS = 500_000  # of titles, URIs and metadata; clients read 4 MiB by default
 _FAULTS_SHOWN = 5
@@ -44,7 +45,9 @@ class RagEngine:
     ) -> None:
         self.embedder = embedder.description.identity
         self._collections = CollectionManager(index, self.embedder)
-        self.ingester = Ingester(self._collections, embedder)
+        self.quotas = StorageQuotas(self._collections)
+        self.ingester = Ingester(self._collections, embedder, self.quotas)
+        self.reindexer = Reindexer(self._collections, embedder)
         self._embedder = embedder
         self._scheduler = scheduler
         self._reranker = reranker
@@ -54,7 +57,8 @@ class RagEngine:
         await self._collections.start()
 
     async def close(self) -> None:
-        """Stop watching and folding. What was acknowledged is on disk."""
+        """Stop watching, folding and reindexing. What was acknowledged is on disk."""
+        await self.reindexer.close()
         await self._collections.close()
 
     async def retrieve(self, query: Query, *, deadline: float) -> Retrieval:
@@ -80,38 +84,59 @@ class RagEngine:
     async def drop(self, name: str, *, deadline: float) -> IndexIdentity:
         """Remove a collection, a broken one too; return its last state."""
         async with self._collections.only_writer(name, deadline):
-            broken = name in self._collections.failures
-            last = IndexIdentity(name, 0) if broken else self._collections.get(name).snapshot.index
-            await self._collections.write(partial(drop_collection, self._collections.index, name), deadline)
+            try:
+                last = (await self._collections.find(name)).snapshot.index
+            except (CollectionUnavailable, CollectionUnreadable):
+                last = IndexIdentity(name, 0)
+            owner = self._collections.owners().get(name)
+            try:
+                await self._collections.write(partial(drop_collection, self._collections.index, name, owner), deadline)
+            except CollectionNotFound:  # another process was faster
+                self._collections.forget(name)
+                raise
             self._collections.forget(name)
             return last
 
     async def rollback(self, name: str, generation: int, *, deadline: float) -> IndexIdentity:
         """Make a new generation with the content of a kept one. Raises GenerationNotFound."""
         async with self._collections.only_writer(name, deadline):
-            rollback = partial(self._collections.get(name).rollback, generation)
-            return (await self._collections.write(rollback, deadline)).index
+            collection = await self._collections.find(name)
+            kept = await self._collections.reading.run(collection.kept_generations)
+            with self.quotas.room(name, _growth(collection, kept, generation)):
+                return (await self._collections.write(partial(collection.rollback, generation), deadline)).index
 
     async def compact(self, name: str, *, deadline: float) -> CollectionInfo:
-        """Fold the log into a segment now. Writes go on meanwhile."""
+        """Fold the log into a segment now. Writes go on meanwhile, and the fold goes on if the caller leaves."""
         remaining(deadline)
-        collection = self._collections.get(name)
-        await run_on_daemon_thread(collection.fold)
+        collection = await self._collections.find(name)
+        await self._collections.fold(collection)
         return self._info(collection)
 
-    def owners(self) -> dict[str, str]:
-        """The recorded owners of all collections, by name; empty where none is recorded."""
-        return self._collections.owners()
+    async def owners(self, name: str) -> dict[str, str]:
+        """The recorded owners of all collections, by name, empty where none is recorded.
+
+        `name` may be a collection that another server has just made.
+        """
+        found = self._collections.owners()
+        if name not in found:
+            await self._collections.refresh(name)
+            found = self._collections.owners()
+        return found
 
     def list_collections(self) -> list[CollectionInfo]:
         """All collections, sorted by name."""
-        owners = self.owners()
+        owners = self._collections.owners()
         found = [self._info(each) for each in self._collections.open.values()]
         found += (
-            CollectionInfo(IndexIdentity(name, 0), CollectionState.FAILED, why, owner=owners.get(name, ""))
-            for name, why in self._collections.failures.items()
+            CollectionInfo(IndexIdentity(name, 0), CollectionState.FAILED, "; ".join(why), owner=owners.get(name, ""))
+            for name, why in self.faults().items()
+            if name not in self._collections.open
         )
         return sorted(found, key=lambda info: info.index.collection)
+
+    def faults(self) -> dict[str, list[str]]:
+        """What is wrong with the files of each collection; nothing with most."""
+        return self._collections.faults()
 
     async def describe(self, name: str, min_generation: int = 0, *, deadline: float) -> CollectionInfo:
         """What is served now, even if another embedder made it. Raises GenerationNotReached."""
@@ -119,23 +144,24 @@ class RagEngine:
 
     async def list_documents(self, name: str, after: str, limit: int) -> DocumentPage:
         """Up to `limit` documents with ids after `after`, sorted by id; fewer if their metadata are long."""
-        return await asyncio.to_thread(_page, self._collections.get(name).snapshot, after, limit)
+        collection = await self._collections.find(name)
+        return await self._collections.reading.run(partial(_page, collection.snapshot, after, limit))
 
     async def list_generations(self, name: str) -> tuple[IndexIdentity, list[GenerationInfo]]:
         """What is served now, and the generations that can be rolled back to, newest first."""
-        collection = self._collections.get(name)
-        kept = await asyncio.to_thread(kept_generations, collection.folder)
-        return collection.snapshot.index, kept
+        collection = await self._collections.find(name)
+        return collection.snapshot.index, await self._collections.reading.run(collection.kept_generations)
 
     def _info(self, collection: Collection) -> CollectionInfo:
         snapshot = collection.snapshot
         segment = snapshot.segment
-        message = "; ".join(collection.faults[-_FAULTS_SHOWN:])
-        state = CollectionState.DEGRADED if message else CollectionState.READY
+        faults = self._collections.faults_of(collection)
+        state = CollectionState.DEGRADED if faults else CollectionState.READY
         try:
             self._collections.check_embedder(snapshot)
         except EmbedderMismatch as error:
-            state, message = CollectionState.NEEDS_REINDEX, error.message
+            state, faults = CollectionState.NEEDS_REINDEX, [*faults, error.message]
+        message = "; ".join(faults[-_FAULTS_SHOWN:])
         return CollectionInfo(
             snapshot.index,
             state,
@@ -146,12 +172,21 @@ class RagEngine:
             model=segment.info.model,
             size_bytes=collection.size_bytes,
             update_time=snapshot.updated,
-            fault_count=len(collection.faults),
+            fault_count=collection.fault_count,
             log_count=snapshot.log_count,
             index_type=segment.ann.type if segment.ann else "flat",
             recall_at_10=segment.ann.recall_at_10 if segment.ann else 1.0,
             owner=collection.owner,
         )
+
+
+def _growth(collection: Collection, kept: Sequence[GenerationInfo], generation: int) -> Stored:
+    """What a rollback adds. An unknown generation adds nothing."""
+    target = next((each for each in kept if each.generation == generation), None)
+    if target is None:
+        return Stored()
+    documents = target.document_count - collection.snapshot.document_count
+    return Stored(0, max(0, documents), max(0, target.size_bytes - collection.size_bytes))
 
 
 def _page(snapshot: Snapshot, after: str, limit: int) -> DocumentPage:

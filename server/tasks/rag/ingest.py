@@ -1,27 +1,24 @@
 """Documents into collections: compare, split, embed, write. Writes to one collection run one after the other."""
 
 import asyncio
-import tempfile
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.domain.errors import CollectionNotFound, InvalidRequest, Violation
-from server.domain.rag import Document, IndexIdentity, ReindexProgress, WriteResult, embedded_text
+from server.domain.access import Stored
+from server.domain.concurrency_limiter import remaining
+from server.domain.errors import CollectionExists, CollectionNotFound, InvalidRequest, Violation
+from server.domain.rag import Document, IndexIdentity, WriteResult, embedded_text
 from server.domain.texts import Embedder
+from server.tasks.rag.quotas import StorageQuotas, written_bytes
 from server.tasks.rag.splitter import split
-from server.vectorstore.layout import full_disk_as_error
 from server.vectorstore.manager import CollectionManager
-from server.vectorstore.segment import Content
-from server.vectorstore.threads import run_to_end
 
 MAX_PASSAGES = 2_000_000  # of one collection; 384 dimensions are then 3 GB
-_REINDEXED_TOGETHER = 64  # documents whose passages are embedded between two reports of progress
+_AGAIN_SECONDS = 0.01
 
 Passages = NDArray[np.int32]
 Vectors = NDArray[np.float32]
@@ -32,12 +29,14 @@ Find = Callable[[str], tuple[Document, Passages, Vectors] | None]
 class Ingester:
     """Writes to collections. A write is on disk and served when it returns.
 
-    Methods raise ServerOverloaded, StorageFull and DeadlineExceeded; add and delete also EmbedderMismatch.
+    Methods raise ServerOverloaded, StorageFull and DeadlineExceeded; add and delete also EmbedderMismatch; add and
+    create also QuotaExceeded.
     """
 
-    def __init__(self, collections: CollectionManager, embedder: Embedder) -> None:
+    def __init__(self, collections: CollectionManager, embedder: Embedder, quotas: StorageQuotas) -> None:
         self._collections = collections
         self._embedder = embedder
+        self._quotas = quotas
 
     async def add(self, name: str, documents: Sequence[Document], *, deadline: float) -> WriteResult:
         """Add or replace by id; makes the collection if it is new. Only changed texts are embedded.
@@ -46,22 +45,34 @@ class Ingester:
         """
         _check_unique(documents)
         async with self._collections.only_writer(name, deadline):
-            collection = await self._collections.writable(name)
-            changes = await asyncio.to_thread(compare, collection.find if collection else lambda _: None, documents)
-            count = len(changes.passages) + (collection.snapshot.passage_count if collection else 0)
-            if count > MAX_PASSAGES:
-                what = f"would bring the collection to {count} passages; {MAX_PASSAGES} is the limit"
-                raise InvalidRequest([Violation("documents", what)])
-            if collection and not changes.texts:
-                embedded = collection.snapshot.vectors[:0]
-            else:
-                embedded = await self._embedder.embed(changes.texts or [name], deadline=deadline)
-                collection = collection or await self._collections.create(name, embedded.shape[1], deadline=deadline)
+            while True:
+                try:
+                    return await self._add(name, documents, deadline)
+                except (CollectionExists, CollectionNotFound):  # another process has just made or removed it
+                    await asyncio.sleep(min(_AGAIN_SECONDS, remaining(deadline)))
+
+    async def _add(self, name: str, documents: Sequence[Document], deadline: float) -> WriteResult:
+        collection = await self._collections.writable(name)
+        find: Find = collection.find if collection else lambda _: None
+        changes = await self._collections.reading.run(partial(compare, find, documents))
+        count = len(changes.passages) + (collection.snapshot.passage_count if collection else 0)
+        if count > MAX_PASSAGES:
+            what = f"would bring the collection to {count} passages; {MAX_PASSAGES} is the limit"
+            raise InvalidRequest([Violation("documents", what)])
+        added = Stored(0 if collection else 1, len(changes.documents) - changes.updated)
+        self._quotas.check(name, added)  # before the work; the size of vectors is not known yet
+        if collection and not changes.texts:
+            embedded = collection.snapshot.vectors[:0]
+        else:
+            embedded = await self._embedder.embed(changes.texts or [name], deadline=deadline)
+        added = added._replace(size_bytes=written_bytes(changes.documents, len(changes.passages), embedded.shape[1]))
+        with self._quotas.room(name, added):
+            collection = collection or await self._collections.create(name, embedded.shape[1], deadline=deadline)
+            self._collections.check_right(name)  # again after the embedding, which may have taken long
             snapshot = collection.snapshot
             if changes.documents:
-                vectors = changes.vectors(embedded)
-                commit = partial(collection.commit, (), changes.documents, changes.passages, vectors)
-                snapshot = await self._collections.write(commit, deadline)
+                write = (), changes.documents, changes.passages, changes.vectors(embedded), self._collections.embedder
+                snapshot = await self._collections.write(partial(collection.commit, *write), deadline)
         return WriteResult(
             snapshot.index,
             added_count=len(changes.documents) - changes.updated,
@@ -72,11 +83,10 @@ class Ingester:
     async def delete(self, name: str, document_ids: Sequence[str], *, deadline: float) -> WriteResult:
         """Remove by id; unknown ids are ignored. Raises CollectionNotFound."""
         async with self._collections.only_writer(name, deadline):
-            self._collections.get(name)
-            collection = await self._collections.writable(name)
-            if not collection:  # another process has just removed it
-                raise CollectionNotFound(name, ())
-            found = await asyncio.to_thread(lambda: [each for each in set(document_ids) if collection.find(each)])
+            collection = await self._collections.existing(name)
+            found = await self._collections.reading.run(
+                lambda: [each for each in set(document_ids) if collection.find(each)]
+            )
             snapshot = collection.snapshot
             if found:
                 snapshot = await self._collections.write(partial(collection.commit, tuple(found)), deadline)
@@ -86,46 +96,11 @@ class Ingester:
         """Make an empty collection. Raises CollectionExists."""
         async with self._collections.only_writer(name, deadline):
             sample = await self._embedder.embed([name], deadline=deadline)
-            collection = await self._collections.create(name, sample.shape[1], deadline=deadline)
+            if name in self._collections.owners():
+                raise CollectionExists(name)  # whatever the caller's quota
+            with self._quotas.room(name, Stored(collections=1)):
+                collection = await self._collections.create(name, sample.shape[1], deadline=deadline)
             return collection.snapshot.index
-
-    async def reindex(self, name: str, *, deadline: float) -> AsyncGenerator[ReindexProgress | IndexIdentity, None]:
-        """Embed all documents again, and make that the next generation: progress, then the new index. Writes wait.
-
-        Vectors are kept in an unnamed temporary file, so that memory does not grow with the collection.
-        """
-        async with self._collections.only_writer(name, deadline):
-            collection = self._collections.get(name)
-            before = collection.snapshot
-            documents = iter(before.content().documents)
-            passages = [np.empty((0, 3), np.int32)]
-            count = done = 0
-            with tempfile.TemporaryFile(dir=collection.folder) as spool:
-                sample = await self._embedder.embed([name], deadline=deadline)
-                yield ReindexProgress(0, before.passage_count)
-                while batch := await asyncio.to_thread(lambda: list(islice(documents, _REINDEXED_TOGETHER))):
-                    changes = await asyncio.to_thread(compare, lambda _: None, batch)
-                    vectors = sample[:0]
-                    if changes.texts:
-                        vectors = await self._embedder.embed(changes.texts, deadline=deadline)
-                    with full_disk_as_error(name):
-                        await asyncio.to_thread(spool.write, np.ascontiguousarray(vectors).data)
-                    passages.append(changes.passages + np.array([count, 0, 0], np.int32))
-                    count, done = count + len(batch), done + len(vectors)
-                    yield ReindexProgress(done, max(done, before.passage_count))
-                model, dimensions = self._embedder.description.identity, sample.shape[1]
-                rows = _rows(spool, dimensions)
-                content = Content(model, dimensions, before.content().documents, np.concatenate(passages), rows)
-                # It runs to its end even if the caller is cancelled: `spool` must stay open for it.
-                snapshot = await run_to_end(partial(collection.replace, content, before, "reindex"))
-                yield snapshot.index
-
-
-def _rows(spool: BinaryIO, dimensions: int) -> Iterator[NDArray[np.float32]]:
-    spool.flush()
-    spool.seek(0)
-    while part := spool.read(4096 * dimensions * 4):
-        yield np.frombuffer(part, np.float32).reshape(-1, dimensions)
 
 
 def _check_unique(documents: Sequence[Document]) -> None:

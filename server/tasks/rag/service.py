@@ -1,6 +1,6 @@
 """quintet.v1.RagService"""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from quintet.v1 import rag_pb2 as pb
 from quintet.v1 import rag_pb2_grpc
 
-from server.domain.access import Right
+from server.domain.access import Caller, Quotas, Right
 from server.domain.chat import ChatModel
 from server.domain.context import current
 from server.domain.errors import InvalidRequest, Violation
@@ -40,9 +40,9 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
         """What an answer costs at most. Raises what serving it would raise."""
         return self._answerer.get().estimate(_question(request))
 
-    def owners(self) -> dict[str, str]:
-        """The recorded owner of every collection."""
-        return self._engine.get().owners()
+    async def owners(self, name: str) -> Mapping[str, str]:
+        """The recorded owner of every collection; `name` may be one that another server has just made."""
+        return await self._engine.get().owners(name)
 
     async def Ask(self, request: pb.AskRequest, context: Any) -> pb.AskResponse:
         texts: list[str] = []
@@ -142,6 +142,21 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
                 for each in found[:size]
             ],
             next_page_token=found[size - 1].index.collection if len(found) > size else "",
+            storage=self._storage(caller),
+        )
+
+    def _storage(self, caller: Caller) -> pb.Storage | None:
+        if caller.grants is None:
+            return None
+        stored = self._engine.get().quotas.stored(caller, caller.tenant)
+        quotas = caller.quotas.get(caller.tenant, Quotas())
+        return pb.Storage(
+            collection_count=stored.collections,
+            document_count=stored.documents,
+            size_bytes=stored.size_bytes,
+            max_collection_count=quotas.collections,
+            max_document_count=quotas.documents,
+            max_size_bytes=quotas.bytes,
         )
 
     async def GetIndex(self, request: pb.GetIndexRequest, context: Any) -> pb.GetIndexResponse:
@@ -165,7 +180,7 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
 
     async def Reindex(self, request: pb.ReindexRequest, context: Any) -> AsyncIterator[pb.ReindexResponse]:
         engine = self._engine.get()
-        async with aclosing(engine.ingester.reindex(request.collection, deadline=current().deadline)) as events:
+        async with aclosing(engine.reindexer.observe(request.collection)) as events:
             async for event in events:
                 if isinstance(event, ReindexProgress):
                     yield pb.ReindexResponse(progress=by_name(pb.ReindexProgress, event))
@@ -189,10 +204,12 @@ def spec(
     *,
     retrieval: Sequence[str],
     answers_needed: bool,
+    reranker: Handle[Any] | None = None,
 ) -> ServiceSpec:
-    """The service. It needs the `answerer`, which asks `chat`, unless the settings want no language model.
+    """The service. It needs the `answerer`, which asks `chat`, unless the settings want no language model, and the
+    `reranker` if they want one.
 
-    `retrieval` are the models that find passages, the embedder first.
+    `retrieval` are the names of the models that find passages, the embedder first.
     """
     servicer = RagServicer(engine, answerer)
     answers, finds, embeds = uses(always(chat.name, *retrieval)), uses(always(*retrieval)), uses(always(retrieval[0]))
@@ -215,5 +232,5 @@ def spec(
             "CreateCollection": ingests((embeds, create)),
             "DeleteCollection": ingests((delete,)),
         },
-        needs=(engine, answerer, chat) if answers_needed else (engine,),
+        needs=(engine, *((answerer, chat) if answers_needed else ()), *((reranker,) if reranker else ())),
     )

@@ -106,7 +106,7 @@ async def test_closing_the_stream_stops_the_answer(process: EmbeddedModel, model
 
 
 async def test_only_who_has_the_key_is_answered_and_it_is_not_visible(process: EmbeddedModel, model: Upstream) -> None:
-    key, base_url = model.client.api_key, str(model.client.base_url)
+    key, base_url = model.endpoint.client.api_key, str(model.endpoint.client.base_url)
     async with chatting(client_of(base_url, "wrong"), model="any") as stranger:
         with pytest.raises(UpstreamRefused, match="configuration"):
             await complete(stranger, QUESTION, GREEDY)

@@ -69,7 +69,7 @@ async def test_health_hears_of_an_open_breaker_and_calls_pass(
         upstream.default = Reply(status=500)
         with pytest.raises(UpstreamFailed):
             await answer(chats.default.get())
-        assert [handle.state for handle in chats.handles.values()] == [State.LOADING] * 2
+        assert [(handle.state, handle.is_away) for handle in chats.handles.values()] == [(State.LOADING, True)] * 2
         assert 'provider "one" is not asked for a while' in chats.default.trouble()
         upstream.default = Reply()
         await until(lambda: not chats.default.trouble())  # by itself, without a call

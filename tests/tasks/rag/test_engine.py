@@ -57,7 +57,7 @@ async def test_another_embedder(engine: RagEngine, scheduler: Scheduler, tmp_pat
     assert (found.model.version, found.state) == ("1", CollectionState.NEEDS_REINDEX)
     assert (await other.ingester.add("others", [DOG], deadline=soon())).added_count == 1
 
-    events = [event async for event in other.ingester.reindex("notes", deadline=soon())]
+    events = [event async for event in other.reindexer.observe("notes")]
     assert events == [ReindexProgress(0, 1), ReindexProgress(1, 1), IndexIdentity("notes", 3)]
     [best] = (await other.retrieve(Query("? cat sleeps", "notes", 5), deadline=soon())).passages
     assert (best.document_id, best.metadata) == ("cat", CAT.metadata)
@@ -68,25 +68,9 @@ async def test_another_embedder(engine: RagEngine, scheduler: Scheduler, tmp_pat
     await other.close()
 
 
-async def test_a_reindexing_that_is_cancelled(engine: RagEngine, embedder: HashingEmbedder, tmp_path: Path) -> None:
-    await engine.ingester.add("notes", [CAT], deadline=soon())
-    embedder.gate.clear()
-
-    async def reindex() -> list[object]:
-        return [event async for event in engine.ingester.reindex("notes", deadline=soon())]
-
-    work = asyncio.create_task(reindex())
-    await until(lambda: embedder.embedded[-1] == "notes")
-    work.cancel()
-    await asyncio.wait({work})
-    embedder.gate.set()
-    assert (await engine.ingester.add("notes", [DOG], deadline=soon())).index.generation == 2
-    assert ids_of(tmp_path) == ["cat", "dog"]
-
-
 async def test_an_empty_collection_can_be_reindexed(engine: RagEngine) -> None:
     await engine.ingester.create("notes", deadline=soon())
-    *_, last = [event async for event in engine.ingester.reindex("notes", deadline=soon())]
+    *_, last = [event async for event in engine.reindexer.observe("notes")]
     assert last == IndexIdentity("notes", 1)
 
 

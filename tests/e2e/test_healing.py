@@ -1,0 +1,141 @@
+"""What is missing or damaged at the start and appears later: everything that needs it serves by itself."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from quintet.v1 import (
+    analysis_pb2,
+    analysis_pb2_grpc,
+    classification_pb2,
+    classification_pb2_grpc,
+    model_pb2,
+    pricing_pb2,
+    pricing_pb2_grpc,
+    rag_pb2,
+    rag_pb2_grpc,
+)
+
+from tests.conftest import start_server, wait_ready
+from tests.e2e.desk import Desk, Serve, States, damage, reason
+from tests.e2e.tasks import HOUSE
+from tests.tiny_models import add
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+CLASSIFICATION = "quintet.v1.ClassificationService"
+ARTEFACTS = ("sentiment", "topics", "house-prices", "en_core_web_sm", "lid.176", "embedder", "smollm2-135m-instruct")
+
+
+async def becomes(condition: Callable[[], Awaitable[object]], seconds: float = 10.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110  # another process is waited for
+            await asyncio.sleep(0.05)
+
+
+async def health(desk: Desk, service: str) -> int:
+    return int((await desk.health.Check(health_pb2.HealthCheckRequest(service=service))).status)
+
+
+def test_a_server_that_starts_with_nothing_serves_what_appears(models: Path, tmp_path: Path) -> None:
+    """As `make train ONLY=...` and `cp -r` make artefacts appear: a folder, and then the pointer to it."""
+    folder = tmp_path / "data"
+    (folder / "models").mkdir(parents=True)
+    running = start_server(folder, tmp_path / "log.txt")
+    try:
+        with grpc.insecure_channel(running.address) as channel:
+            rag = rag_pb2_grpc.RagServiceStub(channel)
+            with pytest.raises(grpc.RpcError) as caught:
+                rag.Retrieve(
+                    rag_pb2.RetrieveRequest(query="hello", collection="notes"), timeout=20, wait_for_ready=True
+                )
+            assert caught.value.code() in {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNAVAILABLE}
+            for name in ARTEFACTS:
+                version = (models / name / "current").read_text().strip()
+                (folder / "models" / name).mkdir()
+                target = folder / "models" / name / version
+                shutil.copytree(models / name / version, target, copy_function=os.link)
+                (folder / "models" / name / "current").write_text(version)
+            wait_ready(running.address)
+            documents = [rag_pb2.Document(id="1", text="Penicillin was discovered by Alexander Fleming.")]
+            rag.AddDocuments(rag_pb2.AddDocumentsRequest(collection="notes", documents=documents), timeout=20)
+            request = rag_pb2.AskRequest(question="Who discovered penicillin?", collection="notes")
+            assert rag.Ask(request, timeout=60).answer
+            text = analysis_pb2.AnalyzeRequest(text="Ada Lovelace lived in London.")
+            assert not analysis_pb2_grpc.AnalysisServiceStub(channel).Analyze(text, timeout=20).failures
+            pricing = pricing_pb2_grpc.PricingServiceStub(channel)
+            assert pricing.PredictPrice(pricing_pb2.PredictPriceRequest(houses=[HOUSE]), timeout=20).estimates
+            classification = classification_pb2_grpc.ClassificationServiceStub(channel)
+            assert classification.Classify(classification_pb2.ClassifyRequest(texts=["good"]), timeout=20).results
+    finally:
+        assert running.stop() == 0
+
+
+async def test_a_damaged_version_is_served_once_its_files_are_repaired(serve: Serve, tmp_path: Path) -> None:
+    folder = await asyncio.to_thread(add, tmp_path / "models", "1")
+    whole = (folder / "model.onnx").read_bytes()
+    await asyncio.to_thread(damage, folder)
+    async with serve() as desk:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await desk.classify()
+        assert reason(caught.value) == "MODEL_UNAVAILABLE"
+        (folder / "model.onnx").write_bytes(whole)
+
+        async def is_ready() -> bool:
+            return bool((await desk.get()).state == States.MODEL_STATE_READY)
+
+        await becomes(is_ready)
+        assert await desk.version() == "1"
+
+
+async def test_a_version_that_could_not_replace_another_does_so_once_it_is_repaired(
+    published: Path, serve: Serve
+) -> None:
+    async with serve() as desk:
+        assert await desk.version() == "1"
+        folder = await asyncio.to_thread(add, published, "2", alias="candidate")
+        whole = (folder / "model.onnx").read_bytes()
+        await asyncio.to_thread(damage, folder)
+        (published / "tiny" / "current").write_text("2")
+
+        async def says_why() -> bool:
+            model = await desk.get()
+            return model.wanted_version == "2" and "SHA-256" in model.wanted_message
+
+        await becomes(says_why)
+        info = await desk.model_service.GetServerInfo(model_pb2.GetServerInfoRequest())
+        assert any('"tiny"' in warning and "version 2" in warning for warning in info.warnings), info.warnings
+        assert await desk.version() == "1"
+        (folder / "model.onnx").write_bytes(whole)
+        await desk.serves("2")
+
+        async def is_content() -> bool:
+            model = await desk.get()
+            return (model.wanted_version, model.wanted_message) == ("", "")
+
+        await becomes(is_content)
+
+
+async def test_a_bad_classifier_of_the_settings_takes_nothing_else_down(serve: Serve, tmp_path: Path) -> None:
+    for name in ("sentiment", "topics"):
+        await asyncio.to_thread(add, tmp_path / "models", "1", name=name)
+    async with serve() as desk:  # "tiny" and "other" are missing
+        assert await health(desk, CLASSIFICATION) == SERVING
+        assert await desk.version("sentiment") == "1"
+        assert await health(desk, f"{CLASSIFICATION}/tiny") != SERVING
+        info = await desk.model_service.GetServerInfo(model_pb2.GetServerInfoRequest())
+        told = {service.name: service for service in info.services}
+        assert "make train ONLY=tiny" in told[f"{CLASSIFICATION}/tiny"].message
+        assert not told[f"{CLASSIFICATION}/tiny"].required
+        assert told[CLASSIFICATION].required
+        await asyncio.to_thread(add, tmp_path / "models", "1")
+
+        async def is_serving() -> bool:
+            return bool(await health(desk, f"{CLASSIFICATION}/tiny") == SERVING)
+
+        await becomes(is_serving)
+        assert await desk.version() == "1"
