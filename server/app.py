@@ -113,7 +113,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         stack.push_async_callback(chats.close)
         certificate, key = settings.tls_cert, settings.tls_key
         certificates = Certificates(certificate, key, settings.tls_client_ca) if certificate and key else None
-        files: list[ReloadingFile[Any]] = [certificates] if certificates else []
+        files: list[ReloadingFile[Any]] = [*([certificates] if certificates else []), *chats.key_files]
         models = administration.ModelServicer(
             manager,
             {} if chats.is_off else chats.handles,

@@ -210,12 +210,6 @@ class Settings(BaseSettings):
         """Whether only this machine can reach the server. Host names other than localhost count as reachable."""
         return is_loopback(self.host)
 
-    def read_llm_api_key(self) -> str:
-        """The endpoint's API key; "none" if it needs no key, because the client library requires a value."""
-        if self.llm_api_key_file:
-            return self.llm_api_key_file.read_text().strip() or "none"
-        return self.llm_api_key.get_secret_value() if self.llm_api_key else "none"
-
 
 def explain(error: ValidationError) -> Iterator[str]:
     """A line for each problem, with the variable and, in JSON, the place, and without the value."""
