@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -83,7 +84,13 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         limiting = open_limiter(redis_url, settings.replicas, reader.spent)
         limiter = await stack.enter_async_context(limiting) if settings.tenants else None
         ledger = await stack.enter_async_context(
-            aclosing(SqlLedger(settings.ledger_target, folder=settings.data / "state"))
+            aclosing(
+                SqlLedger(
+                    settings.ledger_target,
+                    folder=settings.data / "state",
+                    retention=timedelta(days=settings.ledger_retention_days),
+                )
+            )
         )
 
         schedulers = {

@@ -133,6 +133,9 @@ class Settings(BaseSettings):
         description="postgresql:// URL of the ledger's database, which several servers can share; unset: "
         "state/ledger.sqlite in the data folder",
     )
+    ledger_retention_days: int = Field(
+        400, ge=32, description="days after which the ledger's rows are deleted; budgets need those of a month"
+    )
 
     @field_validator("host")
     @classmethod
