@@ -58,6 +58,7 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
             answer="".join(texts),
             citations=citations,
             grounded=done.grounded,
+            abstained=done.abstained,
             usage=done.usage,
             model=done.model,
             index=done.index,
