@@ -223,9 +223,7 @@ def spec(
     return ServiceSpec(
         servicer,
         {
-            **dict.fromkeys(
-                ("Ask", "StreamAsk"), MethodSpec(Role.CALL, servicer.estimate, (finds, uses_default(chat.name), read))
-            ),
+            **dict.fromkeys(("Ask", "StreamAsk"), MethodSpec(Role.CALL, servicer.estimate, (finds, answers, read))),
             "Retrieve": called((finds, read)),
             "ListCollections": called((SEES_COLLECTIONS,)),
             **dict.fromkeys(("ListDocuments", "GetIndex", "ListGenerations"), called((read,))),
