@@ -63,6 +63,14 @@ def test_a_question_without_an_answer(quintet_command: Quintet) -> None:
     assert "no passage fits" in done.stderr
 
 
+def test_a_model_that_does_not_know(quintet_command: Quintet, in_process: Quintet, tmp_path: Path) -> None:
+    (tmp_path / "riddle.txt").write_text("I do not know the price of tea.")
+    assert quintet_command("add", "riddles", str(tmp_path)).returncode == 0
+    done = in_process("ask", "--collection", "riddles", "price of tea")
+    assert "the model did not find the answer in the passages" in done.stderr
+    assert "do not support" not in done.stderr
+
+
 def test_nothing_to_add(quintet_command: Quintet, in_process: Quintet, server: SmallServer, tmp_path: Path) -> None:
     (tmp_path / "image.txt").write_bytes(b"\x00\x01")
     done = quintet_command("add", "handbook", str(tmp_path))

@@ -17,6 +17,7 @@ from pydantic import StringConstraints as Text
 from server.domain.chat import Prices
 from server.domain.money import micros
 from server.domain.reloading_file import BadFile
+from server.tasks.chat.api_keys import NO_KEY, Key, KeyFile, checked_key, is_header
 
 EMBEDDED, DEFAULT = "embedded", "default"
 _LONGEST_NAME = 128  # of a model, in requests
@@ -36,13 +37,9 @@ def _address(url: str) -> str:
 
 
 def _header(value: SecretStr) -> SecretStr:
-    if not _is_header(value.get_secret_value()):
+    if not is_header(value.get_secret_value()):
         raise ValueError("must be a line of printable ASCII")
     return value
-
-
-def _is_header(value: str) -> bool:
-    return value.isascii() and value.isprintable()
 
 
 Micros = Annotated[int, BeforeValidator(micros)]
@@ -85,21 +82,19 @@ class _Provider(_Table):
     idempotency_header: Annotated[str, Text(pattern=r"^[A-Za-z0-9-]{1,128}$")] | None = None
     models: dict[Word, Model] = Field(min_length=1)
 
-    def key(self, folder: Path) -> str:
-        """The API key. A relative path begins in `folder`. Raises ValueError, without the key, or OSError."""
+    def key(self, name: str, folder: Path) -> Key:
+        """What gives the API key of this provider, called `name`. A relative path begins in `folder`.
+
+        Raises BadFile, without the key.
+        """
         if self.api_key_env and self.api_key_file:
-            raise ValueError("has both api_key_env and api_key_file")
+            raise BadFile("has both api_key_env and api_key_file")
+        if self.api_key_file:
+            return KeyFile(name, folder / self.api_key_file.expanduser())
+        key = NO_KEY
         if self.api_key_env:
-            key = os.environ.get(self.api_key_env, "").strip()
-            source = f"environment variable {self.api_key_env}"
-        elif self.api_key_file:
-            key = (folder / self.api_key_file.expanduser()).read_text(encoding="utf-8").strip()
-            source = "file api_key_file"
-        else:
-            return "none"  # the SDK wants a key even if the endpoint does not
-        if not key or not _is_header(key):
-            raise ValueError(f"the {source} is missing, empty or no line of printable ASCII")
-        return key
+            key = checked_key(os.environ.get(self.api_key_env, ""), f"environment variable {self.api_key_env}")
+        return lambda: key
 
 
 class OpenAI(_Provider):
@@ -130,14 +125,14 @@ class Providers(_Table):
             for model_name, model in provider.models.items():
                 yield f"{name}/{model_name}", provider, model
 
-    def read_keys(self, folder: Path) -> dict[str, str]:
-        """API keys by provider. Raises BadFile, without keys."""
-        keys: dict[str, str] = {}
+    def read_keys(self, folder: Path) -> dict[str, Key]:
+        """What gives the API keys, by provider. Raises BadFile, without keys."""
+        keys: dict[str, Key] = {}
         for name, provider in self.providers.items():
             try:
-                keys[name] = provider.key(folder)
-            except (OSError, ValueError) as error:
-                raise BadFile(f"[providers.{name}]: {_reason(error)}") from None
+                keys[name] = provider.key(name, folder)
+            except BadFile as error:
+                raise BadFile(f"[providers.{name}]: {error}") from None
         return keys
 
     def prices(self, model: Model) -> Prices:

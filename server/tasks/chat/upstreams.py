@@ -45,8 +45,9 @@ def provider_upstreams(
             upstreams[ref] = Upstream(
                 ModelDescription(identity, ModelTask.CHAT, provider.kind, max_input_tokens=model.context_tokens),
                 Endpoint(
-                    client_of(provider, routes.keys[name], name_there),
+                    client_of(provider, routes.keys[name](), name_there),
                     name_there,
+                    key=routes.keys[name],
                     dialect=_dialect_of(provider, model),
                     idempotency_header=provider.idempotency_header or "",
                 ),

@@ -88,8 +88,9 @@ class RagEngine:
                 last = (await self._collections.find(name)).snapshot.index
             except (CollectionUnavailable, CollectionUnreadable):
                 last = IndexIdentity(name, 0)
+            owner = self._collections.owners().get(name)
             try:
-                await self._collections.write(partial(drop_collection, self._collections.index, name), deadline)
+                await self._collections.write(partial(drop_collection, self._collections.index, name, owner), deadline)
             except CollectionNotFound:  # another process was faster
                 self._collections.forget(name)
                 raise

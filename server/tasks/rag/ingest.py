@@ -68,6 +68,7 @@ class Ingester:
         added = added._replace(size_bytes=written_bytes(changes.documents, len(changes.passages), embedded.shape[1]))
         with self._quotas.room(name, added):
             collection = collection or await self._collections.create(name, embedded.shape[1], deadline=deadline)
+            self._collections.check_right(name)  # again after the embedding, which may have taken long
             snapshot = collection.snapshot
             if changes.documents:
                 write = (), changes.documents, changes.passages, changes.vectors(embedded), self._collections.embedder
