@@ -274,10 +274,15 @@ class AskResponse(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
+    ABSTAINED_FIELD_NUMBER: _builtins.int
     answer: _builtins.str
     """The answer in plain text."""
     grounded: _builtins.bool
-    """True if the passages contain the content words of the answer."""
+    """True if the words and numbers of the answer stand together in one sentence or table row of a passage, beside those of
+    the question, and tell more than the question does. Never true if abstained is.
+    """
+    abstained: _builtins.bool
+    """True if the answer says that the passages do not contain the answer, or that the model does not know it."""
     @_builtins.property
     def citations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Citation]:
         """The passages that the model read, best first. The server adds them; the model cannot invent any."""
@@ -303,10 +308,11 @@ class AskResponse(_message.Message):
         usage: _common_pb2.Usage | None = ...,
         model: _common_pb2.ModelRef | None = ...,
         index: _common_pb2.IndexRef | None = ...,
+        abstained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "model", b"model", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "citations", b"citations", "grounded", b"grounded", "index", b"index", "model", b"model", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "answer", b"answer", "citations", b"citations", "grounded", b"grounded", "index", b"index", "model", b"model", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -444,9 +450,12 @@ class AskDone(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
+    ABSTAINED_FIELD_NUMBER: _builtins.int
     finish_reason: _common_pb2.FinishReason.ValueType
     """Why the model stopped."""
     grounded: _builtins.bool
+    """As in AskResponse."""
+    abstained: _builtins.bool
     """As in AskResponse."""
     @_builtins.property
     def usage(self) -> _common_pb2.Usage:
@@ -468,10 +477,11 @@ class AskDone(_message.Message):
         usage: _common_pb2.Usage | None = ...,
         model: _common_pb2.ModelRef | None = ...,
         index: _common_pb2.IndexRef | None = ...,
+        abstained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "model", b"model", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "grounded", b"grounded", "index", b"index", "model", b"model", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "finish_reason", b"finish_reason", "grounded", b"grounded", "index", b"index", "model", b"model", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
