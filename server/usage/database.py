@@ -42,6 +42,9 @@ class CommitUncertain(Exception):
     """The connection failed during the commit: the rows may be there or not."""
 
 
+WRITING: tuple[type[Exception], ...] = (*READING, CommitUncertain)
+
+
 def is_away(error: Exception) -> bool:
     """Whether the database cannot be written to for now: it is unreachable, hangs, is full or read-only, or lacks
     rights or tables. False for errors of an entry's own values, and for faults of this server.

@@ -115,8 +115,8 @@ class Answer:
         choices = chunk.get("choices")
         choice = next((each for each in choices if isinstance(each, dict)), None) if isinstance(choices, list) else None
         for holder in (chunk, choice, chunk.get("x_groq")):
-            if isinstance(holder, dict) and (usage := holder.get("usage")):
-                self.usage = _usage(usage) if isinstance(usage, dict) else None
+            if isinstance(holder, dict) and isinstance(usage := holder.get("usage"), dict):
+                self.usage = max(filter(None, (self.usage, _usage(usage))), key=_total, default=None)
         return () if choice is None else self._read_choice(choice)
 
     def _read_choice(self, choice: Mapping[str, Any]) -> Iterable[str]:
@@ -167,6 +167,11 @@ def _plain(reason: str) -> str:
 
 def _name(text: str) -> str:
     return repaired(text[:_MAX_NAME])
+
+
+def _total(usage: tuple[int, int, int]) -> int:
+    """Of two counts the larger one is right: counts grow with an answer, and some endpoints end with zeros."""
+    return usage[0] + usage[1]
 
 
 def _usage(reported: Mapping[str, Any]) -> tuple[int, int, int] | None:

@@ -1,6 +1,6 @@
 """Upstreams of the configured providers. Importing it imports the SDK, which takes a second."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from server.tasks.chat.openai_upstream import Upstream, limiter_of
 from server.tasks.chat.providers_file import Azure, Model, OpenAI
 from server.tasks.chat.tokens import TokenCounter, TokenizerCounter
 
+_MAX_ERROR_BYTES = 64 * 1024
 # Idle connections are given up before the endpoint gives them up, which is after 5 s for vLLM and others on uvicorn: a
 # request that is sent while the endpoint closes fails, and is not repeated because the endpoint may have read it.
 _LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=4.0)
@@ -68,13 +69,39 @@ def client_of(provider: OpenAI | Azure, key: str, model: str) -> openai.AsyncOpe
         "api_key": key,
         "default_headers": {"Accept-Encoding": "identity", **own},  # small packets are not worth unpacking
         "max_retries": 0,  # Router repeats: it knows which requests may have cost something
-        "http_client": openai.DefaultAsyncHttpxClient(timeout=timeout, limits=_LIMITS),
+        "http_client": openai.DefaultAsyncHttpxClient(
+            timeout=timeout, limits=_LIMITS, event_hooks={"response": [_shorten_error]}
+        ),
     }
     if isinstance(provider, OpenAI):
         return openai.AsyncOpenAI(base_url=provider.base_url, **common)
     return openai.AsyncAzureOpenAI(
         azure_endpoint=provider.endpoint, azure_deployment=model, api_version=provider.api_version, **common
     )
+
+
+class _Beginning(httpx2.AsyncByteStream):
+    """The first bytes of a body."""
+
+    def __init__(self, body: httpx2.AsyncByteStream) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for piece in self._body:
+            yield piece
+            size += len(piece)
+            if size >= _MAX_ERROR_BYTES:
+                return
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+
+async def _shorten_error(response: httpx2.Response) -> None:
+    """The SDK reads the body of an error whole, however long it is."""
+    if response.is_error and isinstance(response.stream, httpx2.AsyncByteStream):
+        response.stream = _Beginning(response.stream)
 
 
 def _dialect_of(provider: OpenAI | Azure, model: Model) -> Dialect:
