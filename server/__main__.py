@@ -18,6 +18,7 @@ import logging
 import signal
 import sys
 import textwrap
+import threading
 import time
 
 import uvloop
@@ -31,6 +32,8 @@ from server.rpc.listener import CannotStart
 from server.settings import Settings, explain, unknown_variables
 
 log = logging.getLogger("server")
+
+log = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -63,24 +66,37 @@ def main() -> int:
 
 async def _serve(settings: Settings) -> int:
     stop = asyncio.Event()
+    signals: list[int] = []
     loop = asyncio.get_running_loop()
 
-    def on_signal() -> None:
+    def on_signal(number: int) -> None:
         if stop.is_set():
             os._exit(1)  # the second one: now
+        signals.append(number)
         stop.set()
+        limit = threading.Timer(settings.shutdown_seconds, _exit, [settings.shutdown_seconds])
+        limit.daemon = True
+        limit.start()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(number, on_signal, number)
     async with running(settings) as app:
-        if settings.log_format == "json":  # no line that is not one
-            await stop.wait()
-            return 0
-        announcing = asyncio.create_task(_announce(app, settings))
+        announcing = None
+        if settings.log_format == "text":  # the others are objects
+            announcing = asyncio.create_task(_announce(app, settings))
         await stop.wait()
-        announcing.cancel()
-        print("Stopping: what runs may finish. Press Ctrl-C again to exit at once.", flush=True)
+        if signals == [signal.SIGINT]:  # Ctrl-C: no load balancer sends calls to a server at a terminal
+            app.no_pause.set()
+        if announcing:
+            announcing.cancel()
+            print("Stopping: what runs may finish. Press Ctrl-C again to exit at once.", flush=True)
     return 0
+
+
+def _exit(seconds: float) -> None:
+    """Called on a thread, because what hangs may be the event loop."""
+    log.critical("the stop took longer than %g s; exiting", seconds)
+    os._exit(1)
 
 
 async def _announce(app: App, settings: Settings) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -29,11 +29,12 @@ from server.models.manager import ModelManager
 from server.models.registry import open_store
 from server.models.spec import ModelSettings, ModelSpec, imported
 from server.rpc.admission import Admission
+from server.rpc.anonymous import Anonymous
 from server.rpc.auth import TenantAuth
 from server.rpc.certificates import Certificates
 from server.rpc.grpc_server import make_server
 from server.rpc.health import Health
-from server.rpc.listener import CannotStart, listen
+from server.rpc.listener import CannotStart, listen, options
 from server.rpc.pipeline import Registrar
 from server.rpc.reflection import add_reflection
 from server.rpc.service_spec import ServiceSpec, methods_by_path, touches_by_path
@@ -57,16 +58,6 @@ from server.usage.reader import SqlReader
 log = logging.getLogger(__name__)
 CLASSIFIERS = ("sentiment", "topics")
 HEALTH_SERVICE: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-# Go clients ping every 10 s; the default of one ping in 5 minutes would disconnect them (too_many_pings). A client's
-# connection stays on one server, so it is ended now and then for the load to spread.
-_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.so_reuseport", 0),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.max_connection_age_ms", 30 * 60_000),
-    ("grpc.max_connection_age_grace_ms", 10 * 60_000),
-)
 
 
 @dataclass(frozen=True)
@@ -78,6 +69,7 @@ class App:
     services: tuple[ServiceSpec, ...]
     handles: Iterable[Handle[Any]]  # sorted by name
     loaded: Callable[[], Awaitable[None]]
+    no_pause: asyncio.Event  # set: the stop does not pause for load balancers
 
 
 @asynccontextmanager
@@ -155,13 +147,11 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             lanes_of={service.full_name: service.lanes for service in services if service.lanes},
         )
 
-        # gRPC's limit is twice ours, so that a request that is a little too large gets an answer with details.
-        largest = settings.max_request_bytes
-        server = make_server((*_OPTIONS, ("grpc.max_receive_message_length", 2 * largest)))
+        server = make_server(options(settings.max_request_bytes))
         registrar = Registrar(
             server,
             admission,
-            largest,
+            settings.max_request_bytes,
             identify=auth.identify if auth else None,
             touches=touches_by_path(services),
             limits=limits,
@@ -169,7 +159,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         )
         for service in services:
             service.register(registrar)
-        address = _open_port(server, settings, health, [each.full_name for each in services], certificates)
+        anonymous, address = _open_port(server, settings, health, services, certificates)
         if settings.metrics_port is not None:
             from server.observability.metrics import Collector, serving  # their libraries take a while to import
 
@@ -188,8 +178,9 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             stack.enter_context(serving(settings.host, settings.metrics_port, collector))
         await server.start()
         log.info("listening on %s", address)
-        stack.push_async_callback(_stop, server, health, models, admission, settings)
-        stack.callback(ledger.watchers.end)  # before the server is stopped, which would wait for them
+        app = App(address, health, services, models.handles.values(), manager.loaded, asyncio.Event())
+        stack.push_async_callback(_stop, server, registrar, anonymous, settings, app.no_pause)
+        stack.callback(_call_each, (health.stop, models.stop, ledger.watchers.end))  # ends streams that have no end
 
         def update() -> None:
             for name, message, is_blocking in chain.from_iterable(each.health() for each in services):
@@ -200,7 +191,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         update()
         manager.start(chats.handles.values())
         chats.start()
-        yield App(address, health, services, models.handles.values(), manager.loaded)
+        yield app
 
 
 def _tasks(
@@ -251,15 +242,20 @@ def _tasks(
 
 
 def _open_port(
-    server: grpc.aio.Server, settings: Settings, health: Health, names: list[str], certificates: Certificates | None
-) -> str:
-    """Add health and reflection of `names`, which bypass what happens around other calls; returns the address."""
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    server: grpc.aio.Server,
+    settings: Settings,
+    health: Health,
+    services: Iterable[ServiceSpec],
+    certificates: Certificates | None,
+) -> tuple[Anonymous, str]:
+    """Add health and reflection, which bypass what happens around other calls; returns the address, too."""
+    anonymous = Anonymous(server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, anonymous)
     if settings.reflection:
-        add_reflection(server, [*names, HEALTH_SERVICE])
+        add_reflection(anonymous, [*(each.full_name for each in services), HEALTH_SERVICE])
     if settings.tenants and not certificates and not settings.is_local:
         log.warning("API keys cross the network unencrypted: set QUINTET_TLS_CERT and QUINTET_TLS_KEY")
-    return listen(server, settings.host, settings.port, certificates)
+    return anonymous, listen(server, settings.host, settings.port, certificates)
 
 
 def _tracing(endpoint: str) -> "AbstractAsyncContextManager[BeginTrace]":
@@ -270,17 +266,23 @@ def _tracing(endpoint: str) -> "AbstractAsyncContextManager[BeginTrace]":
     return tracing(endpoint)
 
 
+def _call_each(functions: Iterable[Callable[[], None]]) -> None:
+    for function in functions:
+        function()
+
+
 async def _stop(
     server: grpc.aio.Server,
-    health: Health,
-    models: administration.ModelServicer,
-    admission: Admission,
+    registrar: Registrar,
+    anonymous: Anonymous,
     settings: Settings,
+    no_pause: asyncio.Event,
 ) -> None:
-    log.info("stopping: %d calls run and may finish within %g s", admission.running, settings.shutdown_grace_seconds)
-    health.stop()
-    models.stop()
-    await asyncio.sleep(settings.shutdown_pause_seconds)
-    admission.stopping = True
-    await server.stop(settings.shutdown_grace_seconds)
+    """Until no call runs any more. docs/operations.md says what clients see."""
+    log.info("stopping: running calls may finish within %g s", settings.shutdown_grace_seconds)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(no_pause.wait(), settings.shutdown_pause_seconds)
+    anonymous.stop()
+    await registrar.drain(settings.shutdown_grace_seconds)
+    await server.stop(None)
     log.info("no calls run any more")

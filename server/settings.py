@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from server.domain.network import is_loopback
 from server.models.spec import ModelSettings
 
+CLOSING_SECONDS = 5.0  # after the last call: the ledger's last entries, models, child processes
 _PREFIX = "QUINTET_"
 # Variables of the client, of `make train`, and those that Kubernetes makes for a Service named quintet.
 _OTHERS = re.compile(r"QUINTET_(ADDRESS|API_KEY|CACHE|HUB|(\w+_)?SERVICE_(HOST|PORT\w*)|PORT_\d+_\w+)")
@@ -68,11 +69,20 @@ class Settings(BaseSettings):
     )
     max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="largest request in bytes")
     default_deadline_seconds: int = Field(300, ge=1, description="deadline of calls that set none, in seconds")
-    shutdown_grace_seconds: float = Field(
-        20.0, ge=0, description="time that running calls have to finish after SIGTERM, in seconds"
-    )
     shutdown_pause_seconds: float = Field(
-        0.5, ge=0, description="time between reporting NOT_SERVING and refusing new calls, in seconds"
+        7.0,
+        ge=0,
+        description="time between reporting NOT_SERVING and refusing new calls after SIGTERM, in seconds; longer than "
+        "the interval and the timeout of load balancers' health checks together; Ctrl-C skips it",
+    )
+    shutdown_grace_seconds: float = Field(
+        13.0, ge=0, description="time that running calls then have to finish, in seconds"
+    )
+    shutdown_seconds: float = Field(
+        25.0,
+        ge=1,
+        description="longest time of a whole stop, in seconds: pause, grace, and 5 s to write and close everything; "
+        "then the process exits; what kills it (terminationGracePeriodSeconds in Kubernetes) must wait longer",
     )
     metrics_port: int | None = Field(
         None,
@@ -126,6 +136,11 @@ class Settings(BaseSettings):
     ledger_retention_days: int = Field(
         400, ge=32, description="days after which the ledger's rows are deleted; budgets need those of a month"
     )
+
+    @field_validator("host")
+    @classmethod
+    def _without_brackets(cls, host: str) -> str:
+        return host.removeprefix("[").removesuffix("]")
 
     @field_validator("port", "metrics_port", mode="before")
     @classmethod
@@ -196,6 +211,12 @@ class Settings(BaseSettings):
             raise ValueError("QUINTET_TLS_CERT and QUINTET_TLS_KEY must be set together")
         if self.tls_client_ca and not self.tls_cert:
             raise ValueError("QUINTET_TLS_CLIENT_CA needs QUINTET_TLS_CERT and QUINTET_TLS_KEY")
+        if self.shutdown_pause_seconds + self.shutdown_grace_seconds + CLOSING_SECONDS > self.shutdown_seconds:
+            raise ValueError(
+                f"QUINTET_SHUTDOWN_PAUSE_SECONDS ({self.shutdown_pause_seconds:g}), QUINTET_SHUTDOWN_GRACE_SECONDS "
+                f"({self.shutdown_grace_seconds:g}) and {CLOSING_SECONDS:g} s to close everything are more than "
+                f"QUINTET_SHUTDOWN_SECONDS ({self.shutdown_seconds:g})"
+            )
         if not (self.tenants or self.allow_anonymous or self.is_local):
             raise ValueError(
                 f"with QUINTET_HOST={self.host} every client could call: set QUINTET_TENANTS to a file of tenants "

@@ -34,6 +34,15 @@ def test_certificates_are_complete(given: dict[str, Path]) -> None:
         Settings(**given)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "given", [{"shutdown_pause_seconds": 8}, {"shutdown_grace_seconds": 20}, {"shutdown_seconds": 24}]
+)
+def test_the_parts_of_a_stop_fit_into_the_whole(given: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match=r"QUINTET_SHUTDOWN_PAUSE_SECONDS .* more than QUINTET_SHUTDOWN_SECONDS"):
+        Settings(**given)  # type: ignore[arg-type]
+    Settings(**{**given, "shutdown_seconds": 60})  # type: ignore[arg-type]
+
+
 def test_every_setting_is_documented_and_has_a_description() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
     documented = set(re.findall(r"QUINTET_([A-Z_]+)", page)) - {"CACHE", "HUB"}  # of `make train`

@@ -1,6 +1,6 @@
 """Upstreams of the configured providers. Importing it imports the SDK, which takes a second."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ from server.tasks.chat.openai_upstream import Upstream, limiter_of
 from server.tasks.chat.providers_file import Azure, Model, OpenAI
 from server.tasks.chat.tokens import TokenCounter, TokenizerCounter
 
+_MAX_ERROR_BYTES = 64 * 1024
 # Idle connections are given up before the endpoint gives them up, which is after 5 s for vLLM and others on uvicorn: a
 # request that is sent while the endpoint closes fails, and is not repeated because the endpoint may have read it.
 _LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=4.0)
@@ -78,6 +79,30 @@ def client_of(provider: OpenAI | Azure, key: str, model: str) -> openai.AsyncOpe
     )
 
 
+class _Beginning(httpx2.AsyncByteStream):
+    """The first bytes of a body."""
+
+    def __init__(self, body: httpx2.AsyncByteStream) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for piece in self._body:
+            yield piece
+            size += len(piece)
+            if size >= _MAX_ERROR_BYTES:
+                return
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+
+async def _shorten_error(response: httpx2.Response) -> None:
+    """The SDK reads the body of an error whole, however long it is."""
+    if response.is_error and isinstance(response.stream, httpx2.AsyncByteStream):
+        response.stream = _Beginning(response.stream)
+
+
 def _dialect_of(provider: OpenAI | Azure, model: Model) -> Dialect:
     limit_field = model.limit_field or provider.limit_field
     without = provider.without if model.without is None else model.without
@@ -92,7 +117,10 @@ def _http_client(provider: OpenAI | Azure) -> openai.DefaultAsyncHttpxClient:
     direct = f"all://[{host}]" if ":" in host else f"all://{host}"
     try:
         return openai.DefaultAsyncHttpxClient(
-            timeout=timeout, limits=_LIMITS, mounts={direct: None} if is_loopback(host) else None
+            timeout=timeout,
+            limits=_LIMITS,
+            event_hooks={"response": [_shorten_error]},
+            mounts={direct: None} if is_loopback(host) else None,
         )
     except Exception as error:  # an address that is none, an unknown scheme, a missing package for SOCKS
         what = "a proxy of the environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) cannot be used"
