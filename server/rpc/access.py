@@ -47,8 +47,13 @@ MANAGES_USAGE = Touch(Resource.USAGE, Right.MANAGE)
 SEES_SERVER = Touch(Resource.SERVER, Right.SEE)
 
 
-def uses(names: Names) -> Touch:
-    """The models that a request is computed with must be in the tenant's allow-list, chosen by name or by default."""
+def uses(*models: str) -> Touch:
+    """The same models serve every request; they must be in the tenant's allow-list."""
+    return uses_some(lambda request: models)
+
+
+def uses_some(names: Names) -> Touch:
+    """The models that serve a request."""
 
     def check(call: Context, request: Any) -> None:
         if call.caller.models is not None:
@@ -58,14 +63,21 @@ def uses(names: Names) -> Touch:
     return Touch(Resource.MODEL, Right.USE, check)
 
 
-def chosen(default: str) -> Names:
-    """The model that a request names, or the default."""
-    return lambda request: (request.model or default,)
+def uses_chosen(default: str) -> Touch:
+    """The model that a request names, or the default, whose name a refusal does not tell."""
+
+    def check(call: Context, request: Any) -> None:
+        if request.model:
+            call.caller.use_model(request.model)
+        else:
+            call.caller.use_model(default, "the default model")
+
+    return Touch(Resource.MODEL, Right.USE, check)
 
 
-def always(*models: str) -> Names:
-    """The same models for every request."""
-    return lambda request: models
+def uses_default(model: str) -> Touch:
+    """The model that serves every request, and whose name a refusal does not tell."""
+    return Touch(Resource.MODEL, Right.USE, lambda call, request: call.caller.use_model(model, "the default model"))
 
 
 def names_collection(right: Right, named: Callable[[Any], str], owners: Owners) -> Touch:

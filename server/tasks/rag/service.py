@@ -15,7 +15,7 @@ from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
 from server.domain.rag import Query, ReindexProgress
 from server.models.handle import Handle
-from server.rpc.access import SEES_COLLECTIONS, always, names_collection, uses
+from server.rpc.access import SEES_COLLECTIONS, names_collection, uses, uses_default
 from server.rpc.convert import by_name, index_ref, model_ref
 from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tasks.rag import convert
@@ -213,7 +213,7 @@ def spec(
     `retrieval` are the names of the models that find passages, the embedder first.
     """
     servicer = RagServicer(engine, answerer)
-    answers, finds, embeds = uses(always(chat.name, *retrieval)), uses(always(*retrieval)), uses(always(retrieval[0]))
+    finds, embeds, answers = uses(*retrieval), uses(retrieval[0]), uses_default(chat.name)
     read = names_collection(Right.READ, convert.collection, servicer.owners)
     add, write, create, delete = (
         names_collection(right, lambda request: request.collection, servicer.owners)
@@ -223,7 +223,7 @@ def spec(
     return ServiceSpec(
         servicer,
         {
-            **dict.fromkeys(("Ask", "StreamAsk"), MethodSpec(Role.CALL, servicer.estimate, (answers, read))),
+            **dict.fromkeys(("Ask", "StreamAsk"), MethodSpec(Role.CALL, servicer.estimate, (finds, answers, read))),
             "Retrieve": called((finds, read)),
             "ListCollections": called((SEES_COLLECTIONS,)),
             **dict.fromkeys(("ListDocuments", "GetIndex", "ListGenerations"), called((read,))),
