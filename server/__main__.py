@@ -14,19 +14,26 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import argparse
 import asyncio
+import logging
 import signal
 import sys
 import textwrap
+import threading
 import time
 
 import uvloop
-from pydantic import ValidationError
+from pydantic import ByteSize, ValidationError
 
 from server.app import App, running
+from server.domain.network import bypass_proxies_on_loopback
 from server.domain.reloading_file import BadFile
 from server.observability import logs
 from server.rpc.listener import CannotStart
-from server.settings import Settings
+from server.settings import Settings, explain, unknown_variables
+
+log = logging.getLogger("server")
+
+log = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -37,15 +44,16 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.parse_args()
+    bypass_proxies_on_loopback(os.environ)
     try:
         settings = Settings()
     except ValidationError as error:
-        for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"]).upper()
-            where = f"QUINTET_{name}: " if name else ""  # what concerns several names them itself
-            print(f"error: {where}{problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
+        for line in explain(error):
+            print(f"error: {line}", file=sys.stderr)
         return 2
     logs.to_stderr(settings.log_level, settings.log_format)
+    for line in unknown_variables(os.environ):
+        log.warning(line)
     try:
         return uvloop.run(_serve(settings))
     except CannotStart as error:
@@ -58,24 +66,37 @@ def main() -> int:
 
 async def _serve(settings: Settings) -> int:
     stop = asyncio.Event()
+    signals: list[int] = []
     loop = asyncio.get_running_loop()
 
-    def on_signal() -> None:
+    def on_signal(number: int) -> None:
         if stop.is_set():
             os._exit(1)  # the second one: now
+        signals.append(number)
         stop.set()
+        limit = threading.Timer(settings.shutdown_seconds, _exit, [settings.shutdown_seconds])
+        limit.daemon = True
+        limit.start()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(number, on_signal, number)
     async with running(settings) as app:
-        if settings.log_format == "json":  # no line that is not one
-            await stop.wait()
-            return 0
-        announcing = asyncio.create_task(_announce(app, settings))
+        announcing = None
+        if settings.log_format == "text":  # the others are objects
+            announcing = asyncio.create_task(_announce(app, settings))
         await stop.wait()
-        announcing.cancel()
-        print("Stopping: what runs may finish. Press Ctrl-C again to exit at once.", flush=True)
+        if signals == [signal.SIGINT]:  # Ctrl-C: no load balancer sends calls to a server at a terminal
+            app.no_pause.set()
+        if announcing:
+            announcing.cancel()
+            print("Stopping: what runs may finish. Press Ctrl-C again to exit at once.", flush=True)
     return 0
+
+
+def _exit(seconds: float) -> None:
+    """Called on a thread, because what hangs may be the event loop."""
+    log.critical("the stop took longer than %g s; exiting", seconds)
+    os._exit(1)
 
 
 async def _announce(app: App, settings: Settings) -> None:
@@ -132,10 +153,25 @@ def _access(settings: Settings) -> str:
 def _settings_help() -> str:
     lines = []
     for name, field in Settings.model_fields.items():
-        default = "" if field.default is None or field.default_factory else f" [{field.default}]"
-        text = textwrap.fill(f"{field.description}{default}", 76, initial_indent="      ", subsequent_indent="      ")
+        default = "" if field.default_factory else _written(field.default)
+        described = f"{field.description} [{default}]" if default else str(field.description)
+        text = textwrap.fill(described, 76, initial_indent="      ", subsequent_indent="      ")
         lines.append(f"  QUINTET_{name.upper()}\n{text}")
     return "\n".join(lines)
+
+
+def _written(value: object) -> str:
+    """A default as a person writes it into the environment."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case ByteSize():
+            return value.human_readable().replace(".0", "")
+        case float():
+            return f"{value:g}"
+    return str(value)
 
 
 if __name__ == "__main__":

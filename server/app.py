@@ -7,9 +7,11 @@ closed in the reverse order of its making.
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -27,16 +29,17 @@ from server.models.manager import ModelManager
 from server.models.registry import open_store
 from server.models.spec import ModelSettings, ModelSpec, imported
 from server.rpc.admission import Admission
+from server.rpc.anonymous import Anonymous
 from server.rpc.auth import TenantAuth
 from server.rpc.certificates import Certificates
 from server.rpc.grpc_server import make_server
 from server.rpc.health import Health
-from server.rpc.listener import CannotStart, listen
+from server.rpc.listener import CannotStart, listen, options
 from server.rpc.pipeline import Registrar
 from server.rpc.reflection import add_reflection
-from server.rpc.service_spec import ServiceSpec, checks_by_path, methods_by_path
+from server.rpc.service_spec import ServiceSpec, methods_by_path, touches_by_path
 from server.rpc.tenant_limits import TenantLimits
-from server.settings import Settings
+from server.settings import Settings, unknown_variables
 from server.tasks.analysis import service as analysis
 from server.tasks.chat import service as chat
 from server.tasks.chat.registry import ChatModels
@@ -55,16 +58,6 @@ from server.usage.reader import SqlReader
 log = logging.getLogger(__name__)
 CLASSIFIERS = ("sentiment", "topics")
 HEALTH_SERVICE: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-# Go clients ping every 10 s; the default of one ping in 5 minutes would disconnect them (too_many_pings). A client's
-# connection stays on one server, so it is ended now and then for the load to spread.
-_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.so_reuseport", 0),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.max_connection_age_ms", 30 * 60_000),
-    ("grpc.max_connection_age_grace_ms", 10 * 60_000),
-)
 
 
 @dataclass(frozen=True)
@@ -76,6 +69,7 @@ class App:
     services: tuple[ServiceSpec, ...]
     handles: Iterable[Handle[Any]]  # sorted by name
     loaded: Callable[[], Awaitable[None]]
+    no_pause: asyncio.Event  # set: the stop does not pause for load balancers
 
 
 @asynccontextmanager
@@ -90,7 +84,13 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         limiting = open_limiter(redis_url, settings.replicas, reader.spent)
         limiter = await stack.enter_async_context(limiting) if settings.tenants else None
         ledger = await stack.enter_async_context(
-            aclosing(SqlLedger(settings.ledger_target, folder=settings.data / "state"))
+            aclosing(
+                SqlLedger(
+                    settings.ledger_target,
+                    folder=settings.data / "state",
+                    retention=timedelta(days=settings.ledger_retention_days),
+                )
+            )
         )
 
         schedulers = {
@@ -105,14 +105,18 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         stack.push_async_callback(chats.close)
         certificate, key = settings.tls_cert, settings.tls_key
         certificates = Certificates(certificate, key, settings.tls_client_ca) if certificate and key else None
-        files: list[ReloadingFile[Any]] = [certificates] if certificates else []
+        files: list[ReloadingFile[Any]] = [*([certificates] if certificates else []), *chats.key_files]
         models = administration.ModelServicer(
             manager,
             {} if chats.is_off else chats.handles,
             settings.git_commit,
             services=lambda: health.messages,
             required=lambda: health.required,
-            warnings=lambda: [*(warning for file in files for warning in file.warnings), *manager.follower.warnings()],
+            warnings=lambda: [
+                *unknown_variables(os.environ),
+                *(warning for file in files for warning in file.warnings),
+                *manager.follower.warnings(),
+            ],
             limits=settings.model_dump(
                 include={"max_request_bytes", "max_concurrent_calls", "default_deadline_seconds"}
             ),
@@ -143,21 +147,19 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             lanes_of={service.full_name: service.lanes for service in services if service.lanes},
         )
 
-        # gRPC's limit is twice ours, so that a request that is a little too large gets an answer with details.
-        largest = settings.max_request_bytes
-        server = make_server((*_OPTIONS, ("grpc.max_receive_message_length", 2 * largest)))
+        server = make_server(options(settings.max_request_bytes))
         registrar = Registrar(
             server,
             admission,
-            largest,
+            settings.max_request_bytes,
             identify=auth.identify if auth else None,
-            checks=checks_by_path(services),
+            touches=touches_by_path(services),
             limits=limits,
             begin_trace=begin_trace,
         )
         for service in services:
             service.register(registrar)
-        address = _open_port(server, settings, health, [each.full_name for each in services], certificates)
+        anonymous, address = _open_port(server, settings, health, services, certificates)
         if settings.metrics_port is not None:
             from server.observability.metrics import Collector, serving  # their libraries take a while to import
 
@@ -176,8 +178,9 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             stack.enter_context(serving(settings.host, settings.metrics_port, collector))
         await server.start()
         log.info("listening on %s", address)
-        stack.push_async_callback(_stop, server, health, models, admission, settings)
-        stack.callback(ledger.watchers.end)  # before the server is stopped, which would wait for them
+        app = App(address, health, services, models.handles.values(), manager.loaded, asyncio.Event())
+        stack.push_async_callback(_stop, server, registrar, anonymous, settings, app.no_pause)
+        stack.callback(_call_each, (health.stop, models.stop, ledger.watchers.end))  # ends streams that have no end
 
         def update() -> None:
             for name, message, is_blocking in chain.from_iterable(each.health() for each in services):
@@ -188,7 +191,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         update()
         manager.start(chats.handles.values())
         chats.start()
-        yield App(address, health, services, models.handles.values(), manager.loaded)
+        yield app
 
 
 def _tasks(
@@ -239,15 +242,20 @@ def _tasks(
 
 
 def _open_port(
-    server: grpc.aio.Server, settings: Settings, health: Health, names: list[str], certificates: Certificates | None
-) -> str:
-    """Add health and reflection of `names`, which bypass what happens around other calls; returns the address."""
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    server: grpc.aio.Server,
+    settings: Settings,
+    health: Health,
+    services: Iterable[ServiceSpec],
+    certificates: Certificates | None,
+) -> tuple[Anonymous, str]:
+    """Add health and reflection, which bypass what happens around other calls; returns the address, too."""
+    anonymous = Anonymous(server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, anonymous)
     if settings.reflection:
-        add_reflection(server, [*names, HEALTH_SERVICE])
+        add_reflection(anonymous, [*(each.full_name for each in services), HEALTH_SERVICE])
     if settings.tenants and not certificates and not settings.is_local:
         log.warning("API keys cross the network unencrypted: set QUINTET_TLS_CERT and QUINTET_TLS_KEY")
-    return listen(server, settings.host, settings.port, certificates)
+    return anonymous, listen(server, settings.host, settings.port, certificates)
 
 
 def _tracing(endpoint: str) -> "AbstractAsyncContextManager[BeginTrace]":
@@ -258,17 +266,23 @@ def _tracing(endpoint: str) -> "AbstractAsyncContextManager[BeginTrace]":
     return tracing(endpoint)
 
 
+def _call_each(functions: Iterable[Callable[[], None]]) -> None:
+    for function in functions:
+        function()
+
+
 async def _stop(
     server: grpc.aio.Server,
-    health: Health,
-    models: administration.ModelServicer,
-    admission: Admission,
+    registrar: Registrar,
+    anonymous: Anonymous,
     settings: Settings,
+    no_pause: asyncio.Event,
 ) -> None:
-    log.info("stopping: %d calls run and may finish within %g s", admission.running, settings.shutdown_grace_seconds)
-    health.stop()
-    models.stop()
-    await asyncio.sleep(settings.shutdown_pause_seconds)
-    admission.stopping = True
-    await server.stop(settings.shutdown_grace_seconds)
+    """Until no call runs any more. docs/operations.md says what clients see."""
+    log.info("stopping: running calls may finish within %g s", settings.shutdown_grace_seconds)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(no_pause.wait(), settings.shutdown_pause_seconds)
+    anonymous.stop()
+    await registrar.drain(settings.shutdown_grace_seconds)
+    await server.stop(None)
     log.info("no calls run any more")

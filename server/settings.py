@@ -1,21 +1,31 @@
 """Settings, read once at the start from environment variables (QUINTET_HOST, QUINTET_PORT, ...)."""
 
-import ipaddress
+import json
 import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AnyHttpUrl, ByteSize, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AnyHttpUrl, ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from server.domain.network import is_loopback
 from server.models.spec import ModelSettings
+
+CLOSING_SECONDS = 5.0  # after the last call: the ledger's last entries, models, child processes
+_PREFIX = "QUINTET_"
+# Variables of the client, of `make train`, and those that Kubernetes makes for a Service named quintet.
+_OTHERS = re.compile(r"QUINTET_(ADDRESS|API_KEY|CACHE|HUB|(\w+_)?SERVICE_(HOST|PORT\w*)|PORT_\d+_\w+)")
 
 
 class Settings(BaseSettings):
     """All settings with their defaults. Every field is an environment variable with the prefix QUINTET_."""
 
-    model_config = SettingsConfigDict(env_prefix="QUINTET_", env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True)
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(50051, ge=0, le=65535, description="port to listen on; 0 takes a free one")
@@ -36,7 +46,7 @@ class Settings(BaseSettings):
         None, description="CA certificates (PEM) for client certificates; every client must then present one"
     )
     data: Path = Field(Path("data"), description="folder that contains models/, index/ and state/")
-    models: dict[str, ModelSettings] = Field(
+    models: Annotated[dict[str, ModelSettings], NoDecode] = Field(
         default_factory=dict,
         description="JSON with options for each model (engine, source, revision, device, preload, pinned), such as "
         '{"sentiment": {"engine": "torch"}, "topics": {"preload": false}}; a new name adds a classifier',
@@ -59,11 +69,20 @@ class Settings(BaseSettings):
     )
     max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="largest request in bytes")
     default_deadline_seconds: int = Field(300, ge=1, description="deadline of calls that set none, in seconds")
-    shutdown_grace_seconds: float = Field(
-        20.0, ge=0, description="time that running calls have to finish after SIGTERM, in seconds"
-    )
     shutdown_pause_seconds: float = Field(
-        0.5, ge=0, description="time between reporting NOT_SERVING and refusing new calls, in seconds"
+        7.0,
+        ge=0,
+        description="time between reporting NOT_SERVING and refusing new calls after SIGTERM, in seconds; longer than "
+        "the interval and the timeout of load balancers' health checks together; Ctrl-C skips it",
+    )
+    shutdown_grace_seconds: float = Field(
+        13.0, ge=0, description="time that running calls then have to finish, in seconds"
+    )
+    shutdown_seconds: float = Field(
+        25.0,
+        ge=1,
+        description="longest time of a whole stop, in seconds: pause, grace, and 5 s to write and close everything; "
+        "then the process exits; what kills it (terminationGracePeriodSeconds in Kubernetes) must wait longer",
     )
     metrics_port: int | None = Field(
         None,
@@ -114,6 +133,46 @@ class Settings(BaseSettings):
         description="postgresql:// URL of the ledger's database, which several servers can share; unset: "
         "state/ledger.sqlite in the data folder",
     )
+    ledger_retention_days: int = Field(
+        400, ge=32, description="days after which the ledger's rows are deleted; budgets need those of a month"
+    )
+
+    @field_validator("host")
+    @classmethod
+    def _without_brackets(cls, host: str) -> str:
+        return host.removeprefix("[").removesuffix("]")
+
+    @field_validator("port", "metrics_port", mode="before")
+    @classmethod
+    def _port_is_a_number(cls, value: object) -> object:
+        if isinstance(value, str) and value.startswith("tcp://"):
+            raise ValueError(
+                "is what Kubernetes sets for a Service named quintet: set enableServiceLinks: false in the pod's "
+                "specification, or QUINTET_PORT itself"
+            )
+        return value
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _models_are_json(cls, value: object) -> object:
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"not JSON: {error}") from None
+
+    @field_validator("data")
+    @classmethod
+    def _data_can_be_a_folder(cls, data: Path) -> Path:
+        if not (found := _existing(data)).is_dir():
+            raise ValueError(f"{found} is not a folder")
+        return data
+
+    @field_validator("registry")
+    @classmethod
+    def _registry_is_a_uri(cls, uri: str) -> str:
+        if uri and "://" not in uri and not uri.startswith("databricks"):
+            raise ValueError("must be a URI such as http://127.0.0.1:5000")
+        return uri
 
     @field_validator("ledger_url")
     @classmethod
@@ -123,6 +182,7 @@ class Settings(BaseSettings):
                 raise ValueError("must begin with postgresql://")
             if find_spec("psycopg") is None:
                 raise ValueError('needs the extra "postgres": pip install "quintet[postgres]"')
+            _check_address(url.get_secret_value())
         return url
 
     @property
@@ -151,23 +211,68 @@ class Settings(BaseSettings):
             raise ValueError("QUINTET_TLS_CERT and QUINTET_TLS_KEY must be set together")
         if self.tls_client_ca and not self.tls_cert:
             raise ValueError("QUINTET_TLS_CLIENT_CA needs QUINTET_TLS_CERT and QUINTET_TLS_KEY")
+        if self.shutdown_pause_seconds + self.shutdown_grace_seconds + CLOSING_SECONDS > self.shutdown_seconds:
+            raise ValueError(
+                f"QUINTET_SHUTDOWN_PAUSE_SECONDS ({self.shutdown_pause_seconds:g}), QUINTET_SHUTDOWN_GRACE_SECONDS "
+                f"({self.shutdown_grace_seconds:g}) and {CLOSING_SECONDS:g} s to close everything are more than "
+                f"QUINTET_SHUTDOWN_SECONDS ({self.shutdown_seconds:g})"
+            )
         if not (self.tenants or self.allow_anonymous or self.is_local):
             raise ValueError(
                 f"with QUINTET_HOST={self.host} every client could call: set QUINTET_TENANTS to a file of tenants "
                 "('quintet tenants add' creates one), or set QUINTET_ALLOW_ANONYMOUS=true to allow it"
             )
+        if not self.ledger_url and not os.access(folder := _existing(self.data / "state"), os.W_OK | os.X_OK):
+            raise ValueError(f"QUINTET_DATA: {folder} cannot be written to by this user; the ledger is kept there")
         return self
 
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the server. Host names other than localhost count as reachable."""
-        try:
-            return self.host == "localhost" or ipaddress.ip_address(self.host.strip("[]")).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
-    def read_llm_api_key(self) -> str:
-        """The endpoint's API key; "none" if it needs no key, because the client library requires a value."""
-        if self.llm_api_key_file:
-            return self.llm_api_key_file.read_text().strip() or "none"
-        return self.llm_api_key.get_secret_value() if self.llm_api_key else "none"
+
+def explain(error: ValidationError) -> Iterator[str]:
+    """A line for each problem, with the variable and, in JSON, the place, and without the value."""
+    for problem in error.errors(include_input=False, include_url=False):
+        field, *path = map(str, problem["loc"] or [""])
+        what = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            what = f"there is no such option{_closest(path[-1], ModelSettings.model_fields)}"
+        # What concerns several variables names them itself.
+        yield ": ".join(filter(None, (field and f"{_PREFIX}{field.upper()}", ".".join(path), what)))
+
+
+def unknown_variables(environment: Iterable[str]) -> list[str]:
+    """A line for each variable that looks like a setting and is none."""
+    lines = []
+    for variable in sorted(environment):
+        name = variable.upper().removeprefix(_PREFIX).lower()
+        is_ours = variable.upper().startswith(_PREFIX) and not _OTHERS.fullmatch(variable)
+        if is_ours and name not in Settings.model_fields:
+            hint = _closest(name, Settings.model_fields, lambda found: f"{_PREFIX}{found.upper()}")
+            lines.append(f"{variable} is set, but there is no such setting{hint}")
+    return lines
+
+
+def _closest(name: str, known: Iterable[str], written: Callable[[str], str] = str) -> str:
+    found = get_close_matches(name, known, 1, 0.7)
+    return f"; is {written(found[0])} meant?" if found else ""
+
+
+def _check_address(url: str) -> None:
+    """Raises ValueError, without the URL, for what PostgreSQL's driver could not read or would read differently."""
+    try:
+        address = urlsplit(url)
+        port = address.port  # raises ValueError if it is no number
+    except ValueError:
+        port = 0
+    if port == 0 or address.netloc.count("@") > 1 or re.search("%(?![0-9A-Fa-f]{2})", url):
+        what = "must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+        raise ValueError(f"{what}; write special characters of user and password as %XX")
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest of the folders above it that exists."""
+    path = path.absolute()
+    return next(each for each in (path, *path.parents) if os.path.lexists(each))

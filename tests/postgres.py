@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -51,6 +52,19 @@ class Postgres:
         with psycopg.connect(self._url(url.rpartition("/")[2]), autocommit=True) as connection:
             for statement in statements:
                 connection.execute(statement)
+
+    def number(self, url: str, query: str) -> int:
+        """The result of a query, as the administrator."""
+        with psycopg.connect(self._url(url.rpartition("/")[2]), autocommit=True) as connection:
+            row = connection.execute(query).fetchone()
+        assert row
+        return int(row[0])
+
+    def locked(self, url: str, table: str) -> psycopg.Connection[Any]:
+        """A connection that holds a lock, so that reading the table waits until it is closed."""
+        connection = psycopg.connect(self._url(url.rpartition("/")[2]))
+        connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        return connection
 
     def freeze(self) -> None:
         """It keeps its connections, accepts others, and answers nothing."""

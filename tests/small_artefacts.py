@@ -65,7 +65,9 @@ def is_gone_when_dropped(make: Callable[[], object]) -> bool:
         gc.enable()
 
 
-def make_text_artefact(folder: Path, output: str, *, file: str = "model.onnx", **changes: Any) -> Artefact:
+def make_text_artefact(
+    folder: Path, output: str, *, file: str = "model.onnx", positions: int = 0, **changes: Any
+) -> Artefact:
     """An artefact whose graph is real and tiny: the mean of random word vectors, then `output`.
 
     "logits": float32 [batch, 3]; "embedding": float32 [batch, 8] of length 1.
@@ -73,7 +75,7 @@ def make_text_artefact(folder: Path, output: str, *, file: str = "model.onnx", *
     folder /= output
     made = folder / "made"
     made.mkdir(parents=True)
-    onnx.save(tiny_graph(output), made / file)
+    onnx.save(tiny_graph(output, positions=positions), made / file)
     tiny_tokenizer().save(str(made / "tokenizer.json"))
     schema: dict[str, Any] = {"engine": "onnx", "max_tokens": MAX_TOKENS}
     schema |= {"labels": LABELS} if output == "logits" else {"dimensions": WIDTH}
@@ -91,10 +93,12 @@ def tiny_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def tiny_graph(output: str, seed: int = 0) -> onnx.ModelProto:
+def tiny_graph(output: str, seed: int = 0, positions: int = 0) -> onnx.ModelProto:
+    """With learned `positions`, it reads inputs of at most so many tokens."""
     random = np.random.default_rng(seed)
+    words = "tokens" if not positions else "words"
     nodes = [
-        helper.make_node("Gather", ["vectors", "input_ids"], ["tokens"]),
+        helper.make_node("Gather", ["vectors", "input_ids"], [words]),
         helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["mask", "last"], ["weights"]),
         helper.make_node("Mul", ["tokens", "weights"], ["weighted"]),
@@ -102,6 +106,14 @@ def tiny_graph(output: str, seed: int = 0) -> onnx.ModelProto:
         helper.make_node("ReduceSum", ["weights", "sequence"], ["count"], keepdims=0),
         helper.make_node("Div", ["sum", "count"], ["mean"]),
     ]
+    if positions:
+        nodes[1:1] = [
+            helper.make_node("Shape", ["input_ids"], ["length"], start=1, end=2),
+            helper.make_node("Squeeze", ["length"], ["end"]),
+            helper.make_node("Range", ["zero", "end", "one"], ["places"]),
+            helper.make_node("Gather", ["positions", "places"], ["placed"]),
+            helper.make_node("Add", ["words", "placed"], ["tokens"]),
+        ]
     if output == "logits":
         nodes.append(helper.make_node("MatMul", ["mean", "head"], [output]))
     else:
@@ -111,6 +123,8 @@ def tiny_graph(output: str, seed: int = 0) -> onnx.ModelProto:
         "head": random.normal(size=(WIDTH, len(LABELS))).astype(np.float32) * 4,
         "last": np.array([2]),
         "sequence": np.array([1]),
+        **({"positions": random.normal(size=(positions, WIDTH)).astype(np.float32)} if positions else {}),
+        **({"zero": np.array(0), "one": np.array(1)} if positions else {}),
     }
     graph = helper.make_graph(
         nodes,

@@ -4,10 +4,19 @@ Absent and forbidden are the same answer, with the names that the caller may see
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from math import inf
+from typing import NamedTuple
 
-from server.domain.errors import CollectionExists, CollectionNotFound, CollectionNotGranted, NotFound, PermissionDenied
+from server.domain.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    CollectionNotGranted,
+    Excess,
+    NotFound,
+    PermissionDenied,
+)
 
 EVERYONE = "*"  # in place of a tenant's name in a grant
 
@@ -37,19 +46,48 @@ class Grants:
     write: frozenset[str] = frozenset()
 
 
+class Stored(NamedTuple):
+    """What collections hold together, or what a write adds to it. `size_bytes` is on disk, as GetIndex says."""
+
+    collections: int = 0
+    documents: int = 0
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Quotas:
+    """How much the collections that a tenant owns may hold together; None is unlimited."""
+
+    collections: int | None = None
+    documents: int | None = None
+    bytes: int | None = None
+
+    def excesses(self, subject: str, stored: Stored, added: Stored) -> list[Excess]:
+        """The quotas without room for a write to what is stored. A write that adds nothing is over none."""
+        limits = (self.collections, self.documents, self.bytes)
+        return [
+            Excess(subject, f"{limit} {name}; {has} are in use and the write adds {more}", name, inf)
+            for name, limit, has, more in zip(("collections", "documents", "bytes"), limits, stored, added, strict=True)
+            if limit is not None and more > 0 and has + more > limit
+        ]
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """A tenant, with the API key or client certificate of this call.
 
-    `models` are those it may use; None means all. `grants` are the tenants file's entries for collections, by their
-    names; None if there is no tenants file: everything is open.
+    `services` (short names) and `models` are those it may use; None means all. `grants` are the tenants file's entries
+    for collections, by their names; None if there is no tenants file: everything is open. `quotas` are those of all
+    tenants that have some.
     """
 
     tenant: str
     key_id: str = ""
     roles: frozenset[str] = frozenset()
+    services: frozenset[str] | None = None
     models: frozenset[str] | None = None
     grants: Mapping[str, Grants] | None = None
+    quotas: Mapping[str, Quotas] = field(default_factory=dict)
 
     @property
     def is_admin(self) -> bool:
@@ -59,26 +97,37 @@ class Caller:
         """Whether lists and errors may name the model. An administrator sees those, too, that it may not use."""
         return self.models is None or name in self.models or self.is_admin
 
-    def use_model(self, name: str) -> None:
-        """Raises PermissionDenied, whether or not there is such a model, if the caller may not use it."""
+    def use_model(self, name: str, shown: str = "") -> None:
+        """Raises PermissionDenied, whether or not there is such a model, if the caller may not use it.
+
+        `shown` stands for a name that the caller need not know, such as "the default model".
+        """
         if self.models is not None and name not in self.models:
             allowed = ", ".join(sorted(self.models)) or "none"
-            raise PermissionDenied(f'tenant "{self.tenant}" may not use model "{name}"; models allowed: {allowed}')
+            shown = shown or f'model "{name}"'
+            raise PermissionDenied(f'tenant "{self.tenant}" may not use {shown}; models allowed: {allowed}')
 
-    def may(self, right: Right, collection: str, owner: str) -> bool:
-        """Whether the caller has a right to an existing collection; `owner` is the recorded one, empty if none is."""
-        if self.grants is None or self.is_admin:
+    def is_told_of(self, service: str) -> bool:
+        """Whether the caller may know why a service ("ChatService") is down, which may name models."""
+        if self.is_admin:
+            return True
+        return self.models is None and (self.services is None or service in self.services)
+
+    def may(self, right: Right, collection: str, recorded: str) -> bool:
+        """Whether the caller has a right to an existing collection with this recorded owner, empty if it has none."""
+        if self.grants is None or self.is_admin or self.tenant == self.owner(collection, recorded):
             return True
         entry = self.grants.get(collection, _NO_GRANTS)
-        if self.tenant == (entry.owner or owner):
-            return True
         granted = entry.write | entry.read if right is Right.READ else entry.write
         return right is not Right.DELETE and not granted.isdisjoint((self.tenant, EVERYONE))
 
-    def shown_owner(self, collection: str, owner: str) -> str:
-        """The owner of a collection, if the caller may know it, else an empty text. `owner` is the recorded one."""
-        if self.grants is not None:
-            owner = self.grants.get(collection, _NO_GRANTS).owner or owner
+    def owner(self, collection: str, recorded: str) -> str:
+        """The owner of a collection: as the tenants file says, or else the recorded one; empty if there is none."""
+        return (self.grants or {}).get(collection, _NO_GRANTS).owner or recorded
+
+    def shown_owner(self, collection: str, recorded: str) -> str:
+        """The owner of a collection, if the caller may know it, else an empty text."""
+        owner = self.owner(collection, recorded)
         return owner if self.is_admin or owner == self.tenant else ""
 
     def may_create(self, collection: str) -> bool:
@@ -87,9 +136,7 @@ class Caller:
 
     def owner_of_new(self, collection: str) -> str:
         """The owner to record with a new collection; empty if there is no tenants file."""
-        if self.grants is None:
-            return ""
-        return self.grants.get(collection, _NO_GRANTS).owner or self.tenant
+        return "" if self.grants is None else self.owner(collection, self.tenant)
 
     def require(self, right: Right, collection: str, owners: Mapping[str, str]) -> None:
         """Raises CollectionNotGranted whether a collection is absent or the caller lacks the right.

@@ -193,10 +193,11 @@ class ReindexProgress:
 
 @dataclass(frozen=True, slots=True)
 class AskDone:
-    """The end of an answer; `grounded` as in quintet.v1.AskResponse."""
+    """The end of an answer; `grounded` and `abstained` as in quintet.v1.AskResponse."""
 
     chat: ChatDone
     grounded: bool
+    abstained: bool
     index: IndexIdentity
 
 

@@ -1,5 +1,6 @@
 """Text models on onnxruntime and tokenizers, without torch: the default for serving on CPUs."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from weakref import WeakValueDictionary
 
@@ -44,13 +45,14 @@ class OnnxForward:
         # scores would depend on its neighbours (3 of 128 labels changed in batches of 8).
         by_row = artefact.manifest.schema.get("int8_scales") == "row"
         self.batch_policy = UNBATCHED if engine == "onnx-int8" and not by_row else _BATCHED
-        self.max_tokens: int = artefact.schema("max_tokens")
-        self._tokenizer = _tokenizer(artefact, self.max_tokens)
-        self._unknown = _unknown_id(self._tokenizer)
-        self._special = self._tokenizer.num_special_tokens_to_add(False)
         self._session = open_session(artefact.part(FILES[engine]))
         self._inputs = [item.name for item in self._session.get_inputs()]
         self._output = output
+        most: int = artefact.schema("max_tokens")
+        self.max_tokens = self._longest(_tokenizer(artefact, most), most)
+        self._tokenizer = _tokenizer(artefact, self.max_tokens)
+        self._unknown = _unknown_id(self._tokenizer)
+        self._special = self._tokenizer.num_special_tokens_to_add(False)
 
     def __call__(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> Outputs:
         """Logits or vectors of one text at least, or of one pair of texts."""
@@ -61,6 +63,23 @@ class OnnxForward:
         if self.batch_policy.max_items > 1 and longest <= _SHORT_TOKENS:
             return Outputs(self._run(encodings), truncated, unknown)
         return Outputs(np.concatenate([self._run([one]) for one in encodings]), truncated, unknown)
+
+    def _longest(self, tokenizer: Tokenizer, most: int) -> int:
+        """The longest input that the graph reads, in tokens: it may have fewer positions than the manifest says."""
+        word = tokenizer.encode("a", add_special_tokens=False).ids[:1] or [0]  # padding may have no position
+        values = {"input_ids": word[0], "attention_mask": 1}
+
+        def is_too_long(length: int) -> bool:
+            feed = {name: np.full((1, length), values.get(name, 0), np.int64) for name in self._inputs}
+            try:
+                self._session.run([self._output], feed)
+            except Exception:  # of any kind that onnxruntime raises
+                return True
+            return False
+
+        if not is_too_long(most):
+            return most
+        return bisect_left(range(1, most), True, key=is_too_long) or most  # if it reads nothing, the first call tells
 
     def _run(self, encodings: Sequence[Encoding]) -> NDArray[np.float32]:
         """Values [texts, width], the texts padded to the longest of them."""

@@ -27,8 +27,8 @@ class OnnxReranker:
 
     def __init__(self, artefact: Artefact, scheduler: Scheduler) -> None:
         engine = str(artefact.schema("engine"))
-        self.description = artefact.describe(ModelTask.RERANKING, engine)
         forward = OnnxForward(artefact, engine, OUTPUT)
+        self.description = artefact.describe(ModelTask.RERANKING, engine, max_input_tokens=forward.max_tokens)
         self._scheduler = scheduler
         name = self.description.identity.name
         compute = partial(_score, forward)  # refers to no engine, for the reason in text.py

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 _MIN_DELAY, _MAX_DELAY = 0.5, 30.0  # seconds between the end of a child and the start of the next
 _FAILED_POLLS = 3  # in a row: the child hangs
-_TERM_SECONDS = 5.0
+_KILL_SECONDS = 5.0  # for the kernel to end it
 _TAIL_LINES = 20
 
 
@@ -42,7 +42,8 @@ class Supervisor:
     environment: Mapping[str, str]
     on_change: Callable[[], None]
     start_seconds: float = 60.0
-    poll_seconds: float = 5.0
+    poll_seconds: float = 2.0  # between polls
+    answer_seconds: float = 3.0  # for a poll
     address: str | None = field(default=None, init=False)  # "HOST:PORT" while the child is ready
     pid: int | None = field(default=None, init=False)  # of the latest child
     _started: asyncio.Event = field(default_factory=asyncio.Event, init=False)
@@ -63,7 +64,7 @@ class Supervisor:
             started.cancel()
 
     async def stop(self) -> None:
-        """End the child: SIGTERM, then SIGKILL."""
+        """End the child by SIGKILL, which a child that hangs obeys, too: it has nothing to save."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -72,7 +73,11 @@ class Supervisor:
         delay = _MIN_DELAY / 2
         while True:
             started = time.monotonic()
-            why = await self._run_once()
+            try:
+                why = await self._run_once()
+            except Exception:  # of any kind, because supervising must go on
+                log.exception("%s: supervising failed", self.name)
+                why = "supervising failed"
             log.error("%s: %s", self.name, why)
             if not self._started.is_set():
                 raise ModelUnavailable(f"{self.name} could not be started; the server's log says why")
@@ -110,7 +115,7 @@ class Supervisor:
                 process.stdin.write(json.dumps({**self.config, "parent": os.getpid()}).encode() + b"\n")
                 await process.stdin.drain()
                 address = str(json.loads(await process.stdout.readline())["address"])
-                is_ready = await _is_healthy(address, self.poll_seconds)
+                is_ready = await _is_healthy(address, self.start_seconds)
         except TimeoutError:
             return f"the process was not ready within {self.start_seconds:g} s"
         except (OSError, ValueError, KeyError, TypeError):
@@ -121,9 +126,11 @@ class Supervisor:
         failed_polls = 0
         while failed_polls < _FAILED_POLLS:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), self.poll_seconds)
+                await asyncio.wait_for(process.wait(), 0.1 if failed_polls else self.poll_seconds)
                 return "the process ended"
-            failed_polls = 0 if await _is_healthy(address, self.poll_seconds) else failed_polls + 1
+            failed_polls = 0 if await _is_healthy(address, self.answer_seconds) else failed_polls + 1
+            # Calls are refused instead of waiting for it.
+            self._set_address(None if failed_polls > 1 else address)
         return "the process does not answer"
 
     def _set_address(self, address: str | None) -> None:
@@ -151,16 +158,15 @@ async def _is_healthy(address: str, seconds: float) -> bool:
                 status_line = await reader.readline()
             finally:
                 writer.close()
-    except OSError:  # TimeoutError is one, too
+    except (OSError, ValueError):  # TimeoutError is an OSError; a line without an end is a ValueError
         return False
     return status_line.split()[1:2] == [b"200"]
 
 
 async def _end(process: Process) -> None:
     with contextlib.suppress(ProcessLookupError):
-        process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), _TERM_SECONDS)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        process.kill()
+    try:
+        await asyncio.wait_for(process.wait(), _KILL_SECONDS)
+    except TimeoutError:
+        log.error("process %d does not end although it was killed", process.pid)

@@ -6,6 +6,7 @@ the first model is read. Code that comes with a model is never run (trust_remote
 
 import hashlib
 import math
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from server.inference.text import Outputs, TextModel, describe_text_model, unkno
 from server.models.artefact import Artefact
 
 MAX_TOKENS = 512  # for hub models; attention costs the square, and most are trained on no more
+_POSITIONS = re.compile("^(wpe|pos(ition)?(al)?_embed.*|embed_pos.*)$")  # names of modules with a row a position
 _BATCHED = BatchPolicy(8, math.inf)  # batches of 4 to 8 are fastest on CPUs, and a GPU needs several texts
 
 
@@ -111,7 +113,7 @@ def _transformers(source: str, revision: str | None, device: str, max_tokens: in
     )
     model = loaded.to(device).eval()
     tokenizer: Any = AutoTokenizer.from_pretrained(source, **options)
-    max_tokens = min(max_tokens, tokenizer.model_max_length)
+    max_tokens = min(max_tokens, tokenizer.model_max_length, positions(model, model.config))
     preprocess = partial(tokenizer, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
     return TorchForward(model, tokenizer, preprocess, lambda batch: model(**batch).logits, max_tokens)
 
@@ -127,7 +129,8 @@ def _sentence_transformers(
     model: Any = SentenceTransformer(
         source, revision=revision, device=device, trust_remote_code=False, model_kwargs=weights
     ).eval()
-    model.max_seq_length = max_tokens = min(max_tokens, model.max_seq_length or max_tokens)
+    limit = positions(model, getattr(getattr(model[0], "auto_model", None), "config", None))
+    model.max_seq_length = max_tokens = min(max_tokens, model.max_seq_length or max_tokens, limit)
 
     def run(batch: dict[str, Any]) -> Any:
         values = model(batch)["sentence_embedding"]
@@ -137,6 +140,21 @@ def _sentence_transformers(
 
 
 _normalised = partial(_sentence_transformers, normalise=True)
+
+
+def positions(model: Any, config: Any) -> int:
+    """The longest input that a model has positions for, in tokens: a longer one is an index out of range.
+
+    Its configuration does not always tell: RoBERTa and its kind keep the first positions for padding.
+    """
+    import torch
+
+    limits = [getattr(config, "max_position_embeddings", None) or 0]
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Embedding) and _POSITIONS.search(name.rpartition(".")[2]):
+            reserved = getattr(module, "offset", 0) if module.padding_idx is None else module.padding_idx + 1
+            limits.append(module.num_embeddings - reserved)
+    return min((limit for limit in limits if limit > 0), default=MAX_TOKENS)
 
 
 def _prepared_torch(device: str) -> Any:

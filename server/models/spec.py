@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pkgutil import resolve_name
 from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from server.domain.models import ModelTask
 from server.models.artefact import Artefact
@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 class ModelSettings(BaseModel):
     """How one model is run and kept in memory. engine, source, revision and device apply to text models only."""
+
+    model_config = ConfigDict(extra="forbid")
 
     engine: Literal["onnx", "onnx-int8", "torch"] | None = Field(
         None, description="the runtime; unset: the one that the artefact's manifest recommends"

@@ -21,7 +21,7 @@ from server.models.loading import MemoryLimit
 from server.observability.families import counters, gauges, histograms
 from server.rpc.admission import Admission
 from server.rpc.certificates import Certificates
-from server.rpc.listener import CannotStart
+from server.rpc.listener import CannotStart, address, why_not
 from server.rpc.tenant_limits import TenantLimits
 from server.usage.writer import Writer
 
@@ -71,11 +71,11 @@ def serving(host: str, port: int, collector: Collector) -> Iterator[int]:
     registry.register(collector)
     ProcessCollector(registry=registry)
     try:
-        server, thread = start_http_server(port, host.strip("[]"), registry)
+        server, thread = start_http_server(port, host, registry)
     except OSError:
-        what = f"cannot publish metrics on {host}:{port}"
-        raise CannotStart(f"{what}: in use? Set QUINTET_METRICS_PORT to another port") from None
-    log.info("metrics on http://%s:%d/metrics", host, server.server_port)
+        why = why_not(host, port, "QUINTET_METRICS_PORT")
+        raise CannotStart(f"cannot publish metrics on {address(host, port)}: {why}") from None
+    log.info("metrics on http://%s/metrics", address(host, server.server_port))
     try:
         yield server.server_port
     finally:

@@ -1,20 +1,25 @@
 """What each method touches, as its row in the table says, and the check of it before the servicer runs.
 
-A row without a touch stops the server when it starts. Checks run on the parsed request. What a method answers with
-(`SEE`) has no check here: the servicer shows what `Caller.sees_model` and `Caller.may` allow.
+A row without a touch stops the server when it starts. What a method answers with (`SEE`) has no check here: the
+servicer shows what `Caller.sees_model` and `Caller.may` allow.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from server.domain.access import Right
-from server.domain.context import Context
+from server.domain.context import Context, current
 
-Check = Callable[[Context, Any], None]  # of a call and its request; raises what the caller gets
+# A check of a call and its request; it raises what the caller gets. A check that may wait for the disk runs after the
+# tenant's limits, so that absent and forbidden cost the caller the same.
+Check = Callable[[Context, Any], None]
+SlowCheck = Callable[[Context, Any], Awaitable[None]]
+Serve = Callable[[Any, Any], Any]
 Names = Callable[[Any], Iterable[str]]  # the models that serve a request
-Owners = Callable[[], Mapping[str, str]]  # the recorded owners of all collections; it raises if they are not open
+Owners = Callable[[str], Awaitable[Mapping[str, str]]]  # of all collections; one of this name is looked for on disk
 
 
 class Resource(StrEnum):
@@ -31,6 +36,7 @@ class Touch:
     resource: Resource
     right: Right
     check: Check | None = None
+    slow_check: SlowCheck | None = None
 
 
 SEES_MODELS = Touch(Resource.MODEL, Right.SEE)
@@ -41,8 +47,13 @@ MANAGES_USAGE = Touch(Resource.USAGE, Right.MANAGE)
 SEES_SERVER = Touch(Resource.SERVER, Right.SEE)
 
 
-def uses(names: Names) -> Touch:
-    """The models that a request is computed with must be in the tenant's allow-list, chosen by name or by default."""
+def uses(*models: str) -> Touch:
+    """The same models serve every request; they must be in the tenant's allow-list."""
+    return uses_some(lambda request: models)
+
+
+def uses_some(names: Names) -> Touch:
+    """The models that serve a request."""
 
     def check(call: Context, request: Any) -> None:
         if call.caller.models is not None:
@@ -52,38 +63,52 @@ def uses(names: Names) -> Touch:
     return Touch(Resource.MODEL, Right.USE, check)
 
 
-def chosen(default: str) -> Names:
-    """The model that a request names, or the default."""
-    return lambda request: (request.model or default,)
+def uses_chosen(default: str) -> Touch:
+    """The model that a request names, or the default, whose name a refusal does not tell."""
+
+    def check(call: Context, request: Any) -> None:
+        if request.model:
+            call.caller.use_model(request.model)
+        else:
+            call.caller.use_model(default, "the default model")
+
+    return Touch(Resource.MODEL, Right.USE, check)
 
 
-def always(*models: str) -> Names:
-    """The same models for every request."""
-    return lambda request: models
+def uses_default(model: str) -> Touch:
+    """The model that serves every request, and whose name a refusal does not tell."""
+    return Touch(Resource.MODEL, Right.USE, lambda call, request: call.caller.use_model(model, "the default model"))
 
 
 def names_collection(right: Right, named: Callable[[Any], str], owners: Owners) -> Touch:
     """The collection that a request names; a later message of a stream need not name it again."""
 
-    def check(call: Context, request: Any) -> None:
+    async def check(call: Context, request: Any) -> None:
         call.right = right
         if call.caller.grants is not None and (name := named(request)):
-            known = owners()
-            # The vector store checks the right to a collection that another server has just made, once it has found it.
-            if name in known or right in (Right.ADD, Right.CREATE):
-                call.caller.require(right, name, known)
+            call.caller.require(right, name, await owners(name))
 
-    return Touch(Resource.COLLECTION, right, check)
+    return Touch(Resource.COLLECTION, right, slow_check=check)
 
 
-def combined(touches: Iterable[Touch]) -> Check | None:
-    """One check of all touches; None if there is nothing to check."""
-    checks = tuple(touch.check for touch in touches if touch.check)
-    if len(checks) < 2:
-        return checks[0] if checks else None
+def check_first(check: SlowCheck, serve: Serve, *, request_streaming: bool, response_streaming: bool) -> Serve:
+    """A servicer's method that checks its request first, or every message of a stream of them."""
 
-    def check(call: Context, request: Any) -> None:
-        for each in checks:
-            each(call, request)
+    async def each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            await check(current(), request)
+            yield request
 
-    return check
+    async def unary(request: Any, context: Any) -> Any:
+        if request_streaming:
+            return await serve(each(request), context)
+        await check(current(), request)
+        return await serve(request, context)
+
+    async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+        await check(current(), request)
+        async with aclosing(serve(request, context)) as responses:
+            async for response in responses:
+                yield response
+
+    return stream if response_streaming else unary

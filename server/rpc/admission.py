@@ -1,4 +1,5 @@
-"""Admission refuses calls early: over the limit of running calls, too long a wait, too late, or while the server stops.
+"""Admission refuses calls early: over the limit of running calls or of the memory of their requests, too long a wait,
+too late, or while the server stops.
 
 The wait is estimated. Each method has a moving average of the compute that a byte of its requests took, so the running
 calls of a method add up to a backlog in seconds of one lane. A refusal costs a tenth of a millisecond; a call that is
@@ -24,6 +25,8 @@ _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 _RETRY_AFTER_SECONDS = 0.5
 # A call may wait for as many times its own compute, even if that is more than the limit.
 _PATIENCE = 4.0
+_SHORT_WAIT_SECONDS = 0.1
+_MOST_REQUEST_BYTES = 128 * 1024 * 1024  # of all running calls
 _WEIGHT = 0.05  # of the latest call in the moving averages
 _WARN_EVERY_SECONDS = 10.0
 
@@ -55,7 +58,8 @@ class Admission:
         self._unlogged = 0  # refusals since the last warning
         self.methods: dict[str, Method] = {}  # by path
         self.running = 0
-        self.refused = {"stopping": 0, "late": 0, "calls": 0, "wait": 0}
+        self.request_bytes = 0  # of the running calls
+        self.refused = {"stopping": 0, "late": 0, "calls": 0, "memory": 0, "wait": 0}
         self.stopping = False
 
     def method(self, name: str) -> Method:
@@ -77,22 +81,33 @@ class Admission:
         deadline = now + (remaining if has_deadline else self._default_deadline)
         return Context(method, request_id or self._ids(), deadline, has_deadline, now, brought_id=bool(request_id))
 
-    def enter(self, call: Context, method: Method, request_bytes: int) -> None:
-        """Admit the call or raise a refusal. Every admitted call must leave()."""
+    def check(self, call: Context, method: Method) -> None:
+        """Raise a refusal that needs no look at the request, before it is received."""
         if self.stopping:
             self.refused["stopping"] += 1
             raise ServerStopping("the server is stopping", retry_after=1.0)
-        left = call.deadline - call.started
-        if left <= 0:  # gRPC delivers expired calls, too
+        if call.deadline <= call.started:  # gRPC delivers expired calls, too
             self.refused["late"] += 1
             raise DeadlineExceeded("the deadline had passed when the call arrived")
         if self.running >= self._limit:
             self._refuse("calls", method, f"{self._limit} calls are running", _RETRY_AFTER_SECONDS)
+
+    def enter(self, call: Context, method: Method, request_bytes: int) -> None:
+        """Admit the call with its request, or raise a refusal. Every admitted call must leave()."""
+        self.check(call, method)  # the request may have taken a while to arrive
+        if self.request_bytes + request_bytes > _MOST_REQUEST_BYTES and self.running:
+            why = f"the requests of running calls have {self.request_bytes >> 20} MiB"
+            self._refuse("memory", method, why, _RETRY_AFTER_SECONDS)
+        left = call.deadline - time.monotonic()
         wait = method.backlog_seconds / method.lanes
         own = request_bytes * method.seconds_per_byte
         if wait > min(left - own, max(self._max_wait, _PATIENCE * own)) and method.running:
+            if wait < _SHORT_WAIT_SECONDS:  # it is not the server that is slow
+                self.refused["late"] += 1
+                raise DeadlineExceeded(f"the deadline is too short: {max(left, 0) * 1000:.0f} ms are left")
             why = f"the call would wait for about {wait:.1f} s"
             self._refuse("wait", method, why, max(round(wait, 1), _RETRY_AFTER_SECONDS))
+        self.request_bytes += request_bytes
         call.expected_seconds = own
         method.backlog_seconds += own
         method.running += 1
@@ -101,6 +116,7 @@ class Admission:
     def leave(self, call: Context, method: Method, request_bytes: int, *, succeeded: bool) -> None:
         """The call ended. If it succeeded, its compute goes into the moving average."""
         self.running -= 1
+        self.request_bytes -= request_bytes
         method.running -= 1
         # 0.0 also clears accumulated rounding errors.
         method.backlog_seconds = method.backlog_seconds - call.expected_seconds if method.running else 0.0

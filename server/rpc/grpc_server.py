@@ -7,6 +7,7 @@ UNIMPLEMENTED and its path is never decoded.
 """
 
 import asyncio
+import logging
 from typing import Any
 
 import grpc
@@ -20,9 +21,15 @@ def make_server(
     options: tuple[tuple[str, int], ...], interceptors: tuple[ServerInterceptor, ...] = ()
 ) -> grpc.aio.Server:
     """A server of methods that are added with `add_registered_method_handlers`; generic handlers are not asked."""
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
     server: Any = grpc.aio.server(options=options)
     server._server = _Server(asyncio.get_running_loop(), None, (), interceptors, options, None)
     return server  # type: ignore[no-any-return]
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for what gRPC logs, as an error with a traceback, if a client leaves while its answer is sent."""
+    return not str(record.msg).startswith("ExecuteBatchError raised in core by servicer method")
 
 
 class _Server(cygrpc.AioServer):  # type: ignore[misc]  # Cython has no types

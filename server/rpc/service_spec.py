@@ -9,7 +9,7 @@ from google.protobuf import descriptor_pool
 
 from server.domain.access import Right
 from server.domain.money import Cost
-from server.rpc.access import Check, Touch, combined
+from server.rpc.access import Touch
 from server.tenancy.tenants import Role
 
 if TYPE_CHECKING:  # a room that this one does not import
@@ -112,7 +112,6 @@ def methods_by_path(services: Iterable[ServiceSpec]) -> dict[str, tuple[ServiceS
     }
 
 
-def checks_by_path(services: Iterable[ServiceSpec]) -> dict[str, Check]:
-    """What checks the requests of a method, by its path; methods with nothing to check are left out."""
-    found = {path: combined(method.touches) for path, (_, _, method) in methods_by_path(services).items()}
-    return {path: check for path, check in found.items() if check is not None}
+def touches_by_path(services: Iterable[ServiceSpec]) -> dict[str, tuple[Touch, ...]]:
+    """What every method touches, by its path."""
+    return {path: method.touches for path, (_, _, method) in methods_by_path(services).items()}

@@ -2,10 +2,12 @@
 
 import logging
 import math
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.message import Message
@@ -39,20 +41,27 @@ CODES: tuple[tuple[type[errors.QuintetError], grpc.StatusCode], ...] = (
     (errors.UpstreamTimeout, Code.DEADLINE_EXCEEDED),
     (errors.DeadlineExceeded, Code.DEADLINE_EXCEEDED),
 )
-# gRPC turns a status with more than about 8 KiB of trailers into RESOURCE_EXHAUSTED, so details are bounded.
+# gRPC's clients turn a status with more than about 8 KiB of trailers into another error, so all texts are bounded, in
+# bytes: the message is written with three characters a byte, and the details with four for three bytes.
 _MAX_VIOLATIONS = 20
-_MAX_TEXT = 300
+_MAX_VIOLATIONS_BYTES = 2000
+_MAX_TEXT_BYTES = 300
+_TIMER_SECONDS = 0.01  # timers of the event loop may be early by its resolution
 _SOME_ID = b"\x7f" * 32  # as long as the ids that admission makes; clients' ids cannot contain this character
 
 
-def send_error(context: Any, error: Exception, call: Context) -> tuple[grpc.StatusCode, str]:
-    """Give the call the status of `error`, with its details; returns code and reason.
+class Failure(NamedTuple):
+    """How a call ends on the wire. It refers to no exception, and so to no frames."""
 
-    `context.abort` would raise an exception in a reference cycle with the call's state: 50 objects of garbage for each
-    refusal, and under a flood garbage collections that hold the GIL for tens of milliseconds.
-    """
-    sent = _translate(error, call.request_id)
-    code = code_of(sent)
+    code: grpc.StatusCode
+    reason: str
+    message: str
+    trailers: tuple[tuple[str, str | bytes], ...]
+
+
+def failure(error: Exception, call: Context) -> Failure:
+    """The status of `error` with its details."""
+    sent = _translate(error, call)
     if isinstance(sent, errors.ServerOverloaded) and not sent.metadata and len(call.request_id) == len(_SOME_ID):
         status = _refusal(sent.message, sent.retry_after).replace(_SOME_ID, call.request_id.encode())
     else:
@@ -60,24 +69,41 @@ def send_error(context: Any, error: Exception, call: Context) -> tuple[grpc.Stat
     trailers: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status), *call.trailers()]
     if isinstance(sent, errors.Unavailable):
         trailers.append(("grpc-retry-pushback-ms", str(_milliseconds(sent.retry_after))))
-    context.set_code(code)
-    context.set_details(_cut(sent.message))
-    context.set_trailing_metadata(tuple(trailers))
-    return code, sent.reason
+    return Failure(code_of(sent), sent.reason, _cut(sent.message), tuple(trailers))
+
+
+async def send(context: Any, failed: Failure) -> bool:
+    """End the call with this status. If nothing was sent before, it is all that is sent ("Trailers-Only").
+
+    False if gRPC cannot send it: the client has left, or it reads nothing and the first message is still on its way.
+
+    With `set_code` a unary handler would send an empty message first, and then neither clients nor proxies retry.
+    Call it outside of any `except` block: `abort` raises an exception that gRPC keeps with the call, and one that
+    refers to frames with the call would be a cycle of 50 objects, garbage for a search that holds the GIL.
+    """
+    try:
+        await context.abort(failed.code, failed.message, failed.trailers)
+    except grpc.aio.BaseError as aborted:  # always; gRPC knows that the call has ended
+        aborted.__traceback__ = None
+        return isinstance(aborted, grpc.aio.AbortError)
+    return True
 
 
 def code_of(error: errors.QuintetError) -> grpc.StatusCode:
     return next((code for kind, code in CODES if isinstance(error, kind)), Code.INTERNAL)
 
 
-def _translate(error: Exception, request_id: str) -> errors.QuintetError:
-    """The error for the caller. Unexpected exceptions go to the log and become INTERNAL without details."""
+def _translate(error: Exception, call: Context) -> errors.QuintetError:
+    """The error for the caller. Unexpected exceptions go to the log and become INTERNAL without details.
+
+    A timeout before the call's deadline is one of them: it is a timeout of something inside.
+    """
     if isinstance(error, errors.QuintetError):
         return error
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError) and time.monotonic() >= call.deadline - _TIMER_SECONDS:
         return errors.DeadlineExceeded("the call took longer than its deadline")
     log.error("unexpected %s", type(error).__name__, exc_info=error)
-    return errors.QuintetError(f"internal error; the server's log has details under request id {request_id}")
+    return errors.QuintetError(f"internal error; the server's log has details under request id {call.request_id}")
 
 
 @lru_cache(maxsize=256)
@@ -100,17 +126,15 @@ def _details(error: errors.QuintetError, request_id: str) -> Iterator[Message]:
     yield error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     if isinstance(error, errors.InvalidRequest):
         field = error_details_pb2.BadRequest.FieldViolation
-        shown = [
-            field(field=_cut(each.field), description=_cut(each.description))
-            for each in error.violations[:_MAX_VIOLATIONS]
-        ]
+        first = error.violations[:_MAX_VIOLATIONS]
+        shown = _that_fit([field(field=_cut(each.field), description=_cut(each.description)) for each in first])
         if (more := len(error.violations) - len(shown)) > 0:
             shown.append(field(description=f"and {more} more"))
         yield error_details_pb2.BadRequest(field_violations=shown)
     if isinstance(error, errors.QuotaExceeded):
         quota = error_details_pb2.QuotaFailure.Violation
         violations = [quota(subject=_cut(each.subject), description=_cut(each.description)) for each in error.excesses]
-        yield error_details_pb2.QuotaFailure(violations=violations)
+        yield error_details_pb2.QuotaFailure(violations=_that_fit(violations))
     if isinstance(error, errors.Unavailable) and math.isfinite(error.retry_after):
         delay = timedelta(milliseconds=_milliseconds(error.retry_after))
         yield error_details_pb2.RetryInfo(retry_delay=delay)
@@ -121,5 +145,17 @@ def _milliseconds(seconds: float) -> int:
     return math.ceil(seconds * 1000) if math.isfinite(seconds) else -1
 
 
+def _that_fit(violations: list[Any]) -> list[Any]:
+    """The first of them, as many as may be sent."""
+    sizes = accumulate(each.ByteSize() for each in violations)
+    return violations[: sum(size <= _MAX_VIOLATIONS_BYTES for size in sizes)]
+
+
 def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
+    """At most _MAX_TEXT_BYTES of it, as valid UTF-8."""
+    if len(text) <= _MAX_TEXT_BYTES and text.isascii():
+        return text
+    encoded = text.encode(errors="replace")
+    if len(encoded) > _MAX_TEXT_BYTES:
+        return encoded[: _MAX_TEXT_BYTES - 3].decode(errors="ignore") + "…"
+    return encoded.decode()

@@ -8,12 +8,13 @@ import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from server.domain.access import EVERYONE, Grants
+from server.domain.access import EVERYONE, Grants, Quotas
 from server.domain.reloading_file import BadFile, Contents, ReloadingFile
 from server.tenancy import api_keys
 from server.tenancy.api_keys import ApiKey
@@ -37,9 +38,16 @@ def _identity(text: object) -> str:
     return f"dns:{name.lower()}" if kind == "dns" else f"{kind}:{name}"
 
 
+def _one_tenant(name: str) -> str:
+    if name == EVERYONE:
+        raise ValueError(f'must be one tenant, not "{EVERYONE}"')
+    return name
+
+
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 _CollectionName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 _KeyId = Annotated[str, Field(pattern=f"^{api_keys.ID}$")]
+_Count = Annotated[int, Field(ge=0, le=10**15)]
 _Limits = Annotated[Limits, AfterValidator(_bursts_have_rates)]
 _Identity = Annotated[str, BeforeValidator(_identity)]
 _Role = Annotated[Role, Field(strict=False)]
@@ -56,6 +64,12 @@ class _Key(_Table):
     expires: AwareDatetime | None = None
 
 
+class _Quotas(_Table):
+    collections: _Count | None = None
+    documents: _Count | None = None
+    bytes: _Count | None = None
+
+
 class _Tenant(_Table):
     roles: Annotated[frozenset[_Role], Field(strict=False)] = frozenset({Role.CALL})
     services: _Names | None = None
@@ -64,10 +78,11 @@ class _Tenant(_Table):
     keys: dict[_KeyId, _Key] = {}
     limits: _Limits = Limits()
     service_limits: dict[str, _Limits] = {}
+    quotas: _Quotas | None = None
 
 
 class _Collection(_Table):
-    owner: str = ""
+    owner: Annotated[str, AfterValidator(_one_tenant)] = ""
     read: _Names = frozenset()
     write: _Names = frozenset()
 
@@ -82,13 +97,21 @@ class _File(_Table):
 class Directory:
     """The tenants by their names, by the ids of their API keys, and by certificate identities ("dns:a.example").
 
-    `grants` are the entries of collections, by their names.
+    `grants` are the entries of collections, by their names; `quotas` those of tenants that have some.
     """
 
     tenants: Mapping[str, Tenant]
     keys: Mapping[str, tuple[ApiKey, Tenant]]
     certificates: Mapping[str, Tenant]
     grants: Mapping[str, Grants]
+    quotas: Mapping[str, Quotas]
+
+    def unknown_tenants(self) -> Iterator[str]:
+        """Grants to tenants that do not exist. They grant nothing, so that removing a tenant takes effect at once."""
+        for name, entry in self.grants.items():
+            for key, named in (("owner", {entry.owner} - {""}), ("read", entry.read), ("write", entry.write)):
+                for tenant in sorted(named - {EVERYONE} - self.tenants.keys()):
+                    yield f'collections.{name}.{key}: there is no tenant "{tenant}"'
 
 
 class TenantsFile(ReloadingFile[Directory]):
@@ -108,6 +131,11 @@ class TenantsFile(ReloadingFile[Directory]):
 
         super().__init__("tenants", [path], make)
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What an operator should repair in the file; a part of it if there is much."""
+        return [*super().warnings, *(f"{self._paths[0]}: {each}" for each in islice(self.latest.unknown_tenants(), 5))]
+
     def tenant(self, name: str) -> Tenant | None:
         """The current tenant of this name."""
         return self.latest.tenants.get(name)
@@ -125,7 +153,7 @@ def parse(content: bytes, services: Collection[str]) -> Directory:
         raise BadFile(f"not TOML: {error}") from None
     except RecursionError:
         raise BadFile("nested too deeply") from None
-    if problems := [*_unknown_services(file, services), *_unknown_tenants(file), *_shared(file)]:
+    if problems := [*_unknown_services(file, services), *_shared(file)]:
         raise BadFile(_listed(problems))
     tenants = {
         name: Tenant(name, table.roles, table.services, table.models, table.limits, table.service_limits)
@@ -140,6 +168,7 @@ def parse(content: bytes, services: Collection[str]) -> Directory:
         },
         {identity: tenants[name] for name, table in file.tenants.items() for identity in table.certificates},
         {name: Grants(entry.owner, entry.read, entry.write) for name, entry in file.collections.items()},
+        {name: Quotas(**table.quotas.model_dump()) for name, table in file.tenants.items() if table.quotas},
     )
 
 
@@ -149,14 +178,6 @@ def _unknown_services(file: _File, services: Collection[str]) -> Iterator[tuple[
             for service in named:
                 if service not in services:
                     yield f"tenants.{name}.{key}", f'no service "{service}"; there are {", ".join(sorted(services))}'
-
-
-def _unknown_tenants(file: _File) -> Iterator[tuple[str, str]]:
-    for name, entry in file.collections.items():
-        owner = {entry.owner} - {""}
-        for key, named in (("owner", owner), ("read", entry.read - {EVERYONE}), ("write", entry.write - {EVERYONE})):
-            for tenant in sorted(named - file.tenants.keys()):
-                yield f"collections.{name}.{key}", f'no tenant "{tenant}"'
 
 
 def _shared(file: _File) -> Iterator[tuple[str, str]]:

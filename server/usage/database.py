@@ -1,5 +1,6 @@
 """Connections to the ledger's database: a SQLite file, or PostgreSQL by its URL."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,10 +10,28 @@ from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
+from server.domain.network import connection_cause
 from server.usage.tables import OtherSchema, create
 
 READING: tuple[type[Exception], ...] = (SQLAlchemyError, OSError, OtherSchema)
 
+# What libpq says if it cannot connect, and what an operator should read.
+_CONNECTING = (
+    ("password authentication failed", "wrong user or password"),
+    ("no password supplied", "a password is needed"),
+    ('database ".*" does not exist', "there is no such database"),
+    ('role ".*" does not exist', "there is no such user"),
+    ("no pg_hba.conf entry", "the database does not allow connections of this user from this address (pg_hba.conf)"),
+    ("does not support SSL", "the database does not support TLS"),
+    ("certificate verify failed|root certificate", "the database's certificate is not trusted"),
+    ("Connection refused", "connection refused"),
+    ("failed to resolve host|could not translate host name", "unknown host"),
+    (
+        "invalid connection option|invalid sslmode",
+        "QUINTET_LEDGER_URL has a parameter that PostgreSQL does not know",
+    ),
+    ("timeout|timed out", "no answer in time"),
+)
 _BUSY_SECONDS = 1  # how long SQLite waits for another process that writes
 _WRITE_SECONDS = 1.5  # for a statement; no call waits longer for its entry
 _READ_SECONDS = 10.0
@@ -21,6 +40,9 @@ _STEPS = 10_000  # of SQLite's virtual machine between two looks at whether a re
 
 class CommitUncertain(Exception):
     """The connection failed during the commit: the rows may be there or not."""
+
+
+WRITING: tuple[type[Exception], ...] = (*READING, CommitUncertain)
 
 
 def is_away(error: Exception) -> bool:
@@ -139,11 +161,16 @@ def _sqlite(path: Path, *, writes: bool) -> Engine:
 
 
 def explain(error: BaseException) -> str:
-    """What happened, without what drivers put into their messages: addresses, users, values."""
+    """What happened, without what drivers put into their messages: addresses, users, values.
+
+    A driver that cannot connect gives its reason in words alone; those of an operator's mistakes are known here.
+    """
     if isinstance(error, CommitUncertain):
         return f"commit: {explain(error.__cause__ or error)}"
     if isinstance(error, OtherSchema):
         return str(error)
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     code = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None)
-    return f"{type(cause).__name__} {code}" if code else type(cause).__name__
+    if not code and (found := next((what for words, what in _CONNECTING if re.search(words, str(cause))), "")):
+        return found
+    return f"{type(cause).__name__} {code}" if code else connection_cause(cause)

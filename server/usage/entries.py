@@ -8,13 +8,13 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, or_, select, text, update
 
 from server.domain.errors import RequestIdReused
-from server.domain.usage import Entry, Opened, Outcome, UsageSource, microseconds
+from server.domain.usage import Entry, Opened, Outcome, UsageSource, microseconds, new_id
 from server.usage.tables import CALLS, INSTANCES, SETTLED, entry_of, row_of, storable_entry
 
 _REPEAT_WINDOW = timedelta(days=1)
@@ -146,6 +146,14 @@ def leave(connection: Connection, instance: str) -> int:
     found = _end(connection, _columns.instance == instance, Outcome.LOST, _now_ms(connection), _OWN)
     connection.execute(delete(INSTANCES).where(INSTANCES.c.id == instance))
     return found
+
+
+def expire(connection: Connection, before: datetime, most: int) -> int:
+    """Delete up to `most` of the oldest entries that began before this time; return how many."""
+    old = select(_columns.id).where(_columns.id < new_id(before)[:16]).order_by(_columns.id).limit(most)
+    # Another server that deletes the same ones is not waited for.
+    found = old.with_for_update(skip_locked=True)
+    return connection.execute(delete(CALLS).where(_columns.id.in_(found))).rowcount
 
 
 def _now_ms(connection: Connection) -> int:

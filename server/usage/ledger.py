@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -28,15 +29,27 @@ class SqlLedger:
     """Implements `Ledger` on a SQLite file or the URL of a PostgreSQL database; `watchers` get what is settled.
 
     The server starts without the database. While the writer says that it is away, calls that cost are refused, and
-    settlements wait in a file in `folder`, by default that of the SQLite file.
+    settlements wait in a file in `folder`, by default that of the SQLite file. Entries are kept for `retention`.
     """
 
-    def __init__(self, target: Path | str, heartbeat: Heartbeat = _HEARTBEAT, *, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        target: Path | str,
+        heartbeat: Heartbeat = _HEARTBEAT,
+        *,
+        folder: Path | None = None,
+        retention: timedelta = timedelta(days=400),
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         folder = target.parent if folder is None and isinstance(target, Path) else folder
         self._ended = asyncio.Event()
         self.writer = Writer(
-            target, heartbeat, folder, partial(self._soon, self._answer), partial(self._soon, self._ended.set)
+            target,
+            heartbeat,
+            folder=folder,
+            retention=retention,
+            hand_over=partial(self._soon, self._answer),
+            on_end=partial(self._soon, self._ended.set),
         )
         # Entries that are on disk and not settled there, by id, with the future of their settlement if it waits.
         self._open: dict[str, asyncio.Future[bool] | None] = {}

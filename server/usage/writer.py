@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -26,19 +27,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _BATCH = 512  # changes in a transaction
 _MIN_RETRY, _MAX_RETRY = 0.25, 1.0  # seconds; the delay doubles
+_EXPIRED = 200  # entries that are deleted in a transaction
+_EXPIRY_PAUSE, _EXPIRY_SECONDS = 0.2, 3600.0  # between two such, and until the next look
 
 
 class Writer(threading.Thread):
     """`away` is true while the database cannot be written to; `was_tried` once a transaction has succeeded or failed.
     `hand_over` gets the answers, and `on_end` is called at the end, both on this thread. `folder` is for a file of
-    settlements that wait; None keeps them in memory alone.
+    settlements that wait; None keeps them in memory alone. Entries older than `retention` are deleted.
     """
 
     def __init__(
         self,
         target: Path | str,
         heartbeat: Heartbeat,
+        *,
         folder: Path | None,
+        retention: timedelta,
         hand_over: Callable[[Sequence[tuple[Change, Answer]]], object],
         on_end: Callable[[], object],
     ) -> None:
@@ -52,7 +57,9 @@ class Writer(threading.Thread):
         self._instance = uuid4().hex
         self._changes = Waiting(folder, self._instance)
         self._database: Database | None = None
-        self._next_beat = 0.0  # as the next two, a time.monotonic() instant
+        self._retention = retention
+        self._next_beat = 0.0  # as the next three, a time.monotonic() instant
+        self._next_expiry = 0.0
         self._failed_at = float("-inf")
         self._give_up_at: float | None = None  # once stopping
         self._retry_seconds = _MIN_RETRY
@@ -106,6 +113,8 @@ class Writer(threading.Thread):
                 self._write(batch, is_leaving=is_leaving)
                 is_over = is_leaving
                 self._succeeded()
+                if time.monotonic() >= self._next_expiry and self._give_up_at is None:
+                    self._expire()
             except Exception as error:
                 self._failed(batch, error)
                 if self._give_up_at is not None:
@@ -156,6 +165,21 @@ class Writer(threading.Thread):
             self._retry_seconds = _MIN_RETRY
             log.warning("the ledger can be written to again")
         self._changes.is_written()
+
+    def _expire(self) -> None:
+        """Delete some old entries. It may fail, for instance without the right to delete, while others are written."""
+        from server.usage import entries
+        from server.usage.database import WRITING, explain
+
+        assert self._database
+        found = 0
+        try:
+            with self._database.writing() as connection:
+                found = entries.expire(connection, datetime.now(UTC) - self._retention, _EXPIRED)
+        except WRITING as error:
+            log.warning("entries older than %d days cannot be deleted: %s", self._retention.days, explain(error))
+        pause = _EXPIRY_PAUSE if found == _EXPIRED else _EXPIRY_SECONDS
+        self._next_expiry = time.monotonic() + pause
 
     def _failed(self, batch: Sequence[Change], error: Exception) -> None:
         """Refuse what was to be opened, and keep the rest for later."""

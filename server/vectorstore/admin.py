@@ -4,11 +4,11 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from server.domain.errors import CollectionBroken, CollectionExists
+from server.domain.errors import CollectionBroken, CollectionExists, CollectionNotFound
 from server.models.artefact import POINTER, sync_folder, write_durably
 from server.vectorstore import layout
 from server.vectorstore.collection import Collection
-from server.vectorstore.damage import Damaged, refusals_as_errors
+from server.vectorstore.damage import refusals_as_errors
 from server.vectorstore.segment import Content, write_segment
 
 
@@ -45,12 +45,14 @@ def _check_free(folder: Path) -> None:
         raise CollectionBroken(f'collection "{folder.name}" cannot be made: {what}')
 
 
-def drop_collection(index: Path, name: str) -> None:
-    """Remove a collection. Raises CollectionNotFound, CollectionUnreadable, and ServerOverloaded if another process is
-    writing.
+def drop_collection(index: Path, name: str, owner: str | None = None) -> None:
+    """Remove a collection, if this is still its recorded owner. Raises CollectionNotFound, CollectionUnreadable, and
+    ServerOverloaded if another process is writing.
     """
     folder = layout.collection_folder(index, name)
     with refusals_as_errors(name, folder), layout.locked(folder):
+        if owner is not None and owner != layout.owner_of_broken(folder):
+            raise CollectionNotFound(name, [])
         layout.remove(folder)
     with suppress(OSError):  # the folder is gone; only its durability is not known
         sync_folder(index)
@@ -63,8 +65,7 @@ def publish_collection(index: Path, name: str, content: Content) -> None:
         try:
             collection = Collection(folder)
         except CollectionBroken:  # or written in an older format: nothing of it is kept but its owner
-            with suppress(OSError, Damaged):
-                owner = layout.read_owner(folder)
+            owner = layout.owner_of_broken(folder)
             drop_collection(index, name)
         else:
             collection.replace(lambda _: content, "publish")

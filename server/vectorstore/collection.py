@@ -116,7 +116,8 @@ class Collection:
         try:
             return layout.read_owner(self.folder)
         except Damaged as error:
-            self._fault(f"its owner is unknown: {error}")
+            remedy = f"quintet tenants grant {self.name} --owner TENANT"
+            self._fault(f"its owner is unknown ({error}), so only administrators see it. Give it one: {remedy}")
             return ""
 
     def _newest_whole(self, current: int | None) -> tuple[Segment, list[int]]:
@@ -225,8 +226,10 @@ class Collection:
                 return
             with layout.locked(self.folder, wait=wait):
                 self._locked_by = threading.get_ident()
+                owner = self.owner
                 try:
-                    self.refresh()
+                    if not self.refresh() or self.owner != owner:  # another tenant has taken the name meanwhile
+                        raise CollectionNotFound(self.name, [])
                     yield
                 finally:
                     self._locked_by = None

@@ -12,6 +12,7 @@ names that end with ".damaged" are kept for an operator (damage.py). Other names
 
 import fcntl
 import json
+import logging
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from server.domain.errors import CollectionNotFound, CollectionTooNew, ServerOve
 from server.models.artefact import POINTER, sync_folder, write_durably
 from server.vectorstore.damage import Damaged, damage_as_error, keep_aside, read_small
 
+logger = logging.getLogger(__name__)
 FORMAT = 2  # of a segment's files; 1 had texts line by line, and no log after it
 KEPT_SEGMENTS = 3
 PROPERTIES = "collection.json"
@@ -117,6 +119,15 @@ def read_owner(folder: Path) -> str:
             case {"format": int(version), "owner": str(owner)} if version == _PROPERTIES_FORMAT:
                 return owner
         raise Damaged(f"{PROPERTIES} has unexpected content")
+
+
+def owner_of_broken(folder: Path) -> str:
+    """As read_owner(), and empty if the record cannot be read."""
+    try:
+        return read_owner(folder)
+    except (Damaged, CollectionTooNew, OSError) as error:
+        logger.error('the owner of collection "%s" is unknown: %s', folder.name, error)
+        return ""
 
 
 @contextmanager

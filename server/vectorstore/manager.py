@@ -32,7 +32,6 @@ from server.domain.supervision import supervised
 from server.vectorstore import layout
 from server.vectorstore.admin import create_collection
 from server.vectorstore.collection import Collection
-from server.vectorstore.damage import Damaged
 from server.vectorstore.segment import Content
 from server.vectorstore.snapshot import Snapshot
 from server.vectorstore.threads import Threads
@@ -297,7 +296,7 @@ class CollectionManager:
         if before is None or before.error.message != error.message:
             logger.error("%s", error.message)
         if name not in self.open:
-            self._failed_owners[name] = await self.reading.run(partial(_owner_of_broken, folder))
+            self._failed_owners[name] = await self.reading.run(partial(layout.owner_of_broken, folder))
         will_end = not isinstance(error, CollectionBroken | CollectionTooNew)
         self.failures[name] = Failure(error, signature, time.monotonic() + _RETRY_SECONDS if will_end else math.inf)
 
@@ -328,14 +327,6 @@ class CollectionManager:
                         logger.error('collection "%s" could not be folded: %s', collection.name, error.message)
                     except Exception:
                         logger.exception('collection "%s" could not be folded', collection.name)
-
-
-def _owner_of_broken(folder: Path) -> str:
-    try:
-        return layout.read_owner(folder)
-    except (OSError, CollectionTooNew, Damaged) as error:
-        logger.error('the owner of collection "%s" is unknown: %s', folder.name, error)
-        return ""
 
 
 def _is_fold_due(collection: Collection) -> bool:

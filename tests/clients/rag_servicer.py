@@ -18,6 +18,8 @@ class Rag(rag_pb2_grpc.RagServiceServicer):
 
     def __init__(self) -> None:
         self.collections: dict[str, dict[str, rag_pb2.Document]] = {}
+        self.owners: dict[str, str] = {}
+        self.storage: rag_pb2.Storage | None = None
         self.generation = 0
 
     def _index(self, collection: str) -> common_pb2.IndexRef:
@@ -35,6 +37,7 @@ class Rag(rag_pb2_grpc.RagServiceServicer):
             answer=found[0][1].text if found else "",
             citations=self._citations(found),
             grounded=bool(found),
+            abstained=not found,
             model=MODEL,
             index=self._index(request.collection),
         )
@@ -46,7 +49,9 @@ class Rag(rag_pb2_grpc.RagServiceServicer):
         for word in found[0][1].text.split() if found else ():
             yield rag_pb2.StreamAskResponse(delta=common_pb2.TextDelta(text=f"{word} "))
         reason = common_pb2.FINISH_REASON_STOP if found else common_pb2.FINISH_REASON_NO_PASSAGES
-        done = rag_pb2.AskDone(finish_reason=reason, grounded=bool(found), model=MODEL, index=index)
+        abstained = not found or "do not know" in found[0][1].text
+        grounded = bool(found) and not abstained
+        done = rag_pb2.AskDone(finish_reason=reason, grounded=grounded, abstained=abstained, model=MODEL, index=index)
         yield rag_pb2.StreamAskResponse(done=done)
 
     @staticmethod
@@ -144,10 +149,12 @@ class Rag(rag_pb2_grpc.RagServiceServicer):
                     index=self._index(name),
                     state=rag_pb2.COLLECTION_STATE_READY,
                     document_count=len(self.collections[name]),
+                    owner=self.owners.get(name, ""),
                 )
                 for name in names[:PAGE]
             ],
             next_page_token=names[PAGE - 1] if len(names) > PAGE else "",
+            storage=self.storage,
         )
 
     def ListGenerations(

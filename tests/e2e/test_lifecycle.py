@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import grpc
@@ -171,6 +172,7 @@ def test_a_log_for_machines_has_nothing_but_objects(data: Path, tmp_path: Path) 
         "QUINTET_PORT": "0",
         "QUINTET_LLM": "off",
         "QUINTET_LOG_FORMAT": "json",
+        "QUINTET_SHUTDOWN_PAUSE_SECONDS": "0",
     }
     with subprocess.Popen(
         [sys.executable, "-m", "server"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -202,13 +204,29 @@ def test_a_log_for_machines_has_nothing_but_objects(data: Path, tmp_path: Path) 
 
 
 def test_a_second_signal_exits_at_once(data: Path, tmp_path: Path) -> None:
-    running = start_server(data, tmp_path / "log.txt", shutdown_pause_seconds="30")
+    running = start_server(data, tmp_path / "log.txt", shutdown_pause_seconds="20", shutdown_grace_seconds="0")
     running.process.terminate()
     assert running.process.stdout is not None
     assert any(line.startswith("Stopping") for line in running.process.stdout)
     assert running.process.poll() is None
     running.process.terminate()
     assert running.process.wait(3) != 0
+
+
+def test_a_stop_pauses_for_load_balancers_but_not_at_a_terminal(tmp_path: Path) -> None:
+    servers = [start_server(tmp_path, tmp_path / "log.txt", llm="off", shutdown_pause_seconds="2") for _ in range(2)]
+    times = []
+    for running, number in zip(servers, (signal.SIGINT, signal.SIGTERM), strict=True):
+        begun = time.monotonic()
+        running.process.send_signal(number)
+        if number == signal.SIGTERM:
+            with grpc.insecure_channel(running.address) as channel:
+                assert check(channel, "") == NOT_SERVING
+                stub = model_pb2_grpc.ModelServiceStub(channel)
+                assert stub.GetServerInfo(model_pb2.GetServerInfoRequest(), timeout=5).version
+        assert running.process.wait(20) == 0
+        times.append(time.monotonic() - begun)
+    assert times[0] < 2 <= times[1]
 
 
 def test_a_used_port_is_said_in_a_sentence(server: ServerProcess, data: Path, tmp_path: Path) -> None:

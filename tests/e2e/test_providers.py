@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from quintet.v1 import chat_pb2, chat_pb2_grpc, model_pb2, model_pb2_grpc
+from quintet.v1 import chat_pb2, chat_pb2_grpc, model_pb2, model_pb2_grpc, rag_pb2, rag_pb2_grpc
 
 from tests.conftest import ROOT, ServerProcess, start_server, wait_ready
 from tests.e2e.tasks import conversation
@@ -50,6 +50,7 @@ class Served:
     azure: OpenAIServer
     chat: "chat_pb2_grpc.ChatServiceAsyncStub"
     models: "model_pb2_grpc.ModelServiceAsyncStub"
+    rag: "rag_pb2_grpc.RagServiceAsyncStub"
 
     async def ask(self, model: str | None = None, text: str = "hi") -> chat_pb2.ChatResponse:
         request = chat_pb2.ChatRequest(messages=conversation(text), model=model, max_output_tokens=4)
@@ -88,7 +89,12 @@ async def served(data: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncI
         wait_ready(process.address, "quintet.v1.ChatService")
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(process.address))
         yield Served(
-            process, paid, azure, chat_pb2_grpc.ChatServiceStub(channel), model_pb2_grpc.ModelServiceStub(channel)
+            process,
+            paid,
+            azure,
+            chat_pb2_grpc.ChatServiceStub(channel),
+            model_pb2_grpc.ModelServiceStub(channel),
+            rag_pb2_grpc.RagServiceStub(channel),
         )
 
 
@@ -118,6 +124,39 @@ async def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers(served: S
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert re.search(r"messages: has about 20\d\d tokens; the model's context is 1000", caught.value.details() or "")
     assert len(served.paid.requests) == asked
+
+
+async def test_an_answer_from_documents_is_judged(served: Served) -> None:
+    wait_ready(served.process.address, "quintet.v1.RagService")
+    documents = [
+        rag_pb2.Document(
+            id="a4", title="Zorba A4", text="The Zorba A4 printer weighs 6 kg. It prints 20 pages a minute."
+        ),
+        rag_pb2.Document(
+            id="a7", title="Zorba A7", text="The Zorba A7 printer weighs 11 kg. It prints 45 pages a minute."
+        ),
+    ]
+    await served.rag.AddDocuments(rag_pb2.AddDocumentsRequest(collection="printers", documents=documents), timeout=60)
+    request = rag_pb2.AskRequest(question="How heavy is the printer Zorba A4?", collection="printers")
+    found = {}
+    for answer in (
+        "It weighs 6 kg.",
+        "It weighs 11 kg.",
+        "It weighs 6 g.",
+        "The printer Zorba A4 is heavy.",
+        "I don't know.",
+    ):
+        served.paid.default = Reply(deltas=[answer])
+        response = await served.rag.Ask(request, timeout=60)
+        found[answer] = (response.grounded, response.abstained)
+    served.paid.default = Reply()
+    assert found == {
+        "It weighs 6 kg.": (True, False),
+        "It weighs 11 kg.": (False, False),
+        "It weighs 6 g.": (False, False),
+        "The printer Zorba A4 is heavy.": (False, False),
+        "I don't know.": (False, True),
+    }
 
 
 async def test_others_are_asked_and_everybody_can_see_why(served: Served) -> None:

@@ -78,8 +78,10 @@ def test_ask_says_so_when_the_collection_does_not_know(channel: grpc.Channel, co
     stub = rag_pb2_grpc.RagServiceStub(channel)
     request = rag_pb2.AskRequest(question="What is the boiling point of tungsten?", collection=collection)
     answer = stub.Ask(request, timeout=TIMEOUT)
-    assert not answer.grounded
-    assert answer.answer
+    assert (answer.grounded, answer.abstained) == (False, True)
+    assert answer.answer == "The passages do not contain the answer."
+    chinese = stub.Ask(rag_pb2.AskRequest(question="鎢的沸點是多少？", collection=collection), timeout=TIMEOUT)
+    assert (chinese.answer, chinese.abstained) == ("這些段落不包含答案。", True)
 
 
 def test_the_demo_collection_answers(channel: grpc.Channel) -> None:

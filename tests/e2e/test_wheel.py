@@ -62,7 +62,12 @@ def test_an_installed_server_starts(python: Path, tmp_path: Path) -> None:
     assert call(python.parent / "quintet", "--version", cwd=tmp_path).startswith("quintet ")
     environment = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("QUINTET_")}
     data = tmp_path / "data"  # without models every service but one says what it lacks
-    settings = {"QUINTET_PORT": "0", "QUINTET_LLM": "off", "QUINTET_DATA": str(data)}
+    settings = {
+        "QUINTET_PORT": "0",
+        "QUINTET_LLM": "off",
+        "QUINTET_DATA": str(data),
+        "QUINTET_SHUTDOWN_PAUSE_SECONDS": "0",
+    }
     with subprocess.Popen(
         [python, "-m", "server"],
         cwd=tmp_path,

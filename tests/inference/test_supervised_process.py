@@ -44,6 +44,7 @@ async def supervised(
         on_change=on_change,
         start_seconds=start_seconds,
         poll_seconds=0.3,
+        answer_seconds=0.3,
     )
     try:
         yield supervisor
@@ -79,8 +80,7 @@ async def test_child_that_dies_is_started_again(caplog: pytest.LogCaptureFixture
     assert "loading" in caplog.text  # the last lines of the child
 
 
-async def test_child_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor_module, "_TERM_SECONDS", 0.1)
+async def test_child_that_hangs_is_replaced() -> None:
     async with supervised(CHILD) as supervisor:
         await supervisor.start()
         first = supervisor.pid
@@ -88,6 +88,35 @@ async def test_child_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> 
         os.kill(first, signal.SIGSTOP)
         await until(lambda: supervisor.pid != first and supervisor.address)
         assert not is_alive(first)
+
+
+async def test_child_that_hangs_is_not_ready_and_does_not_hold_the_stop() -> None:
+    async with supervised(CHILD) as supervisor:
+        await supervisor.start()
+        assert supervisor.pid
+        os.kill(supervisor.pid, signal.SIGSTOP)
+        await until(lambda: supervisor.address is None)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 3
+    assert not is_alive(supervisor.pid)
+
+
+# Healthy once, and then what its configuration says in place of the status.
+TURNS = CHILD.replace(
+    "self.send_response",
+    "self.__class__.asked = asked = getattr(self, 'asked', 0) + 1\n"
+    "        odd = b'x' * (1 << 20) if asked == 2 else b'HTTP/1.1 500 no\\r\\n\\r\\n'\n"
+    "        if asked > 1: self.wfile.write(odd); return\n"
+    "        self.send_response",
+)
+
+
+async def test_child_that_answers_nonsense_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    async with supervised(TURNS) as supervisor:
+        await supervisor.start()
+        first = supervisor.pid
+        await until(lambda: supervisor.pid != first and supervisor.address)
+    assert "the process does not answer" in caplog.text
 
 
 async def test_back_off_grows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from server.domain.models import ModelDescription, ModelIdentity, ModelTask
 from server.domain.texts import Classification
 from server.inference.computation import UNBATCHED, BatchPolicy
 from server.inference.onnx_text import OnnxForward
+from server.inference.reranker import OnnxReranker
 from server.inference.scheduler import Scheduler
 from server.inference.text import Outputs, TextClassifier, TextEmbedder, TextModel, softmax
 from tests.small_artefacts import (
@@ -90,6 +91,20 @@ async def test_what_is_not_read_is_reported(classifier: TextClassifier) -> None:
     assert found[1].labels == found[2].labels, "the end was read after all"
 
 
+async def test_a_graph_reads_no_more_than_it_has_positions(tmp_path: Path, scheduler: Scheduler) -> None:
+    """The manifest says 64; the graph has 11 positions."""
+    classifier = onnx_classifier(make_text_artefact(tmp_path, "logits", positions=11, max_tokens=64), scheduler)
+    embedder = onnx_embedder(make_text_artefact(tmp_path, "embedding", positions=11, max_tokens=64), scheduler)
+    reranker = OnnxReranker(make_text_artefact(tmp_path / "pairs", "logits", positions=11, max_tokens=64), scheduler)
+    assert {each.description.max_input_tokens for each in (classifier, embedder, reranker)} == {11}
+    texts = ["good " * 9, "good " * 10, "good " * 600]
+    found = await classifier.classify(texts, deadline=soon())
+    assert [result.truncated for result in found] == [False, True, True]
+    assert found[1].labels == found[2].labels
+    assert len(await embedder.embed(texts, deadline=soon())) == 3
+    assert len(await reranker.scores("good", [("", text) for text in texts], deadline=soon())) == 3
+
+
 async def test_what_the_model_does_not_know_is_reported(classifier: TextClassifier, embedder: TextEmbedder) -> None:
     shares = {"good": 0.0, "good 👍": 0.5, "👍": 1.0, "the good x" + "y" * 119: 1 / 3, "zzz " * 100: 1.0}
     texts = list(shares)
@@ -152,7 +167,7 @@ async def test_int8_is_batched_if_every_row_has_a_scale(
     tmp_path: Path, scales: str | None, expected: list[int]
 ) -> None:
     """A scale that spans the batch would make a text's scores depend on its neighbours."""
-    changes = {"int8_scales": scales} if scales else {}
+    changes: dict[str, Any] = {"int8_scales": scales} if scales else {}
     artefact = make_text_artefact(tmp_path, "logits", file="model-int8.onnx", engine="onnx-int8", **changes)
     one_lane = Scheduler(1, queue_limit=64)
     classifier = onnx_classifier(artefact, one_lane)

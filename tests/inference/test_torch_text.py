@@ -35,7 +35,7 @@ def save_bert(folder: Path, head: bool, **config: Any) -> str:
 
     torch.manual_seed(0)
     size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    made = BertConfig(vocab_size=len(WORDS), max_position_embeddings=64, **size, **config)
+    made = BertConfig(**{"vocab_size": len(WORDS), "max_position_embeddings": 64, **size, **config})
     model = BertForSequenceClassification(made) if head else BertModel(made)
     model.save_pretrained(folder)
     PreTrainedTokenizerFast(
@@ -124,6 +124,48 @@ async def test_results_are_kept_for_texts_that_recur(repository: str, encoder: s
         assert np.array_equal(first, again)
         assert (sum(counters.batches.values()), counters.cache_hits, counters.cache_misses) == (batches, 7, 7)
         assert counters.cache_bytes > 0
+
+
+def save_short(folder: Path, kind: str, positions: int, *, head: bool) -> str:
+    """A model with fewer positions than its tokenizer's length says, which is unlimited as of many published ones."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=len(WORDS) + 2, max_position_embeddings=positions, pad_token_id=0 if kind == "Bert" else 1, **size
+    )
+    made = getattr(transformers, f"{kind}{'ForSequenceClassification' if head else 'Model'}")(config)
+    made.save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tiny_tokenizer(), pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "positions", "limit"), [("Bert", 24, 24), ("Roberta", 24, 22), ("DistilBert", 24, 24)]
+)
+async def test_a_model_reads_no_more_than_it_has_positions(
+    tmp_path: Path, scheduler: Scheduler, kind: str, positions: int, limit: int
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    classifier = TextClassifier(
+        load_from_hub("short", save_short(tmp_path / "c", kind, positions, head=True), None, ModelTask.CLASSIFICATION),
+        scheduler,
+    )
+    source = save_short(tmp_path / "e", kind, positions, head=False)
+    whole = SentenceTransformer(source, device="cpu")
+    whole.max_seq_length = 512
+    whole.save(str(tmp_path / "whole"))
+    embedder = TextEmbedder(load_from_hub("vectors", str(tmp_path / "whole"), None, ModelTask.EMBEDDING), scheduler)
+    assert classifier.description.max_input_tokens == embedder.description.max_input_tokens == limit
+    texts = ["good " * (limit - 2), "good " * (limit - 1), "good " * 600]
+    found = await classifier.classify(texts, deadline=soon())
+    assert [result.truncated for result in found] == [False, True, True]
+    assert (await embedder.embed(texts, deadline=soon())).shape[0] == 3
 
 
 async def test_other_weights_have_another_digest(classifier: TextClassifier, repository: str, tmp_path: Path) -> None:

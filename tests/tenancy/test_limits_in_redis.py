@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from server.domain.errors import QuotaExceeded
 from server.domain.money import Cost
+from server.tenancy.limits import redis_batcher
 from server.tenancy.limits.limit_set import Permit
 from server.tenancy.limits.memory import MemoryLimiter
 from server.tenancy.limits.redis import RedisLimiter
@@ -113,6 +114,79 @@ async def test_a_settlement_that_is_sent_twice_counts_once(redis: RedisServer) -
         limiter._batcher._work.set()
         await until(lambda: not limiter._batcher._waiting)
         assert await budget(redis) == 40
+
+
+async def test_a_settlement_that_fails_is_sent_again_after_later_ones(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first one's rate is a key of another type, until an operator removes it."""
+    monkeypatch.setattr(redis_batcher, "_RECONNECT_SECONDS", 0.2)
+    tenant = Tenant(
+        "acme",
+        frozenset(),
+        limits=Limits(tokens_per_day=1000),
+        service_limits={CHAT: Limits(tokens_per_minute=1000, concurrent_calls=1)},
+    )
+    async with limiting(redis) as limiter, client(redis) as other:
+        first = await limiter.enter(tenant, CHAT, Cost(100), seconds=60)
+        second = await limiter.enter(tenant, "RagService", Cost(100), seconds=60)
+        assert first
+        assert second
+        await other.rename("quintet:{acme}:ChatService:tokens", "aside")
+        await other.rpush("quintet:{acme}:ChatService:tokens", "x")
+        first.settle(Cost(40))
+        second.settle(Cost(30))
+        await until(lambda: limiter.degraded)
+        assert await budget(redis) == 130, "the second one is settled, the first one is not, in any part"
+        await other.rename("aside", "quintet:{acme}:ChatService:tokens")
+        await until(lambda: not limiter._batcher._waiting and not limiter.degraded)
+        assert await budget(redis) == 70
+        await entered(limiter, tenant, 1)  # its place is free
+        assert await other.zcard(f"quintet:{{acme}}:settled:{limiter._sender}") <= 2
+    assert "could not be written" not in caplog.text
+
+
+async def test_settlements_outlast_a_redis_that_takes_no_writes(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_batcher, "_RECONNECT_SECONDS", 0.02)
+    tries = 0
+    async with limiting(redis) as limiter, client(redis) as other:
+        permit = await entered(limiter, acme(tokens_per_day=1000), 100)
+        await other.config_set("maxmemory", 1)
+        permit.settle(Cost(40))
+        go_away = limiter._batcher._go_away
+
+        async def counted(error: BaseException) -> None:
+            nonlocal tries
+            tries += 1
+            await go_away(error)
+
+        monkeypatch.setattr(limiter._batcher, "_go_away", counted)
+        await until(lambda: tries > 5)
+        await other.config_set("maxmemory", 0)
+        await until(lambda: not limiter._batcher._waiting and not limiter.degraded)
+        assert await budget(redis) == 40
+
+
+async def test_what_is_no_redis_lets_calls_pass() -> None:
+    """It answers every line with OK, which is no answer of a script."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            if line.startswith(b"*"):
+                writer.write(b"*2\r\n:1\r\n:2\r\n" if b"*1" in line else b"+OK\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    limiter = RedisLimiter(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", nothing_spent)
+    await limiter.start()
+    try:
+        await entered(limiter, acme(tokens_per_day=1000), 100)
+        assert limiter.degraded
+    finally:
+        await limiter.close()
+        server.close()
 
 
 async def test_scripts_that_were_flushed_are_brought_again(redis: RedisServer) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.domain import reloading_file
-from server.domain.access import Grants
+from server.domain.access import Grants, Quotas
 from server.domain.money import micros
 from server.domain.reloading_file import BadFile
 from server.tenancy.tenants import Limits, Role
@@ -46,6 +46,7 @@ def test_the_example_says_all() -> None:
         "handbook": Grants("acme", frozenset({"operations"})),
         "wikipedia": Grants(read=frozenset({"*"})),
     }
+    assert found.quotas == {"acme": Quotas(10, 100_000, 10_000_000_000)}
     assert [(id, tenant.name) for id, (_, tenant) in found.keys.items()] == [("k5d0c7e2a", "acme")]
     assert {identity: tenant.name for identity, tenant in found.certificates.items()} == {
         "dns:worker.acme.example": "acme",
@@ -83,10 +84,11 @@ def test_the_example_says_all() -> None:
             "[tenants.a]\ncertificates = ['dns:X.example']\n[tenants.b]\ncertificates = ['dns:x.EXAMPLE']",
             'tenants.b.certificates: "dns:x.example" belongs to tenants.a',
         ),
+        ("[tenants.a.quotas]\ndocuments = -1", "tenants.a.quotas.documents: Input should be greater"),
+        ("[tenants.a.quotas]\nfiles = 1", "tenants.a.quotas.files: Extra inputs are not permitted"),
         ("[tenants.a]\n[collections.X]", "collections.X: String should match pattern"),
         ("[tenants.a]\n[collections.x]\nreaders = []", "collections.x.readers: Extra inputs are not permitted"),
-        ("[tenants.a]\n[collections.x]\nread = ['a', 'b', '*']", 'collections.x.read: no tenant "b"'),
-        ("[tenants.a]\n[collections.x]\nowner = '*'", 'collections.x.owner: no tenant "*"'),
+        ("[tenants.a]\n[collections.x]\nowner = '*'", 'collections.x.owner: must be one tenant, not "*"'),
         ("x = " + "[" * 100_000, "nested too deeply"),
         ("x = " + "9" * 5_000, "not TOML: Exceeds the limit"),
         ("[tenants.a]\n" + "\n".join(f"x{n} = 1" for n in range(9)), "; and 4 more"),
@@ -174,3 +176,15 @@ def test_a_server_does_not_start_without_its_tenants(tmp_path: Path) -> None:
     (tmp_path / "large.toml").write_bytes(b"#" * (16 * 2**20 + 1))
     with pytest.raises(BadFile, match="larger than 16777216 bytes"):
         TenantsFile(tmp_path / "large.toml", SERVICES)
+
+
+def test_a_removed_tenant_is_gone_although_grants_name_it(tmp_path: Path) -> None:
+    """An operator who removes a table in haste is not told to mend other tables first."""
+    path = tmp_path / "tenants.toml"
+    path.write_text("[tenants.a]\n[collections.x]\nowner = 'b'\nread = ['a', 'c', '*']\n")
+    file = TenantsFile(path, SERVICES)
+    assert list(file.latest.tenants) == ["a"]
+    assert file.warnings == [
+        f'{path}: collections.x.owner: there is no tenant "b"',
+        f'{path}: collections.x.read: there is no tenant "c"',
+    ]

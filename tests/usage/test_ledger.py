@@ -266,6 +266,25 @@ async def test_stopping_waits_for_calls_and_leaves_nothing_open(
         await ledger.open(entry("late"))
 
 
+# ---------------------------------------------------------------- retention
+
+
+async def test_old_entries_are_deleted_in_pieces(target: Path | str, reader: SqlReader) -> None:
+    now = datetime.now(UTC)
+    ages = [timedelta(days=days) for days in (39, 41)]
+    async with aclosing(SqlLedger(target)) as ledger:
+        begun = [entry(started=now - age, brought_id=False) for age in ages for _ in range(250)]
+        for opened in await asyncio.gather(*map(ledger.open, begun)):
+            ledger.settle(settled(opened))
+    two = [SqlLedger(target, QUICK, retention=timedelta(days=40)) for _ in range(2)]
+    async with aclosing(two[0]), aclosing(two[1]):
+        async with asyncio.timeout(20):
+            while len(await rows(reader)) > 250:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert not any(ledger.writer.away for ledger in two)
+    assert {(now - row.started).days for row in await rows(reader)} == {39}
+
+
 # ---------------------------------------------------------------- reading
 
 

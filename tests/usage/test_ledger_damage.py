@@ -8,6 +8,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from psycopg import OperationalError
 
 from server.domain.errors import LedgerUnavailable
 from server.domain.usage import Entry, Opened, Outcome, Selection
@@ -185,3 +186,23 @@ def test_a_full_disk(tmp_path: Path) -> None:
     command = textwrap.dedent(script).replace("\n        ", "\n")
     done = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, check=False)
     assert "nothing was lost" in done.stdout, done.stderr
+
+
+def test_the_log_says_why_the_database_cannot_be_used(postgres: Postgres) -> None:
+    from server.usage.database import Database, explain
+
+    url = postgres.new_database()
+    address = url.partition("@")[2].partition("/")[0]
+    for wrong, why in (
+        (f"postgresql://quintet:secret@{address}/nosuch", "there is no such database"),
+        (f"postgresql://stranger:secret@{address}/postgres", "there is no such user"),
+        (f"{url}?sslmode=require", "the database does not support TLS"),
+        (f"{url}?nosuch=1", "QUINTET_LEDGER_URL has a parameter that PostgreSQL does not know"),
+        ("postgresql://quintet:secret@127.0.0.1:1/db", "connection refused"),
+        ("postgresql://quintet:secret@no-such-host.invalid/db", "unknown host"),
+    ):
+        with pytest.raises(Exception) as caught, Database(wrong).writing():  # noqa: PT011  # the driver's own kinds
+            pass
+        assert explain(caught.value) == why
+    password = OperationalError('connection failed: FATAL:  password authentication failed for user "quintet"')
+    assert explain(password) == "wrong user or password"

@@ -68,7 +68,9 @@ class RequestIdReused(QuintetError, reason="REQUEST_ID_REUSED"):
 
 
 class QuotaExceeded(QuintetError, reason="QUOTA_EXCEEDED"):
-    """The tenant's limit of rate or concurrent calls is reached; retry after `retry_after`."""
+    """The tenant's limit of rate or concurrent calls is reached; retry after `retry_after`. Without one, it is a quota
+    of what is stored: delete something first.
+    """
 
 
 class BudgetExhausted(QuintetError, reason="BUDGET_EXHAUSTED"):

@@ -27,8 +27,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INVALID_REQUEST: _ErrorReason.ValueType  # 1
     """INVALID_ARGUMENT: the request violates a limit. google.rpc.BadRequest lists the fields."""
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 2
-    """RESOURCE_EXHAUSTED: a rate limit of the tenant is exceeded, or too many of its calls run. QuotaFailure lists the
-    limits. Retry, unless the single call exceeds a limit.
+    """RESOURCE_EXHAUSTED: a rate limit of the tenant is exceeded, too many of its calls run, or a write would exceed its
+    quota of collections, documents or bytes. QuotaFailure lists the limits. Retry, unless the single call exceeds a
+    limit or it is a quota: delete something first.
     """
     ERROR_REASON_BUDGET_EXHAUSTED: _ErrorReason.ValueType  # 3
     """RESOURCE_EXHAUSTED: a budget of the tenant for the day or month is spent. QuotaFailure lists the budgets. Retry
@@ -114,8 +115,9 @@ ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 ERROR_REASON_INVALID_REQUEST: ErrorReason.ValueType  # 1
 """INVALID_ARGUMENT: the request violates a limit. google.rpc.BadRequest lists the fields."""
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 2
-"""RESOURCE_EXHAUSTED: a rate limit of the tenant is exceeded, or too many of its calls run. QuotaFailure lists the
-limits. Retry, unless the single call exceeds a limit.
+"""RESOURCE_EXHAUSTED: a rate limit of the tenant is exceeded, too many of its calls run, or a write would exceed its
+quota of collections, documents or bytes. QuotaFailure lists the limits. Retry, unless the single call exceeds a
+limit or it is a quota: delete something first.
 """
 ERROR_REASON_BUDGET_EXHAUSTED: ErrorReason.ValueType  # 3
 """RESOURCE_EXHAUSTED: a budget of the tenant for the day or month is spent. QuotaFailure lists the budgets. Retry

@@ -274,10 +274,15 @@ class AskResponse(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
+    ABSTAINED_FIELD_NUMBER: _builtins.int
     answer: _builtins.str
     """The answer in plain text."""
     grounded: _builtins.bool
-    """True if the passages contain the content words of the answer."""
+    """True if the words and numbers of the answer stand together in one sentence or table row of a passage, beside those of
+    the question, and tell more than the question does. Never true if abstained is.
+    """
+    abstained: _builtins.bool
+    """True if the answer says that the passages do not contain the answer, or that the model does not know it."""
     @_builtins.property
     def citations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Citation]:
         """The passages that the model read, best first. The server adds them; the model cannot invent any."""
@@ -303,10 +308,11 @@ class AskResponse(_message.Message):
         usage: _common_pb2.Usage | None = ...,
         model: _common_pb2.ModelRef | None = ...,
         index: _common_pb2.IndexRef | None = ...,
+        abstained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "model", b"model", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "citations", b"citations", "grounded", b"grounded", "index", b"index", "model", b"model", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "answer", b"answer", "citations", b"citations", "grounded", b"grounded", "index", b"index", "model", b"model", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -444,9 +450,12 @@ class AskDone(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
+    ABSTAINED_FIELD_NUMBER: _builtins.int
     finish_reason: _common_pb2.FinishReason.ValueType
     """Why the model stopped."""
     grounded: _builtins.bool
+    """As in AskResponse."""
+    abstained: _builtins.bool
     """As in AskResponse."""
     @_builtins.property
     def usage(self) -> _common_pb2.Usage:
@@ -468,10 +477,11 @@ class AskDone(_message.Message):
         usage: _common_pb2.Usage | None = ...,
         model: _common_pb2.ModelRef | None = ...,
         index: _common_pb2.IndexRef | None = ...,
+        abstained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "model", b"model", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "grounded", b"grounded", "index", b"index", "model", b"model", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "finish_reason", b"finish_reason", "grounded", b"grounded", "index", b"index", "model", b"model", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1210,25 +1220,84 @@ class ListCollectionsResponse(_message.Message):
 
     COLLECTIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    STORAGE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Token of the next page; empty on the last page."""
     @_builtins.property
     def collections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Collection]:
         """Sorted by name."""
 
+    @_builtins.property
+    def storage(self) -> Global___Storage:
+        """What the caller's tenant stores, with its quotas. Unset if the server requires no authentication."""
+
     def __init__(
         self,
         *,
         collections: _abc.Iterable[Global___Collection] | None = ...,
         next_page_token: _builtins.str = ...,
+        storage: Global___Storage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["storage", b"storage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "next_page_token", b"next_page_token", "storage", b"storage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListCollectionsResponse: _TypeAlias = ListCollectionsResponse  # noqa: Y015
+
+@_typing.final
+class Storage(_message.Message):
+    """Storage is what the collections that a tenant owns hold together. A quota that is unset is no limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_COUNT_FIELD_NUMBER: _builtins.int
+    DOCUMENT_COUNT_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_COLLECTION_COUNT_FIELD_NUMBER: _builtins.int
+    MAX_DOCUMENT_COUNT_FIELD_NUMBER: _builtins.int
+    MAX_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    collection_count: _builtins.int
+    """Number of collections."""
+    document_count: _builtins.int
+    """Number of documents."""
+    size_bytes: _builtins.int
+    """Size on disk in bytes, as in GetIndexResponse."""
+    max_collection_count: _builtins.int
+    """Quota of collections."""
+    max_document_count: _builtins.int
+    """Quota of documents."""
+    max_size_bytes: _builtins.int
+    """Quota of the size."""
+    def __init__(
+        self,
+        *,
+        collection_count: _builtins.int = ...,
+        document_count: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        max_collection_count: _builtins.int | None = ...,
+        max_document_count: _builtins.int | None = ...,
+        max_size_bytes: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_collection_count", b"_max_collection_count", "_max_document_count", b"_max_document_count", "_max_size_bytes", b"_max_size_bytes", "max_collection_count", b"max_collection_count", "max_document_count", b"max_document_count", "max_size_bytes", b"max_size_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_collection_count", b"_max_collection_count", "_max_document_count", b"_max_document_count", "_max_size_bytes", b"_max_size_bytes", "collection_count", b"collection_count", "document_count", b"document_count", "max_collection_count", b"max_collection_count", "max_document_count", b"max_document_count", "max_size_bytes", b"max_size_bytes", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_collection_count: _TypeAlias = _typing.Literal["max_collection_count"]  # noqa: Y015
+    _WhichOneofArgType__max_collection_count: _TypeAlias = _typing.Literal["_max_collection_count", b"_max_collection_count"]  # noqa: Y015
+    _WhichOneofReturnType__max_document_count: _TypeAlias = _typing.Literal["max_document_count"]  # noqa: Y015
+    _WhichOneofArgType__max_document_count: _TypeAlias = _typing.Literal["_max_document_count", b"_max_document_count"]  # noqa: Y015
+    _WhichOneofReturnType__max_size_bytes: _TypeAlias = _typing.Literal["max_size_bytes"]  # noqa: Y015
+    _WhichOneofArgType__max_size_bytes: _TypeAlias = _typing.Literal["_max_size_bytes", b"_max_size_bytes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_collection_count) -> _WhichOneofReturnType__max_collection_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_document_count) -> _WhichOneofReturnType__max_document_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_size_bytes) -> _WhichOneofReturnType__max_size_bytes | None: ...
+
+Global___Storage: _TypeAlias = Storage  # noqa: Y015
 
 @_typing.final
 class Collection(_message.Message):

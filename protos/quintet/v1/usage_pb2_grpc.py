@@ -70,7 +70,8 @@ class UsageServiceServicer:
         """GetUsage returns sums by day, tenant, service and model.
 
         INVALID_ARGUMENT: a field violates its limits, or there are more than 10,000 sums. PERMISSION_DENIED: the filter
-        names another tenant, which needs the role admin. UNAVAILABLE: the ledger cannot be read.
+        names another tenant, which needs the role admin. RESOURCE_EXHAUSTED: too many calls read the ledger. UNAVAILABLE:
+        the ledger cannot be read, or that takes longer than 10 s; ask for a shorter time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,7 +43,8 @@ class UsageServiceStub:
     """GetUsage returns sums by day, tenant, service and model.
 
     INVALID_ARGUMENT: a field violates its limits, or there are more than 10,000 sums. PERMISSION_DENIED: the filter
-    names another tenant, which needs the role admin. UNAVAILABLE: the ledger cannot be read.
+    names another tenant, which needs the role admin. RESOURCE_EXHAUSTED: too many calls read the ledger. UNAVAILABLE:
+    the ledger cannot be read, or that takes longer than 10 s; ask for a shorter time.
     """
     ListUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ListUsageRequest, _usage_pb2.ListUsageResponse]
     """ListUsage returns single calls, newest first.
@@ -73,7 +74,8 @@ class UsageServiceAsyncStub(UsageServiceStub):
     """GetUsage returns sums by day, tenant, service and model.
 
     INVALID_ARGUMENT: a field violates its limits, or there are more than 10,000 sums. PERMISSION_DENIED: the filter
-    names another tenant, which needs the role admin. UNAVAILABLE: the ledger cannot be read.
+    names another tenant, which needs the role admin. RESOURCE_EXHAUSTED: too many calls read the ledger. UNAVAILABLE:
+    the ledger cannot be read, or that takes longer than 10 s; ask for a shorter time.
     """
     ListUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListUsageRequest, _usage_pb2.ListUsageResponse]  # type: ignore[assignment]
     """ListUsage returns single calls, newest first.
@@ -106,7 +108,8 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         """GetUsage returns sums by day, tenant, service and model.
 
         INVALID_ARGUMENT: a field violates its limits, or there are more than 10,000 sums. PERMISSION_DENIED: the filter
-        names another tenant, which needs the role admin. UNAVAILABLE: the ledger cannot be read.
+        names another tenant, which needs the role admin. RESOURCE_EXHAUSTED: too many calls read the ledger. UNAVAILABLE:
+        the ledger cannot be read, or that takes longer than 10 s; ask for a shorter time.
         """
 
     @_abc_1.abstractmethod

@@ -1,9 +1,12 @@
-"""The child process of spacy_parser.py: python -m server.tasks.analysis.spacy_process FD PIPELINE
+"""The child process of spacy_child.py: python -m server.tasks.analysis.spacy_process FD PIPELINE PARENT
 
-FD is a connection: a text comes in, a JSON object goes out, until the connection ends.
+FD is a connection: a text comes in, a JSON object goes out, until the connection ends. PARENT is the server's process.
 """
 
+import ctypes
 import json
+import os
+import signal
 import sys
 from multiprocessing.connection import Connection
 from types import ModuleType
@@ -11,8 +14,10 @@ from typing import Any
 
 from server.domain.analysis import TextSpan
 from server.domain.priority import PARSING, step_back
+from server.tasks.analysis.bounded_tokenizer import BoundedTokenizer
 from server.tasks.analysis.key_phrases import Candidate, rank
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _NOUNS = {"NOUN", "PROPN"}
 
 
@@ -24,6 +29,7 @@ class Parser:
         import spacy
 
         self.nlp: Any = spacy.load(pipeline)
+        self.nlp.tokenizer = BoundedTokenizer(self.nlp.tokenizer)
 
     def parse(self, text: str) -> dict[str, list[Any]]:
         """Everything that one parse yields. Each list begins with the offsets of start and end, in code points."""
@@ -41,6 +47,7 @@ class Parser:
 
 def main() -> None:
     """Serve until the connection ends."""
+    _die_with(int(sys.argv[3]))
     connection: Connection[bytes, bytes] = Connection(int(sys.argv[1]))
     parser = Parser(sys.argv[2])
     step_back(PARSING)  # not before: while the server starts, there is no other work
@@ -50,6 +57,13 @@ def main() -> None:
         except EOFError:
             return
         connection.send_bytes(json.dumps(parser.parse(text)).encode())
+
+
+def _die_with(parent: int) -> None:
+    """Let the kernel end this process with the server, also while it is stopped (prctl(2))."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before prctl
+        os._exit(0)
 
 
 def _block_needless_imports() -> None:

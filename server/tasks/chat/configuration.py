@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from server.domain.reloading_file import BadFile
+from server.tasks.chat.api_keys import NO_KEY, Key, KeyFile
 from server.tasks.chat.providers_file import (
     DEFAULT,
     EMBEDDED,
@@ -28,13 +29,13 @@ _ENDPOINT = "endpoint"  # the provider's name if the settings name one endpoint
 @dataclass(frozen=True)
 class Routes:
     """`names` has what callers may name, with the upstreams ("provider/model") in their order; the first is the
-    default. `keys` are those of the providers. `embedded` is the embedded model's artefact, or empty. Relative paths in
-    `providers` begin in `folder`.
+    default. `keys` give those of the providers. `embedded` is the embedded model's artefact, or empty. Relative paths
+    in `providers` begin in `folder`.
     """
 
     providers: Providers
     names: Mapping[str, Sequence[str]]
-    keys: Mapping[str, str] = field(repr=False)
+    keys: Mapping[str, Key] = field(repr=False)
     embedded: str
     folder: Path = Path()
 
@@ -76,4 +77,11 @@ def _one_endpoint(settings: "Settings", base_url: str, model: str, embedded: str
         raise BadFile(f"QUINTET_LLM_BASE_URL, QUINTET_LLM_MODEL: {'; '.join(problems(error))}") from None
     ref = f"{_ENDPOINT}/{model}"
     providers = Providers(providers={_ENDPOINT: provider}, routes={DEFAULT: [ref]})
-    return Routes(providers, {model: [ref]}, {_ENDPOINT: settings.read_llm_api_key()}, embedded)
+    return Routes(providers, {model: [ref]}, {_ENDPOINT: _key_of_endpoint(settings)}, embedded)
+
+
+def _key_of_endpoint(settings: "Settings") -> Key:
+    if settings.llm_api_key_file:
+        return KeyFile(_ENDPOINT, settings.llm_api_key_file.expanduser())
+    key = settings.llm_api_key.get_secret_value() if settings.llm_api_key else NO_KEY
+    return lambda: key

@@ -14,6 +14,7 @@ from server.domain.models import ModelTask
 from server.inference.supervised_process import Supervisor
 from server.models.artefact import Artefact, unusable
 from server.tasks.chat.circuit_breaker import CircuitBreaker
+from server.tasks.chat.control_tokens import ControlTokens
 
 if TYPE_CHECKING:
     import openai
@@ -91,15 +92,17 @@ class EmbeddedModel:
         from server.tasks.chat.endpoint import Endpoint
         from server.tasks.chat.openai_upstream import Upstream, limiter_of
 
+        counter = read_counter(self.artefact)
         description = self.artefact.describe(ModelTask.CHAT, "llama.cpp", max_input_tokens=self.context_tokens)
         return Upstream(
             description,
             Endpoint(client_of("http://127.0.0.1/v1", self._key), description.identity.name),
             limiter_of(self.slots),
-            read_counter(self.artefact),
+            counter,
             self.breaker,
             token_seconds=self.token_seconds,
             is_ready=lambda: self.ready,
+            prepared=ControlTokens(counter.control_tokens).neutralised,
         )
 
     def _moved(self) -> None:

@@ -12,6 +12,7 @@ import openai
 from server.domain.chat import ChatOptions, Message
 from server.domain.context import current_or_none
 from server.domain.errors import UpstreamRejected
+from server.tasks.chat.api_keys import Key
 from server.tasks.chat.dialect import Dialect
 from server.tasks.chat.upstream_errors import report_of
 
@@ -33,6 +34,7 @@ class Endpoint:
     client: openai.AsyncOpenAI
     model: str  # its name at the endpoint
     _: KW_ONLY
+    key: Key | None = None  # gives the API key for the next request; None: the client's
     dialect: Dialect = _DIALECT  # as the settings have it; later also what the endpoint taught
     idempotency_header: str = ""
 
@@ -51,6 +53,8 @@ class Endpoint:
         Raises OptionRefused, UpstreamRejected, TimeoutError and the SDK's exceptions.
         """
         dialect = self.dialect
+        if self.key:
+            self.client.api_key = self.key()
         if self.idempotency_header:
             headers = {**headers, self.idempotency_header: _key_of_call()}
         for _ in range(_MOST_LESSONS):

@@ -54,6 +54,7 @@ class Upstream:
     prices: Prices = _FREE
     token_seconds: float = 60.0  # longest wait for the next token
     is_ready: Callable[[], bool] = lambda: True
+    prepared: Callable[[Sequence[Message]], Sequence[Message]] = lambda messages: messages  # before they are sent
     statistics: UpstreamStatistics = field(default_factory=UpstreamStatistics, init=False)
 
     @property
@@ -75,11 +76,11 @@ class Upstream:
 
     async def prompt_tokens(self, messages: Sequence[Message]) -> int:
         """Our own count; exact for a model whose tokenizer and chat template are here."""
-        return await self.counter.count_prompt(messages)
+        return await self.counter.count_prompt(self.prepared(messages))
 
     def estimate(self, messages: Sequence[Message], options: ChatOptions) -> Cost:
         """What the answer costs at most. It does not block: long prompts are estimated by their size."""
-        return self.cost(self.counter.estimate(messages), options.max_output_tokens)
+        return self.cost(self.counter.estimate(self.prepared(messages)), options.max_output_tokens)
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> Cost:
         return Cost(prompt_tokens + completion_tokens, self.prices.cost_micros(prompt_tokens, completion_tokens))
@@ -96,6 +97,7 @@ class Upstream:
         with self._reported(deadline) as succeeded:
             if not self.is_ready():
                 raise ModelLoading(f'model "{self.name}" is being restarted', retry_after=2.0)
+            messages = self.prepared(messages)
             prompt = await self.counter.count_prompt(messages)
             if prompt >= context:
                 raise PromptTooLong(prompt, context, exact=self.counter.exact)

@@ -17,6 +17,7 @@ from pydantic import StringConstraints as Text
 from server.domain.chat import Prices
 from server.domain.money import micros
 from server.domain.reloading_file import BadFile
+from server.tasks.chat.api_keys import NO_KEY, Key, KeyFile, checked_key, is_header
 
 EMBEDDED, DEFAULT = "embedded", "default"
 _LONGEST_NAME = 128  # of a model, in requests
@@ -36,19 +37,17 @@ def _address(url: str) -> str:
 
 
 def _header(value: SecretStr) -> SecretStr:
-    if not _is_header(value.get_secret_value()):
+    if not is_header(value.get_secret_value()):
         raise ValueError("must be a line of printable ASCII")
     return value
-
-
-def _is_header(value: str) -> bool:
-    return value.isascii() and value.isprintable()
 
 
 Micros = Annotated[int, BeforeValidator(micros)]
 Address = Annotated[str, AfterValidator(_address)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Name = Annotated[str, Text(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+LimitField = Literal["max_completion_tokens", "max_tokens", "none"]
+Option = Literal["temperature", "top_p", "stop", "seed", "stream_options"]
 Word = Annotated[str, Text(pattern=r"^[!-~]{1,128}$")]
 
 
@@ -57,13 +56,17 @@ class _Table(BaseModel):
 
 
 class Model(_Table):
-    """A model of a provider; prices are millionths of the currency for a million tokens."""
+    """A model of a provider; prices are millionths of the currency for a million tokens. What it takes, where it says
+    that, counts instead of the provider's.
+    """
 
     context_tokens: int = Field(ge=16, le=100_000_000)
     prompt_price: Micros = 0
     completion_price: Micros = 0
     cached_price: Micros | None = None
     tokenizer: Path | None = None
+    limit_field: LimitField | None = None
+    without: frozenset[Option] | None = None
     deployment: Word | None = None  # azure alone
 
 
@@ -74,23 +77,24 @@ class _Provider(_Table):
     concurrency: int = Field(64, ge=1, le=10_000)
     connect_seconds: Seconds = 5.0
     token_seconds: Seconds = 60.0
+    limit_field: LimitField = "max_completion_tokens"
+    without: frozenset[Option] = frozenset()
+    idempotency_header: Annotated[str, Text(pattern=r"^[A-Za-z0-9-]{1,128}$")] | None = None
     models: dict[Word, Model] = Field(min_length=1)
 
-    def key(self, folder: Path) -> str:
-        """The API key. A relative path begins in `folder`. Raises ValueError, without the key, or OSError."""
+    def key(self, name: str, folder: Path) -> Key:
+        """What gives the API key of this provider, called `name`. A relative path begins in `folder`.
+
+        Raises BadFile, without the key.
+        """
         if self.api_key_env and self.api_key_file:
-            raise ValueError("has both api_key_env and api_key_file")
+            raise BadFile("has both api_key_env and api_key_file")
+        if self.api_key_file:
+            return KeyFile(name, folder / self.api_key_file.expanduser())
+        key = NO_KEY
         if self.api_key_env:
-            key = os.environ.get(self.api_key_env, "").strip()
-            source = f"environment variable {self.api_key_env}"
-        elif self.api_key_file:
-            key = (folder / self.api_key_file.expanduser()).read_text(encoding="utf-8").strip()
-            source = "file api_key_file"
-        else:
-            return "none"  # the SDK wants a key even if the endpoint does not
-        if not key or not _is_header(key):
-            raise ValueError(f"the {source} is missing, empty or no line of printable ASCII")
-        return key
+            key = checked_key(os.environ.get(self.api_key_env, ""), f"environment variable {self.api_key_env}")
+        return lambda: key
 
 
 class OpenAI(_Provider):
@@ -121,14 +125,14 @@ class Providers(_Table):
             for model_name, model in provider.models.items():
                 yield f"{name}/{model_name}", provider, model
 
-    def read_keys(self, folder: Path) -> dict[str, str]:
-        """API keys by provider. Raises BadFile, without keys."""
-        keys: dict[str, str] = {}
+    def read_keys(self, folder: Path) -> dict[str, Key]:
+        """What gives the API keys, by provider. Raises BadFile, without keys."""
+        keys: dict[str, Key] = {}
         for name, provider in self.providers.items():
             try:
-                keys[name] = provider.key(folder)
-            except (OSError, ValueError) as error:
-                raise BadFile(f"[providers.{name}]: {_reason(error)}") from None
+                keys[name] = provider.key(name, folder)
+            except BadFile as error:
+                raise BadFile(f"[providers.{name}]: {error}") from None
         return keys
 
     def prices(self, model: Model) -> Prices:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from server.models.artefact import open_artefact
 from server.models.handle import Handle, State, explain
 from server.models.manager import ModelManager
 from server.models.store import Mark
+from server.tasks.chat.api_keys import KeyFile
 from server.tasks.chat.circuit_breaker import CircuitBreaker
 from server.tasks.chat.configuration import read_routes
 from server.tasks.chat.embedded import EmbeddedModel
@@ -50,6 +51,11 @@ class ChatModels:
         self._routers: dict[str, Router] = {}
         self._closing = AsyncExitStack()
         self._loading: asyncio.Task[None] | None = None
+
+    @property
+    def key_files(self) -> Sequence[KeyFile]:
+        """The files with API keys of providers, to be followed."""
+        return [key for key in self._config.keys.values() if isinstance(key, KeyFile)]
 
     @property
     def default(self) -> Handle[ChatModel]:

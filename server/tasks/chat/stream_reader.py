@@ -44,6 +44,7 @@ _FINISH_REASONS = {
     ),
 }
 _ALTERNATIVE_NAMES = (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens"))
+_ERROR_TEXTS = ("message", "msg", "detail", "error_message", "error_msg")  # of objects that are no chunks
 _CACHED_NAMES = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
 
 
@@ -106,7 +107,7 @@ class Answer:
         return ()
 
     def _read(self, chunk: Mapping[str, Any]) -> Iterable[str]:
-        if chunk.get("error") or chunk.get("object") == "error" or chunk.get("type") == "error":
+        if _is_error(chunk):
             self.failure = reported(chunk)
             return ()
         if isinstance(model := chunk.get("model"), str) and model:
@@ -114,8 +115,8 @@ class Answer:
         choices = chunk.get("choices")
         choice = next((each for each in choices if isinstance(each, dict)), None) if isinstance(choices, list) else None
         for holder in (chunk, choice, chunk.get("x_groq")):
-            if isinstance(holder, dict) and (usage := holder.get("usage")):
-                self.usage = _usage(usage) if isinstance(usage, dict) else None
+            if isinstance(holder, dict) and isinstance(usage := holder.get("usage"), dict):
+                self.usage = max(filter(None, (self.usage, _usage(usage))), key=_total, default=None)
         return () if choice is None else self._read_choice(choice)
 
     def _read_choice(self, choice: Mapping[str, Any]) -> Iterable[str]:
@@ -141,6 +142,12 @@ class Answer:
         return _texts(choice.get("text"))
 
 
+def _is_error(chunk: Mapping[str, Any]) -> bool:
+    if chunk.get("error") or chunk.get("object") == "error" or chunk.get("type") == "error":
+        return True
+    return "choices" not in chunk and any(isinstance(chunk.get(name), str) for name in _ERROR_TEXTS)
+
+
 def _texts(content: object) -> list[str]:
     """The text of a content: itself, or its parts of type text. Thinking is not a part of the answer."""
     if isinstance(content, str):
@@ -160,6 +167,11 @@ def _plain(reason: str) -> str:
 
 def _name(text: str) -> str:
     return repaired(text[:_MAX_NAME])
+
+
+def _total(usage: tuple[int, int, int]) -> int:
+    """Of two counts the larger one is right: counts grow with an answer, and some endpoints end with zeros."""
+    return usage[0] + usage[1]
 
 
 def _usage(reported: Mapping[str, Any]) -> tuple[int, int, int] | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +82,11 @@ class TokenizerCounter(TokenCounter):
         self._tokenizer.no_padding()
         self._frame = Frame(**frame) if frame else None
         self.exact = frame is not None
+
+    @property
+    def control_tokens(self) -> Iterable[str]:
+        """Control tokens and tokens defined by the model's authors, which are found before a text is split."""
+        return [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
 
     def text(self, text: str) -> int:
         return len(self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0])

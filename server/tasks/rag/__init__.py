@@ -6,5 +6,8 @@ Read first: service.py, ingest.py (documents to vectors in a collection), engine
 Passage     a piece of a document that the embedder reads whole
 Ingester    splits and embeds documents, and writes them to a collection
 Answerer    puts passages before a question and asks a language model
-Grounded    the words of an answer are in the passages that it was made from
+Statement   a sentence, table row or list item of a passage, with what stands above it
+News        what an answer tells more than its question
+Grounded    a statement of the passages carries the news of an answer
+Abstained   the answer says that there is none
 """

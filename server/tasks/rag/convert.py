@@ -55,8 +55,10 @@ def stream_response(event: rag.AskEvent) -> rag_pb2.StreamAskResponse:
             return rag_pb2.StreamAskResponse(sources=sources)
         case TextDelta(text):
             return rag_pb2.StreamAskResponse(delta=common_pb2.TextDelta(text=text))
-        case rag.AskDone(chat, grounded, index):
-            done = rag_pb2.AskDone(grounded=grounded, index=index_ref(index), **end_of_answer(chat))
+        case rag.AskDone(chat, grounded, abstained, index):
+            done = rag_pb2.AskDone(
+                grounded=grounded, abstained=abstained, index=index_ref(index), **end_of_answer(chat)
+            )
             return rag_pb2.StreamAskResponse(done=done)
 
 

@@ -1,8 +1,10 @@
 """The collections of a folder with all that RagService does to them."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from server.domain.access import Stored
 from server.domain.concurrency_limiter import remaining
 from server.domain.errors import CollectionNotFound, CollectionUnavailable, CollectionUnreadable, EmbedderMismatch
 from server.domain.rag import (
@@ -20,6 +22,7 @@ from server.inference.reranker import OnnxReranker
 from server.inference.scheduler import Scheduler
 from server.models.handle import Handle
 from server.tasks.rag.ingest import Ingester
+from server.tasks.rag.quotas import StorageQuotas
 from server.tasks.rag.reindex import Reindexer
 from server.vectorstore.admin import drop_collection
 from server.vectorstore.collection import Collection
@@ -42,7 +45,8 @@ class RagEngine:
     ) -> None:
         self.embedder = embedder.description.identity
         self._collections = CollectionManager(index, self.embedder)
-        self.ingester = Ingester(self._collections, embedder)
+        self.quotas = StorageQuotas(self._collections)
+        self.ingester = Ingester(self._collections, embedder, self.quotas)
         self.reindexer = Reindexer(self._collections, embedder)
         self._embedder = embedder
         self._scheduler = scheduler
@@ -84,8 +88,9 @@ class RagEngine:
                 last = (await self._collections.find(name)).snapshot.index
             except (CollectionUnavailable, CollectionUnreadable):
                 last = IndexIdentity(name, 0)
+            owner = self._collections.owners().get(name)
             try:
-                await self._collections.write(partial(drop_collection, self._collections.index, name), deadline)
+                await self._collections.write(partial(drop_collection, self._collections.index, name, owner), deadline)
             except CollectionNotFound:  # another process was faster
                 self._collections.forget(name)
                 raise
@@ -95,8 +100,10 @@ class RagEngine:
     async def rollback(self, name: str, generation: int, *, deadline: float) -> IndexIdentity:
         """Make a new generation with the content of a kept one. Raises GenerationNotFound."""
         async with self._collections.only_writer(name, deadline):
-            rollback = partial((await self._collections.find(name)).rollback, generation)
-            return (await self._collections.write(rollback, deadline)).index
+            collection = await self._collections.find(name)
+            kept = await self._collections.reading.run(collection.kept_generations)
+            with self.quotas.room(name, _growth(collection, kept, generation)):
+                return (await self._collections.write(partial(collection.rollback, generation), deadline)).index
 
     async def compact(self, name: str, *, deadline: float) -> CollectionInfo:
         """Fold the log into a segment now. Writes go on meanwhile, and the fold goes on if the caller leaves."""
@@ -105,13 +112,20 @@ class RagEngine:
         await self._collections.fold(collection)
         return self._info(collection)
 
-    def owners(self) -> dict[str, str]:
-        """The recorded owners of all collections, by name; empty where none is recorded."""
-        return self._collections.owners()
+    async def owners(self, name: str) -> dict[str, str]:
+        """The recorded owners of all collections, by name, empty where none is recorded.
+
+        `name` may be a collection that another server has just made.
+        """
+        found = self._collections.owners()
+        if name not in found:
+            await self._collections.refresh(name)
+            found = self._collections.owners()
+        return found
 
     def list_collections(self) -> list[CollectionInfo]:
         """All collections, sorted by name."""
-        owners = self.owners()
+        owners = self._collections.owners()
         found = [self._info(each) for each in self._collections.open.values()]
         found += (
             CollectionInfo(IndexIdentity(name, 0), CollectionState.FAILED, "; ".join(why), owner=owners.get(name, ""))
@@ -164,6 +178,15 @@ class RagEngine:
             recall_at_10=segment.ann.recall_at_10 if segment.ann else 1.0,
             owner=collection.owner,
         )
+
+
+def _growth(collection: Collection, kept: Sequence[GenerationInfo], generation: int) -> Stored:
+    """What a rollback adds. An unknown generation adds nothing."""
+    target = next((each for each in kept if each.generation == generation), None)
+    if target is None:
+        return Stored()
+    documents = target.document_count - collection.snapshot.document_count
+    return Stored(0, max(0, documents), max(0, target.size_bytes - collection.size_bytes))
 
 
 def _page(snapshot: Snapshot, after: str, limit: int) -> DocumentPage:

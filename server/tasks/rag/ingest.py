@@ -8,10 +8,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from server.domain.access import Stored
 from server.domain.concurrency_limiter import remaining
 from server.domain.errors import CollectionExists, CollectionNotFound, InvalidRequest, Violation
 from server.domain.rag import Document, IndexIdentity, WriteResult, embedded_text
 from server.domain.texts import Embedder
+from server.tasks.rag.quotas import StorageQuotas, written_bytes
 from server.tasks.rag.splitter import split
 from server.vectorstore.manager import CollectionManager
 
@@ -27,12 +29,14 @@ Find = Callable[[str], tuple[Document, Passages, Vectors] | None]
 class Ingester:
     """Writes to collections. A write is on disk and served when it returns.
 
-    Methods raise ServerOverloaded, StorageFull and DeadlineExceeded; add and delete also EmbedderMismatch.
+    Methods raise ServerOverloaded, StorageFull and DeadlineExceeded; add and delete also EmbedderMismatch; add and
+    create also QuotaExceeded.
     """
 
-    def __init__(self, collections: CollectionManager, embedder: Embedder) -> None:
+    def __init__(self, collections: CollectionManager, embedder: Embedder, quotas: StorageQuotas) -> None:
         self._collections = collections
         self._embedder = embedder
+        self._quotas = quotas
 
     async def add(self, name: str, documents: Sequence[Document], *, deadline: float) -> WriteResult:
         """Add or replace by id; makes the collection if it is new. Only changed texts are embedded.
@@ -55,15 +59,20 @@ class Ingester:
         if count > MAX_PASSAGES:
             what = f"would bring the collection to {count} passages; {MAX_PASSAGES} is the limit"
             raise InvalidRequest([Violation("documents", what)])
+        added = Stored(0 if collection else 1, len(changes.documents) - changes.updated)
+        self._quotas.check(name, added)  # before the work; the size of vectors is not known yet
         if collection and not changes.texts:
             embedded = collection.snapshot.vectors[:0]
         else:
             embedded = await self._embedder.embed(changes.texts or [name], deadline=deadline)
+        added = added._replace(size_bytes=written_bytes(changes.documents, len(changes.passages), embedded.shape[1]))
+        with self._quotas.room(name, added):
             collection = collection or await self._collections.create(name, embedded.shape[1], deadline=deadline)
-        snapshot = collection.snapshot
-        if changes.documents:
-            write = (), changes.documents, changes.passages, changes.vectors(embedded), self._collections.embedder
-            snapshot = await self._collections.write(partial(collection.commit, *write), deadline)
+            self._collections.check_right(name)  # again after the embedding, which may have taken long
+            snapshot = collection.snapshot
+            if changes.documents:
+                write = (), changes.documents, changes.passages, changes.vectors(embedded), self._collections.embedder
+                snapshot = await self._collections.write(partial(collection.commit, *write), deadline)
         return WriteResult(
             snapshot.index,
             added_count=len(changes.documents) - changes.updated,
@@ -87,7 +96,10 @@ class Ingester:
         """Make an empty collection. Raises CollectionExists."""
         async with self._collections.only_writer(name, deadline):
             sample = await self._embedder.embed([name], deadline=deadline)
-            collection = await self._collections.create(name, sample.shape[1], deadline=deadline)
+            if name in self._collections.owners():
+                raise CollectionExists(name)  # whatever the caller's quota
+            with self._quotas.room(name, Stored(collections=1)):
+                collection = await self._collections.create(name, sample.shape[1], deadline=deadline)
             return collection.snapshot.index
 
 

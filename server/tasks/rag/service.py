@@ -1,6 +1,6 @@
 """quintet.v1.RagService"""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, cast
 from quintet.v1 import rag_pb2 as pb
 from quintet.v1 import rag_pb2_grpc
 
-from server.domain.access import Right
+from server.domain.access import Caller, Quotas, Right
 from server.domain.chat import ChatModel
 from server.domain.context import current
 from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
 from server.domain.rag import Query, ReindexProgress
 from server.models.handle import Handle
-from server.rpc.access import SEES_COLLECTIONS, always, names_collection, uses
+from server.rpc.access import SEES_COLLECTIONS, names_collection, uses, uses_default
 from server.rpc.convert import by_name, index_ref, model_ref
 from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tasks.rag import convert
@@ -40,9 +40,9 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
         """What an answer costs at most. Raises what serving it would raise."""
         return self._answerer.get().estimate(_question(request))
 
-    def owners(self) -> dict[str, str]:
-        """The recorded owner of every collection."""
-        return self._engine.get().owners()
+    async def owners(self, name: str) -> Mapping[str, str]:
+        """The recorded owner of every collection; `name` may be one that another server has just made."""
+        return await self._engine.get().owners(name)
 
     async def Ask(self, request: pb.AskRequest, context: Any) -> pb.AskResponse:
         texts: list[str] = []
@@ -58,6 +58,7 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
             answer="".join(texts),
             citations=citations,
             grounded=done.grounded,
+            abstained=done.abstained,
             usage=done.usage,
             model=done.model,
             index=done.index,
@@ -142,6 +143,21 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
                 for each in found[:size]
             ],
             next_page_token=found[size - 1].index.collection if len(found) > size else "",
+            storage=self._storage(caller),
+        )
+
+    def _storage(self, caller: Caller) -> pb.Storage | None:
+        if caller.grants is None:
+            return None
+        stored = self._engine.get().quotas.stored(caller, caller.tenant)
+        quotas = caller.quotas.get(caller.tenant, Quotas())
+        return pb.Storage(
+            collection_count=stored.collections,
+            document_count=stored.documents,
+            size_bytes=stored.size_bytes,
+            max_collection_count=quotas.collections,
+            max_document_count=quotas.documents,
+            max_size_bytes=quotas.bytes,
         )
 
     async def GetIndex(self, request: pb.GetIndexRequest, context: Any) -> pb.GetIndexResponse:
@@ -197,7 +213,7 @@ def spec(
     `retrieval` are the names of the models that find passages, the embedder first.
     """
     servicer = RagServicer(engine, answerer)
-    answers, finds, embeds = uses(always(chat.name, *retrieval)), uses(always(*retrieval)), uses(always(retrieval[0]))
+    finds, embeds, answers = uses(*retrieval), uses(retrieval[0]), uses_default(chat.name)
     read = names_collection(Right.READ, convert.collection, servicer.owners)
     add, write, create, delete = (
         names_collection(right, lambda request: request.collection, servicer.owners)
@@ -207,7 +223,7 @@ def spec(
     return ServiceSpec(
         servicer,
         {
-            **dict.fromkeys(("Ask", "StreamAsk"), MethodSpec(Role.CALL, servicer.estimate, (answers, read))),
+            **dict.fromkeys(("Ask", "StreamAsk"), MethodSpec(Role.CALL, servicer.estimate, (finds, answers, read))),
             "Retrieve": called((finds, read)),
             "ListCollections": called((SEES_COLLECTIONS,)),
             **dict.fromkeys(("ListDocuments", "GetIndex", "ListGenerations"), called((read,))),

@@ -17,7 +17,8 @@ from server.domain.money import Cost
 from server.tenancy.limits.budgets import SECOND, Budget, BudgetBaseline, Dates, Spent
 from server.tenancy.limits.limit_set import LimitSet, Permit, limit_sets, refusal
 from server.tenancy.limits.memory import MemoryLimiter
-from server.tenancy.limits.redis_batcher import ANSWER_SECONDS, Away, Fill, RedisBatcher, microseconds
+from server.tenancy.limits.redis_batcher import ANSWER_SECONDS, Away, RedisBatcher, microseconds
+from server.tenancy.limits.redis_message import Fill
 from server.tenancy.tenants import Tenant
 
 _ATTEMPTS = 4  # a period may end, accounts may be missing, an answer may be late
@@ -155,8 +156,9 @@ class RedisLimiter:
         if not call.sent and not (call.accounts and actual != Cost()):
             return
         estimate, ended = call.estimate, microseconds()
+        number = next(self._numbers)
         message: dict[str, Any] = {
-            "number": next(self._numbers),
+            "number": number,
             "id": call.id,
             "estimate": (estimate.tokens, estimate.micros),
             "actual": (actual.tokens, actual.micros),
@@ -171,7 +173,7 @@ class RedisLimiter:
             ahead = offset if own is None else own
             return {"began": began + ahead, "ended": ended + ahead, **message}
 
-        self._batcher.settle([f"{call.limits.prefix}:settled:{self._sender}", *call.keys()], fill)
+        self._batcher.settle([f"{call.limits.prefix}:settled:{self._sender}", *call.keys()], number, fill)
 
     def _now(self) -> int:
         """About the time of Redis."""

@@ -1,7 +1,7 @@
 """RedisBatcher: sends questions and settlements to Redis over one connection, in batches, in their order.
 
 While Redis does not answer, questions fail at once, settlements are kept, and a task connects again every second. A
-settlement is sent until it is acknowledged; the script ignores those that it has seen.
+settlement is sent until it is acknowledged; the script ignores those that it has seen, in whatever order they come.
 
 One connection with batches, because a pool of redis-py's makes the 64 callers of a busy server wait for a connection
 past the time limit of a decision (docs/notes/limits-in-redis.md).
@@ -12,9 +12,8 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.resources import files
 from itertools import islice
 from typing import Any, TypeVar
@@ -22,8 +21,11 @@ from typing import Any, TypeVar
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.commands.core import AsyncScript
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
+
+from server.domain.network import connection_cause
+from server.domain.supervision import supervised
+from server.tenancy.limits.redis_message import Fill, Message, is_its_own
 
 log = logging.getLogger(__name__)
 ANSWER_SECONDS = 0.25  # for a batch
@@ -35,10 +37,11 @@ _WARN_SECONDS = 60.0
 _BATCH = 32
 _MOST_WAITING = 65_536  # messages
 _MOST_BEFORE_QUESTION = 8192  # with more messages before it, an answer would come too late
-_MOST_TRIES = 3  # of a settlement that is answered with an error
+_MOST_TRIES = 3  # of a settlement that is answered with an error of its own
+
+_NO_REDIS = ResponseError("an answer that no script gives")
 
 T = TypeVar("T")
-Fill = Callable[[int], Mapping[str, Any]]  # the argument of a script, from the offset of Redis's clock
 
 
 class Away(Exception):
@@ -48,17 +51,6 @@ class Away(Exception):
 def microseconds() -> int:
     """The clock of this process, which never jumps."""
     return time.monotonic_ns() // 1000
-
-
-@dataclass(slots=True, eq=False)
-class Message:
-    """One run of a script. Settlements have no answer."""
-
-    script: AsyncScript
-    keys: Sequence[str]
-    fill: Fill
-    answer: asyncio.Future[list[Any]] | None = None
-    tries: int = 0
 
 
 class RedisBatcher:
@@ -89,23 +81,23 @@ class RedisBatcher:
     async def start(self) -> None:
         """Connect; if that fails, keep trying in the background."""
         await self._connect()
-        self._task = asyncio.create_task(self._run())
+        self._task = supervised("limits in Redis", self._run)
 
     async def enter(self, keys: Sequence[str], fill: Fill) -> list[Any]:
         """The answer of enter.lua. Raises Away in less than a second."""
         if self.away or len(self._waiting) >= _MOST_BEFORE_QUESTION:
             raise Away
         answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(Message(self._enter, keys, fill, answer))
+        self._waiting.append(Message(self._enter, keys, fill, answer=answer))
         self._work.set()
         return await answer
 
-    def settle(self, keys: Sequence[str], fill: Fill) -> None:
-        """Run settle.lua as soon as Redis answers. It is lost if too many messages wait."""
+    def settle(self, keys: Sequence[str], number: int, fill: Fill) -> None:
+        """Run settle.lua as soon as Redis answers. It is lost if too many messages wait. Numbers ascend."""
         if len(self._waiting) >= _MOST_WAITING:
             self._lost += 1
             return
-        self._waiting.append(Message(self._settle, keys, fill))
+        self._waiting.append(Message(self._settle, keys, fill, number))
         self._work.set()
 
     async def close(self) -> None:
@@ -168,7 +160,7 @@ class RedisBatcher:
             self._waiting.popleft()
             if isinstance(reply, Exception):
                 failure = reply
-                message.tries += 1
+                message.tries += is_its_own(reply)
                 if message.tries < _MOST_TRIES:
                     failed.append(message)
                 else:
@@ -196,10 +188,12 @@ class RedisBatcher:
 
     async def _execute(self, messages: Sequence[Message]) -> list[Any]:
         pipeline = self._redis.pipeline(transaction=False)
+        floor = next((message.number for message in self._waiting if message.number is not None), None)
         for message in messages:
-            argument = json.dumps(message.fill(self.offset), separators=(",", ":"))
+            argument = json.dumps({**message.fill(self.offset), "floor": floor}, separators=(",", ":"))
             pipeline.evalsha(message.script.sha, len(message.keys), *message.keys, argument)
-        return await pipeline.execute(raise_on_error=False)
+        replies = await pipeline.execute(raise_on_error=False)
+        return [reply if isinstance(reply, list | int | Exception) else _NO_REDIS for reply in replies]
 
     def _set_offset(self, now: int, begun: int) -> None:
         self.offset = now - (begun + microseconds()) // 2
@@ -212,7 +206,9 @@ class RedisBatcher:
         if (now := time.monotonic()) >= self._next_warning:
             self._next_warning = now + _WARN_SECONDS
             # Redis's own answers contain no secrets; the library's texts about addresses might.
-            why = f"{type(error).__name__}: {error}" if isinstance(error, ResponseError) else type(error).__name__
+            why = f"{type(error).__name__}: {error}" if isinstance(error, ResponseError) else connection_cause(error)
+            if isinstance(error, AuthenticationError):
+                why = "AuthenticationError: wrong user or password"
             log.warning("Redis at %s does not serve limits (%s): deciding alone", self._where, why)
         with suppress(Exception):  # the connection is broken already
             await self._redis.connection_pool.disconnect(inuse_connections=True)

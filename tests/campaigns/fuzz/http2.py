@@ -18,8 +18,6 @@ CANCEL = 8
 _LARGEST_FRAME = 16_384
 _MOST_WINDOW = 2**31 - 1
 _INITIAL_WINDOW = 65_535
-# No header table; streams of the server have room for everything it sends.
-_SETTINGS = struct.pack(">HIHI", 0x1, 0, 0x4, _MOST_WINDOW)
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -67,9 +65,13 @@ class _Stream:
 
 
 class Connection(asyncio.Protocol):
-    """One connection with many calls. `closed` is set when the server or this side has closed it."""
+    """One connection with many calls. `closed` is set when the server or this side has closed it.
 
-    def __init__(self) -> None:
+    The server may send `window` bytes on each call, and no more: a client that does not read.
+    """
+
+    def __init__(self, *, window: int = _MOST_WINDOW) -> None:
+        self._settings = struct.pack(">HIHI", 0x1, 0, 0x4, window)  # no header table
         self.closed = asyncio.Event()
         self._ready = asyncio.Event()  # the server knows our settings, or is gone
         self._transport: Any = None
@@ -85,7 +87,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
         grow = struct.pack(">I", _MOST_WINDOW - _INITIAL_WINDOW)
-        transport.write(PREFACE + frame(SETTINGS, 0, 0, _SETTINGS) + frame(WINDOW_UPDATE, 0, 0, grow))
+        transport.write(PREFACE + frame(SETTINGS, 0, 0, self._settings) + frame(WINDOW_UPDATE, 0, 0, grow))
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed.set()

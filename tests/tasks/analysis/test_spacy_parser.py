@@ -20,6 +20,8 @@ from server.domain.models import ModelTask
 from server.domain.priority import PARSING
 from server.inference.scheduler import Scheduler
 from server.models.artefact import open_artefact
+from server.tasks.analysis import spacy_child
+from server.tasks.analysis.bounded_tokenizer import MAX_RUN, cut_runs
 from server.tasks.analysis.spacy_parser import SpacyParser
 from tests.small_artefacts import soon
 from tests.waiting import is_alive, until
@@ -131,6 +133,29 @@ async def test_odd_texts_are_parsed(parser: SpacyParser, text: str) -> None:
     assert all(sentence.text.strip() for sentence in parsed.sentences)
 
 
+long_runs = st.tuples(st.text(min_size=1, max_size=4), st.integers(1, 900))
+
+
+@given(parts=st.lists(long_runs, min_size=1, max_size=5))
+def test_no_run_is_longer_than_the_tokenizer_can_bear(parts: list[tuple[str, int]]) -> None:
+    text = " ".join(part * times for part, times in parts)
+    cut = cut_runs(text)
+    assert "".join(cut) == text
+    assert all(cut)
+    assert max(len(run) for piece in cut for run in piece.split() or [""]) <= MAX_RUN
+    if max(map(len, text.split() or [""])) <= MAX_RUN:
+        assert cut == [text]
+
+
+@pytest.mark.parametrize("run", ["$", "'s", "(", "👍", "a.", "...", "x", "日本", "$9", "-"])
+async def test_long_runs_keep_their_place(parser: SpacyParser, run: str) -> None:
+    text = f"Ann saw {run * 250}\n {run * 250}, in London. She left."
+    parsed = await parser.parse(text, deadline=soon())
+    assert all(text[span.start : span.end] == span.text for span in spans(parsed))
+    assert "".join(token.text for token in parsed.tokens) == "".join(text.split())
+    assert [token.text for token in parsed.tokens][-3:] == ["She", "left", "."]
+
+
 def test_the_vocabulary_does_not_grow(models: Path) -> None:
     """In the parser itself, whose process keeps it to itself."""
     code = f"""
@@ -189,18 +214,88 @@ def test_the_server_does_not_import_spacy() -> None:
     assert found.stdout.strip() == "False"
 
 
+def ticks(pid: int) -> int:
+    """Of CPU time."""
+    return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 async def test_a_crash_fails_one_call_and_the_next_is_answered(
     parser: SpacyParser, parsed: ParsedText, number: signal.Signals
 ) -> None:
     crashed = parser.pid
+    before = ticks(crashed)
+    long = asyncio.create_task(parser.parse(TEXT * 200, deadline=soon() + 600))
+    await until(lambda: ticks(crashed) > before)
     os.kill(crashed, number)
-    await until(lambda: not is_alive(crashed))
     with pytest.raises(ModelLoading):
-        await parser.parse(TEXT, deadline=soon())
+        await long
     assert await parser.parse(TEXT, deadline=soon()) == parsed
     assert parser.pid != crashed
     assert not is_alive(crashed)
+
+
+async def test_a_process_that_ends_between_calls_fails_none(parser: SpacyParser, parsed: ParsedText) -> None:
+    ended = parser.pid
+    os.kill(ended, signal.SIGKILL)
+    await until(lambda: parser.pid != ended)
+    assert await parser.parse(TEXT, deadline=soon()) == parsed
+
+
+@pytest.mark.parametrize("text", [TEXT, TEXT * 4000], ids=["while it computes", "while it is sent"])
+async def test_a_process_that_is_stopped_is_replaced(
+    parser: SpacyParser, parsed: ParsedText, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spacy_child, "_IDLE_SECONDS", 0.7)
+    stopped = parser.pid
+    os.kill(stopped, signal.SIGSTOP)
+    with pytest.raises(ModelLoading):
+        await parser.parse(text, deadline=soon() + 3600)
+    assert await parser.parse(TEXT, deadline=soon()) == parsed
+    assert not is_alive(stopped)
+
+
+# Answers the first text rightly. The first such process does something else with the second one.
+ODD = """
+import os, sys, time
+from multiprocessing.connection import Connection
+connection = Connection(int(sys.argv[1]))
+is_first = not os.path.exists(os.environ["ODD_FLAG"])
+open(os.environ["ODD_FLAG"], "w").close()
+for number in range(10):
+    text = connection.recv_bytes()
+    if is_first and number:
+        kind = os.environ["ODD_KIND"]
+        if kind == "half-open":
+            connection.close()
+        elif kind != "silent":
+            connection.send_bytes(kind.encode())
+        time.sleep(60)
+    connection.send_bytes(b'{"entities": [], "key_phrases": [], "sentences": [], "tokens": []}')
+"""
+
+
+@pytest.mark.parametrize("kind", ["nothing", "[]", '{"tokens": [[1]]}', "half-open", "silent"])
+async def test_a_process_with_wrong_answers_is_replaced(
+    models: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd_child.py").write_text(ODD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("ODD_FLAG", str(tmp_path / "flag"))
+    monkeypatch.setenv("ODD_KIND", kind)
+    monkeypatch.setattr(spacy_child, "_MODULE", "odd_child")
+    monkeypatch.setattr(spacy_child, "_IDLE_SECONDS", 0.7)
+    lane = Scheduler(1, queue_limit=4)
+    made = SpacyParser(open_artefact(models, "en_core_web_sm"), lane)
+    first = made.pid
+    try:
+        with pytest.raises(ModelLoading):
+            await made.parse(TEXT, deadline=soon())
+        assert await made.parse(TEXT, deadline=soon()) == ParsedText((), (), (), ())
+    finally:
+        made.close()
+        lane.close()
+    assert not is_alive(first)
 
 
 async def test_a_call_that_is_cancelled_does_not_leave_its_answer_to_the_next(

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
 from datetime import UTC
 
 from quintet.v1 import rag_pb2
@@ -56,26 +55,50 @@ def register(add: AddCommand) -> None:
 
 
 def run_list(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
-    found = list(_collections(client))
-    header = ("NAME", "STATE", "DOCUMENTS", "GENERATION")
-    out.records(
-        header,
-        found,
-        lambda each: (each.index.collection, _state(each), f"{each.document_count:,}", str(each.index.generation)),
-        right="DOCUMENTS GENERATION",
-    )
-    for each in found:
-        if each.state_message and not out.as_json:
-            out.line(f"{each.index.collection}: {each.state_message}", "yellow")
+    found, storage = _collections(client)
+    has_owners = any(each.owner for each in found)
+
+    def row(each: rag_pb2.Collection) -> list[Cell]:
+        cells: list[Cell] = [
+            each.index.collection,
+            _state(each),
+            f"{each.document_count:,}",
+            str(each.index.generation),
+        ]
+        return [*cells, each.owner or "-"] if has_owners else cells
+
+    header = ("NAME", "STATE", "DOCUMENTS", "GENERATION", *(["OWNER"] if has_owners else []))
+    out.records(header, found, row, right="DOCUMENTS GENERATION")
+    if not out.as_json:
+        for each in found:
+            if each.state_message:
+                out.line(f"{each.index.collection}: {each.state_message}", "yellow")
+        if quotas := _quotas(storage):
+            out.line(f"stored: {quotas}")
     return OK
 
 
-def _collections(client: QuintetClient) -> Iterator[rag_pb2.Collection]:
+def _collections(client: QuintetClient) -> tuple[list[rag_pb2.Collection], rag_pb2.Storage]:
+    """The collections, and what the tenant stores."""
+    found: list[rag_pb2.Collection] = []
     token: str | None = None
     while token != "":
         page = client.list_collections(page_token=token)
-        yield from page.collections
+        found += page.collections
         token = page.next_page_token
+    return found, page.storage
+
+
+def _quotas(storage: rag_pb2.Storage) -> str:
+    """What is stored of each quota; empty if there are none."""
+    shown = []
+    if storage.HasField("max_collection_count"):
+        shown.append(f"{storage.collection_count:,} of {storage.max_collection_count:,} collections")
+    if storage.HasField("max_document_count"):
+        shown.append(f"{storage.document_count:,} of {storage.max_document_count:,} documents")
+    if storage.HasField("max_size_bytes"):
+        shown.append(f"{storage.size_bytes / 1e6:,.1f} of {storage.max_size_bytes / 1e6:,.1f} MB")
+    return ", ".join(shown)
 
 
 def run_show(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:

@@ -60,6 +60,8 @@ def run_ask(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> i
         out.line()
     if answer.done.finish_reason == common_pb2.FINISH_REASON_NO_PASSAGES:
         out.warn("no passage fits the question; the language model was not called")
+    elif isinstance(answer.done, rag_pb2.AskDone) and answer.done.abstained:
+        out.warn("the model did not find the answer in the passages")
     elif isinstance(answer.done, rag_pb2.AskDone) and not answer.done.grounded:
         out.warn("warning: the passages do not support the answer")
     write_summary(out, answer.done)

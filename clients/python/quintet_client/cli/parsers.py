@@ -1,30 +1,21 @@
 """Extracts text from plain, Markdown, HTML and PDF files. HTML and PDF need the extra `ingest`."""
 
-import codecs
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from quintet_client.cli.charsets import Undecodable, decode_page, decode_text
+from quintet_client.cli.web_pages import extract
+
 MAX_FILE_BYTES = 64 * 1024 * 1024
 _FENCE = re.compile(r"^ {0,3}(```|~~~)")
 _HEADING = re.compile(r"^ {0,3}#{1,6}\s+(.+?)(?:\s+#*)?\s*$")
-_CHARSET = re.compile(rb"""charset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
-_BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _SENTENCE_END = re.compile(r"[.!?:;…\"'”’)\]]\s*\Z")
 # Control characters, and the lone surrogates that a PDF's character table may yield.
 _NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-
-_NOT_CONTENT = "script, style, noscript, template, svg, iframe, nav, aside, footer, form, button, [hidden]"
-_INLINE = frozenset(
-    {
-        *("a", "abbr", "b", "bdi", "bdo", "cite", "code", "data", "del", "dfn", "em", "font", "i", "ins", "kbd"),
-        *("label", "mark", "q", "ruby", "rp", "rt", "s", "samp", "small", "span", "strike", "strong", "sub", "sup"),
-        *("time", "tt", "u", "var", "wbr"),
-    }
-)
 
 
 class Unusable(Exception):
@@ -67,66 +58,18 @@ def _markdown(file: Path) -> Parsed:
     return Parsed("", text)
 
 
-def _decode(content: bytes, fallback: str | None = None) -> str:
-    """Decode as UTF-8 or by the byte order mark; else by `fallback`, the encoding that the file declares."""
-    encoding = next((name for bom, name in _BOMS.items() if content.startswith(bom)), "utf-8")
-    if encoding != "utf-16" and b"\0" in content:
-        raise Unusable("binary")
+def _decode(content: bytes, decode: Callable[[bytes], str] = decode_text) -> str:
     try:
-        return content.decode(encoding)
-    except UnicodeDecodeError as error:
-        if fallback is None:
-            raise Unusable(f"not {encoding.removesuffix('-sig').upper()} (byte {error.start})") from error
-    try:
-        return content.decode(fallback)
-    except (UnicodeDecodeError, LookupError) as error:
-        raise Unusable(f"neither UTF-8 nor {fallback}, which it declares") from error
+        return decode(content)
+    except Undecodable as error:
+        raise Unusable(str(error)) from error
 
 
 def _html(file: Path) -> Parsed:
-    """The title, and the text of the page's main content: main, a single article, or else the body."""
-    content = file.read_bytes()
-    charset = _CHARSET.search(content, 0, 1024)
-    tree = _extra("selectolax.lexbor").LexborHTMLParser(_decode(content, charset[1].decode() if charset else None))
-    title = tree.css_first("title") or tree.css_first("h1")
-    heading = title.text(strip=True) if title else ""
-    articles = tree.css("article")
-    root = tree.css_first("main, [role=main]") or (articles[0] if len(articles) == 1 else None)
-    for node in tree.css(_NOT_CONTENT if root else f"{_NOT_CONTENT}, header"):
-        node.decompose()
-    return Parsed(heading, "\n\n".join(_blocks(root or tree.body)))
-
-
-def _blocks(root: Any) -> Iterator[str]:
-    """The paragraphs, headings and items below a node, with white space collapsed as a browser does."""
-    run: list[str] = []
-    stack: list[Any] = [root]
-
-    def flush() -> Iterator[str]:
-        text = "\n".join(" ".join(line.split()) for line in "".join(run).split("\n")).strip()
-        run.clear()
-        if text:
-            yield text
-
-    while stack:  # not recursive: pages may nest deeper than Python's recursion limit
-        node = stack.pop()
-        if node is None:
-            yield from flush()
-        elif node.tag == "-text":
-            run.append(re.sub(r"\s+", " ", node.text_content or ""))
-        elif node.tag == "br":
-            run.append("\n")
-        elif node.tag == "pre":
-            yield from flush()
-            yield node.text().strip("\n")
-        else:
-            if node.tag in {"td", "th"}:
-                run.append(" ")
-            elif node.tag not in _INLINE:
-                yield from flush()
-                stack.append(None)
-            stack.extend(reversed(list(node.iter(include_text=True))))
-    yield from flush()
+    """The title and the text of the page's main content."""
+    source = _decode(file.read_bytes(), decode_page)
+    parser = _extra("selectolax.lexbor").LexborHTMLParser
+    return Parsed(*extract(source, parser, is_xml=file.suffix.lower() == ".xhtml"))
 
 
 def _pdf(file: Path) -> Parsed:

@@ -1,0 +1,89 @@
+"""Bounds the requests that are being received: in time, and in memory.
+
+gRPC buffers a request until its last byte has arrived, and takes no more than 64 KiB of it before it is asked to read.
+So the caller is found before the request is received, and only so many requests are received at once.
+"""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import grpc
+
+from server.domain.errors import DeadlineExceeded, QuintetError, ServerOverloaded, ServerStopping
+
+SECONDS = 10.0  # from a call's headers to the last byte of its first message
+# A small request arrives with its headers, so that a burst of them is over before one of them is refused.
+_SHORT_SECONDS = 0.1
+
+
+class _Waiting:
+    """A call that waits for a message of `caller`. `error` says why it was ended early."""
+
+    __slots__ = ("begun", "caller", "error", "timeout")
+
+    def __init__(self, caller: str, seconds: float | None) -> None:
+        self.caller = caller
+        self.begun = asyncio.get_running_loop().time()
+        self.timeout = asyncio.timeout(seconds)
+        self.error: QuintetError | None = None
+
+    def end(self, error: QuintetError) -> None:
+        self.error = error
+        self.timeout.reschedule(0.0)
+
+
+class Receiving:
+    """Receives up to `limit` requests at once; if there are more, the caller that sends most of them loses its oldest.
+
+    Use it on the event loop only.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._waiting: dict[_Waiting, None] = {}  # in the order of their arrival
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def message(self, context: Any, caller: str, *, is_first: bool = True) -> bytes | None:
+        """The next message of a call; None if there are no more. The first one must arrive within SECONDS.
+
+        Raises DeadlineExceeded, ServerOverloaded, or ServerStopping.
+        """
+        seconds = SECONDS if is_first else None
+        waiting = _Waiting(caller, seconds)
+        try:
+            async with waiting.timeout:
+                self._waiting[waiting] = None
+                if len(self._waiting) > self._limit:
+                    self._watch()
+                message = await context.read()
+        except TimeoutError:
+            late = DeadlineExceeded(f"the request did not arrive within {SECONDS:g} s of the call's headers")
+            raise waiting.error or late from None
+        finally:
+            del self._waiting[waiting]
+        return None if message is grpc.aio.EOF else message
+
+    def stop(self) -> None:
+        """End the calls that still wait."""
+        for waiting in self._waiting:
+            waiting.end(ServerStopping("the server is stopping", retry_after=1.0))
+
+    def _watch(self) -> None:
+        """Look in a moment whether there are still too many, and until there are not."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_SHORT_SECONDS, self._make_room)
+
+    def _make_room(self) -> None:
+        self._timer = None
+        waiting = [each for each in self._waiting if each.error is None]
+        surplus = len(waiting) - self._limit
+        if surplus <= 0:
+            return
+        latest = asyncio.get_running_loop().time() - _SHORT_SECONDS
+        numbers = Counter(each.caller for each in waiting)
+        for caller, number in numbers.most_common():
+            for each in [each for each in waiting if each.caller == caller and each.begun <= latest][:surplus]:
+                each.end(ServerOverloaded(f"{number} requests are being received", retry_after=1.0))
+                surplus -= 1
+        self._watch()

@@ -1,0 +1,129 @@
+"""The statements of a passage: its sentences, table rows and list items, each with what stands above it."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+from server.domain.rag import Passage
+from server.tasks.rag.terms import ANY_UNIT, Terms, terms_of, unit_of
+from server.tasks.rag.vocabulary import REFERENCE
+
+_HEADING = re.compile(r"(#{1,6})\s+(.*?)\s*#*")
+_RULE = re.compile(r"[\s|:+=-]*(?:---|===)[\s|:+=-]*")
+_ITEM = re.compile(r"\s*(?:[-*•·]|\d{1,2}[.)])\s+")
+_SENTENCE = re.compile(r"(?<=[.!?])[\"'”’)»]*\s+(?=[^a-zà-ÿ\s])|(?<=[。！？])[」』”’）)]*\s*")
+_ENDS = re.compile(r"[.!?:。！？：;；][\"'”’)»」』]*\Z")
+_LEADS = (":", "：")
+# A blank line, before a heading, and where a table begins or ends.
+_BLOCK = re.compile(r"\n[^\S\n]*\n|\n(?=#{1,6}\s)|(?m:^)(?<=[^|\n]\n)(?=\s*\|)|(?<=\|\n)(?=[^|\s])")
+_SHORT = 80  # code points of a line that can be a heading or a row of a table that lost its form
+_COLUMNS = re.compile(r"\s*\|\s*|\t+|\s{2,}")
+
+
+class Cell(NamedTuple):
+    """A cell of a table with the name of its column."""
+
+    column: str
+    text: str
+
+
+@dataclass
+class Statement:
+    """A sentence or row. `context` names its subject: headings, columns, the sentence that it refers to."""
+
+    text: str
+    context: str
+    cells: tuple[Cell, ...] = ()
+    parts: tuple[str, ...] = ()  # of a pair of sentences
+
+    def __post_init__(self) -> None:
+        self.terms = _row_terms(self.cells) if self.cells else terms_of(self.text)
+        self.around = terms_of(self.context)
+        self.all: Terms = self.terms | self.around
+
+    @property
+    def key(self) -> str:
+        """What a row is about: its first cell."""
+        return self.cells[0].text if self.cells else ""
+
+
+def _row_terms(cells: tuple[Cell, ...]) -> Terms:
+    """Terms of a row; a number without a unit has that of its column, as in "Weight (kg)"."""
+    found = Terms()
+    for column, text in cells:
+        terms = terms_of(text)
+        unit = next(filter(None, map(unit_of, re.split(r"[\s()（）\[\],]+", column))), "")
+        terms.numbers = [number._replace(unit=number.unit or unit or ANY_UNIT) for number in terms.numbers]
+        found |= terms
+    return found
+
+
+def statements_of(passage: Passage) -> Iterator[Statement]:
+    """The statements of a passage in their order, and pairs of sentences of which one alone may say half."""
+    headings: list[tuple[int, str]] = [(0, passage.title)] if passage.title else []
+    short: list[str] = []  # the short lines in a row before this one
+    for block in _BLOCK.split(passage.text):
+        lines = [line for line in block.splitlines() if line.strip()]
+        while lines and (match := _HEADING.fullmatch(lines[0].strip())):
+            level = len(match[1])
+            # A heading of the first level names another subject than the title.
+            headings = [(rank, text) for rank, text in headings if rank < level and (rank or level > 1)]
+            headings.append((level, match[2]))
+            lines, short = lines[1:], []
+        if not lines:
+            continue
+        context = "\n".join(text for _, text in headings)
+        if len(lines) == 1 and len(lines[0]) <= _SHORT and not _ENDS.search(lines[0]) and "|" not in lines[0]:
+            # A heading without a mark, or a row of a table of which each became a paragraph: the first ones say what
+            # the others mean.
+            yield Statement(lines[0], "\n".join([context, *short[:1]]))
+            short.append(lines[0])
+            continue
+        lead = short[-1] if len(short) == 1 else ""
+        short = []
+        yield from _block(lines, f"{context}\n{lead}" if lead else context)
+
+
+def _block(lines: list[str], context: str) -> Iterator[Statement]:
+    """A paragraph, a list, or a table."""
+    if rows := _table(lines):
+        header, *rows = rows
+        for row in rows:
+            cells = tuple(Cell(*pair) for pair in zip(header, row, strict=True))
+            yield Statement(" | ".join(row), "\n".join([context, *header]), cells)
+        return
+    items: list[str] = []
+    lead = ""
+    for line in lines:
+        match = _ITEM.match(line)
+        if match or not items or items[-1].endswith(_LEADS):
+            items.append(line[match.end() :].strip() if match else line.strip())
+        else:
+            items[-1] = f"{items[-1]} {line.strip()}"
+    for item in items:
+        yield from _sentences(item, f"{context}\n{lead}" if lead else context)
+        if item.endswith(_LEADS):
+            lead = item
+    if len(items) > 1:
+        yield Statement(" ; ".join(items), context)
+
+
+def _sentences(text: str, context: str) -> Iterator[Statement]:
+    sentences = [part.strip() for part in _SENTENCE.split(text) if part.strip()]
+    for number, sentence in enumerate(sentences):
+        refers = number > 0 and REFERENCE.match(sentence)
+        yield Statement(sentence, f"{context}\n{sentences[number - 1]}" if refers else context)
+    for first, second in pairwise(sentences):
+        yield Statement(f"{first} {second}", context, parts=(first, second))
+
+
+def _table(lines: list[str]) -> list[list[str]]:
+    """The rows of a table, the first with the names of columns, or nothing if the lines are no table."""
+    ruled = any(_RULE.fullmatch(line) for line in lines)
+    rows = [_COLUMNS.split(line.strip().strip("|").strip()) for line in lines if not _RULE.fullmatch(line)]
+    if len(rows) < 2 or len(rows[0]) < 2 or any(_ENDS.search(line) for line in lines if "|" not in line):
+        return []
+    fitting = [row for row in rows if len(row) == len(rows[0])]
+    return fitting if ruled or len(fitting) == len(rows) else []

@@ -1,0 +1,200 @@
+"""What a text says in terms that can be compared: content words, names, numbers with their units, symbols."""
+
+import re
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from server.tasks.rag.vocabulary import (
+    CJK,
+    ENDINGS,
+    ENGLISH,
+    FUNCTION_CHARACTERS,
+    FUNCTION_WORDS,
+    NUMBER_WORDS,
+    QUALITIES,
+    SCALES,
+    UNIT,
+)
+
+_NUMBER = r"\d{1,3}(?:[\u00a0\u202f ]\d{3})+(?![\d.,]*\d)|\d+(?:[.,:]\d+)*"
+_TOKEN = re.compile(
+    rf"(?P<number>(?<![^\W{CJK}])(?:{_NUMBER}))|(?P<cjk>[{CJK}])|(?P<word>(?:(?![{CJK}])[^\W_])+)"
+    r"|(?P<symbol>(?<=[`'\"“‘「\s])[~^%!#$&*+=<>@?:;/\\\-]{1,3}(?=[`'\"”’」\s.,]))"
+)
+_UNIT_AFTER = re.compile(
+    rf"""[\s\u00a0\u202f-]?(?:(?P<area>square|cubic|Quadrat)\s?)?
+    (?P<unit>light[ -]years?|°\s?[CFK]?|℃|%|[$€£¥]|[A-Za-zµéèíñ]+(?:[²³]|2(?!\d))?(?:/[A-Za-z]+)?|[{CJK}]{{1,5}})""",
+    re.VERBOSE,
+)
+_CURRENCY_BEFORE = re.compile(r"(?:[$€£¥]|USD|EUR|GBP|CHF|NT\$)\s?\Z")
+_COUNTED = re.compile(rf"\s((?:(?![{CJK}])[^\W\d_]){{3,}})")  # "60 devices"
+_SENTENCE_START = re.compile(r"(?:\A|[.!?:;。！？：\n|]\s*)[\s\"'“‘(`*_¿¡«-]*\Z")
+_FIRST = re.compile(r"first (?:in|by|place|rank)\b", re.IGNORECASE)  # and not "who climbed it first"
+_NOT_ORDINAL = re.compile(r"(?:\b(?:one|a|per|each|every|the next)|\d)\s*\Z", re.IGNORECASE)
+
+
+ANY_UNIT = "any"  # of a number in a table whose column does not tell the unit
+
+
+class Number(NamedTuple):
+    """A number as it may be read ("1,408" and "1.408" are ambiguous), its unit or "", and the words beside it or ""."""
+
+    readings: frozenset[str]
+    unit: str
+    before: str
+    counted: str = ""
+
+    @property
+    def has_unit(self) -> bool:
+        """Whether a unit stands at the number, and not only in a table's header."""
+        return self.unit not in ("", ANY_UNIT)
+
+    def is_same(self, other: "Number") -> bool:
+        """Whether a number that is written as `other` may be written as this one: with the same unit or without it."""
+        same_unit = self.unit in ("", other.unit) or other.unit == ANY_UNIT
+        return same_unit and bool(self.readings & other.readings)
+
+
+@dataclass
+class Terms:
+    """The terms of a text. `names` are words that name one thing: with a digit, or with a capital inside a sentence."""
+
+    words: set[str] = field(default_factory=set)
+    characters: set[str] = field(default_factory=set)  # of CJK
+    names: set[str] = field(default_factory=set)
+    numbers: list[Number] = field(default_factory=list)
+    symbols: set[str] = field(default_factory=set)
+
+    @property
+    def size(self) -> int:
+        """The number of words and characters."""
+        return len(self.words) + len(self.characters)
+
+    def knows(self, word: str) -> bool:
+        """Whether the text has this word, perhaps with another ending, or this character."""
+        if word in self.words or word in self.characters:
+            return True
+        return len(word) >= 3 and any(alike(word, other) for other in self.words if other[0] == word[0])
+
+    def has(self, number: Number) -> bool:
+        """Whether the text has this number with the same unit."""
+        return any(map(number.is_same, self.numbers))
+
+    def share_in(self, other: "Terms") -> float:
+        """The share of these words and characters that the other terms have; 1 if there are none."""
+        found = sum(map(other.knows, self.words)) + len(self.characters & other.characters)
+        return found / self.size if self.size else 1.0
+
+    def without(self, other: "Terms") -> "Terms":
+        """What these terms tell more than the others."""
+        return Terms(
+            {word for word in self.words if not other.knows(word)},
+            self.characters - other.characters,
+            {name for name in self.names if not other.knows(name)},
+            [number for number in self.numbers if not other.has(number)],
+            self.symbols - other.symbols,
+        )
+
+    def __or__(self, other: "Terms") -> "Terms":
+        return Terms(
+            self.words | other.words,
+            self.characters | other.characters,
+            self.names | other.names,
+            self.numbers + other.numbers,
+            self.symbols | other.symbols,
+        )
+
+
+def has_digit(name: str) -> bool:
+    """Whether a name is a designation, such as "r2" or "k310"."""
+    return any(character.isdecimal() for character in name)
+
+
+def alike(one: str, other: str) -> bool:
+    """Whether two words differ in their endings alone: "weighs" and "weight", "install" and "installation"."""
+    if one[:3] != other[:3]:
+        return False
+    pairs = enumerate(zip(one, other, strict=False))
+    common = next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+    if common == 3:
+        return {one[3:], other[3:]} <= {"", "s"}
+    # The common part may contain the beginning of an ending: "supported" and "supporting", "copies" and "copied".
+    return any(one[end:] in ENDINGS and other[end:] in ENDINGS for end in range(common, max(3, common - 3), -1))
+
+
+def terms_of(text: str, *, capitals_name: bool = True) -> Terms:
+    """The terms of a text. In languages that capitalise every noun, capitals name nothing."""
+    found = Terms()
+    before, skip = "", 0
+    for match in _TOKEN.finditer(text):
+        if match.start() < skip:
+            continue
+        kind, token = str(match.lastgroup), match.group()
+        if kind == "number":
+            unit, skip = _unit(text, match)
+            counted = _COUNTED.match(text, match.end())
+            found.numbers.append(Number(_readings(token), unit, before, counted[1].casefold() if counted else ""))
+        elif kind == "cjk":
+            if token not in FUNCTION_CHARACTERS:
+                found.characters.add(token)
+        elif kind == "symbol":
+            found.symbols.add(token)
+        else:
+            _add_word(found, token, text, match.start(), capitals_name=capitals_name)
+        before = token.casefold() if kind in ("word", "cjk") else ""
+    return found
+
+
+def _add_word(found: Terms, token: str, text: str, start: int, *, capitals_name: bool) -> None:
+    word = token.casefold()
+    if word in NUMBER_WORDS:
+        found.numbers.append(Number(frozenset((NUMBER_WORDS[word],)), "", ""))
+        return
+    if word == "second" and not _NOT_ORDINAL.search(text, max(0, start - 12), start):
+        found.numbers.append(Number(frozenset("2"), "", ""))
+    if _FIRST.match(text, start):
+        found.numbers.append(Number(frozenset("1"), "", ""))
+    is_capital = token[0].isupper() and not _SENTENCE_START.search(text, max(0, start - 8), start)
+    is_name = has_digit(token) or (capitals_name and len(token) > 1 and (is_capital or token.isupper()))
+    if word in (ENGLISH if is_name else FUNCTION_WORDS) or len(word) == 1:
+        return
+    found.words.add(QUALITIES.get(word, word))
+    if is_name:
+        found.names.add(word)
+
+
+def _readings(token: str) -> frozenset[str]:
+    """The values that a number can have: a comma or a point may group digits or begin the decimals."""
+    if groups := re.split(r"[\u00a0\u202f ]", token)[1:]:
+        return frozenset((re.sub(r"\D", "", token), "".join(groups)))  # "5 200", or "Kestrel 5 200 g"
+    if not re.search(r"[.,]", token) or len(re.findall(r"[.:]", token)) > 1:
+        return frozenset((token.lstrip("0") or "0",))
+    grouped = re.sub(r"[.,]", "", token) if re.fullmatch(r"\d{1,3}([.,]\d{3})+", token) else None
+    decimal = token.replace(",", ".").rstrip("0").rstrip(".") if len(re.findall(r"[.,]", token)) == 1 else None
+    mixed = re.fullmatch(r"(\d{1,3}(?:([.,])\d{3})+)(?!\2)[.,](\d+)", token)
+    if mixed:
+        return frozenset((re.sub(r"[.,]", "", mixed[1]) + "." + mixed[3],))
+    return frozenset(value for value in (grouped, decimal) if value) or frozenset((token,))
+
+
+def _unit(text: str, number: re.Match[str]) -> tuple[str, int]:
+    """The unit that stands at a number, and where it ends."""
+    after = number.end()
+    if scale := SCALES.match(text, after):
+        after = scale.end()
+    if match := _UNIT_AFTER.match(text, after):
+        written = match["unit"].replace("light ", "light-").replace(" ", "")
+        for length in range(len(written), 0, -1) if not written[0].isascii() else (len(written),):
+            unit = unit_of(written[:length])
+            if unit:
+                exponent = {"square": "²", "Quadrat": "²", "cubic": "³"}.get(match["area"] or "", "")
+                return unit + exponent, match.start("unit") + length + (len(match["unit"]) - len(written))
+    if match := _CURRENCY_BEFORE.search(text, max(0, number.start() - 4), number.start()):
+        return unit_of(match.group().strip()), number.end()
+    return "", number.end()
+
+
+def unit_of(written: str) -> str:
+    """The unit of a spelling, or ""."""
+    # The case of short symbols matters: m and M, g and G.
+    return UNIT.get(written) or (UNIT.get(written.casefold(), "") if len(written) > 3 else "")
