@@ -5,7 +5,7 @@ Names and labels are OpenTelemetry's (`rpc.server.*`, `gen_ai.*`) in Prometheus'
 """
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,7 @@ class Collector:
     limits: TenantLimits | None = None
     ledger: Writer | None = None
     following: Follower | None = None
+    collections: Callable[[], Mapping[str, Sequence[str]]] = dict  # what is wrong with each
 
     def collect(self) -> Iterator[Metric]:
         yield from calls(self.admission)
@@ -60,6 +61,9 @@ class Collector:
         yield from upstreams(list(self.upstreams.values()))
         if self.ledger is not None:
             yield from ledger(self.ledger)
+        degraded = {name: bool(faults) for name, faults in self.collections().items()}
+        what = "1 if files of the collection are damaged or cannot be read"
+        yield gauges("quintet_collection_degraded", what, "collection", degraded)
         what = "Restarts of background tasks that failed"
         yield counters("quintet_background_restarts", what, "task", restarts.copy())
 
