@@ -1,14 +1,16 @@
 """Upstreams of the configured providers. Importing it imports the SDK, which takes a second."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import openai
 
 from server.domain.errors import ModelUnavailable
 from server.domain.models import ModelDescription, ModelIdentity, ModelTask
+from server.domain.network import is_loopback
 from server.models.artefact import open_part
 from server.tasks.chat.circuit_breaker import CircuitBreaker
 from server.tasks.chat.configuration import Routes
@@ -18,6 +20,7 @@ from server.tasks.chat.openai_upstream import Upstream, limiter_of
 from server.tasks.chat.providers_file import Azure, Model, OpenAI
 from server.tasks.chat.tokens import TokenCounter, TokenizerCounter
 
+_MAX_ERROR_BYTES = 64 * 1024
 # Idle connections are given up before the endpoint gives them up, which is after 5 s for vLLM and others on uvicorn: a
 # request that is sent while the endpoint closes fails, and is not repeated because the endpoint may have read it.
 _LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=4.0)
@@ -63,12 +66,11 @@ def provider_upstreams(
 def client_of(provider: OpenAI | Azure, key: str, model: str) -> openai.AsyncOpenAI:
     """The SDK's client for a provider; `model` is the deployment's name for Azure."""
     own = {header: value.get_secret_value() for header, value in provider.headers.items()}
-    timeout = openai.Timeout(None, connect=provider.connect_seconds)
     common: dict[str, Any] = {
         "api_key": key,
         "default_headers": {"Accept-Encoding": "identity", **own},  # small packets are not worth unpacking
         "max_retries": 0,  # Router repeats: it knows which requests may have cost something
-        "http_client": openai.DefaultAsyncHttpxClient(timeout=timeout, limits=_LIMITS),
+        "http_client": _http_client(provider),
     }
     if isinstance(provider, OpenAI):
         return openai.AsyncOpenAI(base_url=provider.base_url, **common)
@@ -77,10 +79,53 @@ def client_of(provider: OpenAI | Azure, key: str, model: str) -> openai.AsyncOpe
     )
 
 
+class _Beginning(httpx2.AsyncByteStream):
+    """The first bytes of a body."""
+
+    def __init__(self, body: httpx2.AsyncByteStream) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for piece in self._body:
+            yield piece
+            size += len(piece)
+            if size >= _MAX_ERROR_BYTES:
+                return
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+
+async def _shorten_error(response: httpx2.Response) -> None:
+    """The SDK reads the body of an error whole, however long it is."""
+    if response.is_error and isinstance(response.stream, httpx2.AsyncByteStream):
+        response.stream = _Beginning(response.stream)
+
+
 def _dialect_of(provider: OpenAI | Azure, model: Model) -> Dialect:
     limit_field = model.limit_field or provider.limit_field
     without = provider.without if model.without is None else model.without
     return Dialect("" if limit_field == "none" else limit_field, without)
+
+
+def _http_client(provider: OpenAI | Azure) -> openai.DefaultAsyncHttpxClient:
+    """Takes proxies from the environment, but for loopback, which they cannot reach."""
+    timeout = openai.Timeout(None, connect=provider.connect_seconds)
+    address = urlsplit(provider.base_url if isinstance(provider, OpenAI) else provider.endpoint)
+    host = address.hostname or ""
+    direct = f"all://[{host}]" if ":" in host else f"all://{host}"
+    try:
+        return openai.DefaultAsyncHttpxClient(
+            timeout=timeout,
+            limits=_LIMITS,
+            event_hooks={"response": [_shorten_error]},
+            mounts={direct: None} if is_loopback(host) else None,
+        )
+    except Exception as error:  # an address that is none, an unknown scheme, a missing package for SOCKS
+        what = "a proxy of the environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) cannot be used"
+        why = str(error) if isinstance(error, ImportError) else type(error).__name__  # others may show a password
+        raise ModelUnavailable(f"{what}: {why}") from None
 
 
 def _own_counter(folder: Path, ref: str, model: Model) -> TokenCounter | None:
