@@ -3,12 +3,14 @@
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import openai
 
 from server.domain.errors import ModelUnavailable
 from server.domain.models import ModelDescription, ModelIdentity, ModelTask
+from server.domain.network import is_loopback
 from server.models.artefact import open_part
 from server.tasks.chat.circuit_breaker import CircuitBreaker
 from server.tasks.chat.configuration import Routes
@@ -64,14 +66,11 @@ def provider_upstreams(
 def client_of(provider: OpenAI | Azure, key: str, model: str) -> openai.AsyncOpenAI:
     """The SDK's client for a provider; `model` is the deployment's name for Azure."""
     own = {header: value.get_secret_value() for header, value in provider.headers.items()}
-    timeout = openai.Timeout(None, connect=provider.connect_seconds)
     common: dict[str, Any] = {
         "api_key": key,
         "default_headers": {"Accept-Encoding": "identity", **own},  # small packets are not worth unpacking
         "max_retries": 0,  # Router repeats: it knows which requests may have cost something
-        "http_client": openai.DefaultAsyncHttpxClient(
-            timeout=timeout, limits=_LIMITS, event_hooks={"response": [_shorten_error]}
-        ),
+        "http_client": _http_client(provider),
     }
     if isinstance(provider, OpenAI):
         return openai.AsyncOpenAI(base_url=provider.base_url, **common)
@@ -108,6 +107,25 @@ def _dialect_of(provider: OpenAI | Azure, model: Model) -> Dialect:
     limit_field = model.limit_field or provider.limit_field
     without = provider.without if model.without is None else model.without
     return Dialect("" if limit_field == "none" else limit_field, without)
+
+
+def _http_client(provider: OpenAI | Azure) -> openai.DefaultAsyncHttpxClient:
+    """Takes proxies from the environment, but for loopback, which they cannot reach."""
+    timeout = openai.Timeout(None, connect=provider.connect_seconds)
+    address = urlsplit(provider.base_url if isinstance(provider, OpenAI) else provider.endpoint)
+    host = address.hostname or ""
+    direct = f"all://[{host}]" if ":" in host else f"all://{host}"
+    try:
+        return openai.DefaultAsyncHttpxClient(
+            timeout=timeout,
+            limits=_LIMITS,
+            event_hooks={"response": [_shorten_error]},
+            mounts={direct: None} if is_loopback(host) else None,
+        )
+    except Exception as error:  # an address that is none, an unknown scheme, a missing package for SOCKS
+        what = "a proxy of the environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) cannot be used"
+        why = str(error) if isinstance(error, ImportError) else type(error).__name__  # others may show a password
+        raise ModelUnavailable(f"{what}: {why}") from None
 
 
 def _own_counter(folder: Path, ref: str, model: Model) -> TokenCounter | None:
