@@ -174,6 +174,7 @@ class Follower:
         question = self._questions[name]
         if self.is_here(name):
             await self._may_ask.wait()
+        await on_daemon_thread("registry", self._store.prepare)
         while True:
             question.begin()
             question.end(answered=await self._ask(name, question))

@@ -60,23 +60,26 @@ class MlflowStore(ModelStore):
     def __init__(self, models: Path, uri: str) -> None:
         super().__init__(models)
         self._uri = uri
-        self._connecting = threading.Lock()
-        self._connected: Any = None
+        self._preparing = threading.Lock()
+        self._prepared: Any = None
         self._refusals: dict[tuple[str, str], _Refusal] = {}  # by model and alias
         self._rechecked: set[tuple[str, str]] = set()
         if importlib.util.find_spec("mlflow") is None:
             raise RegistryFailed("a registry needs more packages: pip install 'quintet[registry]'")
 
-    @property
-    def _client(self) -> Any:
-        with self._connecting:
-            if self._connected is None:
+    def prepare(self) -> None:
+        with self._preparing:
+            if self._prepared is None:
                 for name, value in _ENVIRONMENT.items():
                     os.environ.setdefault(name, value)
                 from mlflow import MlflowClient
 
-                self._connected = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
-            return self._connected
+                self._prepared = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+
+    @property
+    def _client(self) -> Any:
+        self.prepare()
+        return self._prepared
 
     def publish(self, source: Path, alias: str | None = CURRENT) -> Path:
         """Into the registry, if it lacks the artefact, and into the store."""

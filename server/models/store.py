@@ -102,6 +102,9 @@ class ModelStore:
             self.point(name, alias, version)
         return target
 
+    def prepare(self) -> None:
+        """Import what asking the registry needs."""
+
     def look_up(self, name: str) -> list[Named]:
         """What the aliases mean in the registry. Raises RegistryFailed."""
         return []
