@@ -141,7 +141,10 @@ def _http_client(provider: OpenAI | Azure) -> openai.DefaultAsyncHttpxClient:
 def _own_counter(folder: Path, ref: str, model: Model) -> TokenCounter | None:
     if model.tokenizer is None:
         return None
+    path = folder / model.tokenizer.expanduser()
+    if path.exists() and not path.is_file():  # opening a FIFO would wait for a writer
+        raise ModelUnavailable(f'the tokenizer of "{ref}" is not a regular file; see QUINTET_PROVIDERS')
     try:
-        return TokenizerCounter(folder / model.tokenizer.expanduser())
+        return TokenizerCounter(path)
     except (OSError, ValueError) as error:
         raise ModelUnavailable(f'the tokenizer of "{ref}" cannot be read; see QUINTET_PROVIDERS') from error

@@ -21,6 +21,7 @@ from server.domain.priority import PARSING
 from server.inference.scheduler import Scheduler
 from server.models.artefact import open_artefact
 from server.tasks.analysis import spacy_child
+from server.tasks.analysis.bounded_tokenizer import MAX_RUN, cut_runs
 from server.tasks.analysis.spacy_parser import SpacyParser
 from tests.small_artefacts import soon
 from tests.waiting import is_alive, until
@@ -130,6 +131,29 @@ async def test_offsets_are_code_points_of_the_text(parser: SpacyParser, text: st
 async def test_odd_texts_are_parsed(parser: SpacyParser, text: str) -> None:
     parsed = await parser.parse(text, deadline=soon())
     assert all(sentence.text.strip() for sentence in parsed.sentences)
+
+
+long_runs = st.tuples(st.text(min_size=1, max_size=4), st.integers(1, 900))
+
+
+@given(parts=st.lists(long_runs, min_size=1, max_size=5))
+def test_no_run_is_longer_than_the_tokenizer_can_bear(parts: list[tuple[str, int]]) -> None:
+    text = " ".join(part * times for part, times in parts)
+    cut = cut_runs(text)
+    assert "".join(cut) == text
+    assert all(cut)
+    assert max(len(run) for piece in cut for run in piece.split() or [""]) <= MAX_RUN
+    if max(map(len, text.split() or [""])) <= MAX_RUN:
+        assert cut == [text]
+
+
+@pytest.mark.parametrize("run", ["$", "'s", "(", "👍", "a.", "...", "x", "日本", "$9", "-"])
+async def test_long_runs_keep_their_place(parser: SpacyParser, run: str) -> None:
+    text = f"Ann saw {run * 250}\n {run * 250}, in London. She left."
+    parsed = await parser.parse(text, deadline=soon())
+    assert all(text[span.start : span.end] == span.text for span in spans(parsed))
+    assert "".join(token.text for token in parsed.tokens) == "".join(text.split())
+    assert [token.text for token in parsed.tokens][-3:] == ["She", "left", "."]
 
 
 def test_the_vocabulary_does_not_grow(models: Path) -> None:

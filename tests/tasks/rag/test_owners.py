@@ -96,6 +96,12 @@ async def test_a_name_that_changes_hands_while_a_write_waits(
     assert await engine.owners("notes") == {"notes": "b"}
 
 
+async def test_the_owner_of_what_another_server_has_just_made_is_known(engine: RagEngine, other: RagEngine) -> None:
+    await as_tenant("a", Right.CREATE, lambda: other.ingester.create("new", deadline=soon()))
+    assert await engine.owners("new") == {"new": "a"}
+    assert await engine.owners("absent") == {"new": "a"}
+
+
 async def test_only_what_was_meant_is_removed(engine: RagEngine, tmp_path: Path) -> None:
     await as_tenant("a", Right.ADD, lambda: engine.ingester.add("notes", [CAT], deadline=soon()))
     with pytest.raises(CollectionNotFound):
