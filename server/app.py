@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -18,6 +18,7 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pydantic import AnyHttpUrl
 
 from server.domain.context import BeginTrace
 from server.domain.models import ModelTask
@@ -28,6 +29,7 @@ from server.models.handle import Handle
 from server.models.manager import ModelManager
 from server.models.registry import open_store
 from server.models.spec import ModelSettings, ModelSpec, imported
+from server.observability.trace_export import TraceExport
 from server.rpc.admission import Admission
 from server.rpc.anonymous import Anonymous
 from server.rpc.auth import TenantAuth
@@ -76,7 +78,7 @@ class App:
 async def running(settings: Settings) -> AsyncIterator[App]:
     """Serve while the body runs. Raises CannotStart, and BadFile for tenants, certificates and providers."""
     async with AsyncExitStack() as stack:
-        begin_trace = await stack.enter_async_context(_tracing(str(settings.traces))) if settings.traces else None
+        begin_trace, traces = await stack.enter_async_context(_tracing(settings.traces))
         reader = SqlReader(settings.ledger_target)
         stack.push_async_callback(reader.close)
         # Limits and ledger are closed after the server and the models: every call settles.
@@ -172,6 +174,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
                 files=files,
                 limits=limits,
                 ledger=ledger.writer,
+                traces=traces,
                 following=manager.follower,
                 collections=partial(rag_models.faults, collections),
             )
@@ -267,12 +270,19 @@ def _open_port(
     return anonymous, listen(server, settings.host, settings.port, certificates)
 
 
-def _tracing(endpoint: str) -> "AbstractAsyncContextManager[BeginTrace]":
+@asynccontextmanager
+async def _tracing(endpoint: AnyHttpUrl | None) -> AsyncIterator[tuple[BeginTrace | None, TraceExport | None]]:
+    """What begins a trace, and how sending them goes; None without an endpoint."""
+    if endpoint is None:
+        yield None, None
+        return
     try:
         from server.observability.tracing import tracing
     except ModuleNotFoundError as error:
         raise CannotStart(f'QUINTET_TRACES needs more packages ({error.name}): pip install "quintet[traces]"') from None
-    return tracing(endpoint)
+    state = TraceExport(str(endpoint))
+    async with tracing(state) as begin_trace:
+        yield begin_trace, state
 
 
 def _call_each(functions: Iterable[Callable[[], None]]) -> None:

@@ -99,6 +99,8 @@ def test_the_data_folder_can_be_made_and_written_to(tmp_path: Path) -> None:
     file.touch()
     for path in (file, file / "below"):
         assert lines(data=str(path)) == [f"QUINTET_DATA: {file} is not a folder"]
+    (tmp_path / "index").touch()
+    assert lines(data=str(tmp_path)) == [f"QUINTET_DATA: {tmp_path}/index is not a folder"]
     assert Settings(data=tmp_path / "new" / "folder").data
     tmp_path.chmod(0o555)
     script = f"""if True:
