@@ -243,7 +243,7 @@ def test_plain_metadata_is_enough(start: Start, tmp_path: Path) -> None:
         invoke: Any = channel.unary_unary("/quintet.v1.ModelService/ListModels")
         assert invoke(b"", metadata=bearer(key), timeout=10)
     (tmp_path / "key").write_text(f"{key}\n")
-    command = [sys.executable, "-m", "quintet_client", "info", "--address", server.address]
+    command = [sys.executable, "-m", "quintet_client", "models", "--address", server.address]
     for more, environment in ((["--api-key-file", str(tmp_path / "key")], {}), ([], {"QUINTET_API_KEY": key})):
         done = subprocess.run(
             [*command, *more], env={**os.environ, **environment}, capture_output=True, text=True, check=False
