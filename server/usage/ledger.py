@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 _OPEN_SECONDS = 1.5  # longest wait for an entry
 _START_SECONDS = 15.0  # the same while the database is reached for the first time
 _MAX_WAITING = 4096  # changes; while so many wait, nothing is opened
-_CLOSE_SECONDS = 5.0  # for calls to settle and for writing, together
+_CLOSE_SECONDS = 3.0  # for calls to settle and for writing, together
 _MIN_WRITE_SECONDS = 1.0  # of these
-_HANG_SECONDS = 2.5  # more, for a transaction that hangs
+_HANG_SECONDS = 2.0  # more, for a transaction that hangs
 _HEARTBEAT = Heartbeat()
 _QUEUE = 1000  # entries that wait for one watcher
 _Queue = asyncio.Queue[Settled | None]  # None is the end
@@ -58,8 +58,12 @@ class SqlLedger:
         self._is_closed = False
         self.writer.start()
 
+    @property
+    def away(self) -> bool:
+        return self.writer.away
+
     async def open(self, entry: Entry) -> Opened:
-        if self._is_closed or self.writer.away or self.writer.waiting >= _MAX_WAITING:
+        if self._is_closed or self.away or self.writer.waiting >= _MAX_WAITING:
             raise LedgerUnavailable(REFUSAL)
         future: asyncio.Future[Opened] = self._loop.create_future()
         self.writer.put(Change("open", entry, future))

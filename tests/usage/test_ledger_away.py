@@ -1,7 +1,6 @@
 """The ledger's database is away in all the ways that PostgreSQL knows: what was served is in the ledger, once."""
 
 import asyncio
-import logging
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Callable
@@ -229,18 +228,3 @@ async def test_texts_that_no_database_takes(tmp_path: Path, postgres: Postgres) 
         found = await reader.entries(Selection(tenant="\ud83d", model="m\0", request_id="r\0"), before="", limit=5)
         assert [(row.model, row.tenant) for row in found] == [("m\ufffd", "\ufffd")] * 2
         await reader.close()
-
-
-async def test_a_database_that_hangs_at_the_start(
-    postgres: Postgres, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    target = postgres.new_database()
-    postgres.freeze()
-    try:
-        async with asyncio.timeout(20), aclosing(SqlLedger(target, QUICK, folder=tmp_path)) as ledger:
-            with pytest.raises(LedgerUnavailable):
-                await ledger.open(entry())
-            await until(lambda: ledger.writer.away)
-    finally:
-        postgres.thaw()
-    assert [record.levelno for record in caplog.records] == [logging.ERROR]
