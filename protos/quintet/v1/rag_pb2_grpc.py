@@ -151,7 +151,7 @@ class RagServiceServicer:
         model's artefact is missing or damaged, the collection was made with another embedder, or the request id belongs to
         another call. UNAVAILABLE: a model is loading, the collection has not reached min_generation, the chat provider
         failed, or the ledger cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded, or a budget
-        is spent. DEADLINE_EXCEEDED: the answer took too long.
+        or the quota of the server's account at the provider is spent. DEADLINE_EXCEEDED: the answer took too long.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -55,7 +55,7 @@ class RagServiceStub:
     model's artefact is missing or damaged, the collection was made with another embedder, or the request id belongs to
     another call. UNAVAILABLE: a model is loading, the collection has not reached min_generation, the chat provider
     failed, or the ledger cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded, or a budget
-    is spent. DEADLINE_EXCEEDED: the answer took too long.
+    or the quota of the server's account at the provider is spent. DEADLINE_EXCEEDED: the answer took too long.
     """
     StreamAsk: _grpc.UnaryStreamMultiCallable[_rag_pb2.StreamAskRequest, _rag_pb2.StreamAskResponse]
     """StreamAsk sends the sources, then the answer while it is generated, then exactly one done.
@@ -192,7 +192,7 @@ class RagServiceAsyncStub(RagServiceStub):
     model's artefact is missing or damaged, the collection was made with another embedder, or the request id belongs to
     another call. UNAVAILABLE: a model is loading, the collection has not reached min_generation, the chat provider
     failed, or the ledger cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded, or a budget
-    is spent. DEADLINE_EXCEEDED: the answer took too long.
+    or the quota of the server's account at the provider is spent. DEADLINE_EXCEEDED: the answer took too long.
     """
     StreamAsk: _aio.UnaryStreamMultiCallable[_rag_pb2.StreamAskRequest, _rag_pb2.StreamAskResponse]  # type: ignore[assignment]
     """StreamAsk sends the sources, then the answer while it is generated, then exactly one done.
@@ -332,7 +332,7 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         model's artefact is missing or damaged, the collection was made with another embedder, or the request id belongs to
         another call. UNAVAILABLE: a model is loading, the collection has not reached min_generation, the chat provider
         failed, or the ledger cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded, or a budget
-        is spent. DEADLINE_EXCEEDED: the answer took too long.
+        or the quota of the server's account at the provider is spent. DEADLINE_EXCEEDED: the answer took too long.
         """
 
     @_abc_1.abstractmethod

@@ -17,7 +17,7 @@ _ADVICE: dict[type[QuintetError], str] = {
     errors.DeadlineExceeded: "--timeout SECONDS allows more time",
     errors.UpstreamTimeout: "--timeout SECONDS allows more time",
     errors.ModelNotFound: "'quintet models' lists the models",
-    errors.CollectionNotFound: "'quintet add COLLECTION FILE...' makes a collection",
+    errors.CollectionNotFound: "'quintet add COLLECTION FILE...' makes a collection of a name that is free",
     errors.EmbedderMismatch: "'quintet reindex COLLECTION' builds it again",
     errors.ModelLoading: "'quintet health --wait 60' waits until the server is ready",
     errors.MessageTooLarge: "send less at once",
