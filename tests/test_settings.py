@@ -134,7 +134,12 @@ def test_help_shows_defaults_as_a_person_writes_them() -> None:
         [sys.executable, "-m", "server", "--help"], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout
     text = " ".join(shown.split())
-    for part in ("0 disables it [16MiB]", "slower [false]", "grpc server reflection [true]", "in seconds [20]"):
+    for part in (
+        "0 disables it [16MiB]",
+        "slower [false]",
+        "grpc server reflection [true]",
+        "next token, in seconds [120]",
+    ):
         assert part.lower() in text.lower()
     for wrong in ("[]", "[None]", "[False]", "[16777216]", "SecretStr"):
         assert wrong not in text

@@ -272,6 +272,11 @@ def refused(**settings: str) -> str:
     return done.stderr
 
 
+def test_settings_that_cannot_be_used_are_one_line() -> None:
+    told = refused(models='{"sentiment": {"engin": "torch"}}')
+    assert told == "error: QUINTET_MODELS: sentiment.engin: there is no such option; is engine meant?\n"
+
+
 def test_without_tenants_only_this_machine_is_served(start: Start, tmp_path: Path) -> None:
     message = refused(host="0.0.0.0")
     assert message.startswith(
