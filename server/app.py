@@ -118,15 +118,14 @@ async def running(settings: Settings) -> AsyncIterator[App]:
                 *unknown_variables(os.environ),
                 *(warning for file in files for warning in file.warnings),
                 *manager.follower.warnings(),
+                *rag_models.warnings(collections),
             ],
             limits=settings.model_dump(
                 include={"max_request_bytes", "max_concurrent_calls", "default_deadline_seconds"}
             ),
         )
-        services = (
-            *_tasks(settings, manager, chats, schedulers),
-            administration.spec(models),
-            usage.spec(reader, ledger.watchers),
+        services, collections = _services(
+            settings, manager, chats, schedulers, (administration.spec(models), usage.spec(reader, ledger.watchers))
         )
 
         auth, limits = None, None
@@ -177,13 +176,17 @@ async def running(settings: Settings) -> AsyncIterator[App]:
                 ledger=ledger.writer,
                 traces=traces,
                 following=manager.follower,
+                collections=partial(rag_models.faults, collections),
             )
             stack.enter_context(serving(settings.host, settings.metrics_port, collector))
         await server.start()
         log.info("listening on %s", address)
         app = App(address, health, services, models.handles.values(), manager.loaded, asyncio.Event())
         stack.push_async_callback(_stop, server, registrar, anonymous, settings, app.no_pause)
-        stack.callback(_call_each, (health.stop, models.stop, ledger.watchers.end))  # ends streams that have no end
+        stack.callback(  # end streams that would not end by themselves, or not soon
+            _call_each,
+            (health.stop, models.stop, ledger.watchers.end, partial(rag_models.end_reindexing, collections)),
+        )
 
         def update() -> None:
             for name, message, is_blocking in chain.from_iterable(each.health() for each in services):
@@ -197,10 +200,14 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         yield app
 
 
-def _tasks(
-    settings: Settings, manager: ModelManager, chats: ChatModels, schedulers: dict[str, Scheduler]
-) -> tuple[ServiceSpec, ...]:
-    """The models and what is made of them, and a row for each service that uses them."""
+def _services(
+    settings: Settings,
+    manager: ModelManager,
+    chats: ChatModels,
+    schedulers: dict[str, Scheduler],
+    others: Iterable[ServiceSpec],
+) -> tuple[tuple[ServiceSpec, ...], Handle[Any]]:
+    """The models and what is made of them: a row for each service that uses them, `others`, and the collections."""
     scheduler, cache = schedulers["models"], settings.result_cache
 
     def wanted(name: str) -> ModelSettings:
@@ -227,7 +234,7 @@ def _tasks(
     opened = partial(rag_models.open_collections, settings.data / "index", scheduler, embedder, reranker)
     collections = manager.derive("collections", opened, depends_on=(embedder,))
     answers = manager.derive("answers", rag_models.make_answerer, depends_on=(collections, chats.default))
-    return (
+    services = (
         classification.spec(classifiers, required=CLASSIFIERS),
         pricing.spec(prices),
         chat.spec(chats.handles, required=not chats.is_off),
@@ -241,7 +248,9 @@ def _tasks(
         ),
         embedding.spec({embedder.name: embedder}),
         analysis.spec(parser, languages, classifiers),
+        *others,
     )
+    return services, collections
 
 
 def _open_port(

@@ -5,7 +5,7 @@ Names and labels are OpenTelemetry's (`rpc.server.*`, `gen_ai.*`) in Prometheus'
 """
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,7 @@ class Collector:
     limits: TenantLimits | None = None
     ledger: Writer | None = None
     following: Follower | None = None
+    collections: Callable[[], Mapping[str, Sequence[str]]] = dict  # what is wrong with each
     traces: TraceExport | None = None
 
     def collect(self) -> Iterator[Metric]:
@@ -62,6 +63,9 @@ class Collector:
         yield from upstreams(list(self.upstreams.values()))
         if self.ledger is not None:
             yield from ledger(self.ledger)
+        degraded = {name: bool(faults) for name, faults in self.collections().items()}
+        what = "1 if files of the collection are damaged or cannot be read"
+        yield gauges("quintet_collection_degraded", what, "collection", degraded)
         if self.traces is not None:
             yield gauges("quintet_traces_away", "1 while the collector takes no traces", "", {(): self.traces.away})
             yield counters("quintet_traces_lost_spans", "Spans that it did not take", "", {(): self.traces.lost})

@@ -162,8 +162,8 @@ class CollectionManager:
 
     def faults(self) -> dict[str, list[str]]:
         """What is wrong with each collection, sorted by name; nothing with most."""
-        found = {name: self.faults_of(collection) for name, collection in self.open.items()}
-        broken = {name: [failure.error.message] for name, failure in self.failures.items() if name not in found}
+        found = {name: self.faults_of(collection) for name, collection in self.open.copy().items()}
+        broken = {name: [failure.error.message] for name, failure in self.failures.copy().items() if name not in found}
         return dict(sorted((found | broken).items()))
 
     def faults_of(self, collection: Collection) -> list[str]:

@@ -238,7 +238,7 @@ def test_a_connection_that_cannot_be_made_says_what_to_do(
     (tmp_path / "other.pem").write_bytes(Authority().pem)
     (tmp_path / "rubbish.pem").write_bytes(b"rubbish")
     with running(grpc.ssl_server_credentials([pair[::-1]]) if has_tls else None) as server:
-        done = in_process("info", "--address", server.address, "--timeout", "5", *options, cwd=tmp_path)
+        done = in_process("ask", "x", "--address", server.address, "--timeout", "5", *options, cwd=tmp_path)
     assert done.returncode == 1
     assert f"\n  {advice}" in done.stderr
     assert "Traceback" not in done.stderr
@@ -253,5 +253,5 @@ def test_no_proxy_stands_between_this_machine_and_itself(
         monkeypatch.delenv(variable, raising=False)
     for address in (server.address, server.address.replace("127.0.0.1", "localhost"), f"ipv4:{server.address}"):
         assert in_process("info", "--address", address, "--timeout", "5").returncode == 0
-    other = in_process("info", "--address", "203.0.113.1:1", "--timeout", "5")
+    other = in_process("ask", "x", "--address", "203.0.113.1:1", "--timeout", "5")
     assert "Connection refused" in other.stderr, "other addresses are asked through the proxy"

@@ -1,6 +1,6 @@
 """Upstreams of the configured providers. Importing it imports the SDK, which takes a second."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,14 +27,16 @@ _LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, kee
 
 
 def provider_upstreams(
-    routes: Routes, models: Path, breaker_of: Callable[[str], CircuitBreaker]
-) -> dict[str, Upstream]:
-    """By "provider/model". `models` is the folder of artefacts; `breaker_of` makes a provider's circuit breaker.
+    routes: Routes, models: Path, breaker_of: Callable[[str], CircuitBreaker], made: Collection[str] = ()
+) -> tuple[dict[str, Upstream], dict[str, str]]:
+    """Those that are not `made`, by "provider/model", and why others could not be made, for instance because of a
+    tokenizer that cannot be read. `models` is the folder of artefacts; `breaker_of` has a provider's circuit breaker.
 
-    Blocks: each client reads the certificates of all authorities. Raises ModelUnavailable for a tokenizer that cannot
-    be read. A model without one is counted with the embedded model's if its artefact is there, else by bytes.
+    Blocks: each client reads the certificates of all authorities. A model without a tokenizer is counted with the
+    embedded model's if its artefact is there, else by bytes.
     """
-    upstreams = {}
+    upstreams: dict[str, Upstream] = {}
+    missing: dict[str, str] = {}
     try:
         shared: TokenCounter = TokenizerCounter(open_part(models, routes.embedded, "tokenizer.json"))
     except (OSError, ValueError, ModelUnavailable):
@@ -43,24 +45,32 @@ def provider_upstreams(
         breaker, limiter = breaker_of(name), limiter_of(provider.concurrency)
         for model_name, model in provider.models.items():
             ref = f"{name}/{model_name}"
+            if ref in made:
+                continue
             name_there = model.deployment or model_name
             identity = ModelIdentity(ref if ref in routes.names else model_name, "", "")
+            try:
+                counter = _own_counter(routes.folder, ref, model) or shared
+                client = client_of(provider, routes.keys[name](), name_there)
+            except ModelUnavailable as error:
+                missing[ref] = error.message
+                continue
             upstreams[ref] = Upstream(
                 ModelDescription(identity, ModelTask.CHAT, provider.kind, max_input_tokens=model.context_tokens),
                 Endpoint(
-                    client_of(provider, routes.keys[name](), name_there),
+                    client,
                     name_there,
                     key=routes.keys[name],
                     dialect=_dialect_of(provider, model),
                     idempotency_header=provider.idempotency_header or "",
                 ),
                 limiter,
-                _own_counter(routes.folder, ref, model) or shared,
+                counter,
                 breaker,
                 prices=routes.providers.prices(model),
                 token_seconds=provider.token_seconds,
             )
-    return upstreams
+    return upstreams, missing
 
 
 def client_of(provider: OpenAI | Azure, key: str, model: str) -> openai.AsyncOpenAI:
@@ -131,7 +141,10 @@ def _http_client(provider: OpenAI | Azure) -> openai.DefaultAsyncHttpxClient:
 def _own_counter(folder: Path, ref: str, model: Model) -> TokenCounter | None:
     if model.tokenizer is None:
         return None
+    path = folder / model.tokenizer.expanduser()
+    if path.exists() and not path.is_file():  # opening a FIFO would wait for a writer
+        raise ModelUnavailable(f'the tokenizer of "{ref}" is not a regular file; see QUINTET_PROVIDERS')
     try:
-        return TokenizerCounter(folder / model.tokenizer.expanduser())
+        return TokenizerCounter(path)
     except (OSError, ValueError) as error:
         raise ModelUnavailable(f'the tokenizer of "{ref}" cannot be read; see QUINTET_PROVIDERS') from error
