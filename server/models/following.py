@@ -18,6 +18,7 @@ from server.domain.errors import RegistryFailed
 from server.domain.supervision import supervised
 from server.models.handle import Handle, State, Wanted, explain
 from server.models.loading import Loader
+from server.models.spec import OutOfProcess
 from server.models.store import Mark, ModelStore, VersionRefused
 from server.models.swap import Swapper
 
@@ -114,7 +115,8 @@ class Follower:
             seen = await self._look()
             for name, handle in self._handles.items():
                 is_changed = seen.get(name) != self._marks.get(name)
-                if (is_changed or self._is_due(handle)) and name not in self._following:
+                is_lost = isinstance(handle.loaded, OutOfProcess) and handle.loaded.is_lost
+                if (is_changed or is_lost or self._is_due(handle)) and name not in self._following:
                     self._marks[name] = seen.get(name)  # what changes while it is followed is followed after that
                     self._following[name] = task = asyncio.create_task(self.follow(name))
                     task.add_done_callback(partial(self._forget, name))
@@ -141,12 +143,16 @@ class Follower:
         return True
 
     async def follow(self, name: str) -> None:
-        """Serve what `current` names if that is another version, or other files, than what is served."""
+        """Serve what `current` names if that is another version or other files than what is served, or if the engine's
+        process is lost.
+        """
         handle = self._handles[name]
         async with handle.lock:
             if handle.state is State.UNLOADED:
                 return
             try:
+                if isinstance(handle.loaded, OutOfProcess) and handle.loaded.is_lost:
+                    await self._loader.evict(handle)
                 served = handle.description.identity if handle.description else None
                 if served is None or (served.version, served.digest) != await self._current(name):
                     await self._swapper.serve_current(handle)

@@ -150,7 +150,7 @@ def test_clients_are_known_by_their_certificates(start: Start, tmp_path: Path, a
         sys.executable,
         "-m",
         "quintet_client",
-        "info",
+        "models",
         "--address",
         server.address,
         "--tls-ca",

@@ -225,7 +225,7 @@ async def test_a_crash_fails_one_call_and_the_next_is_answered(
 ) -> None:
     crashed = parser.pid
     before = ticks(crashed)
-    long = asyncio.create_task(parser.parse(TEXT * 200, deadline=soon() + 600))
+    long = asyncio.create_task(parser.parse(TEXT * 200, deadline=soon() + 1e6))
     await until(lambda: ticks(crashed) > before)
     os.kill(crashed, number)
     with pytest.raises(ModelLoading):
@@ -233,6 +233,19 @@ async def test_a_crash_fails_one_call_and_the_next_is_answered(
     assert await parser.parse(TEXT, deadline=soon()) == parsed
     assert parser.pid != crashed
     assert not is_alive(crashed)
+
+
+async def test_a_process_that_always_ends_is_lost(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spacy_child, "_FIRST_DELAY", 0.01)
+    monkeypatch.setattr(spacy_child, "_WATCH_SECONDS", 0.02)
+    lane = Scheduler(1, queue_limit=1)
+    made = SpacyParser(open_artefact(models, "en_core_web_sm"), lane)
+    assert not made.is_lost
+    monkeypatch.setattr(spacy_child, "_MODULE", "nothing_of_this_name")
+    os.kill(made.pid, signal.SIGKILL)
+    await until(lambda: made.is_lost)
+    made.close()
+    lane.close()
 
 
 async def test_a_process_that_ends_between_calls_fails_none(parser: SpacyParser, parsed: ParsedText) -> None:
@@ -250,7 +263,7 @@ async def test_a_process_that_is_stopped_is_replaced(
     stopped = parser.pid
     os.kill(stopped, signal.SIGSTOP)
     with pytest.raises(ModelLoading):
-        await parser.parse(text, deadline=soon() + 3600)
+        await parser.parse(text, deadline=soon() + 1e6)
     assert await parser.parse(TEXT, deadline=soon()) == parsed
     assert not is_alive(stopped)
 
