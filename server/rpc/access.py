@@ -12,6 +12,7 @@ from typing import Any
 
 from server.domain.access import Right
 from server.domain.context import Context, current
+from server.domain.errors import NotFound
 
 # A check of a call and its request; it raises what the caller gets. A check that may wait for the disk runs after the
 # tenant's limits, so that absent and forbidden cost the caller the same.
@@ -19,7 +20,8 @@ Check = Callable[[Context, Any], None]
 SlowCheck = Callable[[Context, Any], Awaitable[None]]
 Serve = Callable[[Any, Any], Any]
 Names = Callable[[Any], Iterable[str]]  # the models that serve a request
-Owners = Callable[[str], Awaitable[Mapping[str, str]]]  # of all collections; one of this name is looked for on disk
+Owners = Callable[[], Mapping[str, str]]  # the recorded owners of all collections
+LookFor = Callable[[str], Awaitable[None]]  # a collection of this name on disk, where another server may have made it
 
 
 class Resource(StrEnum):
@@ -80,13 +82,17 @@ def uses_default(model: str) -> Touch:
     return Touch(Resource.MODEL, Right.USE, lambda call, request: call.caller.use_model(model, "the default model"))
 
 
-def names_collection(right: Right, named: Callable[[Any], str], owners: Owners) -> Touch:
+def names_collection(right: Right, named: Callable[[Any], str], owners: Owners, look_for: LookFor) -> Touch:
     """The collection that a request names; a later message of a stream need not name it again."""
 
     async def check(call: Context, request: Any) -> None:
         call.right = right
         if call.caller.grants is not None and (name := named(request)):
-            call.caller.require(right, name, await owners(name))
+            try:
+                call.caller.require(right, name, owners())
+            except NotFound:
+                await look_for(name)  # absent and forbidden take about equally long
+                call.caller.require(right, name, owners())
 
     return Touch(Resource.COLLECTION, right, slow_check=check)
 

@@ -1,10 +1,11 @@
 """The ledger's database is away in all the ways that PostgreSQL knows: what was served is in the ledger, once."""
 
 import asyncio
+import sqlite3
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,23 @@ async def test_tables_that_are_removed_are_made_again(postgres: Postgres, tmp_pa
         await asyncio.to_thread(postgres.run, target, NO_TABLES)
         assert await ledger.settle(settled(opened))
     assert [row.usage for row in await all_rows(target)] == [used()]
+
+
+async def test_a_file_that_another_process_locks(tmp_path: Path) -> None:
+    target = tmp_path / "ledger.sqlite"
+    async with aclosing(SqlLedger(target, QUICK)) as ledger:
+        traffic = Traffic(ledger)
+        await traffic.more()
+        with closing(sqlite3.connect(target, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            await until(lambda: ledger.writer.away)
+            await until(lambda: any(path.suffix == ".jsonl" for path in files(tmp_path)))
+        await traffic.more()
+        await traffic.stop()
+    found = await all_rows(target)
+    ended = {row.id for row in found if row.outcome is Outcome.OK}
+    assert traffic.served - ended <= {row.id for row in found if row.outcome is Outcome.LOST}
+    assert len(traffic.served - ended) <= 8, "those that were running when the traffic was stopped"
 
 
 @pytest.mark.parametrize("is_frozen", [True, False])

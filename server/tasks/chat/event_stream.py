@@ -103,7 +103,7 @@ class _Lines:
         return [line.rstrip(b"\r\n") for line in lines]
 
     def rest(self) -> list[bytes]:
-        return [b"".join(self._begun).rstrip(b"\r")] if self._begun else []
+        return b"".join(self._begun).splitlines()
 
     def _begin(self, piece: bytes) -> None:
         self._begun.append(piece)

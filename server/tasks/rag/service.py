@@ -40,9 +40,13 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
         """What an answer costs at most. Raises what serving it would raise."""
         return self._answerer.get().estimate(_question(request))
 
-    async def owners(self, name: str) -> Mapping[str, str]:
-        """The recorded owner of every collection; `name` may be one that another server has just made."""
-        return await self._engine.get().owners(name)
+    def owners(self) -> Mapping[str, str]:
+        """The recorded owner of every collection."""
+        return self._engine.get().owners()
+
+    async def look_for(self, name: str) -> None:
+        """Find a collection that another server has just made or changed."""
+        await self._engine.get().look_for(name)
 
     async def Ask(self, request: pb.AskRequest, context: Any) -> pb.AskResponse:
         texts: list[str] = []
@@ -214,9 +218,9 @@ def spec(
     """
     servicer = RagServicer(engine, answerer)
     finds, embeds, answers = uses(*retrieval), uses(retrieval[0]), uses_default(chat.name)
-    read = names_collection(Right.READ, convert.collection, servicer.owners)
+    read = names_collection(Right.READ, convert.collection, servicer.owners, servicer.look_for)
     add, write, create, delete = (
-        names_collection(right, lambda request: request.collection, servicer.owners)
+        names_collection(right, lambda request: request.collection, servicer.owners, servicer.look_for)
         for right in (Right.ADD, Right.WRITE, Right.CREATE, Right.DELETE)
     )
     called, ingests = partial(MethodSpec, Role.CALL, FREE), partial(MethodSpec, Role.INGEST, FREE)

@@ -67,7 +67,12 @@ def register(add: AddCommand) -> None:
     adding.add_argument(
         "--service", action="append", choices=services, metavar="SERVICE", help="allow only this; may be repeated"
     )
-    adding.add_argument("--model", action="append", metavar="MODEL", help="allow only this; may be repeated")
+    adding.add_argument(
+        "--model",
+        action="append",
+        metavar="MODEL",
+        help="allow only this; may be repeated; collections need the embedder",
+    )
     adding.add_argument("--certificate", action="append", metavar="IDENTITY", help="dns:NAME, uri:URI or cn:NAME")
     for parser in (adding, rotating):
         parser.add_argument("--expires", type=duration, metavar="TIME", help="when the key expires: 90d, 12h, 30m")
