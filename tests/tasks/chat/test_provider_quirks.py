@@ -111,6 +111,7 @@ async def test_quirk(served: Served, case: dict[str, Any]) -> None:
         assert error is not None
         code, reason = case["error"].split()
         assert (error.code().name, details(error)["ErrorInfo"].reason) == (code, reason)
+        assert ("RetryInfo" in details(error)) == case.get("retry", reason in ("UPSTREAM_FAILED", "SERVER_OVERLOADED"))
         assert re.search(case["message"], error.details() or "")
         assert row.outcome is Outcome.FAILED
         if text:
