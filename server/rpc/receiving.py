@@ -5,6 +5,7 @@ So the caller is found before the request is received, and only so many requests
 """
 
 import asyncio
+import time
 from collections import Counter
 from typing import Any
 
@@ -15,6 +16,7 @@ from server.domain.errors import DeadlineExceeded, QuintetError, ServerOverloade
 SECONDS = 10.0  # from a call's headers to the last byte of its first message
 # A small request arrives with its headers, so that a burst of them is over before one of them is refused.
 _SHORT_SECONDS = 0.1
+_LATE = "the request did not arrive in time: before the deadline, and within 10 s of the call's headers"
 
 
 class _Waiting:
@@ -22,10 +24,10 @@ class _Waiting:
 
     __slots__ = ("begun", "caller", "error", "timeout")
 
-    def __init__(self, caller: str, seconds: float | None) -> None:
+    def __init__(self, caller: str, until: float) -> None:
         self.caller = caller
-        self.begun = asyncio.get_running_loop().time()
-        self.timeout = asyncio.timeout(seconds)
+        self.begun = time.monotonic()
+        self.timeout = asyncio.timeout_at(until)
         self.error: QuintetError | None = None
 
     def end(self, error: QuintetError) -> None:
@@ -44,13 +46,12 @@ class Receiving:
         self._waiting: dict[_Waiting, None] = {}  # in the order of their arrival
         self._timer: asyncio.TimerHandle | None = None
 
-    async def message(self, context: Any, caller: str, *, is_first: bool = True) -> bytes | None:
-        """The next message of a call; None if there are no more. The first one must arrive within SECONDS.
+    async def message(self, context: Any, caller: str, until: float) -> bytes | None:
+        """The next message of a call; None if there are no more. `until` is a time.monotonic() instant.
 
         Raises DeadlineExceeded, ServerOverloaded, or ServerStopping.
         """
-        seconds = SECONDS if is_first else None
-        waiting = _Waiting(caller, seconds)
+        waiting = _Waiting(caller, until)
         try:
             async with waiting.timeout:
                 self._waiting[waiting] = None
@@ -58,8 +59,7 @@ class Receiving:
                     self._watch()
                 message = await context.read()
         except TimeoutError:
-            late = DeadlineExceeded(f"the request did not arrive within {SECONDS:g} s of the call's headers")
-            raise waiting.error or late from None
+            raise waiting.error or DeadlineExceeded(_LATE) from None
         finally:
             del self._waiting[waiting]
         return None if message is grpc.aio.EOF else message
@@ -80,7 +80,7 @@ class Receiving:
         surplus = len(waiting) - self._limit
         if surplus <= 0:
             return
-        latest = asyncio.get_running_loop().time() - _SHORT_SECONDS
+        latest = time.monotonic() - _SHORT_SECONDS
         numbers = Counter(each.caller for each in waiting)
         for caller, number in numbers.most_common():
             for each in [each for each in waiting if each.caller == caller and each.begun <= latest][:surplus]:
