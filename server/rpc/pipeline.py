@@ -35,7 +35,7 @@ from server.rpc.access import Check, Touch, check_first
 from server.rpc.admission import Admission
 from server.rpc.auth import Identify
 from server.rpc.method_stats import OK, Method
-from server.rpc.open_calls import OpenCalls, reset_current
+from server.rpc.open_calls import OpenCalls
 from server.rpc.receiving import Receiving
 from server.rpc.tenant_limits import EnterLimits, TenantLimits
 
@@ -184,7 +184,7 @@ class Registrar:
             finally:
                 _end(call, method, code, reason)
             if failure is not None and not await status.send(context, failure):
-                await reset_current()
+                await open_calls.reset_current()
             return response
 
         return unary
@@ -228,7 +228,7 @@ class Registrar:
             finally:
                 _end(call, method, code, reason)
             if failure is not None and not await status.send(context, failure):
-                await reset_current()
+                await open_calls.reset_current()
 
         return stream
 

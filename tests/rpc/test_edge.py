@@ -22,7 +22,7 @@ from server.rpc.admission import Admission
 from server.rpc.anonymous import Anonymous
 from server.rpc.grpc_server import make_server
 from server.rpc.health import Health
-from server.rpc.listener import options
+from server.rpc.listener import hang_up, options
 from server.rpc.pipeline import Registrar
 from server.rpc.reflection import add_reflection
 from tests.campaigns.fuzz.http2 import Connection, Ended, message, request_headers
@@ -101,6 +101,7 @@ class Served:
         async with asyncio.timeout(seconds):
             self.anonymous.stop()
             await self.registrar.drain(seconds)
+            hang_up(self.port)
             await self.server.stop(None)
 
 
