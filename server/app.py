@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -18,6 +18,7 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pydantic import AnyHttpUrl
 
 from server.domain.context import BeginTrace
 from server.domain.models import ModelTask
@@ -28,6 +29,7 @@ from server.models.handle import Handle
 from server.models.manager import ModelManager
 from server.models.registry import open_store
 from server.models.spec import ModelSettings, ModelSpec, imported
+from server.observability.trace_export import TraceExport
 from server.rpc.admission import Admission
 from server.rpc.anonymous import Anonymous
 from server.rpc.auth import TenantAuth
@@ -76,7 +78,7 @@ class App:
 async def running(settings: Settings) -> AsyncIterator[App]:
     """Serve while the body runs. Raises CannotStart, and BadFile for tenants, certificates and providers."""
     async with AsyncExitStack() as stack:
-        begin_trace = await stack.enter_async_context(_tracing(str(settings.traces))) if settings.traces else None
+        begin_trace, traces = await stack.enter_async_context(_tracing(settings.traces))
         reader = SqlReader(settings.ledger_target)
         stack.push_async_callback(reader.close)
         # Limits and ledger are closed after the server and the models: every call settles.
@@ -116,15 +118,14 @@ async def running(settings: Settings) -> AsyncIterator[App]:
                 *unknown_variables(os.environ),
                 *(warning for file in files for warning in file.warnings),
                 *manager.follower.warnings(),
+                *rag_models.warnings(collections),
             ],
             limits=settings.model_dump(
                 include={"max_request_bytes", "max_concurrent_calls", "default_deadline_seconds"}
             ),
         )
-        services = (
-            *_tasks(settings, manager, chats, schedulers),
-            administration.spec(models),
-            usage.spec(reader, ledger.watchers),
+        services, collections = _services(
+            settings, manager, chats, schedulers, (administration.spec(models), usage.spec(reader, ledger.watchers))
         )
 
         auth, limits = None, None
@@ -173,14 +174,19 @@ async def running(settings: Settings) -> AsyncIterator[App]:
                 files=files,
                 limits=limits,
                 ledger=ledger.writer,
+                traces=traces,
                 following=manager.follower,
+                collections=partial(rag_models.faults, collections),
             )
             stack.enter_context(serving(settings.host, settings.metrics_port, collector))
         await server.start()
         log.info("listening on %s", address)
         app = App(address, health, services, models.handles.values(), manager.loaded, asyncio.Event())
         stack.push_async_callback(_stop, server, registrar, anonymous, settings, app)
-        stack.callback(_call_each, (health.stop, models.stop, ledger.watchers.end))  # ends streams that have no end
+        stack.callback(  # end streams that would not end by themselves, or not soon
+            _call_each,
+            (health.stop, models.stop, ledger.watchers.end, partial(rag_models.end_reindexing, collections)),
+        )
 
         def update() -> None:
             for name, message, is_blocking in chain.from_iterable(each.health() for each in services):
@@ -194,10 +200,14 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         yield app
 
 
-def _tasks(
-    settings: Settings, manager: ModelManager, chats: ChatModels, schedulers: dict[str, Scheduler]
-) -> tuple[ServiceSpec, ...]:
-    """The models and what is made of them, and a row for each service that uses them."""
+def _services(
+    settings: Settings,
+    manager: ModelManager,
+    chats: ChatModels,
+    schedulers: dict[str, Scheduler],
+    others: Iterable[ServiceSpec],
+) -> tuple[tuple[ServiceSpec, ...], Handle[Any]]:
+    """The models and what is made of them: a row for each service that uses them, `others`, and the collections."""
     scheduler, cache = schedulers["models"], settings.result_cache
 
     def wanted(name: str) -> ModelSettings:
@@ -224,7 +234,7 @@ def _tasks(
     opened = partial(rag_models.open_collections, settings.data / "index", scheduler, embedder, reranker)
     collections = manager.derive("collections", opened, depends_on=(embedder,))
     answers = manager.derive("answers", rag_models.make_answerer, depends_on=(collections, chats.default))
-    return (
+    services = (
         classification.spec(classifiers, required=CLASSIFIERS),
         pricing.spec(prices),
         chat.spec(chats.handles, required=not chats.is_off),
@@ -238,7 +248,9 @@ def _tasks(
         ),
         embedding.spec({embedder.name: embedder}),
         analysis.spec(parser, languages, classifiers),
+        *others,
     )
+    return services, collections
 
 
 def _open_port(
@@ -258,12 +270,19 @@ def _open_port(
     return anonymous, listen(server, settings.host, settings.port, certificates)
 
 
-def _tracing(endpoint: str) -> "AbstractAsyncContextManager[BeginTrace]":
+@asynccontextmanager
+async def _tracing(endpoint: AnyHttpUrl | None) -> AsyncIterator[tuple[BeginTrace | None, TraceExport | None]]:
+    """What begins a trace, and how sending them goes; None without an endpoint."""
+    if endpoint is None:
+        yield None, None
+        return
     try:
         from server.observability.tracing import tracing
     except ModuleNotFoundError as error:
         raise CannotStart(f'QUINTET_TRACES needs more packages ({error.name}): pip install "quintet[traces]"') from None
-    return tracing(endpoint)
+    state = TraceExport(str(endpoint))
+    async with tracing(state) as begin_trace:
+        yield begin_trace, state
 
 
 def _call_each(functions: Iterable[Callable[[], None]]) -> None:

@@ -163,8 +163,9 @@ class Settings(BaseSettings):
     @field_validator("data")
     @classmethod
     def _data_can_be_a_folder(cls, data: Path) -> Path:
-        if not (found := _existing(data)).is_dir():
-            raise ValueError(f"{found} is not a folder")
+        for folder in (data, *(data / name for name in ("models", "index", "state"))):
+            if not (found := _existing(folder)).is_dir():
+                raise ValueError(f"{found} is not a folder")
         return data
 
     @field_validator("registry")

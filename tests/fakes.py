@@ -46,6 +46,7 @@ class RawBody:
     content_type: str
     split: int = 0  # so many bytes are sent at once; 0: all
     cut: bool = False  # close the connection without the end of the body
+    stalls: bool = False  # wait for the client to go away before the end of the body
     says_close: bool = True  # whether a header says that the connection is closed afterwards
 
 
@@ -162,6 +163,8 @@ async def _answer_raw(writer: asyncio.StreamWriter, raw: RawBody, head: str) -> 
         await writer.drain()
         if raw.split:
             await asyncio.sleep(0)  # the reader gets what is there
+    if raw.stalls:
+        await asyncio.Event().wait()
     if not raw.cut:
         writer.write(b"0\r\n\r\n")
         await writer.drain()

@@ -99,6 +99,8 @@ def test_the_data_folder_can_be_made_and_written_to(tmp_path: Path) -> None:
     file.touch()
     for path in (file, file / "below"):
         assert lines(data=str(path)) == [f"QUINTET_DATA: {file} is not a folder"]
+    (tmp_path / "index").touch()
+    assert lines(data=str(tmp_path)) == [f"QUINTET_DATA: {tmp_path}/index is not a folder"]
     assert Settings(data=tmp_path / "new" / "folder").data
     tmp_path.chmod(0o555)
     script = f"""if True:
@@ -132,7 +134,12 @@ def test_help_shows_defaults_as_a_person_writes_them() -> None:
         [sys.executable, "-m", "server", "--help"], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout
     text = " ".join(shown.split())
-    for part in ("0 disables it [16MiB]", "slower [false]", "grpc server reflection [true]", "in seconds [20]"):
+    for part in (
+        "0 disables it [16MiB]",
+        "slower [false]",
+        "grpc server reflection [true]",
+        "next token, in seconds [120]",
+    ):
         assert part.lower() in text.lower()
     for wrong in ("[]", "[None]", "[False]", "[16777216]", "SecretStr"):
         assert wrong not in text

@@ -39,14 +39,14 @@ def add(models: Path, version: str, *, name: str = "tiny", alias: str = "current
         return ModelStore(models).publish(make(Path(aside) / version, version, name=name, wrong_by=wrong_by), alias)
 
 
-def add_embedder(models: Path, version: str) -> Path:
-    """Make and publish a version of the embedder, without golden inputs."""
+def add_embedder(models: Path, version: str, name: str = "embedder", output: str = "embedding") -> Path:
+    """Make and publish a version of the embedder, or of a reranker (output "logits"), without golden inputs."""
     with tempfile.TemporaryDirectory(dir=models.parent) as aside:
         folder = Path(aside)
-        onnx.save(tiny_graph("embedding", seed=sum(version.encode())), folder / "model.onnx")
+        onnx.save(tiny_graph(output, seed=sum(version.encode())), folder / "model.onnx")
         tiny_tokenizer().save(str(folder / "tokenizer.json"))
         schema = {"engine": "onnx", "max_tokens": MAX_TOKENS, "dimensions": WIDTH}
-        write_manifest(folder, name="embedder", version=version, licence="MIT", schema=schema)
+        write_manifest(folder, name=name, version=version, licence="MIT", schema=schema)
         return ModelStore(models).publish(folder)
 
 

@@ -75,9 +75,12 @@ def _main(options: argparse.Namespace) -> int:
         plan = _plan(options, inputs, locations)  # another run may have built something meanwhile
         results = _carry_out(plan, options, inputs, locations)
     terminal.show_results(results, locations)
-    failures = [result for result in results if result.failure]
-    for result in failures:
-        _fail(f"{result.step.recipe.name}: {result.failure}")
+    failures: dict[str, list[str]] = {}
+    for result in results:
+        if result.failure:
+            failures.setdefault(result.failure, []).append(result.step.recipe.name)
+    for failure, names in failures.items():
+        _fail(f"{', '.join(names)}: {failure}")
     return 1 if failures else 0
 
 

@@ -8,6 +8,7 @@ _BERT = ("training.graphs.bert", "training.graphs.arithmetic", "training.graphs.
 _EVALUATE = "training.graphs.evaluate"
 _BERT_LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "tokenizers", "numpy")
 _SERVING_LIBRARIES = ("onnxruntime", "tokenizers", "numpy")
+_ANSWERING = ("answerer", "abstention", "grounding", "clauses", "statements", "terms", "vocabulary", "splitter")
 
 # Seconds are those of two cores. Short ones come first: the large downloads run meanwhile.
 _RECIPES = (
@@ -98,6 +99,17 @@ _RECIPES = (
     *(
         Recipe(name, "llm", inputs=(name,), libraries=("gguf", "tokenizers", "jinja2"), seconds=15)
         for name in LLMS.values()
+    ),
+    Recipe(
+        "answers",
+        "answers",
+        needs=("embedder", LLMS["default"]),
+        code=("training.datasets.manuals", *(f"server.tasks.rag.{name}" for name in _ANSWERING)),
+        libraries=_SERVING_LIBRARIES,
+        seconds=600,
+        key_metric="precision_held-out",
+        kind=Kind.REPORT,
+        by_default=False,
     ),
 )
 RECIPES = {recipe.name: recipe for recipe in _RECIPES}

@@ -1,8 +1,10 @@
 """Carries out a plan: inputs are fetched in the background while artefacts are built one after the other."""
 
+import errno
 import shutil
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +23,7 @@ from training.progress import Progress
 from training.recipe import Kind, Outcome, Profile, Recipe, Workspace
 from training.report import REPORT, licence_line, write_licence
 
+_LEAST_FREE_BYTES = 16 * 1024 * 1024  # with less, a write has probably failed
 FETCHES = 2  # inputs at once; with more, the largest would slow down those that a recipe waits for
 
 
@@ -88,8 +91,12 @@ class Run:
             return Result(step, failure=str(error))
         except QuintetError as error:
             return Result(step, failure=f"{error.message}. Then run it again")
-        except OSError as error:
-            return Result(step, failure=describe(error))
+        except Exception as error:
+            if full := full_disk(error, (self._cache.root, self._locations.models)):
+                return Result(step, failure=full)
+            if isinstance(error, OSError):
+                return Result(step, failure=describe(error))
+            raise
         seconds = time.monotonic() - begun
         if recipe.kind is not Kind.REPORT and (step.publish or step.state is State.MISSING):
             done = "published" if step.publish else "made"
@@ -171,3 +178,14 @@ def describe(error: OSError) -> str:
     """An error of the operating system, with its file and what to do."""
     file = f" ({error.filename})" if error.filename else ""
     return f"{error.strerror or error}{file}. Make room or correct the path, then run it again"
+
+
+def full_disk(error: BaseException, folders: Iterable[Path]) -> str:
+    """What to do if an error comes from a full disk, else "". Libraries hide it behind errors of their own."""
+    for folder in (*folders, Path(tempfile.gettempdir())):
+        existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+        if shutil.disk_usage(existing).free < _LEAST_FREE_BYTES:
+            return f"the disk of {folder} is full. Make room, then run it again: it goes on where it stopped"
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return describe(error)
+    return ""

@@ -76,13 +76,15 @@ class Quotas:
 class Caller:
     """A tenant, with the API key or client certificate of this call.
 
-    `models` are those it may use; None means all. `grants` are the tenants file's entries for collections, by their
-    names; None if there is no tenants file: everything is open. `quotas` are those of all tenants that have some.
+    `services` (short names) and `models` are those it may use; None means all. `grants` are the tenants file's entries
+    for collections, by their names; None if there is no tenants file: everything is open. `quotas` are those of all
+    tenants that have some.
     """
 
     tenant: str
     key_id: str = ""
     roles: frozenset[str] = frozenset()
+    services: frozenset[str] | None = None
     models: frozenset[str] | None = None
     grants: Mapping[str, Grants] | None = None
     quotas: Mapping[str, Quotas] = field(default_factory=dict)
@@ -95,11 +97,21 @@ class Caller:
         """Whether lists and errors may name the model. An administrator sees those, too, that it may not use."""
         return self.models is None or name in self.models or self.is_admin
 
-    def use_model(self, name: str) -> None:
-        """Raises PermissionDenied, whether or not there is such a model, if the caller may not use it."""
+    def use_model(self, name: str, shown: str = "") -> None:
+        """Raises PermissionDenied, whether or not there is such a model, if the caller may not use it.
+
+        `shown` stands for a name that the caller need not know, such as "the default model".
+        """
         if self.models is not None and name not in self.models:
             allowed = ", ".join(sorted(self.models)) or "none"
-            raise PermissionDenied(f'tenant "{self.tenant}" may not use model "{name}"; models allowed: {allowed}')
+            shown = shown or f'model "{name}"'
+            raise PermissionDenied(f'tenant "{self.tenant}" may not use {shown}; models allowed: {allowed}')
+
+    def is_told_of(self, service: str) -> bool:
+        """Whether the caller may know why a service ("ChatService") is down, which may name models."""
+        if self.is_admin:
+            return True
+        return self.models is None and (self.services is None or service in self.services)
 
     def may(self, right: Right, collection: str, recorded: str) -> bool:
         """Whether the caller has a right to an existing collection with this recorded owner, empty if it has none."""

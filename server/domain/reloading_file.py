@@ -106,7 +106,7 @@ def _read(paths: Sequence[Path]) -> Contents | str:
     contents = []
     for path in paths:
         try:
-            contents.append(_read_file(path))
+            contents.append(read_file(path))
         except OSError as error:
             return f"{path}: {(error.strerror or str(error)).lower()}"
         except BadFile as error:
@@ -114,7 +114,7 @@ def _read(paths: Sequence[Path]) -> Contents | str:
     return tuple(contents)
 
 
-def _read_file(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
     """The content of a regular file. Raises OSError, or BadFile without the path."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a FIFO would wait for a writer
     try:

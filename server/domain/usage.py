@@ -124,6 +124,11 @@ class Opened(NamedTuple):
 class Ledger(Protocol):
     """Writes entries. Used on the event loop only."""
 
+    @property
+    def away(self) -> bool:
+        """Whether it cannot write for now. Settlements then wait, so nothing should wait for them."""
+        ...
+
     async def open(self, entry: Entry) -> Opened:
         """Return when the entry is on disk. Raises LedgerUnavailable and RequestIdReused.
 

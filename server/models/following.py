@@ -18,6 +18,7 @@ from server.domain.errors import RegistryFailed
 from server.domain.supervision import supervised
 from server.models.handle import Handle, State, Wanted, explain
 from server.models.loading import Loader
+from server.models.spec import OutOfProcess
 from server.models.store import Mark, ModelStore, VersionRefused
 from server.models.swap import Swapper
 
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0  # between looks at the disk
 _ASK_SECONDS = 10.0  # between questions to the registry
 _ANSWER_SECONDS = 5.0  # then the registry counts as away
+_NO_ANSWER = f"the model registry has not answered within {_ANSWER_SECONDS:g} s"
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 5.0, 300.0
 
 
@@ -33,7 +35,7 @@ class Follower:
     """Follows the models of `handles`, which have a spec each, from start() to stop()."""
 
     def __init__(self, handles: Mapping[str, Handle[Any]], store: ModelStore, loader: Loader, swapper: Swapper) -> None:
-        self.away = ""  # why the registry cannot be asked
+        self._away: dict[str, str] = {}  # why the registry cannot be asked, by model
         self._handles, self._store, self._loader, self._swapper = handles, store, loader, swapper
         self._marks: dict[str, Mark | None] = {}
         self._noted: dict[str, tuple[Mark | None, int]] = {}  # mark and revision for which `wanted` was found
@@ -47,6 +49,11 @@ class Follower:
     @property
     def has_registry(self) -> bool:
         return self._store.has_registry
+
+    @property
+    def away(self) -> str:
+        """Why the registry cannot be asked; empty if it can."""
+        return next(iter(self._away.values()), "")
 
     async def start(self) -> None:
         """Begin to follow. Changes from now on are noticed. Models that are not on disk are asked for at once."""
@@ -81,8 +88,10 @@ class Follower:
         if question := self._questions.get(name):
             self._store.recheck(name)
             self._may_ask.set()
-            if not await question.repeat():
-                raise RegistryFailed(self.away)
+            answer = question.repeat()
+            await asyncio.wait({answer}, timeout=_ANSWER_SECONDS)
+            if not (answer.done() or question.is_fetching) or not await answer:
+                raise RegistryFailed(self._away.get(name) or _NO_ANSWER)
             if refused := self._refused.get(name):
                 raise refused
 
@@ -111,7 +120,8 @@ class Follower:
             seen = await self._look()
             for name, handle in self._handles.items():
                 is_changed = seen.get(name) != self._marks.get(name)
-                if (is_changed or self._is_due(handle)) and name not in self._following:
+                is_lost = isinstance(handle.loaded, OutOfProcess) and handle.loaded.is_lost
+                if (is_changed or is_lost or self._is_due(handle)) and name not in self._following:
                     self._marks[name] = seen.get(name)  # what changes while it is followed is followed after that
                     self._following[name] = task = asyncio.create_task(self.follow(name))
                     task.add_done_callback(partial(self._forget, name))
@@ -138,12 +148,16 @@ class Follower:
         return True
 
     async def follow(self, name: str) -> None:
-        """Serve what `current` names if that is another version, or other files, than what is served."""
+        """Serve what `current` names if that is another version or other files than what is served, or if the engine's
+        process is lost.
+        """
         handle = self._handles[name]
         async with handle.lock:
             if handle.state is State.UNLOADED:
                 return
             try:
+                if isinstance(handle.loaded, OutOfProcess) and handle.loaded.is_lost:
+                    await self._loader.evict(handle)
                 served = handle.description.identity if handle.description else None
                 if served is None or (served.version, served.digest) != await self._current(name):
                     await self._swapper.serve_current(handle)
@@ -174,9 +188,14 @@ class Follower:
         question = self._questions[name]
         if self.is_here(name):
             await self._may_ask.wait()
+        await on_daemon_thread("registry", self._store.prepare)
         while True:
             question.begin()
-            question.end(answered=await self._ask(name, question))
+            answered = False
+            try:
+                answered = await self._ask(name, question)
+            finally:
+                question.end(answered=answered)
             await question.wait(_ASK_SECONDS)
 
     async def _ask(self, name: str, question: "_Question") -> bool:
@@ -184,14 +203,22 @@ class Follower:
         asking = asyncio.create_task(on_daemon_thread("registry", partial(self._store.look_up, name)))
         done, _ = await asyncio.wait({asking}, timeout=_ANSWER_SECONDS)
         if not done:
-            self._set_away(f"the model registry has not answered within {_ANSWER_SECONDS:g} s")
+            self._set_away(name, _NO_ANSWER)
             question.give_up()
         try:
             named = await asking
+        except VersionRefused as error:
+            self._set_away(name, "")
+            self._set_refused(name, error)
+            return True
         except RegistryFailed as error:
-            self._set_away(error.message, error.__cause__)
+            self._set_away(name, error.message, error.__cause__)
             return False
-        self._set_away("")
+        except Exception as error:  # whatever the registry's client raises
+            self._set_away(name, "the model registry answers with something else than it should", error)
+            return False
+        self._set_away(name, "")
+        question.is_fetching = True
         refused = None
         for version in named:
             try:
@@ -201,13 +228,16 @@ class Follower:
         self._set_refused(name, refused)
         return True
 
-    def _set_away(self, why: str, cause: BaseException | None = None) -> None:
-        """Keep why the registry cannot be asked; the log says it once."""
-        if why and not self.away:
+    def _set_away(self, name: str, why: str, cause: BaseException | None = None) -> None:
+        """Keep why the registry cannot be asked for a model; the log says once that it cannot be asked."""
+        before = self.away
+        self._away.pop(name, None)
+        if why:
+            self._away[name] = why
+        if self.away and not before:
             log.warning("%s; the versions on disk are served%s", why, f": {cause}" if cause else "")
-        elif self.away and not why:
+        elif before and not self.away:
             log.info("the model registry answers again")
-        self.away = why
 
     def _set_refused(self, name: str, refused: VersionRefused | None) -> None:
         before = self._refused.pop(name, None)
@@ -224,19 +254,21 @@ class _Question:
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()  # and answered or given up, at least once
+        self.is_fetching = False  # it was answered, and versions are fetched
         self._now = asyncio.Event()
         self._hangs = False
         self._next: list[asyncio.Future[bool]] = []
         self._running: list[asyncio.Future[bool]] = []
 
-    async def repeat(self) -> bool:
+    def repeat(self) -> "asyncio.Future[bool]":
         """Ask at once, after a question that is under way. False if the registry is away."""
-        if self._hangs:
-            return False
         answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._next.append(answered)
-        self._now.set()
-        return await answered
+        if self._hangs:
+            answered.set_result(False)
+        else:
+            self._next.append(answered)
+            self._now.set()
+        return answered
 
     def begin(self) -> None:
         self._running, self._next = self._next, []
@@ -250,7 +282,7 @@ class _Question:
         self._release(answered=False)
 
     def end(self, *, answered: bool) -> None:
-        self._hangs = False
+        self._hangs = self.is_fetching = False
         self._release(answered=answered)
 
     async def wait(self, seconds: float) -> None:

@@ -1,6 +1,7 @@
 """What a manifest must look like, so that a strange one fails its own model and nothing that lists all models."""
 
 import json
+import sys
 from datetime import datetime
 from typing import Any
 
@@ -8,6 +9,7 @@ from server.domain.models import ModelDescription
 
 FORMAT = 1  # a manifest without the field `format` has this one
 _TEXTS = ("name", "version", "created", "licence")
+_LARGEST = sys.float_info.max
 _MAPS = ("files", "libraries", "inputs", "metrics", "schema")
 
 
@@ -28,7 +30,8 @@ def parse(content: bytes) -> dict[str, Any]:
     for entry in raw["files"].values():
         if not isinstance(entry["sha256"], str) or type(entry["bytes"]) is not int:
             raise TypeError("files")
-    datetime.fromisoformat(raw["created"])
+    if not 1970 <= datetime.fromisoformat(raw["created"]).year <= 9998:
+        raise ValueError("the manifest is of no year that can be")
     return dict(raw)
 
 
@@ -37,7 +40,7 @@ def fault_of(description: ModelDescription) -> str:
     numbers = [*description.metrics.values(), *(n for f in description.features for n in (f.minimum, f.maximum))]
     texts = [*description.metrics, *description.labels]
     texts += [text for feature in description.features for text in (feature.name, *feature.allowed_values)]
-    if not all(type(number) in {int, float} for number in numbers):
+    if not all(type(number) in {int, float} and -_LARGEST <= number <= _LARGEST for number in numbers):
         return "a number in its manifest is none"
     if not all(isinstance(text, str) and text.isprintable() for text in texts):
         return "a name in its manifest is no text"

@@ -36,6 +36,10 @@ class OutOfProcess(Protocol):
     @property
     def pid(self) -> int: ...
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether its process cannot be started again, so that the model has to be loaded anew."""
+
     def close(self) -> None: ...
 
 

@@ -5,7 +5,7 @@ Names and labels are OpenTelemetry's (`rpc.server.*`, `gen_ai.*`) in Prometheus'
 """
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from server.models.following import Follower
 from server.models.handle import Handle, State
 from server.models.loading import MemoryLimit
 from server.observability.families import counters, gauges, histograms
+from server.observability.trace_export import TraceExport
 from server.rpc.admission import Admission
 from server.rpc.certificates import Certificates
 from server.rpc.listener import CannotStart, address, why_not
@@ -45,6 +46,8 @@ class Collector:
     limits: TenantLimits | None = None
     ledger: Writer | None = None
     following: Follower | None = None
+    collections: Callable[[], Mapping[str, Sequence[str]]] = dict  # what is wrong with each
+    traces: TraceExport | None = None
 
     def collect(self) -> Iterator[Metric]:
         yield from calls(self.admission)
@@ -60,6 +63,12 @@ class Collector:
         yield from upstreams(list(self.upstreams.values()))
         if self.ledger is not None:
             yield from ledger(self.ledger)
+        degraded = {name: bool(faults) for name, faults in self.collections().items()}
+        what = "1 if files of the collection are damaged or cannot be read"
+        yield gauges("quintet_collection_degraded", what, "collection", degraded)
+        if self.traces is not None:
+            yield gauges("quintet_traces_away", "1 while the collector takes no traces", "", {(): self.traces.away})
+            yield counters("quintet_traces_lost_spans", "Spans that it did not take", "", {(): self.traces.lost})
         what = "Restarts of background tasks that failed"
         yield counters("quintet_background_restarts", what, "task", restarts.copy())
 

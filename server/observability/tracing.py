@@ -13,7 +13,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -23,12 +23,13 @@ from urllib.parse import urlsplit
 from opentelemetry.context import Context as OtelContext
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import SpanLimits, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from server.domain.context import BeginTrace, Context, Metadata, UpstreamTrace
+from server.observability.trace_export import TraceExport
 
 _EXPORT_SECONDS = 2.0  # for a batch, with all attempts
 _FLUSH_SECONDS = 3.0  # for the remaining spans when the server stops
@@ -40,24 +41,25 @@ _W3C = TraceContextTextMapPropagator()
 _FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 
 
-class _OnceAMinute(logging.Filter):
-    """Passes one error a minute: without a collector, the exporter would fill the log."""
+class _Exporter(OTLPSpanExporter):
+    """Notes how it goes. The library's own exporter logs every batch that fails."""
 
-    next_one = 0.0
+    def __init__(self, state: TraceExport) -> None:
+        super().__init__(state.endpoint, timeout=_EXPORT_SECONDS)
+        self._state = state
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno < logging.ERROR or record.created < self.next_one:
-            return False
-        self.next_one = record.created + 60
-        return True
-
-
-_ONCE_A_MINUTE = _OnceAMinute()
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = super().export(spans)
+        if result is SpanExportResult.SUCCESS:
+            self._state.sent()
+        else:
+            self._state.failed(len(spans))
+        return result
 
 
 @asynccontextmanager
-async def tracing(endpoint: str) -> AsyncIterator[BeginTrace]:
-    """Send spans to an OTLP/gRPC endpoint while the body runs, and the remaining ones within 3 s after it."""
+async def tracing(state: TraceExport) -> AsyncIterator[BeginTrace]:
+    """Send spans to the OTLP/gRPC endpoint of `state` while the body runs, and the rest within 3 s after it."""
     resource = Resource(
         {"service.name": "quintet", "service.version": version("quintet"), "host.name": socket.gethostname()}
     )
@@ -66,8 +68,8 @@ async def tracing(endpoint: str) -> AsyncIterator[BeginTrace]:
         shutdown_on_exit=False,
         span_limits=SpanLimits(max_span_attribute_length=_LONGEST_VALUE),
     )
-    logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").addFilter(_ONCE_A_MINUTE)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint, timeout=_EXPORT_SECONDS)))
+    logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").setLevel(logging.CRITICAL)
+    provider.add_span_processor(BatchSpanProcessor(_Exporter(state)))
     try:
         yield partial(CallTrace, provider.get_tracer("server", version("quintet")))
     finally:

@@ -12,6 +12,7 @@ from typing import Any
 
 from server.domain.access import Right
 from server.domain.context import Context, current
+from server.domain.errors import NotFound
 
 # A check of a call and its request; it raises what the caller gets. A check that may wait for the disk runs after the
 # tenant's limits, so that absent and forbidden cost the caller the same.
@@ -19,7 +20,8 @@ Check = Callable[[Context, Any], None]
 SlowCheck = Callable[[Context, Any], Awaitable[None]]
 Serve = Callable[[Any, Any], Any]
 Names = Callable[[Any], Iterable[str]]  # the models that serve a request
-Owners = Callable[[str], Awaitable[Mapping[str, str]]]  # of all collections; one of this name is looked for on disk
+Owners = Callable[[], Mapping[str, str]]  # the recorded owners of all collections
+LookFor = Callable[[str], Awaitable[None]]  # a collection of this name on disk, where another server may have made it
 
 
 class Resource(StrEnum):
@@ -47,8 +49,13 @@ MANAGES_USAGE = Touch(Resource.USAGE, Right.MANAGE)
 SEES_SERVER = Touch(Resource.SERVER, Right.SEE)
 
 
-def uses(names: Names) -> Touch:
-    """The models that a request is computed with must be in the tenant's allow-list, chosen by name or by default."""
+def uses(*models: str) -> Touch:
+    """The same models serve every request; they must be in the tenant's allow-list."""
+    return uses_some(lambda request: models)
+
+
+def uses_some(names: Names) -> Touch:
+    """The models that serve a request."""
 
     def check(call: Context, request: Any) -> None:
         if call.caller.models is not None:
@@ -58,23 +65,34 @@ def uses(names: Names) -> Touch:
     return Touch(Resource.MODEL, Right.USE, check)
 
 
-def chosen(default: str) -> Names:
-    """The model that a request names, or the default."""
-    return lambda request: (request.model or default,)
+def uses_chosen(default: str) -> Touch:
+    """The model that a request names, or the default, whose name a refusal does not tell."""
+
+    def check(call: Context, request: Any) -> None:
+        if request.model:
+            call.caller.use_model(request.model)
+        else:
+            call.caller.use_model(default, "the default model")
+
+    return Touch(Resource.MODEL, Right.USE, check)
 
 
-def always(*models: str) -> Names:
-    """The same models for every request."""
-    return lambda request: models
+def uses_default(model: str) -> Touch:
+    """The model that serves every request, and whose name a refusal does not tell."""
+    return Touch(Resource.MODEL, Right.USE, lambda call, request: call.caller.use_model(model, "the default model"))
 
 
-def names_collection(right: Right, named: Callable[[Any], str], owners: Owners) -> Touch:
+def names_collection(right: Right, named: Callable[[Any], str], owners: Owners, look_for: LookFor) -> Touch:
     """The collection that a request names; a later message of a stream need not name it again."""
 
     async def check(call: Context, request: Any) -> None:
         call.right = right
         if call.caller.grants is not None and (name := named(request)):
-            call.caller.require(right, name, await owners(name))
+            try:
+                call.caller.require(right, name, owners())
+            except NotFound:
+                await look_for(name)  # absent and forbidden take about equally long
+                call.caller.require(right, name, owners())
 
     return Touch(Resource.COLLECTION, right, slow_check=check)
 

@@ -59,7 +59,7 @@ class TenantAuth:
             roles = ", ".join(sorted(tenant.roles)) or "none"
             self._deny(context, f'{name} needs the role {role}; tenant "{tenant.name}" has: {roles}')
         file = self._tenants.latest
-        return Caller(tenant.name, key_id, tenant.roles, tenant.models, file.grants, file.quotas)
+        return Caller(tenant.name, key_id, tenant.roles, tenant.services, tenant.models, file.grants, file.quotas)
 
     def _by_key(self, values: list[str | bytes]) -> tuple[Tenant, str] | None:
         scheme, _, text = values[0].partition(" ") if isinstance(values[0], str) else ("", "", "")

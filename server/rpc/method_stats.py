@@ -1,7 +1,7 @@
 """How the calls of each method ended and how long they took, as plain numbers for metrics and as lines of the log.
 
-Calls that succeed are logged at DEBUG, the others at INFO. Refusals that can come in floods (overload, limits, no valid
-key) are logged at DEBUG, because logging them would cost more than refusing them.
+Calls that succeed are logged at DEBUG, the others at INFO. Refusals that can come in floods (overload, limits, a ledger
+that is away, no valid key) are logged at DEBUG, because logging them would cost more than refusing them.
 """
 
 import logging
@@ -10,12 +10,13 @@ import time
 import grpc
 
 from server.domain.context import Context
-from server.domain.errors import BudgetExhausted, QuotaExceeded, ServerOverloaded, Unauthenticated
+from server.domain.errors import BudgetExhausted, LedgerUnavailable, QuotaExceeded, ServerOverloaded, Unauthenticated
 from server.domain.histogram import Histogram
 
 log = logging.getLogger("server.access")
 OK = grpc.StatusCode.OK
-_QUIET = frozenset({ServerOverloaded.reason, Unauthenticated.reason, QuotaExceeded.reason, BudgetExhausted.reason})
+_REFUSALS = (ServerOverloaded, Unauthenticated, QuotaExceeded, BudgetExhausted, LedgerUnavailable)
+_QUIET = frozenset(each.reason for each in _REFUSALS)
 
 
 class Method:

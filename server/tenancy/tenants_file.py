@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +36,12 @@ def _identity(text: object) -> str:
     if kind not in {"dns", "uri", "cn"} or not name:
         raise ValueError('must be "dns:NAME", "uri:URI" or "cn:NAME" as in the certificate')
     return f"dns:{name.lower()}" if kind == "dns" else f"{kind}:{name}"
+
+
+def _one_tenant(name: str) -> str:
+    if name == EVERYONE:
+        raise ValueError(f'must be one tenant, not "{EVERYONE}"')
+    return name
 
 
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
@@ -75,7 +82,7 @@ class _Tenant(_Table):
 
 
 class _Collection(_Table):
-    owner: str = ""
+    owner: Annotated[str, AfterValidator(_one_tenant)] = ""
     read: _Names = frozenset()
     write: _Names = frozenset()
 
@@ -99,6 +106,13 @@ class Directory:
     grants: Mapping[str, Grants]
     quotas: Mapping[str, Quotas]
 
+    def unknown_tenants(self) -> Iterator[str]:
+        """Grants to tenants that do not exist. They grant nothing, so that removing a tenant takes effect at once."""
+        for name, entry in self.grants.items():
+            for key, named in (("owner", {entry.owner} - {""}), ("read", entry.read), ("write", entry.write)):
+                for tenant in sorted(named - {EVERYONE} - self.tenants.keys()):
+                    yield f'collections.{name}.{key}: there is no tenant "{tenant}"'
+
 
 class TenantsFile(ReloadingFile[Directory]):
     """The current tenants of a file. `services` are the short names that allow-lists and limits may use."""
@@ -117,6 +131,11 @@ class TenantsFile(ReloadingFile[Directory]):
 
         super().__init__("tenants", [path], make)
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What an operator should repair in the file; a part of it if there is much."""
+        return [*super().warnings, *(f"{self._paths[0]}: {each}" for each in islice(self.latest.unknown_tenants(), 5))]
+
     def tenant(self, name: str) -> Tenant | None:
         """The current tenant of this name."""
         return self.latest.tenants.get(name)
@@ -134,7 +153,7 @@ def parse(content: bytes, services: Collection[str]) -> Directory:
         raise BadFile(f"not TOML: {error}") from None
     except RecursionError:
         raise BadFile("nested too deeply") from None
-    if problems := [*_unknown_services(file, services), *_unknown_tenants(file), *_shared(file)]:
+    if problems := [*_unknown_services(file, services), *_shared(file)]:
         raise BadFile(_listed(problems))
     tenants = {
         name: Tenant(name, table.roles, table.services, table.models, table.limits, table.service_limits)
@@ -159,14 +178,6 @@ def _unknown_services(file: _File, services: Collection[str]) -> Iterator[tuple[
             for service in named:
                 if service not in services:
                     yield f"tenants.{name}.{key}", f'no service "{service}"; there are {", ".join(sorted(services))}'
-
-
-def _unknown_tenants(file: _File) -> Iterator[tuple[str, str]]:
-    for name, entry in file.collections.items():
-        owner = {entry.owner} - {""}
-        for key, named in (("owner", owner), ("read", entry.read - {EVERYONE}), ("write", entry.write - {EVERYONE})):
-            for tenant in sorted(named - file.tenants.keys()):
-                yield f"collections.{name}.{key}", f'no tenant "{tenant}"'
 
 
 def _shared(file: _File) -> Iterator[tuple[str, str]]:

@@ -118,6 +118,8 @@ class Accounting:
         opened, started, _ = self._running
         used = self._with_left(done.usage)
         written = self._settle(opened, started, used, Outcome.OK, done.model)
+        if self._ledger.away:
+            return opened.earlier or used
         try:
             async with asyncio.timeout(max(0.0, min(_SETTLE_SECONDS, self._deadline - time.monotonic()))):
                 await written

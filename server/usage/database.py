@@ -31,6 +31,7 @@ _CONNECTING = (
         "QUINTET_LEDGER_URL has a parameter that PostgreSQL does not know",
     ),
     ("timeout|timed out", "no answer in time"),
+    ("server closed the connection|connection is closed|connection is lost", "the connection broke off"),
 )
 _BUSY_SECONDS = 1  # how long SQLite waits for another process that writes
 _WRITE_SECONDS = 1.5  # for a statement; no call waits longer for its entry

@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 _OPEN_SECONDS = 1.5  # longest wait for an entry
 _START_SECONDS = 15.0  # the same while the database is reached for the first time
 _MAX_WAITING = 4096  # changes; while so many wait, nothing is opened
-_CLOSE_SECONDS = 5.0  # for calls to settle and for writing, together
+_CLOSE_SECONDS = 3.0  # for calls to settle and for writing, together
 _MIN_WRITE_SECONDS = 1.0  # of these
-_HANG_SECONDS = 2.5  # more, for a transaction that hangs
+_HANG_SECONDS = 2.0  # more, for a transaction that hangs
 _HEARTBEAT = Heartbeat()
 _QUEUE = 1000  # entries that wait for one watcher
 _Queue = asyncio.Queue[Settled | None]  # None is the end
@@ -53,13 +53,17 @@ class SqlLedger:
         )
         # Entries that are on disk and not settled there, by id, with the future of their settlement if it waits.
         self._open: dict[str, asyncio.Future[bool] | None] = {}
-        self._none_open = asyncio.Event()
+        self._all_settled = asyncio.Event()  # once closed
         self.watchers = Watchers()
         self._is_closed = False
         self.writer.start()
 
+    @property
+    def away(self) -> bool:
+        return self.writer.away
+
     async def open(self, entry: Entry) -> Opened:
-        if self._is_closed or self.writer.away or self.writer.waiting >= _MAX_WAITING:
+        if self._is_closed or self.away or self.writer.waiting >= _MAX_WAITING:
             raise LedgerUnavailable(REFUSAL)
         future: asyncio.Future[Opened] = self._loop.create_future()
         self.writer.put(Change("open", entry, future))
@@ -81,6 +85,7 @@ class SqlLedger:
             if entry.id in self._open:
                 self._open[entry.id] = future
                 self.writer.put(Change("settle", entry, future))
+                self._note_settled()
             else:  # it was settled before
                 future.set_result(True)
         return asyncio.shield(future)
@@ -91,20 +96,22 @@ class SqlLedger:
 
     def _forget(self, entry: Entry) -> None:
         del self._open[entry.id]
-        if not self._open:
-            self._none_open.set()
+        self._note_settled()
+
+    def _note_settled(self) -> None:
+        if self._is_closed and None not in self._open.values():
+            self._all_settled.set()
 
     async def aclose(self) -> None:
         """Wait for calls to settle, and for the disk; a transaction that hangs is left to its thread."""
         until = self._loop.time() + _CLOSE_SECONDS
         self._is_closed = True
-        self._none_open.clear()
-        if self._open:
-            try:
-                async with asyncio.timeout(_CLOSE_SECONDS - _MIN_WRITE_SECONDS):
-                    await self._none_open.wait()
-            except TimeoutError:
-                log.warning("%d calls were not settled in time", len(self._open))
+        self._note_settled()
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS - _MIN_WRITE_SECONDS):
+                await self._all_settled.wait()
+        except TimeoutError:
+            log.warning("%d calls did not end in time", sum(future is None for future in self._open.values()))
         self.watchers.end()
         left = max(until - self._loop.time(), _MIN_WRITE_SECONDS)
         self.writer.stop(left)

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from server.domain.usage import Usage
 
 _CODE_POINTS = 4  # in a token of most texts
+_PIECE, _KEPT = 2048, 256  # code points of a piece, and of its end that begins the next one
 
 
 def allowance(limit: int) -> int:
-    """Tokens by our count up to which an endpoint may keep a limit of its own tokens: tokenizers differ."""
-    return limit + limit // 2 + 16
+    """Tokens by our count up to which an endpoint may keep a limit of its own tokens. Tokenizers differ by a factor of
+    two for digits, code with indentation, and some scripts.
+    """
+    return 2 * limit + 16
 
 
 def is_believable(reported: Usage, own_prompt_tokens: int, code_points: int, limit: int) -> bool:
@@ -31,16 +34,16 @@ class OutputMeter:
     """Counts the tokens of an answer while it arrives. Text beyond `limit` tokens is held back: an endpoint whose own
     count is within the limit gets it delivered at the end. `is_over` once more is held than tokenizers differ by.
 
-    `count` (tokens of a text) takes long, so it is asked only when the number of bytes, which no tokenizer exceeds, may
-    be over the limit. Texts are counted in pieces that end before a space, where tokens begin.
+    `count` (tokens of a text) takes long, so it is asked only when the limit may have been reached: new text has at
+    most as many tokens as bytes. The pieces of a long answer end before a space, where tokens begin.
     """
 
     def __init__(self, count: Callable[[str], int], limit: int) -> None:
         self._count_text = count
         self._limit = limit
-        self._counted = 0  # tokens
-        self._pending: list[str] = []  # delivered and not yet counted
-        self._most_pending = 0  # tokens, at most
+        self._counted = 0  # tokens of earlier pieces
+        self._pending: list[str] = []  # the latest piece, delivered
+        self._most_pending = 0  # its tokens, at most
         self._held: list[str] = []
         self._held_code_points = 0
         self.code_points = 0  # that arrived
@@ -56,8 +59,7 @@ class OutputMeter:
     @property
     def tokens(self) -> int:
         """By our count; the limit at most."""
-        self._count_pending("")
-        return self._limit if self._held else self._counted
+        return self._limit if self._held else self._counted + self._count("".join(self._pending))
 
     def take(self, text: str) -> str:
         """The part of the next text that is within the limit."""
@@ -65,7 +67,7 @@ class OutputMeter:
         if self._held:
             self._hold(text)
             return ""
-        most = _most_tokens(text)
+        most = len(text) if text.isascii() else 4 * len(text)
         if self._counted + self._most_pending + most <= self._limit:
             self._pending.append(text)
             self._most_pending += most
@@ -73,41 +75,40 @@ class OutputMeter:
         return self._take_counted(text)
 
     def _take_counted(self, text: str) -> str:
-        self._pending.append(text)
-        whole = "".join(self._pending)
-        delivered = len(whole) - len(text)
-        fits = self._fitting(whole)
-        if fits < len(whole):
+        piece = "".join((*self._pending, text))
+        delivered = len(piece) - len(text)
+        fits, tokens = self._fitting(piece)
+        if fits < len(piece):
             fits = max(fits, delivered)
-            self._hold(whole[fits:])
-            self._pending, self._most_pending = [], 0
-            self._counted = self._limit
-            return whole[delivered:fits]
-        space = whole.rfind(" ")
-        self._count_pending(whole[space:] if space > 0 else "")
+            self._hold(piece[fits:])
+            self._pending.clear()
+            return piece[delivered:fits]
+        self._pending, self._most_pending = [piece], tokens
+        if len(piece) > _PIECE:
+            self._begin_piece(piece)
         return text
 
-    def _count_pending(self, keep: str) -> None:
-        """Count what is pending, but for its end."""
-        whole = "".join(self._pending)
-        self._counted += self._count(whole[: len(whole) - len(keep)])
-        self._pending, self._most_pending = ([keep], _most_tokens(keep)) if keep else ([], 0)
+    def _begin_piece(self, piece: str) -> None:
+        end = piece.rfind(" ", len(piece) - _KEPT)
+        end = end if end > 0 else len(piece)
+        self._counted += self._count(piece[:end])
+        self._pending, self._most_pending = [piece[end:]], self._count(piece[end:])
 
-    def _fitting(self, text: str) -> int:
-        """How many code points of a text fit beside what is counted. Counts little more than those."""
+    def _fitting(self, piece: str) -> tuple[int, int]:
+        """How many code points of a piece are within the limit, and their tokens. Counts little more than those."""
         room = self._limit - self._counted
-        low, high = 0, min(len(text), _CODE_POINTS * room + 64)
-        while self._count(text[:high]) <= room:
-            if high == len(text):
-                return high
-            low, high = high, min(2 * high, len(text))
+        low, high = 0, min(len(piece), _CODE_POINTS * room + 64)
+        while (tokens := self._count(piece[:high])) <= room:
+            if high == len(piece):
+                return high, tokens
+            low, high = high, min(2 * high, len(piece))
         while high - low > 1:
             middle = (low + high) // 2
-            if self._count(text[:middle]) <= room:
+            if self._count(piece[:middle]) <= room:
                 low = middle
             else:
                 high = middle
-        return low
+        return low, room
 
     def _hold(self, text: str) -> None:
         if not self.is_over:
@@ -121,7 +122,3 @@ class OutputMeter:
             return self._count_text(text)
         except Exception:  # whatever a text has in it, its call must be charged
             return math.ceil(len(text.encode(errors="replace")) / _CODE_POINTS)
-
-
-def _most_tokens(text: str) -> int:
-    return len(text) if text.isascii() else 4 * len(text)

@@ -48,7 +48,7 @@ class BoundedConnection(psycopg.Connection[Any]):
                 self.cancel_safe(timeout=_CANCEL_SECONDS)
         finally:
             self.close()
-        raise psycopg.OperationalError("the server did not answer in time")
+        raise psycopg.OperationalError("timed out: the server did not answer")
 
 
 def postgres_engine(url: str, *, pool_size: int, seconds: float) -> Engine:

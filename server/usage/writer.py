@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _BATCH = 512  # changes in a transaction
 _MIN_RETRY, _MAX_RETRY = 0.25, 1.0  # seconds; the delay doubles
+_FAST_SECONDS = 1.0  # a slower database stays away: calls would wait for it in vain
 _EXPIRED = 200  # entries that are deleted in a transaction
 _EXPIRY_PAUSE, _EXPIRY_SECONDS = 0.2, 3600.0  # between two such, and until the next look
 
@@ -109,10 +110,11 @@ class Writer(threading.Thread):
         while not is_over:
             batch = self._next_batch()
             is_leaving = self._give_up_at is not None and not self._changes
+            begun = time.monotonic()
             try:
                 self._write(batch, is_leaving=is_leaving)
                 is_over = is_leaving
-                self._succeeded()
+                self._succeeded(time.monotonic() - begun)
                 if time.monotonic() >= self._next_expiry and self._give_up_at is None:
                     self._expire()
             except Exception as error:
@@ -136,7 +138,7 @@ class Writer(threading.Thread):
         if self._database is None:
             self._database = Database(self._target)
         now, lost = time.monotonic(), 0
-        is_due = now >= self._next_beat
+        is_due = now >= self._next_beat or self.away  # then it shows how long a write takes
         opens = [each for each in batch if each.kind == "open" and each.future and not each.future.done()]
         settles = [each for each in batch if each.kind == "settle"]
         voids = [each.entry.id for each in batch if each.kind == "void"]
@@ -159,8 +161,8 @@ class Writer(threading.Thread):
             log.warning("%d calls had not ended when their server did; they were marked as lost", lost)
         self._hand_over([*zip(opens, opened, strict=True), *((each, True) for each in settles)])
 
-    def _succeeded(self) -> None:
-        if self.away:
+    def _succeeded(self, seconds: float) -> None:
+        if self.away and seconds < _FAST_SECONDS:
             self.away = False
             self._retry_seconds = _MIN_RETRY
             log.warning("the ledger can be written to again")

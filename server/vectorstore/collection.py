@@ -22,7 +22,7 @@ from server.domain.rag import Document, GenerationInfo
 from server.models.artefact import POINTER, sync_folder, write_durably
 from server.vectorstore import layout
 from server.vectorstore.damage import Damaged, keep_aside, kept_damage, refusals_as_errors
-from server.vectorstore.log import Log, LogPart, Write, keep_bad
+from server.vectorstore.log import BELIEVED, Log, LogPart, Write, keep_bad
 from server.vectorstore.segment import (
     Content,
     Segment,
@@ -69,7 +69,9 @@ class Collection:
     @property
     def faults(self) -> list[str]:
         """What is wrong with its files now: what was found, and damaged data that are kept."""
-        return [*self._found, *(f"damaged data are kept in {name}, to be removed by hand" for name in self._kept)]
+        kept = [f"damaged data are kept in {name}, to be removed by hand" for name in self._kept]
+        unreadable = len(self.snapshot.segment.unreadable)
+        return [*self._found, *kept, *([f"{unreadable} documents cannot be read"] if unreadable else [])]
 
     # ------------------------------------------------------------ reading
 
@@ -100,7 +102,8 @@ class Collection:
         part = self._serve(segment)
         served = self.snapshot.generation
         self._lost = [number for number in broken if number > served]
-        self._highest = max([served, current or 0, *layout.generations_on_disk(self.folder, logs=True)])
+        known = [current or 0, *layout.generations_on_disk(self.folder, logs=True)]
+        self._highest = max(served, *(number for number in known if number <= served + BELIEVED))
         self.intact = segment.info.generation == current
         self._settle_if_free(part)
         if self._highest > served:

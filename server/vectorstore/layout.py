@@ -32,7 +32,6 @@ KEPT_SEGMENTS = 3
 PROPERTIES = "collection.json"
 _PROPERTIES_FORMAT = 1
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-LARGEST = 2**53  # generation; a larger number is damage
 _NUMBERED = re.compile(r"([0-9]{8,16})(\.log)?")
 LOCK_SECONDS = 2.0
 
@@ -66,16 +65,17 @@ def generations_on_disk(folder: Path, *, logs: bool = False) -> list[int]:
 
 
 def _is_canonical(digits: str) -> bool:
-    return int(digits) <= LARGEST and digits == f"{int(digits):08}"
+    return digits == f"{int(digits):08}"
 
 
 def read_pointer(folder: Path) -> int | None:
-    """The generation that the pointer names; None if it cannot be read."""
+    """The generation that the pointer names; None if it is missing or damaged. Raises OSError."""
     try:
-        text = read_small(folder / POINTER).decode("ascii").strip()
-    except (OSError, ValueError, Damaged):
+        with damage_as_error():
+            text = read_small(folder / POINTER).decode("ascii").strip()
+    except Damaged:
         return None
-    return int(text) if text.isdecimal() and len(text) <= 16 and int(text) <= LARGEST else None
+    return int(text) if text.isdecimal() and len(text) <= 16 else None
 
 
 def committed_generations(folder: Path, current: int | None) -> list[int]:
@@ -86,8 +86,8 @@ def committed_generations(folder: Path, current: int | None) -> list[int]:
 def signature(folder: Path) -> tuple[object, ...]:
     """Changes whenever a file of the folder, or of a folder in it, is written, replaced or gets other permissions."""
     found: list[object] = []
-    for path in (folder, *sorted(folder.glob("*")), *sorted(folder.glob("*/*"))):
-        with suppress(OSError):
+    with suppress(OSError):
+        for path in (folder, *sorted(folder.glob("*")), *sorted(folder.glob("*/*"))):
             status = path.lstat()
             found.append((path.name, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
     return tuple(found)
@@ -206,10 +206,10 @@ def install(folder: Path, generation: int, staged: Path) -> Path:
 
 def remove_obsolete(folder: Path) -> None:
     """Remove segments beyond the last KEPT_SEGMENTS, logs that no kept one needs, and left files. Call it `locked`."""
-    current = read_pointer(folder)
-    kept = committed_generations(folder, current)[:KEPT_SEGMENTS]
-    oldest = kept[-1] if kept and current is not None else 0
     with suppress(OSError):  # the next call tries again
+        current = read_pointer(folder)
+        kept = committed_generations(folder, current)[:KEPT_SEGMENTS]
+        oldest = kept[-1] if kept and current is not None else 0
         for number in generations_on_disk(folder):
             if number < oldest:
                 remove(segment_folder(folder, number))

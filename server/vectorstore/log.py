@@ -25,12 +25,13 @@ from server.domain.rag import Document
 from server.models.artefact import sync_folder
 from server.vectorstore.damage import Damaged, damage_as_error, keep_aside, keep_bytes, read_regular
 from server.vectorstore.documents import document_of
-from server.vectorstore.layout import LARGEST, log_path
+from server.vectorstore.layout import log_path
 
 _MAGIC = b"QLg1"
 _HEADER = struct.Struct("<4sIQI")
 _CRC = struct.Struct("<I")
 _HEAD = _HEADER.size + _CRC.size
+BELIEVED = 2**32  # how far a generation may be beyond the one before it; further is damage
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,7 +100,7 @@ class Log:
         bad: list[Bad] = []
         faults: list[str] = []
         while True:
-            part = read_log(self.path, self.end, self._dimensions)
+            part = read_log(self.path, self.end, self._dimensions, self.last + BELIEVED)
             bad += part.bad
             faults += (each.why for each in part.bad)
             faults += [part.alien] if part.alien else []
@@ -152,7 +153,7 @@ class Log:
 
         Returns "" if another process has changed it.
         """
-        now = read_log(self.path, part.end)
+        now = read_log(self.path, part.end, self._dimensions, self.last + BELIEVED)
         if part.alien and now.alien:
             return f"{part.alien}; it is kept in {keep_aside(self.path)}"
         if not part.torn or now.torn != part.torn:
@@ -170,8 +171,11 @@ def keep_bad(each: Bad) -> str:
     return keep_bytes(each.path, each.start, read_regular(each.path)[each.start : each.end])
 
 
-def read_log(path: Path, start: int = 0, dimensions: int | None = None) -> LogPart:
-    """The writes of a log file from byte `start` on, with vectors of `dimensions`. A missing file has none."""
+def read_log(path: Path, start: int = 0, dimensions: int | None = None, most: int = 2**63) -> LogPart:
+    """The writes of a log file from byte `start` on, with vectors of `dimensions`. A missing file has none.
+
+    A record with a generation over `most` is damaged.
+    """
     try:
         with damage_as_error():
             raw = read_regular(path, start)
@@ -183,8 +187,8 @@ def read_log(path: Path, start: int = 0, dimensions: int | None = None) -> LogPa
     bad: list[Bad] = []
     position = last = 0
     while position < len(raw):
-        if (record := _record(raw, position, path)) is None:
-            following = _next_whole(raw, position + 1, path)
+        if (record := _record(raw, position, path, most)) is None:
+            following = _next_whole(raw, position + 1, path, most)
             if following is None:
                 break
             why = f"{path.name} is damaged from byte {start + position} to {start + following}"
@@ -201,7 +205,7 @@ def read_log(path: Path, start: int = 0, dimensions: int | None = None) -> LogPa
         position, last = end, max(last, generation)
     torn = len(raw) - position
     missing = 0 if raw or not start else max(0, start - path.stat().st_size)
-    return LogPart(tuple(writes), start + position, torn, tuple(bad), _lost(raw, position), last, missing)
+    return LogPart(tuple(writes), start + position, torn, tuple(bad), _lost(raw, position, most), last, missing)
 
 
 def _encode(write: Write) -> bytes:
@@ -226,28 +230,30 @@ def _header(raw: bytes, position: int) -> tuple[bytes, int, int, int] | None:
     return magic, length, generation, checksum
 
 
-def _record(raw: bytes, position: int, path: Path) -> tuple[int, int] | None:
+def _record(raw: bytes, position: int, path: Path, most: int) -> tuple[int, int] | None:
     """Generation and end of the whole record at `position`, None if there is none. Raises CollectionTooNew."""
     if (header := _header(raw, position)) is None:
         return None
     magic, length, generation, checksum = header
     end = position + _HEAD + length
     body = memoryview(raw)[position + _HEAD : end]
-    if magic[:3] != _MAGIC[:3] or len(body) < length or zlib.crc32(body) != checksum or generation > LARGEST:
+    if magic[:3] != _MAGIC[:3] or len(body) < length or zlib.crc32(body) != checksum or generation > most:
         return None
     if magic != _MAGIC:
         raise CollectionTooNew(path.parent.name, f"{path.name} has writes of format {magic.decode(errors='replace')}")
     return generation, end
 
 
-def _lost(raw: bytes, position: int) -> int | None:
+def _lost(raw: bytes, position: int, most: int) -> int | None:
     """`LogPart.lost` of the bytes from `position` on, which are no whole record."""
     if len(raw) - position < _HEAD:
         return None
     if (header := _header(raw, position)) is None:
         return 0
     _, length, generation, _ = header
-    return min(generation, LARGEST) if len(raw) - position - _HEAD >= length else None
+    if len(raw) - position - _HEAD < length:
+        return None
+    return generation if generation <= most else 0
 
 
 def _write(generation: int, body: bytes, expected: int | None) -> Write:
@@ -274,9 +280,9 @@ def _write(generation: int, body: bytes, expected: int | None) -> Write:
     return Write(generation, time, removed, documents, passages, vectors.reshape(rows, expected or dimensions))
 
 
-def _next_whole(raw: bytes, position: int, path: Path) -> int | None:
+def _next_whole(raw: bytes, position: int, path: Path, most: int) -> int | None:
     while (position := raw.find(_MAGIC, position)) >= 0:
-        if _record(raw, position, path):
+        if _record(raw, position, path, most):
             return position
         position += 1
     return None

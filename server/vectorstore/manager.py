@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
@@ -91,7 +91,8 @@ class CollectionManager:
 
     async def start(self) -> None:
         """Open all collections, then watch them. A broken one fails its own calls only."""
-        await self._watching.run(partial(layout.remove_abandoned, self.index))
+        with suppress(OSError):  # _look() says why the folder cannot be read
+            await self._watching.run(partial(layout.remove_abandoned, self.index))
         await self._look()
         self._fold_due.set()
         self._tasks = [supervised("watching collections", self._watch), supervised("folding", self._fold_when_due)]
@@ -161,8 +162,8 @@ class CollectionManager:
 
     def faults(self) -> dict[str, list[str]]:
         """What is wrong with each collection, sorted by name; nothing with most."""
-        found = {name: self.faults_of(collection) for name, collection in self.open.items()}
-        broken = {name: [failure.error.message] for name, failure in self.failures.items() if name not in found}
+        found = {name: self.faults_of(collection) for name, collection in self.open.copy().items()}
+        broken = {name: [failure.error.message] for name, failure in self.failures.copy().items() if name not in found}
         return dict(sorted((found | broken).items()))
 
     def faults_of(self, collection: Collection) -> list[str]:
@@ -274,8 +275,8 @@ class CollectionManager:
             await self._fail(folder, error, signature or await threads.run(partial(layout.signature, folder)))
         except Exception:
             logger.exception('collection "%s" cannot be read', name)
-            why = f'collection "{name}" cannot be read; the server\'s log says why'
-            await self._fail(folder, CollectionBroken(why), signature)
+            unexpected = CollectionUnreadable(name, "an unexpected error, which the server's log describes")
+            await self._fail(folder, unexpected, signature)
 
     async def _open(self, name: str, folder: Path, threads: Threads) -> None:
         forgotten = self._forgotten

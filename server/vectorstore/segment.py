@@ -30,7 +30,7 @@ from server.vectorstore.ann_index import AnnIndex, open_index
 from server.vectorstore.damage import Damaged, damage_as_error, read_small
 from server.vectorstore.documents import document_of
 from server.vectorstore.files import Strings, Writer, read_array, read_strings, sorted_positions, with_pauses
-from server.vectorstore.layout import FORMAT, LARGEST, committed_generations, read_pointer, segment_folder
+from server.vectorstore.layout import FORMAT, committed_generations, read_pointer, segment_folder
 from server.vectorstore.metadata_index import MetadataIndex, MetadataIndexWriter, read_metadata_index
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,10 @@ _FILES = frozenset(  # of every segment
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """An opened segment. `passage_starts` int64 [documents + 1]: rows of passages at which documents begin."""
+    """An opened segment. `passage_starts` int64 [documents + 1]: rows of passages at which documents begin.
+
+    `unreadable`: rows of documents that could not be read although their file is the one that was written.
+    """
 
     collection: str
     info: GenerationInfo
@@ -64,6 +67,7 @@ class Segment:
     id_rows: NDArray[np.int32]
     metadata: MetadataIndex
     ann: AnnIndex | None
+    unreadable: set[int] = field(default_factory=set)
 
     def document(self, row: int) -> Document:
         """Raises CollectionBroken if it cannot be read."""
@@ -71,6 +75,7 @@ class Segment:
             with damage_as_error():
                 return document_of(json.loads(self.documents[row]))
         except Damaged as error:
+            self.unreadable.add(row)
             what = f"document {row} of generation {self.info.generation} cannot be read: {error}"
             raise CollectionBroken(f'collection "{self.collection}": {what}') from error
 
@@ -195,7 +200,7 @@ def read_manifest(folder: Path, collection: str) -> Manifest:
 def _typed(fields: dict[str, Any], name: str, kind: type[T]) -> T:
     """A field of the manifest. Raises ValueError if it has another type or cannot be sent."""
     value = fields[name]
-    if type(value) is not kind or (isinstance(value, int) and not 0 <= value <= LARGEST):
+    if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**63):
         raise ValueError(f"the manifest's {name} is {type(value).__name__}")
     if isinstance(value, str):
         value.encode()

@@ -18,6 +18,8 @@ class Rag(rag_pb2_grpc.RagServiceServicer):
 
     def __init__(self) -> None:
         self.collections: dict[str, dict[str, rag_pb2.Document]] = {}
+        self.owners: dict[str, str] = {}
+        self.storage: rag_pb2.Storage | None = None
         self.generation = 0
 
     def _index(self, collection: str) -> common_pb2.IndexRef:
@@ -147,10 +149,12 @@ class Rag(rag_pb2_grpc.RagServiceServicer):
                     index=self._index(name),
                     state=rag_pb2.COLLECTION_STATE_READY,
                     document_count=len(self.collections[name]),
+                    owner=self.owners.get(name, ""),
                 )
                 for name in names[:PAGE]
             ],
             next_page_token=names[PAGE - 1] if len(names) > PAGE else "",
+            storage=self.storage,
         )
 
     def ListGenerations(

@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import grpc
+from quintet.v1 import model_pb2
 from quintet_client.cli.price import EXAMPLE
 
 from tests.clients.conftest import Quintet
@@ -209,14 +211,33 @@ def test_health(quintet_command: Quintet, in_process: Quintet, server: SmallServ
     good = quintet_command("health", "--wait", "5")
     assert good.returncode == 0
     assert good.stdout.count(" SERVING") == 7
-    for name in ("ready", "quintet.v1.RagService"):
+    chat, rag = (
+        next(each for each in server.models.services if each.name == f"quintet.v1.{name}Service")
+        for name in ("Chat", "Rag")
+    )
+    server.set_health(chat.name, False)
+    chat.serving, chat.message = False, "QUINTET_LLM is off"
+    optional = in_process("health")
+    assert (optional.returncode, optional.stdout.splitlines()[-1]) == (0, f"{chat.name}: QUINTET_LLM is off")
+    assert in_process("info").returncode == 0
+    chat.required = True  # an outage of its providers, in which the server stays ready
+    assert in_process("health").returncode == 1
+    chat.serving, chat.message = True, ""
+    server.set_health(chat.name, True)
+    extra = model_pb2.ServiceStatus(name="quintet.v1.ClassificationService/mine", message="the artefact is missing")
+    server.models.services.append(extra)
+    assert f"{extra.name}  NOT_SERVING" in in_process("health").stdout
+    assert in_process("info").returncode == 0
+    for name in ("ready", rag.name):
         server.set_health(name, False)
-    status = next(each for each in server.models.services if each.name == "quintet.v1.RagService")
-    status.message = "the embedder is missing"
+    rag.serving, rag.required, rag.message = False, True, "the embedder is missing"
+    for arguments in (("info",), ("info", "--json")):
+        told = in_process(*arguments)
+        assert (told.returncode, "the embedder is missing" in told.stdout) == (1, True)
     bad = in_process("health", "--wait", "0.3")
     assert bad.returncode == 1
-    assert "RagService             NOT_SERVING" in bad.stdout
-    assert bad.stdout.endswith("quintet.v1.RagService: the embedder is missing\n")
+    assert re.search("RagService +NOT_SERVING", bad.stdout)
+    assert "quintet.v1.RagService: the embedder is missing\n" in bad.stdout
     server.recorder.failures["GetServerInfo"].append(Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER_OVERLOADED"))
     busy = json_lines(in_process("health", "--json").stdout)
     assert {each["service"]: each["status"] for each in busy}["quintet.v1.RagService"] == "NOT_SERVING"

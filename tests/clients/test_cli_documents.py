@@ -6,6 +6,7 @@ from pathlib import Path
 import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict
+from quintet.v1 import rag_pb2
 from quintet_client.cli.files import MAX_TEXT
 
 from tests.clients.conftest import OpenTerminal, Quintet
@@ -151,6 +152,20 @@ def test_the_progress_bar(terminal: OpenTerminal, tmp_path: Path) -> None:
     output = terminal("add", "notes", str(tmp_path), NO_COLOR="1").read_until("")
     assert "100% 1 of 1 files" in output
     assert output.endswith("\r\x1b[1A\x1b[2Knotes: 1 added; generation 2\n")
+
+
+def test_owners_and_quotas(in_process: Quintet, server: SmallServer) -> None:
+    server.rag.collections |= {"mine": {}, "shared": {}}
+    server.rag.owners = {"mine": "acme"}
+    server.rag.storage = rag_pb2.Storage(
+        collection_count=1, document_count=1200, size_bytes=2_500_000, max_document_count=5000, max_size_bytes=10**7
+    )
+    assert in_process("collections").stdout.splitlines() == [
+        "NAME    STATE  DOCUMENTS  GENERATION  OWNER",
+        "mine    ready          0           0  acme",
+        "shared  ready          0           0  -",
+        "stored: 1,200 of 5,000 documents, 2.5 of 10.0 MB",
+    ]
 
 
 def test_collections(in_process: Quintet, server: SmallServer, tmp_path: Path) -> None:

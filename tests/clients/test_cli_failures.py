@@ -9,6 +9,7 @@ import grpc
 import pytest
 from quintet_client.cli.price import EXAMPLE
 
+from tests.certificates import Authority
 from tests.clients.conftest import COMMAND, ENVIRONMENT, Quintet
 from tests.clients.recorder import Failure
 from tests.clients.small_server import SmallServer, running
@@ -218,3 +219,39 @@ def test_ctrl_c_is_not_lost_while_an_object_is_deleted() -> None:
     command = [sys.executable, "-c", textwrap.dedent(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=ENVIRONMENT)
     assert (done.stdout, done.stderr) == ("interrupted\n", "")
+
+
+@pytest.mark.parametrize(
+    ("has_tls", "options", "advice"),
+    [
+        (True, (), "does the server use TLS? --tls or --tls-ca FILE encrypt"),
+        (False, ("--tls",), "the server does not use TLS there: leave out --tls, --tls-ca and --tls-cert"),
+        (True, ("--tls",), "the server's certificate is not from a trusted authority: --tls-ca FILE names"),
+        (True, ("--tls-ca", "other.pem"), "the server's certificate is not from a trusted authority"),
+        (True, ("--tls-ca", "rubbish.pem"), "a file of --tls-ca, --tls-cert or --tls-key is not PEM"),
+    ],
+)
+def test_a_connection_that_cannot_be_made_says_what_to_do(
+    in_process: Quintet, tmp_path: Path, has_tls: bool, options: tuple[str, ...], advice: str
+) -> None:
+    pair = Authority().issue_server()
+    (tmp_path / "other.pem").write_bytes(Authority().pem)
+    (tmp_path / "rubbish.pem").write_bytes(b"rubbish")
+    with running(grpc.ssl_server_credentials([pair[::-1]]) if has_tls else None) as server:
+        done = in_process("ask", "x", "--address", server.address, "--timeout", "5", *options, cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"\n  {advice}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_proxy_stands_between_this_machine_and_itself(
+    in_process: Quintet, server: SmallServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    for variable in ("no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    for address in (server.address, server.address.replace("127.0.0.1", "localhost"), f"ipv4:{server.address}"):
+        assert in_process("info", "--address", address, "--timeout", "5").returncode == 0
+    other = in_process("ask", "x", "--address", "203.0.113.1:1", "--timeout", "5")
+    assert "Connection refused" in other.stderr, "other addresses are asked through the proxy"

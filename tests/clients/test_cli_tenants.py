@@ -240,3 +240,39 @@ def test_keys_are_never_arguments() -> None:
     )
     options = set(re.findall(r"--[a-z-]+", done.stdout))
     assert {option for option in options if "key" in option} == {"--api-key-file", "--tls-key"}
+
+
+def test_key_files_are_readable_by_their_owner_alone(in_process: Quintet, file: Path, tmp_path: Path) -> None:
+    def mode(path: Path) -> int:
+        return stat.S_IMODE(path.stat().st_mode)
+
+    key_file = tmp_path / "acme.key"
+    made = in_process("tenants", "add", "acme", "--file", str(file), "--key-file", str(key_file))
+    assert (made.returncode, made.stdout) == (0, "")
+    first = key_file.read_text().strip()
+    assert fits(file, first)
+    assert made.stderr == f"acme was added to {file}; key {id_of(first)} is in {key_file}\n"
+    assert mode(key_file) == 0o600
+
+    key_file.chmod(0o644)
+    in_process("tenants", "rotate", "acme", "--file", str(file), "--key-file", str(key_file))
+    second = key_file.read_text().strip()
+    assert second != first
+    assert fits(file, second)
+    assert mode(key_file) == 0o600
+
+    for arguments in (("add", "acme"), ("rotate", "nobody")):  # the edit fails
+        assert in_process("tenants", *arguments, "--file", str(file), "--key-file", str(key_file)).returncode == 2
+        assert key_file.read_text().strip() == second
+    no_folder = in_process("tenants", "add", "bob", "--file", str(file), "--key-file", str(tmp_path / "no" / "key"))
+    assert no_folder.returncode == 2
+    assert no_folder.stderr == f"error: {tmp_path}/no/key: no such file or directory\n"
+    assert "bob" not in file.read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["acme.key", "tenants.toml"]
+
+
+def test_a_key_that_is_redirected_into_a_file_is_protected(file: Path, tmp_path: Path) -> None:
+    command = [*COMMAND, "tenants", "add", "acme", "--file", str(file)]
+    with (tmp_path / "acme.key").open("w") as output:
+        subprocess.run(command, stdout=output, check=True, env=ENVIRONMENT, timeout=60)
+    assert stat.S_IMODE((tmp_path / "acme.key").stat().st_mode) == 0o600

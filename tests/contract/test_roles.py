@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from quintet.v1 import chat_pb2_grpc
 
+from server.domain.access import Right
 from server.rpc.access import MANAGES_USAGE, SEES_SERVER
-from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
+from server.rpc.service_spec import ANY_ROLE, FREE, MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
 from tests.services import SERVICES, methods
 
@@ -23,6 +24,17 @@ def test_what_writes_is_for_those_who_may_write() -> None:
         for name, method in rows.items():
             assert (method.role is Role.INGEST) == name.startswith(writes), name
             assert (method.role is Role.ADMIN) == name.startswith(("Load", "Unload", "Reload", "Set", "Watch")), name
+
+
+def test_rights_go_with_roles() -> None:
+    writes = (Right.WRITE, Right.ADD, Right.CREATE, Right.DELETE)
+    needed: dict[Right, set[Role | None]] = {right: {Role.INGEST} for right in writes}
+    needed |= {Right.READ: {Role.CALL}, Right.USE: {Role.CALL, Role.INGEST}}
+    needed |= {Right.MANAGE: {Role.ADMIN}, Right.SEE: {Role.CALL, ANY_ROLE}}
+    for rows in methods().values():
+        for name, method in rows.items():
+            for touch in method.touches:
+                assert method.role in needed[touch.right], (name, touch.right)
 
 
 def test_what_asks_a_language_model_has_a_cost() -> None:

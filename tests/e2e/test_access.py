@@ -47,6 +47,7 @@ async def shared_house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
         "they": 'roles = ["call", "ingest"]',
         "operator": 'roles = ["call", "ingest", "admin"]',
         "limited": 'roles = ["call", "ingest"]\nmodels = ["tiny"]',
+        "chatting": 'services = ["ChatService", "ModelService"]',
         "limited-operator": 'roles = ["admin"]\nmodels = ["tiny"]',
         "nothing": 'roles = ["call", "ingest", "admin"]\nmodels = []',
     }
@@ -191,6 +192,7 @@ async def test_models_are_used_from_the_allow_list_alone(house: House) -> None:
             continue
         assert answer.code is Code.PERMISSION_DENIED, (path, answer)
         assert answer.message.endswith("models allowed: none")
+        assert "remote" not in answer.message, "which model the operator chose is not told"
         if "model" in house.rows[path][0].input_type.fields_by_name:
             there, absent = [await house.call("limited", path, model=name) for name in ("remote", "no-such-model")]
             assert there.message == absent.message.replace("no-such-model", "remote"), "absent and forbidden"
@@ -217,7 +219,7 @@ async def test_models_outside_the_allow_list_do_not_exist(house: House) -> None:
 
 async def test_why_a_service_is_down_names_no_hidden_model(house: House) -> None:
     path = "/quintet.v1.ModelService/GetServerInfo"
-    for tenant, told in (("limited", False), ("me", True), ("limited-operator", True)):
+    for tenant, told in (("limited", False), ("chatting", False), ("me", True), ("limited-operator", True)):
         response: model_pb2.GetServerInfoResponse = (await house.call(tenant, path)).response
         (pricing,) = [each for each in response.services if each.name.endswith("PricingService")]
         assert not pricing.serving

@@ -24,7 +24,7 @@ from quintet.v1 import (
 from tests.conftest import start_server, wait_ready
 from tests.e2e.desk import Desk, Serve, States, damage, reason
 from tests.e2e.tasks import HOUSE
-from tests.tiny_models import add
+from tests.tiny_models import add, add_embedder
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 CLASSIFICATION = "quintet.v1.ClassificationService"
@@ -118,6 +118,25 @@ async def test_a_version_that_could_not_replace_another_does_so_once_it_is_repai
             return (model.wanted_version, model.wanted_message) == ("", "")
 
         await becomes(is_content)
+
+
+async def test_a_missing_reranker_is_told_and_heals(serve: Serve, tmp_path: Path) -> None:
+    await asyncio.to_thread(add_embedder, tmp_path / "models", "1")
+    async with serve(rerank=True) as desk:
+        documents = [rag_pb2.Document(id="1", text="the house is good")]
+        await desk.rag.AddDocuments(rag_pb2.AddDocumentsRequest(collection="notes", documents=documents), timeout=20)
+        assert await health(desk, "quintet.v1.RagService") != SERVING
+        request = rag_pb2.RetrieveRequest(query="a good house", collection="notes")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await desk.rag.Retrieve(request, timeout=20)
+        assert "make train ONLY=reranker" in (caught.value.details() or "")
+        await asyncio.to_thread(add_embedder, tmp_path / "models", "1", "reranker", "logits")
+
+        async def is_serving() -> bool:
+            return bool(await health(desk, "quintet.v1.RagService") == SERVING)
+
+        await becomes(is_serving)
+        assert (await desk.rag.Retrieve(request, timeout=20)).passages
 
 
 async def test_a_bad_classifier_of_the_settings_takes_nothing_else_down(serve: Serve, tmp_path: Path) -> None:

@@ -1,16 +1,20 @@
 """Artefacts on disk: nothing that differs from its manifest is opened, nothing half-written is seen."""
 
+import contextlib
 import json
 import os
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quintet.v1 import model_pb2
 
 from server.domain.errors import ModelUnavailable
+from server.domain.models import ModelTask
 from server.models import artefact
 from server.models.artefact import MANIFEST, POINTER, Artefact, open_artefact, write_durably, write_manifest
 from server.models.store import ModelStore
@@ -146,6 +150,32 @@ def test_no_manifest_gets_another_error(shared: Path, field: str, value: Any) ->
     spoilt(shared, MANIFEST, json.dumps(manifest).encode())
 
 
+@given(
+    field=st.sampled_from(["created", "licence", "metrics", "schema", "libraries", "inputs", "format", "added later"]),
+    value=json_values | st.just(10**400) | st.sampled_from(["0001-01-01T00:00:00+23:59", "9999-12-31", "2026-01-01"]),
+)
+def test_a_manifest_is_refused_or_can_be_described(shared: Path, field: str, value: Any) -> None:
+    """What ModelService says of one model must not fail its list of all."""
+    whole = (shared / MANIFEST).read_bytes()
+    (shared / MANIFEST).write_text(json.dumps(json.loads(whole) | {field: value}))
+    try:
+        with contextlib.suppress(ModelUnavailable):
+            opened = open_artefact(shared.parents[1], "demo")
+            labels = tuple(opened.manifest.schema.get("labels", ()))
+            known = opened.describe(ModelTask.CLASSIFICATION, "x", labels=labels)
+            model = model_pb2.Model(labels=known.labels, metrics=known.metrics, licence=known.licence)
+            model.create_time.FromDatetime(known.create_time or datetime.now(UTC))
+    finally:
+        (shared / MANIFEST).write_bytes(whole)
+
+
+def test_a_newer_format_is_named(published: Path) -> None:
+    edit(published, format=2)
+    assert "has format 2, which this release cannot read" in refusal(published)
+    edit(published, format=1, unknown={"to": "this release"})
+    assert open_artefact(published, "demo").manifest.name == "demo"
+
+
 @given(content=st.binary(max_size=64))
 def test_no_bytes_in_place_of_a_manifest_get_another_error(shared: Path, content: bytes) -> None:
     spoilt(shared, MANIFEST, content)
@@ -222,7 +252,7 @@ def test_a_power_cut_at_any_sync_leaves_the_old_version_or_the_new(
 
 
 @given(old=st.binary(max_size=32), new=st.binary(max_size=32))
-@settings(max_examples=20)  # each syncs twice
+@settings(max_examples=20, deadline=None)  # each syncs twice
 def test_a_durable_write_replaces_whole(old: bytes, new: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("durable") / "file"
     write_durably(path, old)

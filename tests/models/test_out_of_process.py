@@ -8,8 +8,11 @@ import threading
 from contextlib import aclosing
 from pathlib import Path
 
+import pytest
+
+from server.domain.errors import ModelUnavailable
 from server.domain.models import ModelDescription, ModelIdentity, ModelTask
-from server.models import process_memory
+from server.models import following, process_memory
 from server.models.artefact import Artefact, write_manifest
 from server.models.handle import State
 from server.models.manager import ModelManager
@@ -38,6 +41,8 @@ class Outside(Inside):
         )
         assert self._process.stdout
         self._process.stdout.readline()
+
+    is_lost = False
 
     @property
     def pid(self) -> int:
@@ -86,6 +91,32 @@ async def test_it_loads_beside_the_others(tmp_path: Path) -> None:
         await manager.unload("outside")
         assert not is_alive(pid)
         assert manager.memory.in_use == held.memory_bytes
+
+
+async def test_one_whose_process_is_lost_is_loaded_anew_and_fails_until_it_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(following, "_FIRST_RETRY_SECONDS", 0.2)
+    _add(tmp_path / "models", "outside")
+    is_broken = False
+
+    def make(artefact: Artefact) -> Outside:
+        if is_broken:
+            raise ModelUnavailable("it cannot be started")
+        return Outside(artefact)
+
+    async with aclosing(ModelManager(ModelStore(tmp_path / "models"), memory_limit=None)) as manager:
+        outside = manager.add(ModelSpec("outside", TASK, lambda: make, check=_no_difference, out_of_process=True))
+        manager.start()
+        await until(lambda: outside.state is State.READY)
+        assert outside.loaded
+        pid, is_broken = outside.loaded.pid, True
+        outside.loaded.is_lost = True
+        await until(lambda: outside.state is State.FAILED)
+        assert (outside.trouble(), is_alive(pid)) == ("it cannot be started", False)
+        is_broken = False
+        await until(lambda: outside.state is State.READY)
 
 
 async def test_after_the_start_loading_steps_back_and_dropping_does_not(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ async def test_a_client_that_does_not_read_hears_of_its_deadline(path: str, requ
         sent = classification_pb2.ClassifyRequest(texts=["a"], model="large") if path == CLASSIFY else request_
         ended = await soon(connection.call([*headers(path, "a"), *extra], message(sent.SerializeToString())))
         assert ended.reset is not None or ended.status in {Code.CANCELLED.value[0], Code.DEADLINE_EXCEEDED.value[0]}
-        assert served.admission.running == 0
+        await until(lambda: served.admission.running == 0)
         await classify(channel)
         await served.stopped(2)
 

@@ -176,3 +176,17 @@ def test_a_password_goes_to_its_host_and_into_no_message(
         fetcher.fetch(lock({"w": b"w"}, {"distributions": [distribution]}))
     assert index.authorisations == [f"Basic {b64encode(b'user:s3cret').decode()}"]
     assert "s3cret" not in str(caught.value) + capsys.readouterr().out
+
+
+def test_a_full_disk_ends_the_fetch_without_trying_other_sources(
+    index: IndexServer, cache: Cache, new_fetcher: NewFetcher, lock: Lock
+) -> None:
+    archive = wheel({"a.bin": b"content"})
+    first, second = (index.add(name, f"{name}.whl", archive) for name in ("first", "second"))
+    item = lock({"a.bin": b"content"}, {"distributions": [first]}, {"distributions": [second]})
+    part = cache.partial(first["sha256"], "first.whl")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        new_fetcher().fetch(item)
+    assert [path for path, _ in index.requests if "second" in path] == []

@@ -1,6 +1,8 @@
 """From a recipe to a published artefact: made once, published whole, repaired when asked for by name."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -149,3 +151,24 @@ def test_a_manifest_is_readable_json(machine: Machine) -> None:
     machine.run()
     manifest = next(machine.locations.models.glob("thing/*/manifest.json"))
     assert json.loads(manifest.read_text())["name"] == "thing"
+
+
+GOES_ON = "it goes on where it stopped"
+FILL = """if True:
+    from pathlib import Path
+    from tokenizers import Tokenizer, models
+    from training.run import full_disk
+    try:
+        Tokenizer(models.WordLevel({f"word{n}": n for n in range(100_000)}, "word0")).save("FOLDER/tokenizer.json")
+    except Exception as error:  # not an OSError, as of many libraries
+        print(type(error).__name__, full_disk(error, [Path("FOLDER/models")]))
+"""
+
+
+def test_a_full_disk_is_one_line_whatever_a_library_raises(tmp_path: Path) -> None:
+    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", tmp_path], check=False).returncode:
+        pytest.skip("this system does not allow to mount a file system in a namespace")
+    script = f'mount -t tmpfs -o size=1m none {tmp_path} && exec {sys.executable} -c "$0"'
+    command = ["unshare", "-rm", "sh", "-c", script, FILL.replace("FOLDER", str(tmp_path))]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told == f"Exception the disk of {tmp_path}/models is full. Make room, then run it again: {GOES_ON}\n"

@@ -1,11 +1,11 @@
 """The ledger's database is away in all the ways that PostgreSQL knows: what was served is in the ledger, once."""
 
 import asyncio
-import logging
+import sqlite3
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -144,6 +144,23 @@ async def test_tables_that_are_removed_are_made_again(postgres: Postgres, tmp_pa
     assert [row.usage for row in await all_rows(target)] == [used()]
 
 
+async def test_a_file_that_another_process_locks(tmp_path: Path) -> None:
+    target = tmp_path / "ledger.sqlite"
+    async with aclosing(SqlLedger(target, QUICK)) as ledger:
+        traffic = Traffic(ledger)
+        await traffic.more()
+        with closing(sqlite3.connect(target, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            await until(lambda: ledger.writer.away)
+            await until(lambda: any(path.suffix == ".jsonl" for path in files(tmp_path)))
+        await traffic.more()
+        await traffic.stop()
+    found = await all_rows(target)
+    ended = {row.id for row in found if row.outcome is Outcome.OK}
+    assert traffic.served - ended <= {row.id for row in found if row.outcome is Outcome.LOST}
+    assert len(traffic.served - ended) <= 8, "those that were running when the traffic was stopped"
+
+
 @pytest.mark.parametrize("is_frozen", [True, False])
 async def test_what_waits_survives_the_end_of_the_server(
     postgres: Postgres, tmp_path: Path, is_frozen: bool, caplog: pytest.LogCaptureFixture
@@ -229,18 +246,3 @@ async def test_texts_that_no_database_takes(tmp_path: Path, postgres: Postgres) 
         found = await reader.entries(Selection(tenant="\ud83d", model="m\0", request_id="r\0"), before="", limit=5)
         assert [(row.model, row.tenant) for row in found] == [("m\ufffd", "\ufffd")] * 2
         await reader.close()
-
-
-async def test_a_database_that_hangs_at_the_start(
-    postgres: Postgres, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    target = postgres.new_database()
-    postgres.freeze()
-    try:
-        async with asyncio.timeout(20), aclosing(SqlLedger(target, QUICK, folder=tmp_path)) as ledger:
-            with pytest.raises(LedgerUnavailable):
-                await ledger.open(entry())
-            await until(lambda: ledger.writer.away)
-    finally:
-        postgres.thaw()
-    assert [record.levelno for record in caplog.records] == [logging.ERROR]

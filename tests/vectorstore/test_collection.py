@@ -104,9 +104,9 @@ def test_writes_during_a_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     seen: list[int] = []
 
-    def watched(path: Path, start: int = 0, dimensions: int | None = None) -> LogPart:
+    def watched(path: Path, start: int, *known: Any) -> LogPart:
         seen.append(collection.snapshot.generation)  # as a search would in the middle of it
-        return read_log(path, start, dimensions)
+        return read_log(path, start, *known)
 
     monkeypatch.setattr("server.vectorstore.collection.write_segment", busy)
     monkeypatch.setattr("server.vectorstore.log.read_log", watched)

@@ -79,7 +79,8 @@ class Downloader:
     def download(self, url: str, target: Path, size: int, sha256: str, advance: Callable[[int], None]) -> None:
         """Fetch `url` into `target`, which may hold the beginning already; `advance` gets the number of new bytes.
 
-        Raises DownloadFailed. A file with another digest is removed, and fetched again if an earlier run began it.
+        Raises DownloadFailed, or OSError if this machine's disk is full. A file with another digest is removed, and
+        fetched again if an earlier run began it.
         """
         resumed = _size(target)
         advance(resumed)
@@ -122,12 +123,14 @@ class Downloader:
         return response
 
     def _wait_or_raise(self, url: str, error: Exception, attempt: int) -> None:
-        """Wait before the next attempt; raise DownloadFailed if there is none."""
+        """Wait before the next attempt; raise DownloadFailed if there is none, or the error of this machine's disk."""
         if isinstance(error, urllib.error.HTTPError):
             reason, retryable = f"answered {error.code}", error.code in _RETRYABLE_STATUS
         else:
+            if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+                raise error  # no other source would help
             cause = error.reason if isinstance(error, urllib.error.URLError) else error
-            reason, retryable = str(cause) or type(cause).__name__, getattr(cause, "errno", None) not in _DISK_ERRORS
+            reason, retryable = str(cause) or type(cause).__name__, True
         if not retryable or attempt >= ATTEMPTS:
             raise DownloadFailed(f"{_short(url)}: {reason}") from error
         time.sleep(self._pause_seconds * 2**attempt)

@@ -18,7 +18,7 @@ from quintet.v1 import rag_pb2, rag_pb2_grpc
 
 from quintet_client import inputs
 from quintet_client.calls import OPEN, Call, StreamCall, Stubs, administration, documents, tasks
-from quintet_client.connection import CHANNEL_OPTIONS, POLL_SECONDS, Connection, not_ready
+from quintet_client.connection import POLL_SECONDS, Connection, channel_options, not_ready
 from quintet_client.errors import DeadlineExceeded, QuintetError, Unreachable, translate
 from quintet_client.inputs import Document
 
@@ -75,8 +75,8 @@ class AsyncQuintetClient(Connection):
 
     def _open(self, address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
         if credentials:
-            return grpc.aio.secure_channel(address, credentials, CHANNEL_OPTIONS)
-        return grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
+            return grpc.aio.secure_channel(address, credentials, channel_options(address))
+        return grpc.aio.insecure_channel(address, channel_options(address))
 
     async def __aenter__(self) -> Self:
         return self

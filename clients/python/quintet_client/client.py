@@ -15,7 +15,7 @@ from quintet.v1 import rag_pb2
 
 from quintet_client import inputs
 from quintet_client.calls import OPEN, Call, StreamCall, Stubs, administration, documents, tasks
-from quintet_client.connection import CHANNEL_OPTIONS, POLL_SECONDS, Connection, not_ready
+from quintet_client.connection import POLL_SECONDS, Connection, channel_options, not_ready
 from quintet_client.errors import DeadlineExceeded, QuintetError, Unreachable, translate
 from quintet_client.inputs import Document
 
@@ -78,8 +78,8 @@ class QuintetClient(Connection):
 
     def _open(self, address: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
         if credentials:
-            return grpc.secure_channel(address, credentials, CHANNEL_OPTIONS)
-        return grpc.insecure_channel(address, CHANNEL_OPTIONS)
+            return grpc.secure_channel(address, credentials, channel_options(address))
+        return grpc.insecure_channel(address, channel_options(address))
 
     def __enter__(self) -> Self:
         return self

@@ -62,6 +62,18 @@ CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
 )
 
 
+_LOOPBACK = re.compile(
+    r"(?:(?:dns|ipv4|ipv6):(?://[^/]*/)?)?(?:localhost|127(?:\.\d+){3}|\[::1\]|::1)(?::\d+)?", re.IGNORECASE
+)
+
+
+def channel_options(address: str) -> tuple[tuple[str, Any], ...]:
+    """GRPC's options of a channel. A proxy of the environment could not reach this machine's loopback."""
+    if all(_LOOPBACK.fullmatch(each) for each in address.split(",")):
+        return (*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0))
+    return CHANNEL_OPTIONS
+
+
 class CallOptions(NamedTuple):
     """What is sent with one call; `timeout` is in seconds."""
 

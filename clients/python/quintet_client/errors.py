@@ -209,8 +209,14 @@ def translate(error: grpc.RpcError, request_id: str) -> QuintetError:
 
 def invalid(violations: Sequence[Violation]) -> InvalidRequest:
     """The error for a request that is found to be invalid before it is sent."""
+    violations = [Violation(*map(_printable, violation)) for violation in violations]
     text = "; ".join(f"{field}: {description}" for field, description in violations)
     return InvalidRequest(text, code=grpc.StatusCode.INVALID_ARGUMENT, reason="INVALID_REQUEST", violations=violations)
+
+
+def _printable(text: str) -> str:
+    """The text with half surrogate pairs escaped: no stream can be written with them."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _rich_status(call: grpc.Call) -> status_pb2.Status:

@@ -1,21 +1,18 @@
 """The plain Python that callers pass, and the messages made of it."""
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal, NotRequired, TypedDict, TypeVar, get_args
 
-from google.protobuf import json_format
-from google.protobuf.descriptor import FieldDescriptor
 from quintet.v1 import analysis_pb2, chat_pb2, pricing_pb2, rag_pb2, usage_pb2
 
 from quintet_client.contract import rules
 from quintet_client.errors import Violation, invalid
+from quintet_client.messages import from_mapping, make
 
 Role = Literal["system", "user", "assistant"]
 Task = Literal["entities", "sentiment", "topics", "language", "key_phrases", "sentences", "syntax"]
 TASKS: tuple[Task, ...] = get_args(Task)
-M = TypeVar("M", chat_pb2.ChatMessage, pricing_pb2.House, rag_pb2.Document)
 MAX_DOCUMENTS = rules(rag_pb2.AddDocumentsRequest, "documents").repeated.max_items
 # Size of one write, far below the 4 MiB that servers accept: small steps show progress and lose little on failure.
 BATCH_BYTES = 256 * 1024
@@ -82,7 +79,7 @@ def chat(kind: type[C], messages: str | Sequence[Message], options: ChatOptions)
     """The request of Chat or StreamChat."""
     if "stop" in options:
         options["stop"] = as_list(options["stop"])
-    return kind(messages=_chat_messages(messages), **options)
+    return make(kind, messages=[*_chat_messages(messages)], **options)
 
 
 def _chat_messages(messages: str | Sequence[Message]) -> Iterator[chat_pb2.ChatMessage]:
@@ -90,30 +87,34 @@ def _chat_messages(messages: str | Sequence[Message]) -> Iterator[chat_pb2.ChatM
         messages = [{"role": "user", "content": messages}]
     for index, message in enumerate(messages):
         path = f"messages[{index}]"
-        if message.get("role") not in get_args(Role):
-            raise invalid([Violation(f"{path}.role", f"must be one of {', '.join(get_args(Role))}")])
-        fields = {**message, "role": f"CHAT_ROLE_{message['role'].upper()}"}
-        yield _message(chat_pb2.ChatMessage, fields, path, Message.__required_keys__)
+        fields: object = message
+        if isinstance(message, Mapping):
+            if message.get("role") not in get_args(Role):
+                raise invalid([Violation(f"{path}.role", f"must be one of {', '.join(get_args(Role))}")])
+            fields = {**message, "role": f"CHAT_ROLE_{message['role'].upper()}"}
+        yield from_mapping(chat_pb2.ChatMessage, fields, path, Message.__required_keys__)
 
 
 def houses(values: Iterable[House | Mapping[str, object]]) -> list[pricing_pb2.House]:
     """All 18 features are required: a missing feature would arrive as 0."""
-    return [_message(pricing_pb2.House, v, f"houses[{i}]", House.__required_keys__) for i, v in enumerate(values)]
+    return [from_mapping(pricing_pb2.House, v, f"houses[{i}]", House.__required_keys__) for i, v in enumerate(values)]
 
 
 def documents(values: Iterable[Document | Mapping[str, object]]) -> list[rag_pb2.Document]:
     """Each document needs at least id and text."""
-    return [_message(rag_pb2.Document, v, f"documents[{i}]", Document.__required_keys__) for i, v in enumerate(values)]
+    return [
+        from_mapping(rag_pb2.Document, v, f"documents[{i}]", Document.__required_keys__) for i, v in enumerate(values)
+    ]
 
 
 def imports(
     collection: str, values: Iterable[Document | Mapping[str, object]]
 ) -> Iterator[rag_pb2.ImportDocumentsRequest]:
     """The requests of ImportDocuments, each within the limits of one write."""
-    batch = rag_pb2.ImportDocumentsRequest(collection=collection)
+    batch = make(rag_pb2.ImportDocumentsRequest, collection=collection)
     size = 0
     for index, value in enumerate(values):
-        document = _message(rag_pb2.Document, value, f"documents[{index}]", Document.__required_keys__)
+        document = from_mapping(rag_pb2.Document, value, f"documents[{index}]", Document.__required_keys__)
         if batch.documents and (len(batch.documents) == MAX_DOCUMENTS or size + document.ByteSize() > BATCH_BYTES):
             yield batch
             batch, size = rag_pb2.ImportDocumentsRequest(), 0
@@ -136,44 +137,11 @@ def usage_filter(
     since: datetime | None, until: datetime | None, tenant: str | None, service: str | None, model: str | None
 ) -> usage_pb2.UsageFilter:
     """The calls to report. Times without a zone are local."""
-    found = usage_pb2.UsageFilter(tenant=tenant, service=service, model=model)
-    if since:
-        found.start_time.FromDatetime(since.astimezone(UTC))
-    if until:
-        found.end_time.FromDatetime(until.astimezone(UTC))
-    return found
-
-
-def _message(kind: type[M], given: Mapping[str, object], path: str, required: Iterable[str]) -> M:
-    """A message from a mapping. Raises InvalidRequest for fields that are missing, unknown or of another type."""
-    fields = kind.DESCRIPTOR.fields_by_name
-    present = {name: value for name, value in given.items() if value is not None}
-    missing = set(required).difference(present)
-    violations = [Violation(f"{path}.{name}", "is missing") for name in fields if name in missing]
-    message = kind()
-    for name, value in present.items():
-        if name not in fields:
-            violations.append(Violation(f"{path}.{name}", f"is not a field{_suggestion(name, fields)}"))
-            continue
+    found = make(usage_pb2.UsageFilter, tenant=tenant, service=service, model=model)
+    for name, time in (("start_time", since), ("end_time", until)):
         try:
-            json_format.ParseDict({name: value}, message)
-        except json_format.ParseError:
-            violations.append(Violation(f"{path}.{name}", f"must be {_kind(fields[name])}"))
-    if violations:
-        raise invalid(violations)
-    return message
-
-
-def _suggestion(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f'; did you mean "{close[0]}"?' if close else ""
-
-
-def _kind(descriptor: FieldDescriptor) -> str:
-    kinds = {
-        FieldDescriptor.CPPTYPE_DOUBLE: "a number",
-        FieldDescriptor.CPPTYPE_UINT32: "a whole number, 0 or more",
-        FieldDescriptor.CPPTYPE_BOOL: "true or false",
-        FieldDescriptor.CPPTYPE_STRING: "a text",
-    }
-    return kinds.get(descriptor.cpp_type, "an object of texts")
+            if time:
+                getattr(found, name).FromDatetime(time.astimezone(UTC))
+        except (ValueError, OverflowError):  # near the first or last year, a zone can move it out of what exists
+            raise invalid([Violation(f"filter.{name}", "must be a time from the year 1 to 9999 in UTC")]) from None
+    return found

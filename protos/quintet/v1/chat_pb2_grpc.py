@@ -62,11 +62,11 @@ class ChatServiceServicer:
     def Chat(self, request, context):
         """Chat returns the whole answer at once.
 
-        INVALID_ARGUMENT: a field violates its limits, or the prompt is longer than the model's context. NOT_FOUND: no chat
-        model or route has this name. UNAVAILABLE: the language model is starting, the provider failed, or the ledger
-        cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded, or a budget is spent.
-        DEADLINE_EXCEEDED: the answer took too long. FAILED_PRECONDITION: the request id belongs to another call, or the
-        model's artefact is missing or damaged.
+        INVALID_ARGUMENT: a field violates its limits, no model of the route takes an option, or the prompt is longer than
+        the model's context. NOT_FOUND: no chat model or route has this name. UNAVAILABLE: the language model is starting,
+        the provider failed, or the ledger cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded,
+        a budget is spent, or the quota of the server's account at the provider is spent. DEADLINE_EXCEEDED: the answer took
+        too long. FAILED_PRECONDITION: the request id belongs to another call, or the model's artefact is missing or damaged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

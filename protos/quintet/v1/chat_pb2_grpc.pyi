@@ -41,11 +41,11 @@ class ChatServiceStub:
     Chat: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatResponse]
     """Chat returns the whole answer at once.
 
-    INVALID_ARGUMENT: a field violates its limits, or the prompt is longer than the model's context. NOT_FOUND: no chat
-    model or route has this name. UNAVAILABLE: the language model is starting, the provider failed, or the ledger
-    cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded, or a budget is spent.
-    DEADLINE_EXCEEDED: the answer took too long. FAILED_PRECONDITION: the request id belongs to another call, or the
-    model's artefact is missing or damaged.
+    INVALID_ARGUMENT: a field violates its limits, no model of the route takes an option, or the prompt is longer than
+    the model's context. NOT_FOUND: no chat model or route has this name. UNAVAILABLE: the language model is starting,
+    the provider failed, or the ledger cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded,
+    a budget is spent, or the quota of the server's account at the provider is spent. DEADLINE_EXCEEDED: the answer took
+    too long. FAILED_PRECONDITION: the request id belongs to another call, or the model's artefact is missing or damaged.
     """
     StreamChat: _grpc.UnaryStreamMultiCallable[_chat_pb2.StreamChatRequest, _chat_pb2.StreamChatResponse]
     """StreamChat sends the answer while it is generated: deltas, then exactly one done.
@@ -67,11 +67,11 @@ class ChatServiceAsyncStub(ChatServiceStub):
     Chat: _aio.UnaryUnaryMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatResponse]  # type: ignore[assignment]
     """Chat returns the whole answer at once.
 
-    INVALID_ARGUMENT: a field violates its limits, or the prompt is longer than the model's context. NOT_FOUND: no chat
-    model or route has this name. UNAVAILABLE: the language model is starting, the provider failed, or the ledger
-    cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded, or a budget is spent.
-    DEADLINE_EXCEEDED: the answer took too long. FAILED_PRECONDITION: the request id belongs to another call, or the
-    model's artefact is missing or damaged.
+    INVALID_ARGUMENT: a field violates its limits, no model of the route takes an option, or the prompt is longer than
+    the model's context. NOT_FOUND: no chat model or route has this name. UNAVAILABLE: the language model is starting,
+    the provider failed, or the ledger cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded,
+    a budget is spent, or the quota of the server's account at the provider is spent. DEADLINE_EXCEEDED: the answer took
+    too long. FAILED_PRECONDITION: the request id belongs to another call, or the model's artefact is missing or damaged.
     """
     StreamChat: _aio.UnaryStreamMultiCallable[_chat_pb2.StreamChatRequest, _chat_pb2.StreamChatResponse]  # type: ignore[assignment]
     """StreamChat sends the answer while it is generated: deltas, then exactly one done.
@@ -96,11 +96,11 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_chat_pb2.ChatResponse, _abc.Awaitable[_chat_pb2.ChatResponse]]:
         """Chat returns the whole answer at once.
 
-        INVALID_ARGUMENT: a field violates its limits, or the prompt is longer than the model's context. NOT_FOUND: no chat
-        model or route has this name. UNAVAILABLE: the language model is starting, the provider failed, or the ledger
-        cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded, or a budget is spent.
-        DEADLINE_EXCEEDED: the answer took too long. FAILED_PRECONDITION: the request id belongs to another call, or the
-        model's artefact is missing or damaged.
+        INVALID_ARGUMENT: a field violates its limits, no model of the route takes an option, or the prompt is longer than
+        the model's context. NOT_FOUND: no chat model or route has this name. UNAVAILABLE: the language model is starting,
+        the provider failed, or the ledger cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded,
+        a budget is spent, or the quota of the server's account at the provider is spent. DEADLINE_EXCEEDED: the answer took
+        too long. FAILED_PRECONDITION: the request id belongs to another call, or the model's artefact is missing or damaged.
         """
 
     @_abc_1.abstractmethod

@@ -792,8 +792,8 @@ class ServiceStatus(_message.Message):
     serving: _builtins.bool
     """True if it is SERVING in grpc.health.v1."""
     message: _builtins.str
-    """Why it is not serving and the command that repairs it. Otherwise empty. Tenants with an allow-list of models get no
-    details, unless they have the role admin.
+    """Why it is not serving and the command that repairs it. Otherwise empty. Tenants with an allow-list of models, or of
+    services without this one, get no details unless they have the role admin.
     """
     required: _builtins.bool
     """True if the server is not complete without it."""

@@ -39,7 +39,8 @@ class RagServiceStub:
 
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
-    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops, every method returns UNAVAILABLE.
+    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops,
+    every method returns UNAVAILABLE.
     """
 
     def __init__(self, channel):
@@ -139,7 +140,8 @@ class RagServiceServicer:
 
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
-    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops, every method returns UNAVAILABLE.
+    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops,
+    every method returns UNAVAILABLE.
     """
 
     def Ask(self, request, context):
@@ -149,7 +151,7 @@ class RagServiceServicer:
         model's artefact is missing or damaged, the collection was made with another embedder, or the request id belongs to
         another call. UNAVAILABLE: a model is loading, the collection has not reached min_generation, the chat provider
         failed, or the ledger cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded, or a budget
-        is spent. DEADLINE_EXCEEDED: the answer took too long.
+        or the quota of the server's account at the provider is spent. DEADLINE_EXCEEDED: the answer took too long.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -183,9 +185,9 @@ class RagServiceServicer:
         again.
 
         INVALID_ARGUMENT: a field violates its limits, or the collection is new and the server has as many as it can.
-        NOT_FOUND: the tenant may not write to a collection of this name. FAILED_PRECONDITION: the embedder is missing or damaged, or the
-        collection was made with another one. UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server is
-        overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED: the call's deadline passed.
+        NOT_FOUND: the tenant may not write to a collection of this name. FAILED_PRECONDITION: the embedder is missing or
+        damaged, or the collection was made with another one. UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the
+        server is overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED: the call's deadline passed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -418,7 +420,8 @@ class RagService:
 
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
-    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops, every method returns UNAVAILABLE.
+    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops,
+    every method returns UNAVAILABLE.
     """
 
     @staticmethod

@@ -40,7 +40,8 @@ class RagServiceStub:
 
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
-    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops, every method returns UNAVAILABLE.
+    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops,
+    every method returns UNAVAILABLE.
     """
 
     @_typing.overload
@@ -54,7 +55,7 @@ class RagServiceStub:
     model's artefact is missing or damaged, the collection was made with another embedder, or the request id belongs to
     another call. UNAVAILABLE: a model is loading, the collection has not reached min_generation, the chat provider
     failed, or the ledger cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded, or a budget
-    is spent. DEADLINE_EXCEEDED: the answer took too long.
+    or the quota of the server's account at the provider is spent. DEADLINE_EXCEEDED: the answer took too long.
     """
     StreamAsk: _grpc.UnaryStreamMultiCallable[_rag_pb2.StreamAskRequest, _rag_pb2.StreamAskResponse]
     """StreamAsk sends the sources, then the answer while it is generated, then exactly one done.
@@ -76,9 +77,9 @@ class RagServiceStub:
     again.
 
     INVALID_ARGUMENT: a field violates its limits, or the collection is new and the server has as many as it can.
-    NOT_FOUND: the tenant may not write to a collection of this name. FAILED_PRECONDITION: the embedder is missing or damaged, or the
-    collection was made with another one. UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server is
-    overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED: the call's deadline passed.
+    NOT_FOUND: the tenant may not write to a collection of this name. FAILED_PRECONDITION: the embedder is missing or
+    damaged, or the collection was made with another one. UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the
+    server is overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED: the call's deadline passed.
     """
     ImportDocuments: _grpc.StreamUnaryMultiCallable[_rag_pb2.ImportDocumentsRequest, _rag_pb2.ImportDocumentsResponse]
     """ImportDocuments is AddDocuments for many documents: every message is one atomic write. Set a deadline that is long
@@ -179,7 +180,8 @@ class RagServiceAsyncStub(RagServiceStub):
 
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
-    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops, every method returns UNAVAILABLE.
+    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops,
+    every method returns UNAVAILABLE.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -190,7 +192,7 @@ class RagServiceAsyncStub(RagServiceStub):
     model's artefact is missing or damaged, the collection was made with another embedder, or the request id belongs to
     another call. UNAVAILABLE: a model is loading, the collection has not reached min_generation, the chat provider
     failed, or the ledger cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded, or a budget
-    is spent. DEADLINE_EXCEEDED: the answer took too long.
+    or the quota of the server's account at the provider is spent. DEADLINE_EXCEEDED: the answer took too long.
     """
     StreamAsk: _aio.UnaryStreamMultiCallable[_rag_pb2.StreamAskRequest, _rag_pb2.StreamAskResponse]  # type: ignore[assignment]
     """StreamAsk sends the sources, then the answer while it is generated, then exactly one done.
@@ -212,9 +214,9 @@ class RagServiceAsyncStub(RagServiceStub):
     again.
 
     INVALID_ARGUMENT: a field violates its limits, or the collection is new and the server has as many as it can.
-    NOT_FOUND: the tenant may not write to a collection of this name. FAILED_PRECONDITION: the embedder is missing or damaged, or the
-    collection was made with another one. UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server is
-    overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED: the call's deadline passed.
+    NOT_FOUND: the tenant may not write to a collection of this name. FAILED_PRECONDITION: the embedder is missing or
+    damaged, or the collection was made with another one. UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the
+    server is overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED: the call's deadline passed.
     """
     ImportDocuments: _aio.StreamUnaryMultiCallable[_rag_pb2.ImportDocumentsRequest, _rag_pb2.ImportDocumentsResponse]  # type: ignore[assignment]
     """ImportDocuments is AddDocuments for many documents: every message is one atomic write. Set a deadline that is long
@@ -314,7 +316,8 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
 
     If the server requires authentication, every method may also return UNAUTHENTICATED (no valid API key or client
     certificate), PERMISSION_DENIED (the tenant's roles or allow-lists do not permit the call) and RESOURCE_EXHAUSTED (a
-    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops, every method returns UNAVAILABLE.
+    limit of the tenant is exceeded, or a write would exceed a quota of the collection's owner). While the server stops,
+    every method returns UNAVAILABLE.
     """
 
     @_abc_1.abstractmethod
@@ -329,7 +332,7 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         model's artefact is missing or damaged, the collection was made with another embedder, or the request id belongs to
         another call. UNAVAILABLE: a model is loading, the collection has not reached min_generation, the chat provider
         failed, or the ledger cannot be written. RESOURCE_EXHAUSTED: the server or the provider is overloaded, or a budget
-        is spent. DEADLINE_EXCEEDED: the answer took too long.
+        or the quota of the server's account at the provider is spent. DEADLINE_EXCEEDED: the answer took too long.
         """
 
     @_abc_1.abstractmethod
@@ -369,9 +372,9 @@ class RagServiceServicer(metaclass=_abc_1.ABCMeta):
         again.
 
         INVALID_ARGUMENT: a field violates its limits, or the collection is new and the server has as many as it can.
-        NOT_FOUND: the tenant may not write to a collection of this name. FAILED_PRECONDITION: the embedder is missing or damaged, or the
-        collection was made with another one. UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the server is
-        overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED: the call's deadline passed.
+        NOT_FOUND: the tenant may not write to a collection of this name. FAILED_PRECONDITION: the embedder is missing or
+        damaged, or the collection was made with another one. UNAVAILABLE: the embedder is loading. RESOURCE_EXHAUSTED: the
+        server is overloaded, its disk is full, or another process is writing. DEADLINE_EXCEEDED: the call's deadline passed.
         """
 
     @_abc_1.abstractmethod

@@ -11,7 +11,7 @@ from server.domain.analysis import AnalysisTask, LanguageIdentifier, TaskFailed,
 from server.domain.context import current
 from server.domain.texts import Classifier
 from server.models.handle import Handle
-from server.rpc.access import uses
+from server.rpc.access import uses_some
 from server.rpc.convert import by_name, labels, model_ref
 from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tasks.analysis.analyzer import Analyzer
@@ -73,7 +73,7 @@ def spec(
 
     return ServiceSpec(
         AnalysisServicer(Analyzer(sentiment.use, topics.use, parser.use, languages.use)),
-        dict.fromkeys(("Analyze", "StreamAnalyze"), MethodSpec(Role.CALL, FREE, (uses(models),))),
+        dict.fromkeys(("Analyze", "StreamAnalyze"), MethodSpec(Role.CALL, FREE, (uses_some(models),))),
         needs=(parser, languages),
         waits_for=tuple(classifiers.values()),
         lanes=1,

@@ -24,6 +24,7 @@ _KILL_SECONDS = 5.0  # for the kernel to end it
 _IDLE_SECONDS = 5.0  # without CPU although it is asked: it hangs
 _ANSWER_SECONDS = 60.0  # for a text, and for the start of the child
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0  # seconds between two starts, while no text is answered between them
+_STARTS = 3  # without an answer: it will not come back
 
 
 class SpacyChild:
@@ -37,6 +38,7 @@ class SpacyChild:
         self._asked: float | None = None  # time.monotonic() when the text was sent that is not answered yet
         self._closed = threading.Event()
         self._delay, self._next_start = _FIRST_DELAY, 0.0
+        self._starts = 0  # since the latest answer
         self._seen: tuple[object, ...] = ()  # child, question and CPU time at the latest look
         self._active = 0.0  # time.monotonic() when they changed
         self._start()
@@ -45,6 +47,11 @@ class SpacyChild:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it ended again and again without an answer."""
+        return self._starts >= _STARTS and not self._is_alive()
 
     def ask(self, text: str) -> bytes:
         """What the child says of a text. Raises ModelLoading if it ends or hangs, and ServerStopping after close()."""
@@ -59,7 +66,7 @@ class SpacyChild:
                 raise self.replaced() from error
             finally:
                 self._asked = None
-            self._delay = _FIRST_DELAY
+            self._delay, self._starts = _FIRST_DELAY, 0
             return answer
 
     def replaced(self) -> ModelLoading | ServerStopping:
@@ -93,6 +100,7 @@ class SpacyChild:
             self._next_start, self._delay = now + self._delay, min(2 * self._delay, _LONGEST_DELAY)
             log.error("spaCy's process ended with status %s; it is started again", self._process.returncode)
             self._connection.close()
+            self._starts += 1
             self._start()
 
     def _start(self) -> None:

@@ -58,6 +58,11 @@ class SpacyParser:
         """The child, whose memory counts as the model's."""
         return self._child.pid
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the child cannot be started again."""
+        return self._child.is_lost
+
     def close(self) -> None:
         """End the child; the call that it serves raises ServerStopping."""
         self._child.close()

@@ -14,6 +14,7 @@ from typing import Any
 
 from server.domain.analysis import TextSpan
 from server.domain.priority import PARSING, step_back
+from server.tasks.analysis.bounded_tokenizer import BoundedTokenizer
 from server.tasks.analysis.key_phrases import Candidate, rank
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -28,6 +29,7 @@ class Parser:
         import spacy
 
         self.nlp: Any = spacy.load(pipeline)
+        self.nlp.tokenizer = BoundedTokenizer(self.nlp.tokenizer)
 
     def parse(self, text: str) -> dict[str, list[Any]]:
         """Everything that one parse yields. Each list begins with the offsets of start and end, in code points."""

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Final
 
 # An answer has at most 4096 tokens, which is far less text. A whole answer in one event may have log probabilities.
-MAX_EVENT_BYTES = 8 * 1024 * 1024
+MAX_EVENT_BYTES = 16 * 1024 * 1024
 DONE: Final = "[DONE]"  # the value that stands for the endpoint's end of the stream
 _BOM = b"\xef\xbb\xbf"
 _KEEP_ALIVE = {"ping", "keep-alive", "keepalive", "heartbeat"}
@@ -103,7 +103,7 @@ class _Lines:
         return [line.rstrip(b"\r\n") for line in lines]
 
     def rest(self) -> list[bytes]:
-        return [b"".join(self._begun).rstrip(b"\r")] if self._begun else []
+        return b"".join(self._begun).splitlines()
 
     def _begin(self, piece: bytes) -> None:
         self._begun.append(piece)

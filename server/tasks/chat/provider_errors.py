@@ -23,15 +23,22 @@ from server.domain.errors import (
     Violation,
 )
 
-_CONTEXT_CODES = {"context_length_exceeded", "exceed_context_size_error", "context_window_exceeded"}
-# What the providers of tests/tasks/chat/provider_quirks.toml say of a prompt that is longer than the context.
-_CONTEXT_WORDS = re.compile(
-    r"maximum (context|prompt|model|sequence|input) length|(exceed|larger than|longer than|overflow|too long)\w*"
-    r"[^.]{0,80}context|context[^.]{0,60}(exceed|overflow|not enough|too (long|small))|exceeds the available context"
-    r"|(prompt|input|messages?)( \([^)]*\))? (is|are) too long|reduce the length of the (messages|prompt|input)"
-    r"|input token count[^.]{0,40}exceeds|inputs`? tokens \+ `?max_new_tokens`? must be <=|inputs`? must have less than"
-    r"|longer than the maximum model length|too many (input|prompt) tokens|total number of tokens in the prompt"
+_CONTEXT_CODES = {
+    *("context_length_exceeded", "exceed_context_size_error", "context_window_exceeded"),
+    *("string_above_max_length", "tokens_limit_reached"),
+}
+# Providers say in many ways that a prompt is longer than the context. All name what is too long, how that is measured,
+# and that it is too much; limits of rates do so, too.
+_CONTEXT_WORDS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"\b(context|prompt|inputs?|sequence|messages?|conversation|request)\b",
+        r"\b(length|tokens?|window|size|context limit)\b|too long|超长",
+        r"exceed|too (long|large|many)|(longer|larger|greater|less) than|\bmax(imum)?\b|limit|overflow|超长"
+        r"|reduce the length|must be <=|should be \[",
+    )
 )
+_RATE_WORDS = re.compile(r"rate.?limit|per (min|hour|day|second)|quota")
 _QUOTA_CODES = {
     *("insufficient_quota", "insufficient_balance", "insufficient_credits", "insufficient_funds", "payment_required"),
     *("billing_hard_limit_reached", "billing_not_active", "billing_error", "exceeded_current_quota_error"),
@@ -166,7 +173,10 @@ def _by_words(report: Report, status: int) -> QuintetError | None:
 
 
 def _is_context(report: Report) -> bool:
-    return bool(_CONTEXT_CODES & report.codes or _CONTEXT_WORDS.search(report.words))
+    if _CONTEXT_CODES & report.codes:
+        return True
+    words = report.words
+    return not _RATE_WORDS.search(words) and all(pattern.search(words) for pattern in _CONTEXT_WORDS)
 
 
 def _prompt_too_long(report: Report) -> PromptTooLong:

@@ -16,7 +16,7 @@ from pydantic import StringConstraints as Text
 
 from server.domain.chat import Prices
 from server.domain.money import micros
-from server.domain.reloading_file import BadFile
+from server.domain.reloading_file import BadFile, read_file
 from server.tasks.chat.api_keys import NO_KEY, Key, KeyFile, checked_key, is_header
 
 EMBEDDED, DEFAULT = "embedded", "default"
@@ -47,7 +47,7 @@ Address = Annotated[str, AfterValidator(_address)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Name = Annotated[str, Text(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 LimitField = Literal["max_completion_tokens", "max_tokens", "none"]
-Option = Literal["temperature", "top_p", "stop", "seed", "stream_options"]
+Option = Literal["temperature", "top_p", "stop", "seed", "stream_options", "stream"]
 Word = Annotated[str, Text(pattern=r"^[!-~]{1,128}$")]
 
 
@@ -144,9 +144,11 @@ class Providers(_Table):
 def read_providers(path: Path) -> Providers:
     """The file, checked. Raises BadFile."""
     try:
-        return parse_providers(path.read_bytes().decode("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        content = read_file(path).decode("utf-8")
+    except (OSError, UnicodeDecodeError, BadFile) as error:
         raise BadFile(f"QUINTET_PROVIDERS: {path.name} cannot be read: {_reason(error)}") from None
+    try:
+        return parse_providers(content)
     except BadFile as error:
         raise BadFile(f"{path.name}: {error}") from None
 
@@ -155,7 +157,7 @@ def parse_providers(content: str) -> Providers:
     """From TOML. Raises BadFile."""
     try:
         raw = tomllib.loads(content)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: int's own for 5,000 digits, too
         raise BadFile(f"it is not TOML: {_reason(error)}") from None
     try:
         found = Providers.model_validate(raw)

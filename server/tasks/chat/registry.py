@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from server.settings import Settings
     from server.tasks.chat.openai_upstream import Upstream
 
-_LOOK_SECONDS = 1.0  # between looks at the folder of an embedded model that cannot be used
+_LOOK_SECONDS = 1.0  # between looks at the embedded model's folder while something is missing
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 5.0, 300.0  # until it is tried again without a change there
 
 
@@ -47,6 +47,7 @@ class ChatModels:
             name: Handle(name, manager.changed, ModelTask.CHAT) for name in self._config.names or ("none",)
         }
         self.upstreams: dict[str, Upstream] = {}
+        self._breakers: dict[str, CircuitBreaker] = {}  # by provider
         self._missing: dict[str, str] = {}  # why other upstreams could not be made
         self._routers: dict[str, Router] = {}
         self._closing = AsyncExitStack()
@@ -75,18 +76,14 @@ class ChatModels:
             # As the settings ask, so it is not logged as an error.
             self.default.move(State.FAILED, "there is no language model: QUINTET_LLM is off")
             return
-        config = self._config
-        try:
-            if config.providers.providers:
-                await asyncio.to_thread(self._load_providers)
-        except Exception as error:
-            why = explain("providers", error)
-            self._missing |= {ref: why for refs in config.names.values() for ref in refs if ref != EMBEDDED}
-        await self._fill(name for name, refs in config.names.items() if EMBEDDED not in refs)
-        await self._try_embedded()
+        await self._try_providers()
+        await self._fill(name for name, refs in self._config.names.items() if EMBEDDED not in refs)
+        if late := self._users({EMBEDDED}):
+            await self._try_embedded()
+            await self._fill(late)
 
     def start(self) -> None:
-        """Begin to load, and try an embedded model that cannot be used again."""
+        """Begin to load, and try again what cannot be used."""
         self._loading = supervised("chat models", self._load_and_heal)
 
     async def close(self) -> None:
@@ -96,41 +93,55 @@ class ChatModels:
             await asyncio.gather(self._loading, return_exceptions=True)
         await self._closing.aclose()
 
-    def _load_providers(self) -> None:
-        from server.tasks.chat.upstreams import provider_upstreams  # it imports the SDK, which takes a second
-
-        self.upstreams |= provider_upstreams(self._config, self._artefacts, self._breaker)
-        for upstream in self.upstreams.values():
-            self._closing.push_async_callback(upstream.endpoint.client.close)
-
     async def _load_and_heal(self) -> None:
         mark, delay = await self._mark(), _FIRST_RETRY_SECONDS  # before loading, so that no change is missed
         await self.load()
         due = time.monotonic() + delay
-        while self._late and EMBEDDED not in self.upstreams:
+        while self._missing:
             await asyncio.sleep(_LOOK_SECONDS)
             before, mark = mark, await self._mark()
             if mark != before or time.monotonic() > due:
-                await self._try_embedded()
+                missing = self._missing
+                await self._try_providers()
+                if EMBEDDED in missing:
+                    await self._try_embedded()
+                if missing != self._missing:
+                    await self._fill(self._users(missing))
                 delay = min(2 * delay, _LONGEST_RETRY_SECONDS)
                 due = time.monotonic() + delay
 
     async def _mark(self) -> Mark | None:
         return await asyncio.to_thread(self._manager.store.mark, self._config.embedded)
 
-    @property
-    def _late(self) -> list[str]:
-        """What needs the embedded model."""
-        return [name for name, refs in self._config.names.items() if EMBEDDED in refs]
+    def _users(self, upstreams: Container[str]) -> list[str]:
+        """The handles that use one of these upstreams."""
+        return [name for name, refs in self._config.names.items() if any(ref in upstreams for ref in refs)]
+
+    async def _try_providers(self) -> None:
+        """Make the upstreams of providers that are not made yet; `_missing` says why others could not be."""
+        refs = [ref for refs in self._config.names.values() for ref in refs if ref != EMBEDDED]
+        if self.upstreams.keys() >= set(refs):
+            return
+        try:
+            found, missing = await asyncio.to_thread(self._make_upstreams)
+        except Exception as error:
+            found, missing = {}, dict.fromkeys(refs, explain("providers", error))
+        for upstream in found.values():
+            self._closing.push_async_callback(upstream.endpoint.client.close)
+        self.upstreams |= found
+        self._missing = {**{ref: why for ref, why in self._missing.items() if ref == EMBEDDED}, **missing}
+
+    def _make_upstreams(self) -> "tuple[dict[str, Upstream], dict[str, str]]":
+        from server.tasks.chat.upstreams import provider_upstreams  # it imports the SDK, which takes a second
+
+        return provider_upstreams(self._config, self._artefacts, self._breaker, self.upstreams)
 
     async def _try_embedded(self) -> None:
-        """Load the embedded model if one is wanted, and fill the handles that need it."""
-        if late := self._late:
-            try:
-                await self._load_embedded()
-            except Exception as error:
-                self._missing[EMBEDDED] = explain(self._config.embedded, error)
-            await self._fill(late)
+        """Load the embedded model; `_missing` says why it could not be."""
+        try:
+            await self._load_embedded()
+        except Exception as error:
+            self._missing = {**self._missing, EMBEDDED: explain(self._config.embedded, error)}
 
     async def _load_embedded(self) -> None:
         """Raises ModelUnavailable and ModelDoesNotFit."""
@@ -153,7 +164,7 @@ class ChatModels:
             raise
         self._closing.push_async_callback(embedded.close)
         self.upstreams[EMBEDDED] = upstream
-        self._missing.pop(EMBEDDED, None)
+        self._missing = {ref: why for ref, why in self._missing.items() if ref != EMBEDDED}
         self._manager.memory.held[name] = process_memory.resident_bytes(embedded.supervisor.pid)
 
     async def _fill(self, names: Iterable[str]) -> None:
@@ -180,10 +191,14 @@ class ChatModels:
                 handle.move(state, remark, is_away=EMBEDDED not in self._config.names[name])
 
     def _breaker(self, provider: str) -> CircuitBreaker:
+        """The provider's, or "embedded"'s."""
+        if found := self._breakers.get(provider):
+            return found
+
         def changed() -> None:
             if breaker.seconds_left:  # it becomes half open without an event
                 asyncio.get_running_loop().call_later(breaker.seconds_left + 0.01, self._update)
             self._update()
 
-        breaker = CircuitBreaker(provider, on_change=changed)
+        self._breakers[provider] = breaker = CircuitBreaker(provider, on_change=changed)
         return breaker

@@ -11,7 +11,7 @@ from server.domain.context import current
 from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
 from server.models.handle import Handle, find
-from server.rpc.access import chosen, uses
+from server.rpc.access import uses_chosen
 from server.rpc.convert import end_of_answer
 from server.rpc.service_spec import MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
@@ -83,7 +83,7 @@ def spec(models: Mapping[str, Handle[ChatModel]], *, required: bool) -> ServiceS
     return ServiceSpec(
         servicer,
         dict.fromkeys(
-            ("Chat", "StreamChat"), MethodSpec(Role.CALL, servicer.estimate, (uses(chosen(next(iter(models)))),))
+            ("Chat", "StreamChat"), MethodSpec(Role.CALL, servicer.estimate, (uses_chosen(next(iter(models))),))
         ),
         needs=(next(iter(models.values())),),
         required=required,

@@ -2,9 +2,11 @@
 
 import asyncio
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from tokenizers import Tokenizer
 
@@ -12,6 +14,8 @@ from server.domain.chat import Message
 
 # 32,000 code points take 20 to 110 ms, so longer texts are counted on a thread; tokenizers releases the GIL.
 _ON_THE_LOOP = 500
+_THREADS = ThreadPoolExecutor(2, thread_name_prefix="tokens")  # no other work holds these
+T = TypeVar("T")
 _TURN_TOKENS = 4  # around a message, if the model's chat template is unknown
 
 
@@ -37,13 +41,17 @@ class TokenCounter:
 
     async def count_text(self, text: str) -> int:
         """As text(), on a thread if it is long."""
-        return self.text(text) if len(text) <= _ON_THE_LOOP else await asyncio.to_thread(self.text, text)
+        return self.text(text) if len(text) <= _ON_THE_LOOP else await _on_a_thread(self.text, text)
 
     async def count_prompt(self, messages: Sequence[Message]) -> int:
         """As prompt(), on a thread if it is long."""
         if _code_points(messages) <= _ON_THE_LOOP:
             return self.prompt(messages)
-        return await asyncio.to_thread(self.prompt, messages)
+        return await _on_a_thread(self.prompt, messages)
+
+
+async def _on_a_thread(count: Callable[[T], int], counted: T) -> int:
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, count, counted)
 
 
 def _code_points(messages: Sequence[Message]) -> int:

@@ -8,7 +8,7 @@ from quintet.v1 import classification_pb2, classification_pb2_grpc
 from server.domain.context import current
 from server.domain.texts import Classifier
 from server.models.handle import Handle, find
-from server.rpc.access import chosen, uses
+from server.rpc.access import uses_chosen
 from server.rpc.convert import labels, model_ref
 from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
@@ -43,7 +43,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
 
 def spec(classifiers: Mapping[str, Handle[Classifier]], required: Collection[str]) -> ServiceSpec:
     """The service over the classifiers that callers can name. It serves while the required ones can be used."""
-    methods = {"Classify": MethodSpec(Role.CALL, FREE, (uses(chosen(DEFAULT_MODEL)),))}
+    methods = {"Classify": MethodSpec(Role.CALL, FREE, (uses_chosen(DEFAULT_MODEL),))}
     extras = {name: handle for name, handle in classifiers.items() if name not in required}
     needs = tuple(classifiers[name] for name in required)
     return ServiceSpec(ClassificationServicer(classifiers), methods, needs=needs, extras=extras)

@@ -8,7 +8,7 @@ from quintet.v1 import embedding_pb2, embedding_pb2_grpc
 from server.domain.context import current
 from server.domain.texts import DetailedEmbedder
 from server.models.handle import Handle, find
-from server.rpc.access import chosen, uses
+from server.rpc.access import uses_chosen
 from server.rpc.convert import model_ref
 from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
@@ -41,5 +41,5 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
 
 def spec(embedders: Mapping[str, Handle[DetailedEmbedder]]) -> ServiceSpec:
     """The service over the embedders that callers can name, the default first."""
-    methods = {"Embed": MethodSpec(Role.CALL, FREE, (uses(chosen(next(iter(embedders)))),))}
+    methods = {"Embed": MethodSpec(Role.CALL, FREE, (uses_chosen(next(iter(embedders))),))}
     return ServiceSpec(EmbeddingServicer(embedders), methods, needs=tuple(embedders.values()))

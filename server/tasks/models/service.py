@@ -111,11 +111,10 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.GetServerInfoResponse:
         """Versions, limits and services.
 
-        Only admins see the warnings, which may name other tenants. Why a service is down may name models, so a tenant
-        with an allow-list of models is not told.
+        Only admins see the warnings, which may name other tenants. Why a service is down is for callers that may use it
+        and all models.
         """
         caller = current().caller
-        hidden = caller.models is not None and not caller.is_admin
         times: dict[str, Any] = {"start_time": self._started, "current_time": datetime.now(UTC)}
         return pb.GetServerInfoResponse(
             version=version("quintet"),
@@ -126,11 +125,11 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
                 pb.ServiceStatus(
                     name=name,
                     serving=not message,
-                    message=_HIDDEN if message and hidden else message,
+                    message=message if not message or caller.is_told_of(_short(name)) else _HIDDEN,
                     required=name in self._required(),
                 )
                 for name, message in sorted(self._services().items())
-                if not hidden or "/" not in name  # that of a single model
+                if "/" not in name or caller.is_told_of(_short(name))  # that of a single model
             ],
             warnings=self._warnings() if caller.is_admin else (),
             **times,
@@ -166,6 +165,11 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             if spec.has_artefact:
                 model.aliases.update(await asyncio.to_thread(self._manager.store.aliases, handle.name))
         return model
+
+
+def _short(health_name: str) -> str:
+    """ChatService of "quintet.v1.ChatService", also with the name of a model behind it."""
+    return health_name.partition("/")[0].rpartition(".")[2]
 
 
 def spec(servicer: ModelServicer) -> ServiceSpec:

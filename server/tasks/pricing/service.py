@@ -7,7 +7,7 @@ from quintet.v1 import pricing_pb2, pricing_pb2_grpc
 from server.domain.context import current
 from server.domain.pricing import House, values_of
 from server.models.handle import Handle
-from server.rpc.access import always, uses
+from server.rpc.access import uses
 from server.rpc.convert import model_ref
 from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tenancy.tenants import Role
@@ -44,5 +44,5 @@ class PricingServicer(pricing_pb2_grpc.PricingServiceServicer):
 
 def spec(pricer: "Handle[HousePricer]") -> ServiceSpec:
     """The service over the model of house prices."""
-    methods = {"PredictPrice": MethodSpec(Role.CALL, FREE, (uses(always(pricer.name)),))}
+    methods = {"PredictPrice": MethodSpec(Role.CALL, FREE, (uses(pricer.name),))}
     return ServiceSpec(PricingServicer(pricer), methods, needs=(pricer,))

@@ -6,7 +6,7 @@
 import re
 
 from server.tasks.rag.statements import Statement
-from server.tasks.rag.terms import Terms, has_digit, terms_of
+from server.tasks.rag.terms import Terms, alike, has_digit, pairs_of, terms_of
 from server.tasks.rag.vocabulary import FUNCTION_WORDS, NEGATION, YES_OR_NO
 
 _BETWEEN = r"[,;:，；：、]\s|\s[–—-]\s|[，；：、]|\.\s|[。！？]|\b(?:but|while|whereas|aber|mais|pero|sino)\b|但"
@@ -64,6 +64,20 @@ def are_nearest(statement: Statement, asked: Terms, news: Terms) -> bool:
             if other > place or (own and found[place] <= found[other]):
                 return False
     return True
+
+
+def modify_same(statement: Statement, asked: Terms, pairs: list[tuple[str, str]], elsewhere: set[str]) -> bool:
+    """Whether no word has another one before it than in the question's `pairs`: a red light is no amber light.
+
+    Unless the passages do not have the question's word `elsewhere`: then another may stand for it.
+    """
+    missing = [(first, word) for first, word in pairs if first in elsewhere and not statement.all.knows(first)]
+    stated = pairs_of(statement.text) if missing else []
+    return not any(
+        (word == other or alike(word, other)) and not asked.knows(before)
+        for _, word in missing
+        for before, other in stated
+    )
 
 
 def _asked_in(part: Terms, asked: Terms) -> set[str]:

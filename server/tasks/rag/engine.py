@@ -112,20 +112,17 @@ class RagEngine:
         await self._collections.fold(collection)
         return self._info(collection)
 
-    async def owners(self, name: str) -> dict[str, str]:
-        """The recorded owners of all collections, by name, empty where none is recorded.
+    def owners(self) -> dict[str, str]:
+        """The recorded owners of all collections, by name, empty where none is recorded."""
+        return self._collections.owners()
 
-        `name` may be a collection that another server has just made.
-        """
-        found = self._collections.owners()
-        if name not in found:
-            await self._collections.refresh(name)
-            found = self._collections.owners()
-        return found
+    async def look_for(self, name: str) -> None:
+        """Find a collection that another server has just made or changed."""
+        await self._collections.refresh(name)
 
     def list_collections(self) -> list[CollectionInfo]:
         """All collections, sorted by name."""
-        owners = self._collections.owners()
+        owners = self.owners()
         found = [self._info(each) for each in self._collections.open.values()]
         found += (
             CollectionInfo(IndexIdentity(name, 0), CollectionState.FAILED, "; ".join(why), owner=owners.get(name, ""))

@@ -13,7 +13,7 @@ from server.domain.rag import Passage
 from server.tasks.rag import clauses
 from server.tasks.rag.abstention import language_of
 from server.tasks.rag.statements import Statement, statements_of
-from server.tasks.rag.terms import Number, Terms, terms_of
+from server.tasks.rag.terms import Number, Terms, pairs_of, terms_of
 from server.tasks.rag.vocabulary import ASKED_DIMENSIONS, DIMENSION, ORDINAL, QUESTION_WORDS, SUPERLATIVE, YES_OR_NO
 
 # Shares of words (of characters in Chinese, Japanese and Korean), chosen on the development half of `make eval`.
@@ -48,6 +48,7 @@ class _Question:
         is_title = sum(word[0].isupper() for word in words) > 0.7 * len(words)
         self.capitals_name = not is_title and language_of(text) != "de"  # which capitalises every noun
         self.terms = terms_of(text, capitals_name=self.capitals_name)
+        self.pairs = pairs_of(text)
         self.superlatives = {match.group().casefold() for match in SUPERLATIVE.finditer(text)}
         self.dimensions = {
             dimension
@@ -55,7 +56,7 @@ class _Question:
             if pattern.search(text)
             for dimension in dimensions.split()
         }
-        headings = {h for s in statements for h in (*s.context.split("\n"), s.key) if h}
+        headings = {heading for s in statements for heading in (*s.context.lines, s.key) if heading}
         self.headings = [named for named in map(self._named_in, headings) if named.size]
         self.known_anywhere = {
             word for word in self.terms.words | self.terms.characters if any(s.all.knows(word) for s in statements)
@@ -80,9 +81,10 @@ class _Question:
             and news.symbols <= statement.terms.symbols
             and all(map(statement.all.knows, news.names))
             and news.share_in(statement.all) >= min_news
-            and not any(_is_enough(terms_of(part), news) for part in statement.parts)
+            and not any(_is_enough(part.terms, news) for part in statement.parts)
             and self._is_about_subject(statement)
             and (self._is_row(statement, news) if statement.cells else self._is_clause(statement, news))
+            and clauses.modify_same(statement, self.terms, self.pairs, self.known_anywhere)
             and clauses.agree(statement, sentence, self.text, news)
         )
 

@@ -34,6 +34,23 @@ async def open_collections(
     return engine
 
 
+def faults(collections: "Handle[RagEngine]") -> dict[str, list[str]]:
+    """What is wrong with the files of each collection; nothing with most. Collections that are not open have no row."""
+    engine = collections.loaded
+    return engine.faults() if engine else {}
+
+
+def warnings(collections: "Handle[RagEngine]") -> list[str]:
+    """The same, for an operator."""
+    return [f'collection "{name}": {why}' for name, found in faults(collections).items() for why in found]
+
+
+def end_reindexing(collections: "Handle[RagEngine]") -> None:
+    """End all reindexing: the server stops."""
+    if engine := collections.loaded:
+        engine.reindexer.stop()
+
+
 async def make_answerer(collections: "RagEngine", chat: ChatModel) -> "Answerer":
     from server.tasks.rag.answerer import Answerer
 

@@ -15,7 +15,7 @@ from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
 from server.domain.rag import Query, ReindexProgress
 from server.models.handle import Handle
-from server.rpc.access import SEES_COLLECTIONS, always, names_collection, uses
+from server.rpc.access import SEES_COLLECTIONS, names_collection, uses, uses_default
 from server.rpc.convert import by_name, index_ref, model_ref
 from server.rpc.service_spec import FREE, MethodSpec, ServiceSpec
 from server.tasks.rag import convert
@@ -40,9 +40,13 @@ class RagServicer(rag_pb2_grpc.RagServiceServicer):
         """What an answer costs at most. Raises what serving it would raise."""
         return self._answerer.get().estimate(_question(request))
 
-    async def owners(self, name: str) -> Mapping[str, str]:
-        """The recorded owner of every collection; `name` may be one that another server has just made."""
-        return await self._engine.get().owners(name)
+    def owners(self) -> Mapping[str, str]:
+        """The recorded owner of every collection."""
+        return self._engine.get().owners()
+
+    async def look_for(self, name: str) -> None:
+        """Find a collection that another server has just made or changed."""
+        await self._engine.get().look_for(name)
 
     async def Ask(self, request: pb.AskRequest, context: Any) -> pb.AskResponse:
         texts: list[str] = []
@@ -213,17 +217,17 @@ def spec(
     `retrieval` are the names of the models that find passages, the embedder first.
     """
     servicer = RagServicer(engine, answerer)
-    answers, finds, embeds = uses(always(chat.name, *retrieval)), uses(always(*retrieval)), uses(always(retrieval[0]))
-    read = names_collection(Right.READ, convert.collection, servicer.owners)
+    finds, embeds, answers = uses(*retrieval), uses(retrieval[0]), uses_default(chat.name)
+    read = names_collection(Right.READ, convert.collection, servicer.owners, servicer.look_for)
     add, write, create, delete = (
-        names_collection(right, lambda request: request.collection, servicer.owners)
+        names_collection(right, lambda request: request.collection, servicer.owners, servicer.look_for)
         for right in (Right.ADD, Right.WRITE, Right.CREATE, Right.DELETE)
     )
     called, ingests = partial(MethodSpec, Role.CALL, FREE), partial(MethodSpec, Role.INGEST, FREE)
     return ServiceSpec(
         servicer,
         {
-            **dict.fromkeys(("Ask", "StreamAsk"), MethodSpec(Role.CALL, servicer.estimate, (answers, read))),
+            **dict.fromkeys(("Ask", "StreamAsk"), MethodSpec(Role.CALL, servicer.estimate, (finds, answers, read))),
             "Retrieve": called((finds, read)),
             "ListCollections": called((SEES_COLLECTIONS,)),
             **dict.fromkeys(("ListDocuments", "GetIndex", "ListGenerations"), called((read,))),

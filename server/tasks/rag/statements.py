@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -29,19 +28,31 @@ class Cell(NamedTuple):
     text: str
 
 
-@dataclass
+class Context:
+    """What names the subject of statements: headings, columns, the sentence that one refers to. A line for each."""
+
+    def __init__(self, *lines: str) -> None:
+        self.lines = [line for line in lines if line]
+        self.terms = terms_of("\n".join(self.lines))
+
+    def below(self, *lines: str) -> "Context":
+        """The context of what stands below these lines, too."""
+        return Context(*self.lines, *lines)
+
+
 class Statement:
-    """A sentence or row. `context` names its subject: headings, columns, the sentence that it refers to."""
+    """A sentence, or a row of `cells`, or a pair of sentences, its `parts`."""
 
-    text: str
-    context: str
-    cells: tuple[Cell, ...] = ()
-    parts: tuple[str, ...] = ()  # of a pair of sentences
-
-    def __post_init__(self) -> None:
-        self.terms = _row_terms(self.cells) if self.cells else terms_of(self.text)
-        self.around = terms_of(self.context)
-        self.all: Terms = self.terms | self.around
+    def __init__(
+        self, text: str, context: Context, cells: tuple[Cell, ...] = (), parts: tuple["Statement", ...] = ()
+    ) -> None:
+        self.text = text
+        self.context = context
+        self.cells = cells
+        self.parts = parts
+        own = _row_terms(cells) if cells else Terms() if parts else terms_of(text)
+        self.terms: Terms = own | parts[0].terms | parts[1].terms if parts else own
+        self.all = self.terms | context.terms
 
     @property
     def key(self) -> str:
@@ -62,7 +73,8 @@ def _row_terms(cells: tuple[Cell, ...]) -> Terms:
 
 def statements_of(passage: Passage) -> Iterator[Statement]:
     """The statements of a passage in their order, and pairs of sentences of which one alone may say half."""
-    headings: list[tuple[int, str]] = [(0, passage.title)] if passage.title else []
+    headings: list[tuple[int, str]] = [(0, passage.title)]
+    context = Context(passage.title)
     short: list[str] = []  # the short lines in a row before this one
     for block in _BLOCK.split(passage.text):
         lines = [line for line in block.splitlines() if line.strip()]
@@ -71,52 +83,52 @@ def statements_of(passage: Passage) -> Iterator[Statement]:
             # A heading of the first level names another subject than the title.
             headings = [(rank, text) for rank, text in headings if rank < level and (rank or level > 1)]
             headings.append((level, match[2]))
+            context = Context(*(text for _, text in headings))
             lines, short = lines[1:], []
         if not lines:
             continue
-        context = "\n".join(text for _, text in headings)
         if len(lines) == 1 and len(lines[0]) <= _SHORT and not _ENDS.search(lines[0]) and "|" not in lines[0]:
-            # A heading without a mark, or a row of a table of which each became a paragraph: the first ones say what
+            # A heading without a mark, or a row of a table of which each became a paragraph: the first one says what
             # the others mean.
-            yield Statement(lines[0], "\n".join([context, *short[:1]]))
+            yield Statement(lines[0], context.below(*short[:1]))
             short.append(lines[0])
             continue
-        lead = short[-1] if len(short) == 1 else ""
+        yield from _block(lines, context.below(*short) if len(short) == 1 else context)
         short = []
-        yield from _block(lines, f"{context}\n{lead}" if lead else context)
 
 
-def _block(lines: list[str], context: str) -> Iterator[Statement]:
+def _block(lines: list[str], context: Context) -> Iterator[Statement]:
     """A paragraph, a list, or a table."""
     if rows := _table(lines):
         header, *rows = rows
+        columns = context.below(*header)
         for row in rows:
-            cells = tuple(Cell(*pair) for pair in zip(header, row, strict=True))
-            yield Statement(" | ".join(row), "\n".join([context, *header]), cells)
+            yield Statement(" | ".join(row), columns, tuple(Cell(*pair) for pair in zip(header, row, strict=True)))
         return
     items: list[str] = []
-    lead = ""
     for line in lines:
         match = _ITEM.match(line)
         if match or not items or items[-1].endswith(_LEADS):
             items.append(line[match.end() :].strip() if match else line.strip())
         else:
             items[-1] = f"{items[-1]} {line.strip()}"
+    led = context
     for item in items:
-        yield from _sentences(item, f"{context}\n{lead}" if lead else context)
+        yield from _sentences(item, led)
         if item.endswith(_LEADS):
-            lead = item
+            led = context.below(item)
     if len(items) > 1:
         yield Statement(" ; ".join(items), context)
 
 
-def _sentences(text: str, context: str) -> Iterator[Statement]:
-    sentences = [part.strip() for part in _SENTENCE.split(text) if part.strip()]
-    for number, sentence in enumerate(sentences):
-        refers = number > 0 and REFERENCE.match(sentence)
-        yield Statement(sentence, f"{context}\n{sentences[number - 1]}" if refers else context)
-    for first, second in pairwise(sentences):
-        yield Statement(f"{first} {second}", context, parts=(first, second))
+def _sentences(text: str, context: Context) -> Iterator[Statement]:
+    found: list[Statement] = []
+    for sentence in filter(None, map(str.strip, _SENTENCE.split(text))):
+        refers = found and REFERENCE.match(sentence)
+        found.append(Statement(sentence, context.below(found[-1].text) if refers else context))
+    yield from found
+    for first, second in pairwise(found):
+        yield Statement(f"{first.text} {second.text}", context, parts=(first, second))
 
 
 def _table(lines: list[str]) -> list[list[str]]:

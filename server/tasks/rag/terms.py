@@ -33,6 +33,7 @@ _FIRST = re.compile(r"first (?:in|by|place|rank)\b", re.IGNORECASE)  # and not "
 _NOT_ORDINAL = re.compile(r"(?:\b(?:one|a|per|each|every|the next)|\d)\s*\Z", re.IGNORECASE)
 
 
+_DIGIT = re.compile(r"\d")
 ANY_UNIT = "any"  # of a number in a table whose column does not tell the unit
 
 
@@ -107,7 +108,7 @@ class Terms:
 
 def has_digit(name: str) -> bool:
     """Whether a name is a designation, such as "r2" or "k310"."""
-    return any(character.isdecimal() for character in name)
+    return bool(_DIGIT.search(name))
 
 
 def alike(one: str, other: str) -> bool:
@@ -120,6 +121,20 @@ def alike(one: str, other: str) -> bool:
         return {one[3:], other[3:]} <= {"", "s"}
     # The common part may contain the beginning of an ending: "supported" and "supporting", "copies" and "copied".
     return any(one[end:] in ENDINGS and other[end:] in ENDINGS for end in range(common, max(3, common - 3), -1))
+
+
+def pairs_of(text: str) -> list[tuple[str, str]]:
+    """Words, or characters of CJK, that carry content and stand side by side: "red light", "红灯"."""
+    found = []
+    before, end = "", -2
+    for match in _TOKEN.finditer(text):
+        word = match.group().casefold()
+        if match.lastgroup not in ("word", "cjk") or word in FUNCTION_WORDS or word in FUNCTION_CHARACTERS:
+            continue
+        if before and match.start() - end <= (1 if match.lastgroup == "word" else 0):
+            found.append((before, word))
+        before, end = word, match.end()
+    return found
 
 
 def terms_of(text: str, *, capitals_name: bool = True) -> Terms:

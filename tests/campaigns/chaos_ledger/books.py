@@ -70,9 +70,10 @@ def _check_call(
 ) -> None:
     counted = sum(row.usage.total_tokens for row in rows)
     billed = sum(entry.prompt_tokens + entry.completion_tokens for entry in served)
-    books.served += len(served)
-    if len(rows) < len(served):
-        books.faults.append(f"{call}: served {len(served)} times, but {len(rows)} rows")
+    answers = sum(not entry.lost for entry in served)  # a call that goes on with another provider has one row
+    books.served += answers
+    if len(rows) < answers:
+        books.faults.append(f"{call}: served {answers} times, but {len(rows)} rows")
     if len(rows) > sent.attempts[call]:
         books.faults.append(f"{call}: sent {sent.attempts[call]} times, but {len(rows)} rows")
     if sum(not row.repeated_request and row.usage.cost_micros > 0 for row in rows) > 1:

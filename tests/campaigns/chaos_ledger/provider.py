@@ -30,17 +30,20 @@ class Manner(StrEnum):
     CUT = "cut"  # the connection breaks in the middle of the answer
     BROKEN = "broken"  # HTTP 500
     FULL = "full"  # HTTP 429
-    HANG_UP = "hangup"  # the connection is closed without an answer
+    HANG_UP = "hangup"  # the connection is closed without an answer; the prompt is billed
 
 
 @dataclass
 class Served:
-    """What the provider counted for one request. `complete` is true if the end of the answer was sent."""
+    """What the provider counted for one request. `complete` is true if the end of the answer was sent, `lost` if
+    nothing was sent.
+    """
 
     prompt_tokens: int
     completion_tokens: int = 0
     complete: bool = False
     reported_usage: bool = False
+    lost: bool = False
 
 
 class Provider:
@@ -86,7 +89,7 @@ class Provider:
         assert found, "every call of the campaign has its name in its last message"
         call, manner = found[1], Manner(found[2]) if self._misbehaves else Manner.WELL
         if manner is Manner.HANG_UP:
-            self.refused += 1
+            self.served[call].append(Served(len(prompt.split()), lost=True))
         elif manner in (Manner.BROKEN, Manner.FULL):
             self.refused += 1
             await _refuse(writer, 500 if manner is Manner.BROKEN else 429, {"Retry-After": "1"})

@@ -54,16 +54,16 @@ class Payloads:
         self._hostility = 0.0  # how likely a value is one that no caller would send
 
     def make(self, method: MethodDescriptor) -> list[bytes]:
-        """The messages of a call. One request in ten is as a caller would send it."""
+        """The messages of a call. One request in 25 is as a caller would send it."""
         chance = self._random
-        mutated = chance.random() < 0.9
-        self._hostility = chance.choice((0.0, 0.05, 0.4)) if mutated else 0.0
+        mutated = chance.random() < 0.96
+        self._hostility = chance.choice((0.02, 0.1, 0.4)) if mutated else 0.0
         messages = [
             self._filled(method.input_type) for _ in range(chance.randint(0, 3) if method.client_streaming else 1)
         ]
         if mutated and chance.random() < 0.005:  # none, or one too many
             messages = messages[:-1] if chance.random() < 0.5 else [*messages, b""]
-        if mutated and chance.random() < 0.8:
+        if mutated and chance.random() < 0.9:
             messages = [self._mutated(each) for each in messages]
         return messages
 
@@ -143,7 +143,7 @@ class Payloads:
         return chance.randint(int(low), int(high))
 
     def _mutated(self, data: bytes) -> bytes:
-        for _ in range(self._random.randint(1, 3)):
+        for _ in range(self._random.randint(1, 4)):
             data = self._random.choice(_MUTATIONS)(self._random, data, self._earlier)
         return data[:_MOST_BYTES]
 

@@ -21,6 +21,7 @@ from server.domain.priority import PARSING
 from server.inference.scheduler import Scheduler
 from server.models.artefact import open_artefact
 from server.tasks.analysis import spacy_child
+from server.tasks.analysis.bounded_tokenizer import MAX_RUN, cut_runs
 from server.tasks.analysis.spacy_parser import SpacyParser
 from tests.small_artefacts import soon
 from tests.waiting import is_alive, until
@@ -132,6 +133,29 @@ async def test_odd_texts_are_parsed(parser: SpacyParser, text: str) -> None:
     assert all(sentence.text.strip() for sentence in parsed.sentences)
 
 
+long_runs = st.tuples(st.text(min_size=1, max_size=4), st.integers(1, 900))
+
+
+@given(parts=st.lists(long_runs, min_size=1, max_size=5))
+def test_no_run_is_longer_than_the_tokenizer_can_bear(parts: list[tuple[str, int]]) -> None:
+    text = " ".join(part * times for part, times in parts)
+    cut = cut_runs(text)
+    assert "".join(cut) == text
+    assert all(cut)
+    assert max(len(run) for piece in cut for run in piece.split() or [""]) <= MAX_RUN
+    if max(map(len, text.split() or [""])) <= MAX_RUN:
+        assert cut == [text]
+
+
+@pytest.mark.parametrize("run", ["$", "'s", "(", "👍", "a.", "...", "x", "日本", "$9", "-"])
+async def test_long_runs_keep_their_place(parser: SpacyParser, run: str) -> None:
+    text = f"Ann saw {run * 250}\n {run * 250}, in London. She left."
+    parsed = await parser.parse(text, deadline=soon())
+    assert all(text[span.start : span.end] == span.text for span in spans(parsed))
+    assert "".join(token.text for token in parsed.tokens) == "".join(text.split())
+    assert [token.text for token in parsed.tokens][-3:] == ["She", "left", "."]
+
+
 def test_the_vocabulary_does_not_grow(models: Path) -> None:
     """In the parser itself, whose process keeps it to itself."""
     code = f"""
@@ -201,7 +225,7 @@ async def test_a_crash_fails_one_call_and_the_next_is_answered(
 ) -> None:
     crashed = parser.pid
     before = ticks(crashed)
-    long = asyncio.create_task(parser.parse(TEXT * 200, deadline=soon() + 600))
+    long = asyncio.create_task(parser.parse(TEXT * 200, deadline=soon() + 1e6))
     await until(lambda: ticks(crashed) > before)
     os.kill(crashed, number)
     with pytest.raises(ModelLoading):
@@ -209,6 +233,19 @@ async def test_a_crash_fails_one_call_and_the_next_is_answered(
     assert await parser.parse(TEXT, deadline=soon()) == parsed
     assert parser.pid != crashed
     assert not is_alive(crashed)
+
+
+async def test_a_process_that_always_ends_is_lost(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spacy_child, "_FIRST_DELAY", 0.01)
+    monkeypatch.setattr(spacy_child, "_WATCH_SECONDS", 0.02)
+    lane = Scheduler(1, queue_limit=1)
+    made = SpacyParser(open_artefact(models, "en_core_web_sm"), lane)
+    assert not made.is_lost
+    monkeypatch.setattr(spacy_child, "_MODULE", "nothing_of_this_name")
+    os.kill(made.pid, signal.SIGKILL)
+    await until(lambda: made.is_lost)
+    made.close()
+    lane.close()
 
 
 async def test_a_process_that_ends_between_calls_fails_none(parser: SpacyParser, parsed: ParsedText) -> None:
@@ -226,7 +263,7 @@ async def test_a_process_that_is_stopped_is_replaced(
     stopped = parser.pid
     os.kill(stopped, signal.SIGSTOP)
     with pytest.raises(ModelLoading):
-        await parser.parse(text, deadline=soon() + 3600)
+        await parser.parse(text, deadline=soon() + 1e6)
     assert await parser.parse(TEXT, deadline=soon()) == parsed
     assert not is_alive(stopped)
 

@@ -1,6 +1,7 @@
 """Endpoints differ: the table provider_quirks.toml, through a real channel to a real server, with its ledger."""
 
 import asyncio
+import json
 import re
 import tomllib
 from collections.abc import AsyncIterator
@@ -23,6 +24,7 @@ from server.usage.reader import SqlReader
 from tests.e2e.tasks import conversation
 from tests.e2e.test_bad_input import details
 from tests.fakes import OpenAIServer, RawBody, Reply
+from tests.waiting import until
 
 CASES: list[dict[str, Any]] = tomllib.loads(Path(__file__).with_name("provider_quirks.toml").read_text())["case"]
 PROVIDERS = sorted({case["provider"].replace(".", "-") for case in CASES})
@@ -109,8 +111,67 @@ async def test_quirk(served: Served, case: dict[str, Any]) -> None:
         assert error is not None
         code, reason = case["error"].split()
         assert (error.code().name, details(error)["ErrorInfo"].reason) == (code, reason)
+        assert ("RetryInfo" in details(error)) == case.get("retry", reason in ("UPSTREAM_FAILED", "SERVER_OVERLOADED"))
         assert re.search(case["message"], error.details() or "")
         assert row.outcome is Outcome.FAILED
         if text:
             assert row.usage.completion_tokens > 0
     assert len(served.upstream.requests) == case.get("asked", 1)
+
+
+def event(content: str) -> bytes:
+    return f"data: {json.dumps({'choices': [{'index': 0, 'delta': {'content': content}}]})}\n\n".encode()
+
+
+END = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+LARGE = {
+    "12 MB in one chunk without a space": event("x" * 12_000_000),
+    "newlines alone": event("\n" * 1_000_000),
+    "NUL alone": event("\0" * 500_000),
+    "lone halves of characters": event("\ud83d" * 100_000),
+    "characters as escapes": event("😀" * 100_000),
+    "20 chunks of 200 KB": event("y" * 200_000) * 20,
+    "a whole answer": json.dumps({"choices": [{"message": {"content": "z " * 1_000_000}}]}).encode(),
+}
+
+
+@pytest.mark.parametrize("body", LARGE.values(), ids=LARGE)
+async def test_large_texts_are_cut_and_settled(served: Served, body: bytes) -> None:
+    served.upstream.default = Reply(raw=RawBody(body if body.startswith(b"{") else body + END, "text/event-stream"))
+    text, done, error = await served.ask("proxy")
+    assert error is None
+    assert done is not None
+    assert done.finish_reason == common_pb2.FINISH_REASON_LENGTH
+    assert 0 < len(text) <= 4 * 512
+    assert (await served.row()).usage.completion_tokens == 512
+
+
+@pytest.mark.parametrize("body", [b"data: " + b"x" * 17_000_000, b"[" * 200_000, b"data: {\n" * 200_000 + b"\n"])
+async def test_what_is_too_large_for_an_event_is_no_answer(served: Served, body: bytes) -> None:
+    served.upstream.default = Reply(raw=RawBody(body, "text/event-stream", split=1 << 20))
+    text, _, error = await served.ask("proxy")
+    assert text == ""
+    assert error is not None
+    assert "cannot be read" in (error.details() or "")
+    assert (await served.row()).outcome is Outcome.FAILED
+
+
+async def test_an_error_is_read_as_far_as_it_is_needed(served: Served) -> None:
+    abandoned = served.upstream.abandoned
+    served.upstream.default = Reply(status=400, raw=RawBody(b"x" * 100_000, "text/plain", stalls=True))
+    _, _, error = await served.ask("proxy")
+    assert error is not None
+    assert "HTTP 400" in (error.details() or "")
+    await until(lambda: served.upstream.abandoned > abandoned)
+
+
+@pytest.mark.parametrize("reply", [Reply(hang_up=True), Reply(deltas=[], cut_after=1)], ids=["before", "in the answer"])
+async def test_a_request_that_was_read_is_sent_once_and_its_prompt_is_charged(served: Served, reply: Reply) -> None:
+    served.upstream.requests.clear()
+    served.upstream.default = reply
+    _, _, error = await served.ask("proxy")
+    assert error is not None
+    assert details(error)["ErrorInfo"].reason == "UPSTREAM_FAILED"
+    row = await served.row()
+    assert (row.usage.prompt_tokens, row.usage.completion_tokens, row.usage.source.name) == (5, 0, "ESTIMATED")
+    assert len(served.upstream.requests) == 1

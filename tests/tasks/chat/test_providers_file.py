@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -205,3 +206,12 @@ def test_settings_that_contradict_each_other(tmp_path: Path) -> None:
         read_routes(settings(tmp_path / "nowhere.toml"))
     with pytest.raises(BadFile, match=r"QUINTET_LLM_BASE_URL.* must have no user"):
         read_routes(settings(None, llm_base_url=f"http://me:{KEY}@host", llm_model="gpt"))
+
+
+def test_what_is_no_file_is_told(tmp_path: Path) -> None:
+    fifo = tmp_path / "providers.toml"
+    os.mkfifo(fifo)
+    with pytest.raises(BadFile, match=r"QUINTET_PROVIDERS: providers\.toml cannot be read: not a regular file"):
+        read_providers(fifo)
+    with pytest.raises(BadFile, match="it is not TOML: Exceeds the limit"):
+        parse_providers("x = " + "9" * 5_000)

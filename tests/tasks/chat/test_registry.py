@@ -19,6 +19,7 @@ from server.tasks.chat.circuit_breaker import CircuitBreaker
 from server.tasks.chat.registry import ChatModels
 from tests.chatting import MESSAGES, answer_of, soon
 from tests.fakes import MemoryLedger, OpenAIServer, Reply
+from tests.small_artefacts import tiny_tokenizer
 from tests.waiting import until
 
 ROUTES = """
@@ -86,3 +87,23 @@ async def test_a_route_does_without_what_cannot_be_had(tmp_path: Path, upstream:
         alone = chats.handles["qwen2.5-coder-1.5b-instruct"]
         assert alone.state is State.FAILED
         assert "make train" in alone.message
+
+
+async def test_a_tokenizer_that_cannot_be_read_is_a_fault_of_its_model_and_heals(
+    tmp_path: Path, upstream: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "_FIRST_RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(registry_module, "_LOOK_SECONDS", 0.05)
+    other = '[providers.one.models.other]\ncontext_tokens = 1000\ntokenizer = "tokenizer.json"\n[routes]'
+    monkeypatch.setattr(f"{__name__}.ROUTES", ROUTES.replace("[routes]", other))
+    async with chatting(tmp_path, upstream, '"one/other", "one/gpt"') as chats:
+        chats.start()
+        await until(lambda: chats.default.state is State.READY)
+        assert 'the tokenizer of "one/other" cannot be read' in chats.default.message
+        assert chats.handles["one/other"].state is State.FAILED
+        assert await answer(chats.handles["one/gpt"].get()) == "Hello there."
+        tiny_tokenizer().save(str(tmp_path / "tokenizer.json"))
+        await until(lambda: chats.handles["one/other"].state is State.READY)
+        assert (chats.default.state, chats.default.message) == (State.READY, "")
+        assert await answer(chats.default.get()) == "Hello there."
+        assert upstream.requests[-1].body["model"] == "other"

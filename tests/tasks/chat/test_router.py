@@ -24,7 +24,7 @@ from server.tasks.chat import router as router_module
 from server.tasks.chat.circuit_breaker import CircuitBreaker, CircuitState
 from server.tasks.chat.openai_upstream import Upstream
 from server.tasks.chat.router import Router
-from tests.chatting import MESSAGES, chatting, client_for, complete, events_of, soon
+from tests.chatting import MESSAGES, chatting, client, client_for, complete, events_of, soon
 from tests.fakes import MemoryLedger, OpenAIServer, Reply
 from tests.waiting import until
 
@@ -124,6 +124,8 @@ async def test_the_first_is_asked(route: Router, second: Side, ledger: MemoryLed
         (Reply(status=429, headers={"Retry-After-Ms": "500"}), 3),
         (Reply(status=401), 1),
         (Reply(status=418), 1),
+        (Reply(status=402), 1),
+        (Reply(status=429, body='{"error": {"type": "insufficient_quota"}}'), 1),
     ],
 )
 async def test_the_next_is_asked_before_the_first_token(
@@ -134,6 +136,23 @@ async def test_the_next_is_asked_before_the_first_token(
     assert asked_first_and_last(ledger) == ("first", "second")
     assert delta == TextDelta("from second")
     assert (first.asked, second.asked) == (asked, 1)
+
+
+async def test_an_endpoint_that_cannot_be_reached_is_tried_three_times_and_costs_nothing(
+    stack: AsyncExitStack, ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[int] = []
+
+    def short(attempt: int) -> float:
+        waits.append(attempt)
+        return 0.0
+
+    monkeypatch.setattr(router_module, "full_jitter", short)
+    upstream = await stack.enter_async_context(chatting(client("http://127.0.0.1:1/v1", "key")))
+    assert type(await failure(Router("one", [upstream], ledger))) is UpstreamFailed
+    assert waits == [0, 1, 2]
+    (row,) = ledger.settled.values()
+    assert row.usage.total_tokens == 0
 
 
 async def test_a_try_later_the_same_answers(route: Router, first: Side, second: Side) -> None:

@@ -127,6 +127,15 @@ async def test_failures_pass_through(engine: RagEngine, chat: ChatModel, upstrea
         await ask(answerer, QUESTION)
 
 
+async def test_a_model_that_takes_no_temperature_is_asked_without(
+    engine: RagEngine, chat: ChatModel, upstream: OpenAIServer
+) -> None:
+    upstream.replies = [Reply(status=400, body='{"error": {"code": "unsupported_value", "param": "temperature"}}')]
+    _, answer, _ = await ask(Answerer(engine, chat), QUESTION)
+    assert answer == "Hello there."
+    assert ["temperature" in request.body for request in upstream.requests] == [True, False]
+
+
 async def test_closing_stops_the_generation(engine: RagEngine, chat: ChatModel, upstream: OpenAIServer) -> None:
     upstream.replies = [Reply(deltas=["a"] * 1000, pause=0.01)]
     async with aclosing(Answerer(engine, chat).stream(Query(QUESTION, "notes", 3), deadline=soon())) as events:

@@ -4,7 +4,7 @@ import re
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.domain.rag import Passage
@@ -188,6 +188,7 @@ def in_a_sentence(values: dict[str, int]) -> list[Passage]:
 
 @pytest.mark.parametrize("write", [in_prose, in_a_table, in_a_sentence])
 @given(values=catalogues)
+@settings(max_examples=40, deadline=None)
 def test_a_value_belongs_to_its_product(write, values: dict[str, int]) -> None:  # type: ignore[no-untyped-def]
     passages = write(values)
     for name in values:
@@ -197,6 +198,7 @@ def test_a_value_belongs_to_its_product(write, values: dict[str, int]) -> None: 
 
 
 @given(number=st.integers(2, 10**9), unit=st.sampled_from(["m", "kg", "W", "s", "EUR", "MB", "°C", "%", "公斤", ""]))
+@settings(max_examples=40, deadline=None)
 def test_a_number_that_no_passage_has_is_never_grounded(number: int, unit: str) -> None:
     known = {reading for p in (*LAMPS, SHELL, EVEREST) for n in terms_of(p.text).numbers for reading in n.readings}
     answer = f"The Orion 5 has {number} {unit}."
@@ -208,6 +210,7 @@ def test_a_number_that_no_passage_has_is_never_grounded(number: int, unit: str) 
     st.sampled_from(["Which prefix denotes a file?", HEIGHT, "How heavy is the Orion 7?", "青河 A1 的功率是多少？"]),
     st.data(),
 )
+@settings(max_examples=40, deadline=None)
 def test_an_answer_of_the_questions_words_is_never_grounded(question: str, data: st.DataObject) -> None:
     words = re.findall(r"\w+", question)
     answer = " ".join(data.draw(st.lists(st.sampled_from(words), min_size=1, max_size=12)))
@@ -215,6 +218,7 @@ def test_an_answer_of_the_questions_words_is_never_grounded(question: str, data:
 
 
 @given(st.text(max_size=80), st.text(max_size=80), st.lists(st.text(max_size=120), max_size=3))
+@settings(max_examples=40, deadline=None)
 def test_any_text_can_be_judged(answer: str, question: str, texts: list[str]) -> None:
     is_grounded(answer, question, [passage(text, text[:20]) for text in texts])
     abstains(answer)

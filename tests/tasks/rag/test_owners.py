@@ -49,7 +49,7 @@ async def test_the_owner_is_recorded_and_outlives_all(engine: RagEngine, other: 
     await engine.rollback("notes", 0, deadline=soon())
     await engine.compact("notes", deadline=soon())
     await other.open()
-    assert await other.owners("notes") == {"notes": "a", "free": ""}
+    assert other.owners() == {"notes": "a", "free": ""}
     for path in (tmp_path / "notes").glob("0*/vectors.npy"):
         path.write_bytes(b"")
     again = RagEngine(tmp_path, HashingEmbedder(), Scheduler(1, 16))
@@ -93,7 +93,14 @@ async def test_a_name_that_changes_hands_while_a_write_waits(
         with pytest.raises(CollectionNotGranted):
             await call
     assert (await other.describe("notes", deadline=soon())).document_count == 1
-    assert await engine.owners("notes") == {"notes": "b"}
+    assert engine.owners() == {"notes": "b"}
+
+
+async def test_the_owner_of_what_another_server_has_just_made_is_known(engine: RagEngine, other: RagEngine) -> None:
+    await as_tenant("a", Right.CREATE, lambda: other.ingester.create("new", deadline=soon()))
+    for name in ("new", "absent"):
+        await engine.look_for(name)
+        assert engine.owners() == {"new": "a"}
 
 
 async def test_only_what_was_meant_is_removed(engine: RagEngine, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from quintet.v1 import model_pb2, usage_pb2
 
 from quintet_client import inputs
 from quintet_client.calls import LOAD, OPEN, Call, StreamCall, Stubs
+from quintet_client.messages import make
 
 
 def list_models(stubs: Stubs, *, timeout: float | None = None) -> Call[model_pb2.ListModelsResponse]:
@@ -18,22 +19,22 @@ def list_models(stubs: Stubs, *, timeout: float | None = None) -> Call[model_pb2
 
 def get_model(stubs: Stubs, name: str, *, timeout: float | None = None) -> Call[model_pb2.GetModelResponse]:
     """Describe one model: labels, features, metrics, licence."""
-    return Call(stubs.models.GetModel, model_pb2.GetModelRequest(name=name), timeout)
+    return Call(stubs.models.GetModel, make(model_pb2.GetModelRequest, name=name), timeout)
 
 
 def load_model(stubs: Stubs, name: str, *, timeout: float | None = None) -> Call[model_pb2.LoadModelResponse]:
     """Load a model into memory."""
-    return Call(stubs.models.LoadModel, model_pb2.LoadModelRequest(name=name), timeout, LOAD)
+    return Call(stubs.models.LoadModel, make(model_pb2.LoadModelRequest, name=name), timeout, LOAD)
 
 
 def unload_model(stubs: Stubs, name: str, *, timeout: float | None = None) -> Call[model_pb2.UnloadModelResponse]:
     """Free a model's memory once the calls that use it have ended; the next call that needs it loads it again."""
-    return Call(stubs.models.UnloadModel, model_pb2.UnloadModelRequest(name=name), timeout)
+    return Call(stubs.models.UnloadModel, make(model_pb2.UnloadModelRequest, name=name), timeout)
 
 
 def reload_model(stubs: Stubs, name: str, *, timeout: float | None = None) -> Call[model_pb2.ReloadModelResponse]:
     """Read and check a model's files again, and serve their present content."""
-    return Call(stubs.models.ReloadModel, model_pb2.ReloadModelRequest(name=name), timeout, LOAD)
+    return Call(stubs.models.ReloadModel, make(model_pb2.ReloadModelRequest, name=name), timeout, LOAD)
 
 
 def set_alias(
@@ -43,7 +44,7 @@ def set_alias(
 
     "current" moves only to a version that gives the recorded outputs for its golden inputs, unless `force` is given.
     """
-    request = model_pb2.SetAliasRequest(name=name, alias=alias, target=target, force=force)
+    request = make(model_pb2.SetAliasRequest, name=name, alias=alias, target=target, force=force)
     return Call(stubs.models.SetAlias, request, timeout, LOAD)
 
 
@@ -71,7 +72,7 @@ def get_usage(
 
     Times without a zone are local.
     """
-    request = usage_pb2.GetUsageRequest(filter=inputs.usage_filter(since, until, tenant, service, model))
+    request = make(usage_pb2.GetUsageRequest, filter=inputs.usage_filter(since, until, tenant, service, model))
     return Call(stubs.usage.GetUsage, request, timeout)
 
 
@@ -89,7 +90,8 @@ def list_usage(
     timeout: float | None = None,
 ) -> Call[usage_pb2.ListUsageResponse]:
     """List a page of single calls, newest first; `next_page_token` requests the next page."""
-    request = usage_pb2.ListUsageRequest(
+    request = make(
+        usage_pb2.ListUsageRequest,
         filter=inputs.usage_filter(since, until, tenant, service, model),
         page_size=page_size,
         page_token=page_token,
@@ -105,4 +107,4 @@ def watch_usage(stubs: Stubs, *, timeout: float | None = None) -> StreamCall[usa
 
 def check_health(stubs: Stubs, service: str, *, timeout: float | None = None) -> Call[health_pb2.HealthCheckResponse]:
     """Check one service by grpc.health.v1."""
-    return Call(stubs.health.Check, health_pb2.HealthCheckRequest(service=service), timeout)
+    return Call(stubs.health.Check, make(health_pb2.HealthCheckRequest, service=service), timeout)

@@ -9,13 +9,14 @@ from quintet.v1 import rag_pb2
 from quintet_client import inputs
 from quintet_client.calls import OPEN, WRITE, Call, StreamCall, Stubs
 from quintet_client.inputs import Document
+from quintet_client.messages import make
 
 
 def add_documents(
     stubs: Stubs, collection: str, documents: Iterable[Document | Mapping[str, object]], *, timeout: float | None = None
 ) -> Call[rag_pb2.AddDocumentsResponse]:
     """Add up to 128 documents; those with a known id are replaced. A new collection is created."""
-    request = rag_pb2.AddDocumentsRequest(collection=collection, documents=inputs.documents(documents))
+    request = make(rag_pb2.AddDocumentsRequest, collection=collection, documents=inputs.documents(documents))
     return Call(stubs.rag.AddDocuments, request, timeout, WRITE)
 
 
@@ -23,7 +24,7 @@ def delete_documents(
     stubs: Stubs, collection: str, document_ids: str | Iterable[str], *, timeout: float | None = None
 ) -> Call[rag_pb2.DeleteDocumentsResponse]:
     """Remove up to 128 documents by id; unknown ids are ignored."""
-    request = rag_pb2.DeleteDocumentsRequest(collection=collection, document_ids=inputs.as_list(document_ids))
+    request = make(rag_pb2.DeleteDocumentsRequest, collection=collection, document_ids=inputs.as_list(document_ids))
     return Call(stubs.rag.DeleteDocuments, request, timeout, WRITE)
 
 
@@ -36,7 +37,7 @@ def list_documents(
     timeout: float | None = None,
 ) -> Call[rag_pb2.ListDocumentsResponse]:
     """List a page of a collection's documents by id, without texts; `next_page_token` requests the next page."""
-    request = rag_pb2.ListDocumentsRequest(collection=collection, page_size=page_size, page_token=page_token)
+    request = make(rag_pb2.ListDocumentsRequest, collection=collection, page_size=page_size, page_token=page_token)
     return Call(stubs.rag.ListDocuments, request, timeout)
 
 
@@ -44,7 +45,7 @@ def get_index(
     stubs: Stubs, collection: str | None = None, *, min_generation: int | None = None, timeout: float | None = None
 ) -> Call[rag_pb2.GetIndexResponse]:
     """Describe the state of a collection."""
-    request = rag_pb2.GetIndexRequest(collection=collection, min_generation=min_generation)
+    request = make(rag_pb2.GetIndexRequest, collection=collection, min_generation=min_generation)
     return Call(stubs.rag.GetIndex, request, timeout)
 
 
@@ -52,14 +53,14 @@ def create_collection(
     stubs: Stubs, collection: str, *, timeout: float | None = None
 ) -> Call[rag_pb2.CreateCollectionResponse]:
     """Create an empty collection."""
-    return Call(stubs.rag.CreateCollection, rag_pb2.CreateCollectionRequest(collection=collection), timeout)
+    return Call(stubs.rag.CreateCollection, make(rag_pb2.CreateCollectionRequest, collection=collection), timeout)
 
 
 def delete_collection(
     stubs: Stubs, collection: str, *, timeout: float | None = None
 ) -> Call[rag_pb2.DeleteCollectionResponse]:
     """Delete a collection with all its generations. This cannot be undone."""
-    request = rag_pb2.DeleteCollectionRequest(collection=collection)
+    request = make(rag_pb2.DeleteCollectionRequest, collection=collection)
     return Call(stubs.rag.DeleteCollection, request, timeout, WRITE)
 
 
@@ -67,7 +68,7 @@ def list_collections(
     stubs: Stubs, *, page_size: int | None = None, page_token: str | None = None, timeout: float | None = None
 ) -> Call[rag_pb2.ListCollectionsResponse]:
     """List a page of the collections by name; `next_page_token` requests the next page."""
-    request = rag_pb2.ListCollectionsRequest(page_size=page_size, page_token=page_token)
+    request = make(rag_pb2.ListCollectionsRequest, page_size=page_size, page_token=page_token)
     return Call(stubs.rag.ListCollections, request, timeout)
 
 
@@ -75,22 +76,22 @@ def list_generations(
     stubs: Stubs, collection: str | None = None, *, timeout: float | None = None
 ) -> Call[rag_pb2.ListGenerationsResponse]:
     """List the kept generations of a collection, newest first."""
-    return Call(stubs.rag.ListGenerations, rag_pb2.ListGenerationsRequest(collection=collection), timeout)
+    return Call(stubs.rag.ListGenerations, make(rag_pb2.ListGenerationsRequest, collection=collection), timeout)
 
 
 def rollback(
     stubs: Stubs, collection: str, generation: int, *, timeout: float | None = None
 ) -> Call[rag_pb2.RollbackResponse]:
     """Serve the content of a kept generation again, as a new generation."""
-    request = rag_pb2.RollbackRequest(collection=collection, generation=generation)
+    request = make(rag_pb2.RollbackRequest, collection=collection, generation=generation)
     return Call(stubs.rag.Rollback, request, timeout, WRITE)
 
 
 def compact(stubs: Stubs, collection: str, *, timeout: float | None = None) -> Call[rag_pb2.CompactResponse]:
     """Fold the log of writes into a generation of files now."""
-    return Call(stubs.rag.Compact, rag_pb2.CompactRequest(collection=collection), timeout, WRITE)
+    return Call(stubs.rag.Compact, make(rag_pb2.CompactRequest, collection=collection), timeout, WRITE)
 
 
 def reindex(stubs: Stubs, collection: str, *, timeout: float | None = None) -> StreamCall[rag_pb2.ReindexResponse]:
     """Embed all documents again: progress, then one done. Closing the iterator leaves the collection unchanged."""
-    return StreamCall(stubs.rag.Reindex, rag_pb2.ReindexRequest(collection=collection), timeout, OPEN)
+    return StreamCall(stubs.rag.Reindex, make(rag_pb2.ReindexRequest, collection=collection), timeout, OPEN)

@@ -11,6 +11,7 @@ from quintet_client import inputs
 from quintet_client.calls import GENERATE, Call, StreamCall, Stubs
 from quintet_client.filters import Where, filters
 from quintet_client.inputs import ChatOptions, House, Message, Task
+from quintet_client.messages import make
 
 
 def classify(
@@ -22,7 +23,7 @@ def classify(
     timeout: float | None = None,
 ) -> Call[classification_pb2.ClassifyResponse]:
     """Classify up to 64 texts. Each result has all labels, or the `top_k` most probable ones."""
-    request = classification_pb2.ClassifyRequest(texts=inputs.as_list(texts), model=model, top_k=top_k)
+    request = make(classification_pb2.ClassifyRequest, texts=inputs.as_list(texts), model=model, top_k=top_k)
     return Call(stubs.classification.Classify, request, timeout)
 
 
@@ -30,7 +31,7 @@ def embed(
     stubs: Stubs, texts: str | Iterable[str], *, model: str | None = None, timeout: float | None = None
 ) -> Call[embedding_pb2.EmbedResponse]:
     """Turn up to 64 texts into vectors of length 1, whose cosines tell how similar the texts' meanings are."""
-    request = embedding_pb2.EmbedRequest(texts=inputs.as_list(texts), model=model)
+    request = make(embedding_pb2.EmbedRequest, texts=inputs.as_list(texts), model=model)
     return Call(stubs.embedding.Embed, request, timeout)
 
 
@@ -38,7 +39,7 @@ def predict_price(
     stubs: Stubs, houses: Iterable[House | Mapping[str, object]], *, timeout: float | None = None
 ) -> Call[pricing_pb2.PredictPriceResponse]:
     """Estimate the prices of up to 256 houses, each with its 90 % interval."""
-    request = pricing_pb2.PredictPriceRequest(houses=inputs.houses(houses))
+    request = make(pricing_pb2.PredictPriceRequest, houses=inputs.houses(houses))
     return Call(stubs.pricing.PredictPrice, request, timeout)
 
 
@@ -73,8 +74,13 @@ def ask(
     `where` has conditions on metadata (`quintet_client.filters`). The server waits until the collection has reached
     `min_generation`, for instance the generation that a write returned.
     """
-    request = rag_pb2.AskRequest(
-        question=question, collection=collection, top_k=top_k, filters=filters(where), min_generation=min_generation
+    request = make(
+        rag_pb2.AskRequest,
+        question=question,
+        collection=collection,
+        top_k=top_k,
+        filters=filters(where),
+        min_generation=min_generation,
     )
     return Call(stubs.rag.Ask, request, timeout, GENERATE)
 
@@ -90,8 +96,13 @@ def stream_ask(
     timeout: float | None = None,
 ) -> StreamCall[rag_pb2.StreamAskResponse]:
     """Stream the answer of `ask`: sources, deltas, then one done. Closing the iterator stops the generation."""
-    request = rag_pb2.StreamAskRequest(
-        question=question, collection=collection, top_k=top_k, filters=filters(where), min_generation=min_generation
+    request = make(
+        rag_pb2.StreamAskRequest,
+        question=question,
+        collection=collection,
+        top_k=top_k,
+        filters=filters(where),
+        min_generation=min_generation,
     )
     return StreamCall(stubs.rag.StreamAsk, request, timeout, GENERATE)
 
@@ -107,8 +118,13 @@ def retrieve(
     timeout: float | None = None,
 ) -> Call[rag_pb2.RetrieveResponse]:
     """Find the `top_k` best passages of a collection; no language model is used."""
-    request = rag_pb2.RetrieveRequest(
-        query=query, collection=collection, top_k=top_k, filters=filters(where), min_generation=min_generation
+    request = make(
+        rag_pb2.RetrieveRequest,
+        query=query,
+        collection=collection,
+        top_k=top_k,
+        filters=filters(where),
+        min_generation=min_generation,
     )
     return Call(stubs.rag.Retrieve, request, timeout)
 
@@ -117,7 +133,7 @@ def analyze(
     stubs: Stubs, text: str, tasks: Iterable[Task] | None = None, *, timeout: float | None = None
 ) -> Call[analysis_pb2.AnalyzeResponse]:
     """Analyse a text by some tasks, by default all. A task that fails is listed in `failures`."""
-    request = analysis_pb2.AnalyzeRequest(text=text, tasks=inputs.tasks(tasks))
+    request = make(analysis_pb2.AnalyzeRequest, text=text, tasks=inputs.tasks(tasks))
     return Call(stubs.analysis.Analyze, request, timeout)
 
 
@@ -125,5 +141,5 @@ def stream_analyze(
     stubs: Stubs, text: str, tasks: Iterable[Task] | None = None, *, timeout: float | None = None
 ) -> StreamCall[analysis_pb2.StreamAnalyzeResponse]:
     """Stream the results of `analyze`, each as soon as it is ready, then one done."""
-    request = analysis_pb2.StreamAnalyzeRequest(text=text, tasks=inputs.tasks(tasks))
+    request = make(analysis_pb2.StreamAnalyzeRequest, text=text, tasks=inputs.tasks(tasks))
     return StreamCall(stubs.analysis.StreamAnalyze, request, timeout)

@@ -56,13 +56,19 @@ def register(add: AddCommand) -> None:
 
 def run_list(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
     found, storage = _collections(client)
-    header = ("NAME", "STATE", "DOCUMENTS", "GENERATION")
-    out.records(
-        header,
-        found,
-        lambda each: (each.index.collection, _state(each), f"{each.document_count:,}", str(each.index.generation)),
-        right="DOCUMENTS GENERATION",
-    )
+    has_owners = any(each.owner for each in found)
+
+    def row(each: rag_pb2.Collection) -> list[Cell]:
+        cells: list[Cell] = [
+            each.index.collection,
+            _state(each),
+            f"{each.document_count:,}",
+            str(each.index.generation),
+        ]
+        return [*cells, each.owner or "-"] if has_owners else cells
+
+    header = ("NAME", "STATE", "DOCUMENTS", "GENERATION", *(["OWNER"] if has_owners else []))
+    out.records(header, found, row, right="DOCUMENTS GENERATION")
     if not out.as_json:
         for each in found:
             if each.state_message:

@@ -75,14 +75,15 @@ def interrupt_again(lost: "sys.UnraisableHookArgs") -> None:
 
 
 def _run(argv: Sequence[str]) -> int:
-    address = ""
+    address, uses_tls = "", False
     try:
         args = _parse(argv)
+        uses_tls = bool(args.tls or args.tls_ca or args.tls_cert)
         with _connect(args) as client:
             address = client.address
             return int(args.run(args, client, Terminal(as_json=args.json)))
     except (QuintetError, UsageError) as error:
-        return report(error, address)
+        return report(error, address, uses_tls=uses_tls)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 import tomllib
 
 from quintet_client.cli.failures import OK, UsageError
@@ -59,6 +60,7 @@ def run_grant(args: argparse.Namespace, client: QuintetClient, out: Terminal) ->
                 entry[key] = sorted({*_names(entry, key), *added})
 
     edit_file(path_of(args), edit)
+    print(f"{args.collection}: granted; a running server knows within 2 s", file=sys.stderr)
     return OK
 
 
@@ -82,6 +84,7 @@ def run_ungrant(args: argparse.Namespace, client: QuintetClient, out: Terminal) 
             remove(collections, args.collection)
 
     edit_file(path_of(args), edit)
+    print(f"{args.collection}: withdrawn; a running server knows within 2 s", file=sys.stderr)
     return OK
 
 

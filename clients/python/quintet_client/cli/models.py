@@ -63,7 +63,7 @@ def run_models(args: argparse.Namespace, client: QuintetClient, out: Terminal) -
     models = client.list_models().models
     out.records(("NAME", "TASK", "STATE", "ENGINE", "SIZE"), models, _row, right="SIZE")
     if not out.as_json:
-        write_reasons(out, {model.ref.name: model.state_message for model in models})
+        write_reasons(out, {model.ref.name: _problem(model) for model in models})
     return OK
 
 
@@ -72,6 +72,13 @@ def write_reasons(out: Terminal, reasons: dict[str, str]) -> None:
     for name, reason in reasons.items():
         if reason:
             out.line(f"{name}: {reason}", "yellow")
+
+
+def _problem(model: model_pb2.Model) -> str:
+    """Why it does not serve, or serves another version than it should."""
+    if not model.wanted_version:
+        return model.state_message
+    return f"version {model.wanted_version} is not served: {model.wanted_message}"
 
 
 def _row(model: model_pb2.Model) -> list[Cell]:
@@ -103,6 +110,7 @@ def _describe(out: Terminal, model: model_pb2.Model) -> None:
         "digest": model.ref.digest,
         "made": f"{model.create_time.ToDatetime(UTC):%Y-%m-%d %H:%M} UTC" if model.HasField("create_time") else "",
         "aliases": _aliases(model),
+        "wanted": (f"{model.wanted_version}: {model.wanted_message}" if model.wanted_version else "", "yellow"),
         "size": _size(model),
         "memory": _memory(model),
         "reads": f"at most {model.max_input_tokens} tokens" if model.max_input_tokens else "",

@@ -136,6 +136,8 @@ def _from_json(text: str, name: str) -> list[Mapping[str, object]]:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         raise UsageError(f"{name}: not JSON, line {error.lineno}, column {error.colno}: {error.msg}") from error
+    except ValueError as error:  # Python reads integers of up to 4,300 digits
+        raise UsageError(f"{name}: has a number with too many digits") from error
     houses = value if isinstance(value, list) else [value]
     if any(not isinstance(house, dict) for house in houses):
         raise UsageError(f"{name}: every house must be a JSON object")

@@ -1,20 +1,22 @@
 """`quintet tenants` edits the file that says who may call a server. It does not call the server."""
 
 import argparse
+import contextlib
 import hashlib
 import os
 import re
 import secrets
+import stat
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from quintet_client.cli.failures import OK, UsageError
+from quintet_client.cli.failures import OK, UsageError, os_reason
 from quintet_client.cli.options import AddCommand, duration
-from quintet_client.cli.tenants_file import Table, edit_file, read_file, remove, table, tenant_of
+from quintet_client.cli.tenants_file import Table, edit_file, read_file, remove, table, tenant_of, written_aside
 from quintet_client.cli.terminal import Cell, Terminal
 from quintet_client.client import QuintetClient
 from quintet_client.contract import SERVICES
@@ -46,8 +48,8 @@ def register(add: AddCommand) -> None:
         run_rotate,
         "NAME",
         "add a key to a tenant and print it",
-        """  quintet tenants rotate acme > acme.key
-  quintet tenants rotate acme --expire-old 7d > acme.key   old keys expire in a week""",
+        """  quintet tenants rotate acme --key-file acme.key
+  quintet tenants rotate acme --expire-old 7d --key-file acme.key   old keys expire in a week""",
     )
     revoking = add(
         "tenants revoke",
@@ -65,10 +67,18 @@ def register(add: AddCommand) -> None:
     adding.add_argument(
         "--service", action="append", choices=services, metavar="SERVICE", help="allow only this; may be repeated"
     )
-    adding.add_argument("--model", action="append", metavar="MODEL", help="allow only this; may be repeated")
+    adding.add_argument(
+        "--model",
+        action="append",
+        metavar="MODEL",
+        help="allow only this; may be repeated; collections need the embedder",
+    )
     adding.add_argument("--certificate", action="append", metavar="IDENTITY", help="dns:NAME, uri:URI or cn:NAME")
     for parser in (adding, rotating):
         parser.add_argument("--expires", type=duration, metavar="TIME", help="when the key expires: 90d, 12h, 30m")
+        parser.add_argument(
+            "--key-file", metavar="FILE", help="write the key there, readable only by you; default: print it"
+        )
     rotating.add_argument("--expire-old", type=duration, metavar="TIME", help="when the other keys expire; 0 is now")
     revoking.add_argument("keys", metavar="KEY_ID", nargs="*", help="'quintet tenants list' shows them")
     revoking.add_argument("--all", action="store_true", help="revoke every key")
@@ -103,7 +113,8 @@ def run_add(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> i
         chosen = {name: values for name, values in given.items() if values}
         tenants[args.name] = {"roles": args.role or ["call"], **chosen, "keys": {key_id: kept}}
 
-    edit_file(path, edit, new=_HEADER)
+    with _key_file(args, key):
+        edit_file(path, edit, new=_HEADER)
     _write_key(args, out, key_id, key, f"{args.name} was added to {path}")
     return OK
 
@@ -120,7 +131,8 @@ def run_rotate(args: argparse.Namespace, client: QuintetClient, out: Terminal) -
                 old["expires"] = min(_end(old) or end, end)
         keys[key_id] = kept
 
-    edit_file(path_of(args), edit)
+    with _key_file(args, key):
+        edit_file(path_of(args), edit)
     _write_key(args, out, key_id, key, f"{args.name} has a new key")
     return OK
 
@@ -206,12 +218,39 @@ def new_key(lasts: timedelta | None) -> tuple[str, str, dict[str, Any]]:
     return key_id, key, kept
 
 
+@contextlib.contextmanager
+def _key_file(args: argparse.Namespace, key: str) -> Iterator[None]:
+    """With --key-file: the key is written before the edit, and in place after it, so that neither is lost."""
+    if not args.key_file:
+        yield
+        return
+    try:
+        with written_aside(Path(args.key_file), f"{key}\n"):
+            yield
+    except OSError as error:
+        raise UsageError(f"{args.key_file}: {os_reason(error)}") from error
+
+
 def _write_key(args: argparse.Namespace, out: Terminal, key_id: str, key: str, what: str) -> None:
+    if args.key_file:
+        if out.as_json:
+            out.json({"tenant": args.name, "key_id": key_id, "key_file": args.key_file})
+        print(f"{what}; key {key_id} is in {args.key_file}", file=sys.stderr)
+        return
+    _hide_from_others(sys.stdout)
     if out.as_json:
         out.json({"tenant": args.name, "key_id": key_id, "key": key})
     else:
         out.line(key)
     print(f"{what}; key {key_id} is shown only this once", file=sys.stderr)
+
+
+def _hide_from_others(stream: TextIO) -> None:
+    """Make a file that the output goes to, as with > acme.key, readable only by its owner."""
+    with contextlib.suppress(OSError, ValueError):  # no file, or another user's
+        descriptor = stream.fileno()
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.fchmod(descriptor, 0o600)
 
 
 def _from_now(time: timedelta) -> datetime:

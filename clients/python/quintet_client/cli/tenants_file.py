@@ -134,20 +134,21 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _replace(path: Path, text: str) -> None:
-    """Replace the file atomically. A new one is readable only by its owner; else mode and, if allowed, owner stay."""
+@contextlib.contextmanager
+def written_aside(path: Path, text: str, mode: int = 0o600) -> Iterator[int]:
+    """Write the text beside the file, yield the descriptor, and put it in place if the body succeeds: all or nothing.
+
+    Raises OSError.
+    """
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
-            with contextlib.suppress(FileNotFoundError):
-                before = path.stat()
-                with contextlib.suppress(PermissionError):
-                    os.fchown(descriptor, before.st_uid, before.st_gid)
-                os.fchmod(descriptor, before.st_mode & 0o777)
             file.write(text)
             file.flush()
             os.fsync(descriptor)
+            yield descriptor
+            os.fchmod(descriptor, mode)
         aside.replace(path)
     except BaseException:
         aside.unlink(missing_ok=True)
@@ -157,3 +158,12 @@ def _replace(path: Path, text: str) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Replace the file atomically. A new one is readable only by its owner; else mode and, if allowed, owner stay."""
+    before = path.stat() if path.exists() else None
+    with written_aside(path, text, before.st_mode & 0o777 if before else 0o600) as descriptor:
+        if before:
+            with contextlib.suppress(PermissionError):
+                os.fchown(descriptor, before.st_uid, before.st_gid)
