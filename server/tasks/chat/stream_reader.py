@@ -66,6 +66,11 @@ class Answer:
         self._has_delta = False
         self._repair = TextRepair()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the endpoint said why the answer ended: only usage may follow."""
+        return self.finish_reason is not None or self._is_done
+
     def add(self, chunks: Iterable[object]) -> str:
         """Note the values of a stream and return their text. Nothing is read after a failure."""
         parts: list[str] = []

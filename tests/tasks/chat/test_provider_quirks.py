@@ -90,7 +90,7 @@ def reply_of(case: dict[str, Any]) -> Reply:
     content = case["body"].encode().replace(b"\n", ENDS.get(case.get("newline", ""), b"\n"))
     content_type = case.get("content_type", "text/event-stream" if status == 200 else "application/json")
     body = (b"\xef\xbb\xbf" if case.get("bom") else b"") + content
-    raw = RawBody(body, content_type, case.get("split", 0), case.get("cut", False))
+    raw = RawBody(body, content_type, case.get("split", 0), case.get("cut", False), case.get("stalls", False))
     return Reply(status=status, headers=case.get("headers", {}), raw=raw)
 
 
