@@ -61,6 +61,7 @@ class Answer:
         self.texts: list[str] = []
         self.failure: QuintetError | None = None
         self._is_done = False
+        self._has_choice = False
         self._is_refusal = False
         self._has_tool_calls = False
         self._has_delta = False
@@ -90,7 +91,7 @@ class Answer:
         if self.failure:
             raise self.failure
         if self.finish_reason is None:
-            if self._is_done and (self.texts or self.usage):
+            if self._is_done and (self.texts or (self.usage and self._has_choice)):
                 return _FILTER if self._is_refusal else _STOP
             raise UpstreamBrokeOff("the language model's endpoint broke off in the middle of an answer")
         found = _FINISH_REASONS.get(_plain(self.finish_reason.partition(":")[0]))  # Gemini adds details after a colon
@@ -125,6 +126,7 @@ class Answer:
         return () if choice is None else self._read_choice(choice)
 
     def _read_choice(self, choice: Mapping[str, Any]) -> Iterable[str]:
+        self._has_choice = True
         if error := choice.get("error"):
             self.failure = reported({"error": error})
             return ()
