@@ -36,7 +36,7 @@ from server.rpc.auth import TenantAuth
 from server.rpc.certificates import Certificates
 from server.rpc.grpc_server import make_server
 from server.rpc.health import Health
-from server.rpc.listener import CannotStart, listen, options
+from server.rpc.listener import CannotStart, hang_up, listen, options
 from server.rpc.pipeline import Registrar
 from server.rpc.reflection import add_reflection
 from server.rpc.service_spec import ServiceSpec, methods_by_path, touches_by_path
@@ -182,7 +182,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         await server.start()
         log.info("listening on %s", address)
         app = App(address, health, services, models.handles.values(), manager.loaded, asyncio.Event())
-        stack.push_async_callback(_stop, server, registrar, anonymous, settings, app.no_pause)
+        stack.push_async_callback(_stop, server, registrar, anonymous, settings, app)
         stack.callback(  # end streams that would not end by themselves, or not soon
             _call_each,
             (health.stop, models.stop, ledger.watchers.end, partial(rag_models.end_reindexing, collections)),
@@ -295,13 +295,14 @@ async def _stop(
     registrar: Registrar,
     anonymous: Anonymous,
     settings: Settings,
-    no_pause: asyncio.Event,
+    app: App,
 ) -> None:
     """Until no call runs any more. docs/operations.md says what clients see."""
     log.info("stopping: running calls may finish within %g s", settings.shutdown_grace_seconds)
     with suppress(TimeoutError):
-        await asyncio.wait_for(no_pause.wait(), settings.shutdown_pause_seconds)
+        await asyncio.wait_for(app.no_pause.wait(), settings.shutdown_pause_seconds)
     anonymous.stop()
     await registrar.drain(settings.shutdown_grace_seconds)
+    hang_up(int(app.address.rpartition(":")[2]))
     await server.stop(None)
     log.info("no calls run any more")

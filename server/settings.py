@@ -8,13 +8,13 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AnyHttpUrl, ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.domain.network import is_loopback
 from server.models.spec import ModelSettings
+from server.usage import ledger_url
 
 CLOSING_SECONDS = 5.0  # after the last call: the ledger's last entries, models, child processes
 _PREFIX = "QUINTET_"
@@ -183,7 +183,7 @@ class Settings(BaseSettings):
                 raise ValueError("must begin with postgresql://")
             if find_spec("psycopg") is None:
                 raise ValueError('needs the extra "postgres": pip install "quintet[postgres]"')
-            _check_address(url.get_secret_value())
+            ledger_url.check(url.get_secret_value())
         return url
 
     @property
@@ -195,13 +195,9 @@ class Settings(BaseSettings):
     @classmethod
     def _redis_url_can_be_read(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            from redis.asyncio.connection import parse_url  # imported only if needed, because redis-py takes time
+            from server.tenancy.limits.redis_url import check  # only if needed, because redis-py takes time to import
 
-            try:
-                parse_url(value.get_secret_value())
-            except ValueError:  # its text would show parts of the password
-                what = "must begin with redis://, rediss:// or unix://; write special characters of a password as %XX"
-                raise ValueError(what) from None
+            check(value.get_secret_value())
         return value
 
     @model_validator(mode="after")
@@ -259,18 +255,6 @@ def unknown_variables(environment: Iterable[str]) -> list[str]:
 def _closest(name: str, known: Iterable[str], written: Callable[[str], str] = str) -> str:
     found = get_close_matches(name, known, 1, 0.7)
     return f"; is {written(found[0])} meant?" if found else ""
-
-
-def _check_address(url: str) -> None:
-    """Raises ValueError, without the URL, for what PostgreSQL's driver could not read or would read differently."""
-    try:
-        address = urlsplit(url)
-        port = address.port  # raises ValueError if it is no number
-    except ValueError:
-        port = 0
-    if port == 0 or address.netloc.count("@") > 1 or re.search("%(?![0-9A-Fa-f]{2})", url):
-        what = "must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
-        raise ValueError(f"{what}; write special characters of user and password as %XX")
 
 
 def _existing(path: Path) -> Path:

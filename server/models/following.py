@@ -35,7 +35,8 @@ class Follower:
     """Follows the models of `handles`, which have a spec each, from start() to stop()."""
 
     def __init__(self, handles: Mapping[str, Handle[Any]], store: ModelStore, loader: Loader, swapper: Swapper) -> None:
-        self.away = ""  # why the registry cannot be asked
+        self.needed: set[Handle[Any]] = set()  # something is made of them
+        self._away: dict[str, str] = {}  # why the registry cannot be asked, by model
         self._handles, self._store, self._loader, self._swapper = handles, store, loader, swapper
         self._marks: dict[str, Mark | None] = {}
         self._noted: dict[str, tuple[Mark | None, int]] = {}  # mark and revision for which `wanted` was found
@@ -49,6 +50,11 @@ class Follower:
     @property
     def has_registry(self) -> bool:
         return self._store.has_registry
+
+    @property
+    def away(self) -> str:
+        """Why the registry cannot be asked; empty if it can."""
+        return next(iter(self._away.values()), "")
 
     async def start(self) -> None:
         """Begin to follow. Changes from now on are noticed. Models that are not on disk are asked for at once."""
@@ -86,7 +92,7 @@ class Follower:
             answer = question.repeat()
             await asyncio.wait({answer}, timeout=_ANSWER_SECONDS)
             if not (answer.done() or question.is_fetching) or not await answer:
-                raise RegistryFailed(self.away or _NO_ANSWER)
+                raise RegistryFailed(self._away.get(name) or _NO_ANSWER)
             if refused := self._refused.get(name):
                 raise refused
 
@@ -128,11 +134,15 @@ class Follower:
         if not task.cancelled() and (error := task.exception()):
             log.error("model %s could not be followed", name, exc_info=error)
 
+    def _is_waiting(self, handle: Handle[Any]) -> bool:
+        """Whether something is to be made of it, for which it did not fit into memory."""
+        return handle.state is State.UNLOADED and bool(handle.message) and handle in self.needed
+
     def _is_due(self, handle: Handle[Any]) -> bool:
-        """Whether a failed model is to be tried again now."""
-        if handle.state in (State.READY, State.UNLOADED):
-            self._retries.pop(handle.name, None)
-        if handle.state is not State.FAILED:
+        """Whether a model that could not be loaded is to be tried again now."""
+        if handle.state is not State.FAILED and not self._is_waiting(handle):
+            if handle.state in (State.READY, State.UNLOADED):
+                self._retries.pop(handle.name, None)
             return False
         now = time.monotonic()
         delay, due = self._retries.setdefault(handle.name, (_FIRST_RETRY_SECONDS, now + _FIRST_RETRY_SECONDS))
@@ -148,7 +158,7 @@ class Follower:
         """
         handle = self._handles[name]
         async with handle.lock:
-            if handle.state is State.UNLOADED:
+            if handle.state is State.UNLOADED and not self._is_waiting(handle):
                 return
             try:
                 if isinstance(handle.loaded, OutOfProcess) and handle.loaded.is_lost:
@@ -198,17 +208,21 @@ class Follower:
         asking = asyncio.create_task(on_daemon_thread("registry", partial(self._store.look_up, name)))
         done, _ = await asyncio.wait({asking}, timeout=_ANSWER_SECONDS)
         if not done:
-            self._set_away(_NO_ANSWER)
+            self._set_away(name, _NO_ANSWER)
             question.give_up()
         try:
             named = await asking
+        except VersionRefused as error:
+            self._set_away(name, "")
+            self._set_refused(name, error)
+            return True
         except RegistryFailed as error:
-            self._set_away(error.message, error.__cause__)
+            self._set_away(name, error.message, error.__cause__)
             return False
         except Exception as error:  # whatever the registry's client raises
-            self._set_away("the model registry answers with something else than it should", error)
+            self._set_away(name, "the model registry answers with something else than it should", error)
             return False
-        self._set_away("")
+        self._set_away(name, "")
         question.is_fetching = True
         refused = None
         for version in named:
@@ -219,13 +233,16 @@ class Follower:
         self._set_refused(name, refused)
         return True
 
-    def _set_away(self, why: str, cause: BaseException | None = None) -> None:
-        """Keep why the registry cannot be asked; the log says it once."""
-        if why and not self.away:
+    def _set_away(self, name: str, why: str, cause: BaseException | None = None) -> None:
+        """Keep why the registry cannot be asked for a model; the log says once that it cannot be asked."""
+        before = self.away
+        self._away.pop(name, None)
+        if why:
+            self._away[name] = why
+        if self.away and not before:
             log.warning("%s; the versions on disk are served%s", why, f": {cause}" if cause else "")
-        elif self.away and not why:
+        elif before and not self.away:
             log.info("the model registry answers again")
-        self.away = why
 
     def _set_refused(self, name: str, refused: VersionRefused | None) -> None:
         before = self._refused.pop(name, None)

@@ -15,10 +15,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.domain.analysis import ParsedText
+from server.domain.daemon_thread import on_daemon_thread
 from server.domain.errors import ServerOverloaded
 from server.domain.models import ModelTask
 from server.domain.pricing import House
-from server.models.artefact import Artefact
+from server.models.artefact import Artefact, unusable
 
 GOLDEN = "golden.json"
 _SECONDS = 60.0
@@ -26,10 +27,18 @@ Answer = dict[str, float]
 
 
 async def difference(engine: Any, artefact: Artefact) -> str:
-    """Which output differs by more than the tolerance, in a sentence; "" if none does."""
+    """Which output differs by more than the tolerance, in a sentence; "" if none does. Raises ModelUnavailable."""
     if GOLDEN not in artefact.manifest.files:
         return ""
-    golden = json.loads(await asyncio.to_thread((artefact.path / GOLDEN).read_bytes))
+    try:
+        return await _difference(engine, artefact)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, NotImplementedError) as error:
+        why = f"its {GOLDEN} cannot be replayed ({type(error).__name__})"
+        raise unusable(artefact.manifest.name, why) from error
+
+
+async def _difference(engine: Any, artefact: Artefact) -> str:
+    golden = json.loads(await on_daemon_thread("golden", (artefact.path / GOLDEN).read_bytes))
     kind = engine.description.engine
     expected = golden["outputs"].get(kind, [])
     tolerance = artefact.manifest.schema["golden"]["tolerance"].get(kind, 0.0)

@@ -4,11 +4,12 @@ import errno
 import importlib.util
 import logging
 import os
+import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,12 @@ _ENVIRONMENT = {
 }
 # Until a version that cannot be used, or could not be fetched, is fetched again: seconds, doubled each time.
 _DAMAGED_SECONDS, _UNREACHABLE_SECONDS, _LONGEST_SECONDS = 600.0, 10.0, 6 * 3600.0
+
+
+# MLflow's error codes for what concerns one model; others concern the registry.
+_OF_THE_MODEL = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
+_DOWNLOAD = ".download-"
+_STALE_SECONDS = 24 * 3600.0  # no download takes longer
 
 
 class _Unreachable(RegistryFailed):
@@ -75,6 +82,10 @@ class MlflowStore(ModelStore):
                 from mlflow import MlflowClient
 
                 self._prepared = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+                for left in self.models.glob(f"{_DOWNLOAD}*"):  # of a process that was killed
+                    with suppress(OSError):
+                        if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                            shutil.rmtree(left)
 
     @property
     def _client(self) -> Any:
@@ -100,10 +111,17 @@ class MlflowStore(ModelStore):
 
     def look_up(self, name: str) -> list[Named]:
         """What `current` and `candidate` mean there."""
+        from mlflow.exceptions import RestException
+
         with _failures():
-            found = self._client.search_registered_models(f"name = '{name}'")
-            aliases = found[0].aliases if found else {}
-            return [self._named(name, alias, aliases[alias]) for alias in (CURRENT, CANDIDATE) if alias in aliases]
+            try:
+                found = self._client.search_registered_models(f"name = '{name}'")
+                aliases = found[0].aliases if found else {}
+                return [self._named(name, alias, aliases[alias]) for alias in (CURRENT, CANDIDATE) if alias in aliases]
+            except RestException as error:
+                if error.error_code in _OF_THE_MODEL:
+                    raise VersionRefused("", f'the registry cannot say what "{name}" is: {error}') from error
+                raise
 
     def _named(self, name: str, alias: str, number: str) -> Named:
         found = self._client.get_model_version(name, number)
@@ -148,7 +166,7 @@ class MlflowStore(ModelStore):
         from mlflow.artifacts import download_artifacts
 
         self.models.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=self.models, ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory(prefix=_DOWNLOAD, dir=self.models, ignore_cleanup_errors=True) as folder:
             aside = Path(folder)
             (aside / name).mkdir()
             (aside / "got").mkdir()

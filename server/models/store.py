@@ -217,8 +217,11 @@ class ModelStore:
 
 
 def _stat(path: Path) -> tuple[object, ...]:
-    """What changes with the file, its permissions included."""
-    found = path.lstat()
+    """What changes with the file, its permissions included; for a link that leads nowhere, those of the link."""
+    try:
+        found = path.stat()
+    except OSError:
+        found = path.lstat()
     return str(path), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 

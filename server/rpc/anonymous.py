@@ -1,5 +1,6 @@
 """Registers the services that require no authentication, health and reflection, with bounds on what they cost."""
 
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -8,6 +9,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from server.domain.errors import DeadlineExceeded, ServerOverloaded, ServerStopping
+from server.rpc import receiving
 from server.rpc.receiving import Receiving
 
 _REQUESTS = 16  # that are received at once
@@ -79,7 +81,7 @@ class Anonymous:
     async def _each(self, parse: Any, context: Any) -> AsyncIterator[Any]:
         """The requests of a call. Aborts it if one does not arrive in time, is too large, or cannot be parsed."""
         try:
-            while (payload := await self._receiving.message(context, context.peer())) is not None:
+            while (payload := await self._next(context)) is not None:
                 if len(payload) > _REQUEST_BYTES:
                     await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"larger than {_REQUEST_BYTES} bytes")
                 yield parse(payload)
@@ -87,3 +89,6 @@ class Anonymous:
             await context.abort(_CODES[type(error)], error.message)
         except DecodeError:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request cannot be parsed")
+
+    async def _next(self, context: Any) -> bytes | None:
+        return await self._receiving.message(context, context.peer(), time.monotonic() + receiving.SECONDS)

@@ -2,7 +2,8 @@
 gRPC logs nothing.
 
 The key types are those with which a handshake between gRPC's own server and client succeeds
-(tests/rpc/test_certificates.py). RSA keys below 2048 bits are refused, because clients on OpenSSL refuse them.
+(tests/rpc/test_certificates.py). RSA keys below 2048 bits and signatures with SHA-1 are refused, because
+clients on OpenSSL and in Go refuse them.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import SignatureAlgorithmOID as Signature
 
 from server.domain.reloading_file import BadFile, Contents, NotYet
 from server.rpc.certificates import Checked, End
@@ -29,6 +31,13 @@ from server.rpc.certificates import Checked, End
 SOON_SECONDS = 14 * 24 * 3600.0
 _MIN_RSA_BITS = 2048
 _CURVES = (ec.SECP256R1, ec.SECP384R1)
+_SIGNATURES = frozenset(
+    {
+        *(Signature.RSA_WITH_SHA224, Signature.RSA_WITH_SHA256, Signature.RSA_WITH_SHA384, Signature.RSA_WITH_SHA512),
+        *(Signature.ECDSA_WITH_SHA224, Signature.ECDSA_WITH_SHA256, Signature.ECDSA_WITH_SHA384),
+        *(Signature.ECDSA_WITH_SHA512, Signature.RSASSA_PSS, Signature.ED25519),
+    }
+)
 _BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -92,9 +101,12 @@ def _check_chain(file: Path, chain: Sequence[x509.Certificate]) -> Iterator[str]
     leaf, *others = chain
     _check_time(file, leaf)
     _check_usage(file, leaf)
+    _check_signature(file, leaf)
     issuers = [each for each in others if each.subject == leaf.issuer and each.subject != leaf.subject]
     if issuers and not any(map(_is_valid_now, issuers)):
         _check_time(file, issuers[0])
+    for issuer in issuers:
+        _check_signature(file, issuer)
     if not _has_names(leaf):
         yield f"{file}: the certificate of {_subject(leaf)} has no subject alternative name; some clients refuse it"
 
@@ -121,6 +133,15 @@ def _check_usage(file: Path, leaf: x509.Certificate) -> None:
     with contextlib.suppress(x509.ExtensionNotFound, ValueError):
         if not leaf.extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature:
             raise BadFile(f"{file}: the certificate of {_subject(leaf)} is not for signatures (key usage)")
+
+
+def _check_signature(file: Path, certificate: x509.Certificate) -> None:
+    """The signature of one that is its own issuer is not checked by clients either."""
+    found = certificate.signature_algorithm_oid
+    if found not in _SIGNATURES and certificate.issuer != certificate.subject:
+        name = getattr(found, "_name", found.dotted_string)
+        what = f"the certificate of {_subject(certificate)} is signed with {name}, which clients do not accept"
+        raise BadFile(f"{file}: {what}; have it signed with SHA-256")
 
 
 def _has_names(leaf: x509.Certificate) -> bool:
@@ -173,7 +194,9 @@ def _check_with_grpc(files: Sequence[Path], chain: bytes, key: bytes, client_ca:
     try:
         server.add_secure_port(f"unix-abstract:quintet-{secrets.token_hex(16)}", credentials)
     except RuntimeError:
-        raise BadFile(f"{', '.join(map(str, files))}: gRPC cannot use them; its message is in the log above") from None
+        raise BadFile(
+            f"{', '.join(map(str, files))}: gRPC's TLS library does not support them, or cannot read them"
+        ) from None
     finally:
         server.stop(None)
 

@@ -17,6 +17,7 @@ class OpenCalls:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._stuck: set[asyncio.Task[Any]] = set()  # to be closed in a moment
 
     def add(self, call: Context) -> None:
         """The current task, which is gRPC's, serves `call`."""
@@ -25,7 +26,7 @@ class OpenCalls:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         if not call.client_deadline:  # at a client's own deadline gRPC ends the call
-            timer = asyncio.get_running_loop().call_at(call.deadline + _SECONDS_FOR_STATUS, _reset, task)
+            timer = asyncio.get_running_loop().call_at(call.deadline + _SECONDS_FOR_STATUS, self._reset, task)
             task.add_done_callback(lambda _: timer.cancel())
 
     async def ended(self, seconds: float) -> int:
@@ -35,31 +36,42 @@ class OpenCalls:
         _, left = await asyncio.wait(self._tasks, timeout=seconds)
         return len(left)
 
+    async def reset_current(self) -> None:
+        """End the current call, whose status could not be sent."""
+        await asyncio.sleep(_SECONDS_TO_LEAVE)
+        if task := asyncio.current_task():
+            self._close(task)
 
-async def reset_current() -> None:
-    """End the current call, whose status could not be sent."""
-    await asyncio.sleep(_SECONDS_TO_LEAVE)
-    if task := asyncio.current_task():
-        _reset(task)
+    def _reset(self, task: asyncio.Task[Any]) -> None:
+        """End a call whose client does not read: gRPC sends its status after all messages, which is never."""
+        task.cancel()
+        self._close(task)
 
+    def _close(self, task: asyncio.Task[Any]) -> None:
+        """A call that the client has closed is reset by gRPC once the handler's task has ended.
 
-def _reset(task: asyncio.Task[Any]) -> None:
-    """End a call whose client does not read. gRPC sends its status after all messages, which is never.
+        It has no other function for it. So this completes, in a moment, the future that says that the client has closed
+        the call.
+        """
+        if not self._stuck:
+            asyncio.get_running_loop().call_soon(self._close_stuck)
+        self._stuck.add(task)
 
-    gRPC has no function for it, but it resets a call that the client has closed once the handler has ended. So this
-    cancels the handler's task, and completes the future that says that the client has closed the call; the task of
-    gRPC that waits for both is found by its reference to the first one. The search takes a while, but only clients
-    that do not read cause it.
-    """
-    task.cancel()
-    for waiting in asyncio.all_tasks():
-        coroutine: Any = waiting.get_coro()
-        if coroutine.__name__ == _WAITS_FOR_CLIENT and task in gc.get_referents(*gc.get_referents(coroutine)):
-            closed = getattr(waiting, "_fut_waiter", None)
-            if isinstance(closed, asyncio.Future) and closed is not task and not closed.done():
-                closed.set_result(None)
-                # gRPC completes it again when the call has been reset, so it has to be incomplete by then.
-                asyncio.get_running_loop().call_soon(_renew, closed)
+    def _close_stuck(self) -> None:
+        """The tasks of gRPC that wait for client and handler are found by their references to the handlers' tasks."""
+        loop = asyncio.get_running_loop()
+        for waiting in asyncio.all_tasks():
+            coroutine: Any = waiting.get_coro()
+            if coroutine.__name__ != _WAITS_FOR_CLIENT:
+                continue
+            found = gc.get_referents(*gc.get_referents(coroutine))
+            if any(isinstance(each, asyncio.Task) and each in self._stuck for each in found):
+                closed = getattr(waiting, "_fut_waiter", None)
+                if isinstance(closed, asyncio.Future) and not isinstance(closed, asyncio.Task) and not closed.done():
+                    closed.set_result(None)
+                    # gRPC completes it again when the call has been reset, so it has to be incomplete by then.
+                    loop.call_soon(_renew, closed)
+        self._stuck.clear()
 
 
 def _renew(future: Any) -> None:

@@ -30,19 +30,19 @@ import grpc
 from server.domain.context import BeginTrace, Context, current, set_current
 from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
-from server.rpc import status, validation
+from server.rpc import receiving, status, validation
 from server.rpc.access import Check, Touch, check_first
 from server.rpc.admission import Admission
 from server.rpc.auth import Identify
 from server.rpc.method_stats import OK, Method
-from server.rpc.open_calls import OpenCalls, reset_current
+from server.rpc.open_calls import OpenCalls
 from server.rpc.receiving import Receiving
 from server.rpc.tenant_limits import EnterLimits, TenantLimits
 
 log = logging.getLogger(__name__)
 Parse = Callable[[Any], Any]  # a payload, or the iterator of payloads, to requests
 Receive = Callable[[Any, Context], Awaitable[tuple[Any, int]]]  # a payload, or the iterator of payloads, and its size
-_MOST_BYTES_RECEIVED = 256 * 1024 * 1024  # by all calls whose requests have not yet arrived
+_MOST_BYTES_RECEIVED = 128 * 1024 * 1024  # by all calls whose requests have not yet arrived
 _CANCELLATION_SECONDS = 0.05
 _QUIET_SECONDS, _MOST_QUIET_SECONDS = 0.05, 2.0  # without a call, before the server is shut down
 
@@ -129,7 +129,8 @@ class Registrar:
 
     async def _receive_one(self, context: Any, call: Context) -> tuple[bytes, int]:
         """The request and its size."""
-        payload = await self._receiving.message(context, call.caller.tenant)
+        until = min(call.started + receiving.SECONDS, call.deadline)
+        payload = await self._receiving.message(context, call.caller.tenant, until)
         if payload is None:
             await asyncio.sleep(_CANCELLATION_SECONDS)  # this task is cancelled now if the client cancelled the call
             raise InvalidRequest([Violation("", "the call ended without a request")])
@@ -140,10 +141,10 @@ class Registrar:
         return self._each(context, call), 0
 
     async def _each(self, context: Any, call: Context) -> AsyncIterator[bytes]:
-        is_first = True  # the others are awaited until the call's deadline
-        while (payload := await self._receiving.message(context, call.caller.tenant, is_first=is_first)) is not None:
+        until = min(call.started + receiving.SECONDS, call.deadline)
+        while (payload := await self._receiving.message(context, call.caller.tenant, until)) is not None:
             yield payload
-            is_first = False
+            until = call.deadline
 
     def _unary(self, method: Method, serve: Any, receive: Receive, parse: Parse, enter: EnterLimits | None) -> Any:
         identify, admission, begin_trace, open_calls = self._identify, self._admission, self._begin_trace, self._open
@@ -183,7 +184,7 @@ class Registrar:
             finally:
                 _end(call, method, code, reason)
             if failure is not None and not await status.send(context, failure):
-                await reset_current()
+                await open_calls.reset_current()
             return response
 
         return unary
@@ -227,7 +228,7 @@ class Registrar:
             finally:
                 _end(call, method, code, reason)
             if failure is not None and not await status.send(context, failure):
-                await reset_current()
+                await open_calls.reset_current()
 
         return stream
 

@@ -5,6 +5,9 @@ So the caller is found before the request is received, and only so many requests
 """
 
 import asyncio
+import ctypes
+import threading
+import time
 from collections import Counter
 from typing import Any
 
@@ -15,6 +18,8 @@ from server.domain.errors import DeadlineExceeded, QuintetError, ServerOverloade
 SECONDS = 10.0  # from a call's headers to the last byte of its first message
 # A small request arrives with its headers, so that a burst of them is over before one of them is refused.
 _SHORT_SECONDS = 0.1
+_FREED_SECONDS = 1.0  # until gRPC has freed what it had received of ended calls
+_LATE = "the request did not arrive in time: before the deadline, and within 10 s of the call's headers"
 
 
 class _Waiting:
@@ -22,10 +27,10 @@ class _Waiting:
 
     __slots__ = ("begun", "caller", "error", "timeout")
 
-    def __init__(self, caller: str, seconds: float | None) -> None:
+    def __init__(self, caller: str, until: float) -> None:
         self.caller = caller
-        self.begun = asyncio.get_running_loop().time()
-        self.timeout = asyncio.timeout(seconds)
+        self.begun = time.monotonic()
+        self.timeout = asyncio.timeout_at(until)
         self.error: QuintetError | None = None
 
     def end(self, error: QuintetError) -> None:
@@ -43,14 +48,14 @@ class Receiving:
         self._limit = limit
         self._waiting: dict[_Waiting, None] = {}  # in the order of their arrival
         self._timer: asyncio.TimerHandle | None = None
+        self._ended = False  # whether calls were ended since memory was last given back
 
-    async def message(self, context: Any, caller: str, *, is_first: bool = True) -> bytes | None:
-        """The next message of a call; None if there are no more. The first one must arrive within SECONDS.
+    async def message(self, context: Any, caller: str, until: float) -> bytes | None:
+        """The next message of a call; None if there are no more. `until` is a time.monotonic() instant.
 
         Raises DeadlineExceeded, ServerOverloaded, or ServerStopping.
         """
-        seconds = SECONDS if is_first else None
-        waiting = _Waiting(caller, seconds)
+        waiting = _Waiting(caller, until)
         try:
             async with waiting.timeout:
                 self._waiting[waiting] = None
@@ -58,8 +63,7 @@ class Receiving:
                     self._watch()
                 message = await context.read()
         except TimeoutError:
-            late = DeadlineExceeded(f"the request did not arrive within {SECONDS:g} s of the call's headers")
-            raise waiting.error or late from None
+            raise waiting.error or DeadlineExceeded(_LATE) from None
         finally:
             del self._waiting[waiting]
         return None if message is grpc.aio.EOF else message
@@ -78,12 +82,21 @@ class Receiving:
         self._timer = None
         waiting = [each for each in self._waiting if each.error is None]
         surplus = len(waiting) - self._limit
-        if surplus <= 0:
-            return
-        latest = asyncio.get_running_loop().time() - _SHORT_SECONDS
+        latest = time.monotonic() - _SHORT_SECONDS
         numbers = Counter(each.caller for each in waiting)
         for caller, number in numbers.most_common():
-            for each in [each for each in waiting if each.caller == caller and each.begun <= latest][:surplus]:
+            for each in [each for each in waiting if each.caller == caller and each.begun <= latest][: max(surplus, 0)]:
                 each.end(ServerOverloaded(f"{number} requests are being received", retry_after=1.0))
                 surplus -= 1
-        self._watch()
+                self._ended = True
+        if surplus > 0:
+            self._watch()
+        elif self._ended:
+            self._ended = False
+            asyncio.get_running_loop().call_later(_FREED_SECONDS, _give_memory_back)
+
+
+def _give_memory_back() -> None:
+    """The C library keeps freed memory, and more of it after each burst. Giving it back takes some milliseconds."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        threading.Thread(target=trim, args=[0], name="malloc_trim").start()

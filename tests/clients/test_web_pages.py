@@ -174,6 +174,7 @@ XHTML = '<html xmlns="http://www.w3.org/1999/xhtml">'
 )
 def test_xhtml_is_read_as_xml(read: Read, page: str) -> None:
     assert RULE in read(page, "page.xhtml").text
+    assert RULE in read(page, "page.html").text
 
 
 @pytest.mark.parametrize(

@@ -252,7 +252,7 @@ def test_a_power_cut_at_any_sync_leaves_the_old_version_or_the_new(
 
 
 @given(old=st.binary(max_size=32), new=st.binary(max_size=32))
-@settings(max_examples=20)  # each syncs twice
+@settings(max_examples=20, deadline=None)  # each syncs twice
 def test_a_durable_write_replaces_whole(old: bytes, new: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("durable") / "file"
     write_durably(path, old)

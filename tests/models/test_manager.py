@@ -12,7 +12,8 @@ import pytest
 from server.domain.errors import ModelCheckFailed, ModelDoesNotFit, ModelLoading, ModelUnavailable
 from server.domain.models import ModelDescription, ModelIdentity, ModelTask
 from server.models import process_memory
-from server.models.artefact import Artefact, write_manifest
+from server.models.artefact import Artefact, open_artefact, write_manifest
+from server.models.golden import GOLDEN, difference
 from server.models.handle import Handle, State
 from server.models.manager import ModelManager
 from server.models.spec import ModelSpec
@@ -184,6 +185,16 @@ async def test_a_model_in_use_is_not_evicted(workshop: Workshop) -> None:
         assert workshop.handle.state is State.READY
 
 
+async def test_nothing_is_evicted_in_vain(workshop: Workshop) -> None:
+    async with workshop.handle.use(soon()):
+        pass
+    memory = workshop.manager.memory
+    memory.limit = memory.in_use + 100
+    with pytest.raises(ModelDoesNotFit):
+        await workshop.manager.reserve_memory("large", memory.limit + 1)
+    assert workshop.handle.loaded
+
+
 async def test_failing_loads_release_what_was_reserved(workshop: Workshop) -> None:
     workshop.broken = RuntimeError("broken")
     with pytest.raises(RuntimeError):
@@ -196,3 +207,17 @@ async def test_failing_loads_release_what_was_reserved(workshop: Workshop) -> No
     workshop.broken = None
     await workshop.manager.load("m", soon())
     assert workshop.handle.loaded
+
+
+@pytest.mark.parametrize(
+    "golden", ["", "[]", "{", '{"inputs": [1]}', '{"inputs": ["x"], "outputs": {"test": [1]}}', "[" * 100_000]
+)
+async def test_golden_inputs_that_cannot_be_replayed_are_named(tmp_path: Path, golden: str) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / GOLDEN).write_text(golden)
+    schema = {"golden": {"tolerance": {"test": 0.1}}}
+    write_manifest(made, name="m", version="1", licence="MIT", schema=schema)
+    artefact = open_artefact(ModelStore(tmp_path / "models").publish(made).parents[1], "m")
+    with pytest.raises(ModelUnavailable, match=r"golden\.json cannot be replayed"):
+        await difference(Engine(artefact, lambda _: None), artefact)

@@ -8,9 +8,11 @@ import threading
 from contextlib import aclosing
 from pathlib import Path
 
+import pytest
+
 from server.domain.errors import ModelUnavailable
 from server.domain.models import ModelDescription, ModelIdentity, ModelTask
-from server.models import process_memory
+from server.models import following, process_memory
 from server.models.artefact import Artefact, write_manifest
 from server.models.handle import State
 from server.models.manager import ModelManager
@@ -91,7 +93,11 @@ async def test_it_loads_beside_the_others(tmp_path: Path) -> None:
         assert manager.memory.in_use == held.memory_bytes
 
 
-async def test_one_whose_process_is_lost_is_loaded_anew_and_fails_until_it_can_be(tmp_path: Path) -> None:
+async def test_one_whose_process_is_lost_is_loaded_anew_and_fails_until_it_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(following, "_FIRST_RETRY_SECONDS", 0.2)
     _add(tmp_path / "models", "outside")
     is_broken = False
 

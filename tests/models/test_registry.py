@@ -263,3 +263,10 @@ async def test_a_registry_that_hangs_delays_nothing(mlflow: Mlflow, tmp_path: Pa
             info = await models.GetServerInfo(model_pb2.GetServerInfoRequest())
             assert any("registry" in warning for warning in info.warnings), info.warnings
     assert time.monotonic() - begun < 45, "as long as its time limits, and not the registry's"
+
+
+def test_what_concerns_one_model_is_no_outage(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MlflowStore(tmp_path, uri)
+    with pytest.raises(VersionRefused, match="cannot say what"):
+        store.look_up("it's quoted")
+    assert store.look_up("another") == []

@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from server.domain import reloading_file
 from server.domain.reloading_file import BadFile
 from server.rpc.certificates import Certificates
-from tests.certificates import Authority, Pair
+from tests.certificates import Authority, Pair, PrivateKey
 from tests.waiting import until
 
 AUTHORITY = Authority()
@@ -33,6 +33,11 @@ def below(days: tuple[float, float]) -> Pair:
     intermediate = AUTHORITY.intermediate(days)
     certificate, key = intermediate.issue_server("server")
     return Pair(certificate + intermediate.pem, key)
+
+
+def by(key: PrivateKey) -> Pair:
+    """A good certificate of an authority with this key."""
+    return Authority(key).issue_server("server")
 
 
 issue = AUTHORITY.issue_server
@@ -57,8 +62,10 @@ BAD: list[tuple[Callable[[], Pair], str]] = [
     (lambda: issue("a", extensions=[ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])]), "a is not for servers"),
     (lambda: issue("a", extensions=[only_agreement()]), "a is not for signatures"),
     (lambda: Pair(issue().certificate, issue().key), "the key does not belong to the certificate"),
-    (lambda: Pair(b"\xef\xbb\xbf" + FIRST.certificate, FIRST.key), "gRPC cannot use them"),
+    (lambda: Pair(b"\xef\xbb\xbf" + FIRST.certificate, FIRST.key), "gRPC's TLS library does not support them"),
     (lambda: Pair(AUTHORITY.pem + FIRST.certificate, FIRST.key), "the key does not belong to the certificate"),
+    (lambda: by(dsa.generate_private_key(2048)), "server is signed with dsa-with-sha256, which clients do not accept"),
+    (lambda: by(ed448.Ed448PrivateKey.generate()), "server is signed with ed448"),
     (lambda: Pair(b"", FIRST.key), "server.pem: not PEM with certificates"),
     (lambda: Pair(FIRST.certificate, FIRST.certificate), "server.key: not unencrypted PEM"),
 ]

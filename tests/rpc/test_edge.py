@@ -22,7 +22,7 @@ from server.rpc.admission import Admission
 from server.rpc.anonymous import Anonymous
 from server.rpc.grpc_server import make_server
 from server.rpc.health import Health
-from server.rpc.listener import options
+from server.rpc.listener import hang_up, options
 from server.rpc.pipeline import Registrar
 from server.rpc.reflection import add_reflection
 from tests.campaigns.fuzz.http2 import Connection, Ended, message, request_headers
@@ -101,6 +101,7 @@ class Served:
         async with asyncio.timeout(seconds):
             self.anonymous.stop()
             await self.registrar.drain(seconds)
+            hang_up(self.port)
             await self.server.stop(None)
 
 
@@ -178,7 +179,7 @@ async def test_a_client_that_does_not_read_hears_of_its_deadline(path: str, requ
         sent = classification_pb2.ClassifyRequest(texts=["a"], model="large") if path == CLASSIFY else request_
         ended = await soon(connection.call([*headers(path, "a"), *extra], message(sent.SerializeToString())))
         assert ended.reset is not None or ended.status in {Code.CANCELLED.value[0], Code.DEADLINE_EXCEEDED.value[0]}
-        assert served.admission.running == 0
+        await until(lambda: served.admission.running == 0)
         await classify(channel)
         await served.stopped(2)
 

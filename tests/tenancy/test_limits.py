@@ -223,6 +223,27 @@ def test_without_the_ledger_nothing_that_costs_is_admitted() -> None:
     desk.enter()
 
 
+async def test_one_call_waits_for_a_ledger_that_hangs_and_the_others_do_not() -> None:
+    asked = 0
+
+    async def spent(tenant: str, service: str | None, start: datetime) -> Cost:
+        nonlocal asked
+        asked += 1
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    desk = Desk(Limits(tokens_per_day=100), spent)
+    calls = [asyncio.create_task(desk.limiter.enter(desk.tenant, CHAT, Cost(6), seconds=1)) for _ in range(3)]
+    await asyncio.wait(calls)
+    late = asyncio.create_task(desk.limiter.enter(desk.tenant, CHAT, Cost(6), seconds=1))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert late.done()
+    assert all(isinstance(call.exception(), LedgerUnavailable) for call in (*calls, late))
+    assert asked == 1
+    await desk.limiter.close()
+
+
 def test_a_share_is_a_part_of_what_is_left() -> None:
     async def spent(tenant: str, service: str | None, start: datetime) -> Cost:
         return Cost(70, 0)

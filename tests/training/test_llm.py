@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
+from server.tasks.chat.tokens import TokenizerCounter
 from tests.training.tiny_llm import CHATML, tiny_model
 from training.errors import TrainingError
 from training.recipes.llm import write_tokenizer
@@ -31,6 +32,16 @@ def test_the_tokenizer_and_the_frame_of_a_model(tmp_path: Path) -> None:
     assert frame["unless_system"] == "<|im_start|>system\nDo it.<|im_end|>\n"
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert tokenizer.encode("ababb<|im_end|>a").tokens == ["ab", "ab", "b", "<|im_end|>", "a"]
+
+
+def test_the_vocabulary_says_which_tokens_control_the_model(tmp_path: Path) -> None:
+    tokens = ["a", "b", "ab", "<|im_start|>", "<|im_end|>", "<tool_call>", "[PAD1]"]
+    kinds = [1, 1, 1, 3, 3, 4, 5]  # normal, control, defined by the authors, unused
+    (tmp_path / "m.gguf").write_bytes(
+        tiny_model(**{"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds})
+    )
+    write_tokenizer(tmp_path / "m.gguf", tmp_path / "tokenizer.json")
+    assert [*TokenizerCounter(tmp_path / "tokenizer.json").control_tokens] == tokens[3:6]
 
 
 @pytest.mark.parametrize(

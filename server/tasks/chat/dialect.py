@@ -10,9 +10,9 @@ from server.domain.errors import OptionRefused
 from server.tasks.chat.provider_errors import Report
 
 LIMIT_NAMES = ("max_completion_tokens", "max_tokens")
-OPTIONS = ("temperature", "top_p", "stop", "seed", "stream_options")
+OPTIONS = ("temperature", "top_p", "stop", "seed", "stream_options", "stream")
 _TOO_LARGE = re.compile(r"too large|too high|at most|less than|must be <|exceed|greater than|maximum")
-_ORDINARY_WORDS = {"stop", "seed"}  # mean the field only in quotes, or after a word such as "parameter"
+_ORDINARY_WORDS = {"stop", "seed", "stream"}  # mean the field only in quotes, or after a word such as "parameter"
 _BEFORE = r"(?:[\"'`]|(?:parameters?|arguments?|fields?|options?|names?|supplied)[\s:]+)"
 
 
@@ -45,6 +45,8 @@ class Dialect:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
+        if "stream" in self.without:
+            del body["stream_options"]
         return {name: value for name, value in body.items() if value is not None and name and name not in self.without}
 
     def taught_by(self, report: Report, sent: Mapping[str, Any], options: ChatOptions) -> "Dialect | None":

@@ -34,6 +34,7 @@ from server.tasks.chat.upstream_errors import translated
 
 _FREE = Prices()
 _QUEUE_PER_SLOT = 4
+_END_SECONDS = 1.0  # longest wait for the end of a stream from which nothing is missing
 
 
 def limiter_of(concurrency: int) -> ConcurrencyLimiter:
@@ -105,14 +106,14 @@ class Upstream:
                 yield ChatStarted(provider, self.description.identity, self.prices, prompt, self.counter.text)
                 limit = min(options.max_output_tokens, context - prompt)
                 asked = waiting_since = time.monotonic()
-                patience = partial(self._patience, deadline)
+                patience = partial(self._patience, answer, deadline)
                 tracing = trace_upstream(provider, self.endpoint.model, str(self.endpoint.client.base_url))
                 with tracing as trace, translated(provider):
                     response = await self.endpoint.ask(
                         messages, options, limit, headers=trace.headers, patience=patience
                     )
                     values = values_of(response.response.aiter_bytes())
-                    reading = ReadAhead(values, patience)
+                    reading = ReadAhead(values, patience, lambda: answer.has_ended)
                     async with aclosing(response), aclosing(values), reading as batches:
                         async for batch in batches:
                             now = time.monotonic()
@@ -158,8 +159,9 @@ class Upstream:
         finally:
             breaker.gave_up(ticket)
 
-    def _patience(self, deadline: float) -> float:
-        return min(self.token_seconds, remaining(deadline))
+    def _patience(self, answer: Answer, deadline: float) -> float:
+        longest = _END_SECONDS if answer.has_ended and answer.usage else self.token_seconds
+        return min(longest, remaining(deadline))
 
     async def _done(self, prompt: int, answer: Answer, finish_reason: FinishReason) -> ChatDone:
         if answer.usage:

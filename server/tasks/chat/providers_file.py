@@ -47,7 +47,7 @@ Address = Annotated[str, AfterValidator(_address)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Name = Annotated[str, Text(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 LimitField = Literal["max_completion_tokens", "max_tokens", "none"]
-Option = Literal["temperature", "top_p", "stop", "seed", "stream_options"]
+Option = Literal["temperature", "top_p", "stop", "seed", "stream_options", "stream"]
 Word = Annotated[str, Text(pattern=r"^[!-~]{1,128}$")]
 
 

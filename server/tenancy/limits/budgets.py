@@ -110,7 +110,8 @@ Spent = Callable[[str, str | None, datetime], Awaitable[Cost]]
 class BudgetBaseline:
     """Reads from the ledger what was spent when counting begins, once for all calls that wait for it.
 
-    A read that takes too long for its caller goes on, and its result serves the next call within 10 s.
+    A read that takes longer than 0.5 s goes on, and its result serves the next call within 10 s. Until it ends, no
+    other call waits for it.
     """
 
     def __init__(self, spent: Spent) -> None:
@@ -124,7 +125,7 @@ class BudgetBaseline:
         if read is None or (read[1].done() and read[0] + _FRESH_SECONDS < time.monotonic()):
             spent = asyncio.ensure_future(self._spent(budget.tenant, budget.service, moment_of(start)))
             read = self._reads[key] = (time.monotonic(), spent)
-        await asyncio.wait({read[1]}, timeout=_WAIT_SECONDS)
+        await asyncio.wait({read[1]}, timeout=max(0.0, read[0] + _WAIT_SECONDS - time.monotonic()))
         if not read[1].done():
             raise LedgerUnavailable("reading from the ledger what was spent takes too long", retry_after=1.0)
         if self._reads.get(key) is read:

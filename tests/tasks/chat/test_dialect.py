@@ -70,6 +70,11 @@ REFUSALS = {
         {"error": {"message": "Unrecognized request argument supplied: stream_options"}},
         "stream_options",
     ),
+    "openai, stream": (
+        400,
+        {"error": {"message": "Your organization must be verified to stream this model.", "param": "stream"}},
+        "stream",
+    ),
     "a proxy, a text": (400, "unknown field: seed", "seed"),
 }
 

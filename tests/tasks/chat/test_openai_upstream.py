@@ -202,7 +202,7 @@ PARAMETER = '{"error": {"message": "unsupported", "code": "unsupported_value", "
             "messages: has 9031 tokens; the model's context is 4096",
         ),
         (Reply(status=400, body=PARAMETER % "temperature"), UpstreamRejected, "HTTP 400"),  # it was not sent
-        (Reply(status=400, body=PARAMETER % "stream"), UpstreamRejected, "HTTP 400"),
+        (Reply(status=400, body=PARAMETER % "model"), UpstreamRejected, "HTTP 400"),
         (Reply(status=400, body="not json"), UpstreamRejected, "HTTP 400"),
         (
             Reply(status=400, body='{"error": {"code": "content_filter"}}'),

@@ -90,7 +90,7 @@ def reply_of(case: dict[str, Any]) -> Reply:
     content = case["body"].encode().replace(b"\n", ENDS.get(case.get("newline", ""), b"\n"))
     content_type = case.get("content_type", "text/event-stream" if status == 200 else "application/json")
     body = (b"\xef\xbb\xbf" if case.get("bom") else b"") + content
-    raw = RawBody(body, content_type, case.get("split", 0), case.get("cut", False))
+    raw = RawBody(body, content_type, case.get("split", 0), case.get("cut", False), case.get("stalls", False))
     return Reply(status=status, headers=case.get("headers", {}), raw=raw)
 
 
@@ -111,6 +111,7 @@ async def test_quirk(served: Served, case: dict[str, Any]) -> None:
         assert error is not None
         code, reason = case["error"].split()
         assert (error.code().name, details(error)["ErrorInfo"].reason) == (code, reason)
+        assert ("RetryInfo" in details(error)) == case.get("retry", reason in ("UPSTREAM_FAILED", "SERVER_OVERLOADED"))
         assert re.search(case["message"], error.details() or "")
         assert row.outcome is Outcome.FAILED
         if text:

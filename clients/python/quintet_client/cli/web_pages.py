@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-_XML = re.compile(r"\s*<\?xml\s")
+_XML = re.compile(r"\s*<\?xml\s|<html\s[^>]*?xmlns\s*=", re.IGNORECASE)
+_XML_WITHIN = 4096  # characters
 _EMPTY_ELEMENT = re.compile(r"""<([A-Za-z][\w:-]*)((?:[^<>"']|"[^"]*"|'[^']*')*?)/>""")
 _CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
 _VOID = frozenset(
@@ -40,7 +41,7 @@ class Page(NamedTuple):
 
 def extract(source: str, parser: Any, *, is_xml: bool = False) -> Page:
     """Title and text of a page; `parser` is selectolax's class. XHTML is read as XML is: `<title/>` is empty."""
-    tree = parser(_from_xml(source) if is_xml or _XML.match(source) else source)
+    tree = parser(_from_xml(source) if is_xml or _XML.search(source, 0, _XML_WITHIN) else source)
     title = _title(tree)
     body = tree.body
     if body is None:
