@@ -110,9 +110,10 @@ async def _announce(app: App, settings: Settings) -> None:
 
 def _table(app: App) -> str:
     lines = []
-    for service, message in sorted(app.health.messages.items()):
-        state = f"NOT SERVING  {message}" if message else "SERVING"
-        lines.append(f"  {service.removeprefix('quintet.v1.'):24}{state}")
+    services = {name.removeprefix("quintet.v1."): message for name, message in sorted(app.health.messages.items())}
+    width = max(24, *(len(name) + 1 for name in services))
+    for name, message in services.items():
+        lines.append(f"  {name:{width}}{f'NOT SERVING  {message}' if message else 'SERVING'}")
     lines.append("")
     for handle in app.handles:
         version = handle.description.identity.version if handle.description else ""

@@ -49,7 +49,8 @@ class Postgres:
 
     def run(self, url: str, *statements: str) -> None:
         """As the administrator, in the database of this URL."""
-        with psycopg.connect(self._url(url.rpartition("/")[2]), autocommit=True) as connection:
+        writable = "-c default_transaction_read_only=off"
+        with psycopg.connect(self._url(url.rpartition("/")[2]), autocommit=True, options=writable) as connection:
             for statement in statements:
                 connection.execute(statement)
 

@@ -26,6 +26,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
+from server.domain.network import bypass_proxies_on_loopback
 from training.catalogue import LLMS, RECIPES
 from training.errors import TrainingError
 from training.fetch.cache import Cache, default_root
@@ -42,6 +43,7 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; return the exit status."""
     options = _parser().parse_args(arguments)
+    bypass_proxies_on_loopback(os.environ)
     try:
         return _main(options)
     except PackageNotFoundError as error:

@@ -35,6 +35,7 @@ class Follower:
     """Follows the models of `handles`, which have a spec each, from start() to stop()."""
 
     def __init__(self, handles: Mapping[str, Handle[Any]], store: ModelStore, loader: Loader, swapper: Swapper) -> None:
+        self.needed: set[Handle[Any]] = set()  # something is made of them
         self._away: dict[str, str] = {}  # why the registry cannot be asked, by model
         self._handles, self._store, self._loader, self._swapper = handles, store, loader, swapper
         self._marks: dict[str, Mark | None] = {}
@@ -133,11 +134,15 @@ class Follower:
         if not task.cancelled() and (error := task.exception()):
             log.error("model %s could not be followed", name, exc_info=error)
 
+    def _is_waiting(self, handle: Handle[Any]) -> bool:
+        """Whether something is to be made of it, for which it did not fit into memory."""
+        return handle.state is State.UNLOADED and bool(handle.message) and handle in self.needed
+
     def _is_due(self, handle: Handle[Any]) -> bool:
-        """Whether a failed model is to be tried again now."""
-        if handle.state in (State.READY, State.UNLOADED):
-            self._retries.pop(handle.name, None)
-        if handle.state is not State.FAILED:
+        """Whether a model that could not be loaded is to be tried again now."""
+        if handle.state is not State.FAILED and not self._is_waiting(handle):
+            if handle.state in (State.READY, State.UNLOADED):
+                self._retries.pop(handle.name, None)
             return False
         now = time.monotonic()
         delay, due = self._retries.setdefault(handle.name, (_FIRST_RETRY_SECONDS, now + _FIRST_RETRY_SECONDS))
@@ -153,7 +158,7 @@ class Follower:
         """
         handle = self._handles[name]
         async with handle.lock:
-            if handle.state is State.UNLOADED:
+            if handle.state is State.UNLOADED and not self._is_waiting(handle):
                 return
             try:
                 if isinstance(handle.loaded, OutOfProcess) and handle.loaded.is_lost:

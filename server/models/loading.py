@@ -111,6 +111,7 @@ class Loader:
             self._memory.held[name] = size
 
     async def _make_room(self, name: str, needed: int, *, evict: bool) -> None:
+        """Evict others as far as that helps. Raises ModelDoesNotFit before it evicts any in vain."""
         memory = self._memory
         while memory.limit is not None and memory.in_use + needed > memory.limit:
             idle = [
@@ -119,7 +120,8 @@ class Loader:
                 if handle.resident and not handle.resident.readers and not handle.lock.locked()
                 if not (handle.spec and handle.spec.settings.pinned) and handle.name != name
             ]
-            if not idle or not evict:
+            evictable = sum(handle.memory_bytes for handle in idle) if evict else 0
+            if not evictable or memory.in_use - evictable + needed > memory.limit:
                 raise ModelDoesNotFit(name, needed, memory.limit, memory.in_use)
             oldest = min(idle, key=lambda handle: handle.used)
             log.info('model "%s": evicted for "%s"', oldest.name, name)

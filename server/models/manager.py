@@ -92,6 +92,7 @@ class ModelManager:
     def start(self, others: Iterable[Handle[Any]] = ()) -> None:
         """Begin to load everything, and to follow what is published. loaded() also waits for `others`."""
         self._awaited = [*(handle for handle, spec in self._specs if spec.settings.preload), *self._derived, *others]
+        self.follower.needed = {each for _, depends_on in self._derived.values() for each in depends_on}
         for handle, (make, depends_on) in self._derived.items():
             keep = partial(keep_derived, handle, make, depends_on, lambda: self._change)
             self._keep(supervised(handle.name, keep))

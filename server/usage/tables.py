@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Column, Connection, Index, Integer, MetaData, String, Table, insert, select
@@ -60,6 +61,8 @@ Index("quintet_calls_open", _columns.instance, sqlite_where=_is_open, postgresql
 
 _ENTRY = tuple(field.name for field in fields(Entry) if field.name != "usage")
 _USAGE = tuple(field.name for field in fields(Usage))
+_TEXTS = tuple(field.name for field in fields(Entry) if field.type is str)
+_texts_of = attrgetter(*_TEXTS)
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 # The columns that settling changes.
 SETTLED = (
@@ -75,9 +78,12 @@ def storable(text: str) -> str:
 
 def storable_entry(entry: Entry) -> Entry:
     """The entry with all its texts storable."""
-    texts = {name: value for name in _ENTRY if isinstance(value := getattr(entry, name), str)}
-    changed: dict[str, Any] = {name: storable(text) for name, text in texts.items() if storable(text) is not text}
-    return replace(entry, **changed) if changed else entry
+    texts = _texts_of(entry)
+    together = "".join(texts)
+    if together.isascii() and "\0" not in together:
+        return entry
+    changed: dict[str, Any] = dict(zip(_TEXTS, map(storable, texts), strict=True))
+    return replace(entry, **changed)
 
 
 def row_of(entry: Entry, instance: str) -> dict[str, Any]:

@@ -185,6 +185,16 @@ async def test_a_model_in_use_is_not_evicted(workshop: Workshop) -> None:
         assert workshop.handle.state is State.READY
 
 
+async def test_nothing_is_evicted_in_vain(workshop: Workshop) -> None:
+    async with workshop.handle.use(soon()):
+        pass
+    memory = workshop.manager.memory
+    memory.limit = memory.in_use + 100
+    with pytest.raises(ModelDoesNotFit):
+        await workshop.manager.reserve_memory("large", memory.limit + 1)
+    assert workshop.handle.loaded
+
+
 async def test_failing_loads_release_what_was_reserved(workshop: Workshop) -> None:
     workshop.broken = RuntimeError("broken")
     with pytest.raises(RuntimeError):

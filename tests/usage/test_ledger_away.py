@@ -25,6 +25,7 @@ __all__ = ["postgres"]  # a fixture
 QUICK = Heartbeat(beat_seconds=0.05, lost_seconds=600.0)
 READ_ONLY = "ALTER SYSTEM SET default_transaction_read_only = on"
 WRITABLE = "ALTER SYSTEM RESET default_transaction_read_only"
+OF_DATABASE = "DO $$ BEGIN EXECUTE format('ALTER DATABASE %%I %s', current_database()); END $$"
 RELOAD = "SELECT pg_reload_conf()"
 NO_TABLES = "DROP TABLE quintet_calls, quintet_instances, quintet_schema"
 CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'"
@@ -87,6 +88,10 @@ def restart(server: Postgres, url: str) -> None:
 
 SPELLS: dict[str, tuple[Spell, Spell]] = {
     "read-only": (by(READ_ONLY, RELOAD), by(WRITABLE, RELOAD)),
+    "read-only for new connections": (
+        by(OF_DATABASE % "SET default_transaction_read_only = on", CUT),
+        by(OF_DATABASE % "RESET default_transaction_read_only"),
+    ),
     "no rights": (
         by("REVOKE INSERT, UPDATE ON quintet_calls FROM app"),
         by("GRANT INSERT, UPDATE ON quintet_calls TO app"),

@@ -5,15 +5,15 @@ of each. Unknown does not mean success: an answer is complete only if its end ha
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeGuard
+from typing import Any
 
 from server.domain.chat import FinishReason
 from server.domain.errors import QuintetError, UpstreamBrokeOff
 from server.tasks.chat.event_stream import DONE
 from server.tasks.chat.provider_errors import reported
+from server.tasks.chat.reported_usage import read_usage
 from server.tasks.chat.text_repair import TextRepair, repaired
 
-_MAX_TOKENS = 2**31 - 1  # a larger number is no count
 _MAX_NAME = 128
 _STOP, _LENGTH, _FILTER = FinishReason.STOP, FinishReason.LENGTH, FinishReason.CONTENT_FILTER
 # As _plain() makes them. Tool calls are not among them: no request offers a tool, so an answer that ends by calling one
@@ -43,9 +43,7 @@ _FINISH_REASONS = {
         _FILTER,
     ),
 }
-_ALTERNATIVE_NAMES = (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens"))
 _ERROR_TEXTS = ("message", "msg", "detail", "error_message", "error_msg")  # of objects that are no chunks
-_CACHED_NAMES = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
 
 
 class Answer:
@@ -61,6 +59,7 @@ class Answer:
         self.texts: list[str] = []
         self.failure: QuintetError | None = None
         self._is_done = False
+        self._has_choice = False
         self._is_refusal = False
         self._has_tool_calls = False
         self._has_delta = False
@@ -90,7 +89,7 @@ class Answer:
         if self.failure:
             raise self.failure
         if self.finish_reason is None:
-            if self._is_done and (self.texts or self.usage):
+            if self._is_done and (self.texts or (self.usage and self._has_choice)):
                 return _FILTER if self._is_refusal else _STOP
             raise UpstreamBrokeOff("the language model's endpoint broke off in the middle of an answer")
         found = _FINISH_REASONS.get(_plain(self.finish_reason.partition(":")[0]))  # Gemini adds details after a colon
@@ -121,10 +120,11 @@ class Answer:
         choice = next((each for each in choices if isinstance(each, dict)), None) if isinstance(choices, list) else None
         for holder in (chunk, choice, chunk.get("x_groq")):
             if isinstance(holder, dict) and isinstance(usage := holder.get("usage"), dict):
-                self.usage = max(filter(None, (self.usage, _usage(usage))), key=_total, default=None)
+                self.usage = max(filter(None, (self.usage, read_usage(usage))), key=_total, default=None)
         return () if choice is None else self._read_choice(choice)
 
     def _read_choice(self, choice: Mapping[str, Any]) -> Iterable[str]:
+        self._has_choice = True
         if error := choice.get("error"):
             self.failure = reported({"error": error})
             return ()
@@ -177,27 +177,3 @@ def _name(text: str) -> str:
 def _total(usage: tuple[int, int, int]) -> int:
     """Of two counts the larger one is right: counts grow with an answer, and some endpoints end with zeros."""
     return usage[0] + usage[1]
-
-
-def _usage(reported: Mapping[str, Any]) -> tuple[int, int, int] | None:
-    """None if the tokens of prompt and answer are not both counts."""
-    for prompt_name, completion_name in _ALTERNATIVE_NAMES:
-        prompt, completion = reported.get(prompt_name), reported.get(completion_name)
-        if _is_count(prompt):
-            break
-    else:
-        return None
-    total = reported.get("total_tokens")
-    # Gemini leaves out a completion of zero tokens, and it counts thinking in the total alone.
-    if _is_count(total) and total >= prompt and (completion is None or (_is_count(completion) and completion >= 0)):
-        completion = max(completion or 0, total - prompt)
-    if not _is_count(completion):
-        return None
-    details = reported.get("prompt_tokens_details")
-    holders = (details if isinstance(details, dict) else {}, reported)
-    cached = next((found for each in holders for name in _CACHED_NAMES if (found := each.get(name)) is not None), 0)
-    return prompt, completion, cached if _is_count(cached) and cached <= prompt else 0
-
-
-def _is_count(number: object) -> TypeGuard[int]:
-    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= _MAX_TOKENS

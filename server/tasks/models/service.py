@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -10,6 +11,7 @@ from quintet.v1 import common_pb2, model_pb2_grpc
 from quintet.v1 import model_pb2 as pb
 
 from server.domain.context import current
+from server.domain.daemon_thread import on_daemon_thread
 from server.domain.errors import InvalidRequest, Violation
 from server.models.handle import Handle, find
 from server.models.manager import ModelManager
@@ -163,7 +165,9 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             model.memory_bytes = handle.memory_bytes
             model.load_count, model.failed_load_count = handle.loads, handle.failures
             if spec.has_artefact:
-                model.aliases.update(await asyncio.to_thread(self._manager.store.aliases, handle.name))
+                model.aliases.update(
+                    await on_daemon_thread("aliases", partial(self._manager.store.aliases, handle.name))
+                )
         return model
 
 

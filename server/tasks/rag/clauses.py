@@ -71,7 +71,12 @@ def modify_same(statement: Statement, asked: Terms, pairs: list[tuple[str, str]]
 
     Unless the passages do not have the question's word `elsewhere`: then another may stand for it.
     """
-    missing = [(first, word) for first, word in pairs if first in elsewhere and not statement.all.knows(first)]
+    own = statement.terms
+    missing = [
+        (first, word)
+        for first, word in pairs
+        if first in elsewhere and not (statement.all if first in asked.names else own).knows(first)
+    ]
     stated = pairs_of(statement.text) if missing else []
     return not any(
         (word == other or alike(word, other)) and not asked.knows(before)
