@@ -110,9 +110,10 @@ async def _announce(app: App, settings: Settings) -> None:
 
 def _table(app: App) -> str:
     lines = []
-    for service, message in sorted(app.health.messages.items()):
-        state = f"NOT SERVING  {message}" if message else "SERVING"
-        lines.append(f"  {service.removeprefix('quintet.v1.'):24}{state}")
+    services = {name.removeprefix("quintet.v1."): message for name, message in sorted(app.health.messages.items())}
+    width = max(24, *(len(name) + 1 for name in services))
+    for name, message in services.items():
+        lines.append(f"  {name:{width}}{f'NOT SERVING  {message}' if message else 'SERVING'}")
     lines.append("")
     for handle in app.handles:
         version = handle.description.identity.version if handle.description else ""
@@ -142,7 +143,11 @@ def _next_steps(app: App, settings: Settings) -> str:
 
 
 def _access(settings: Settings) -> str:
-    """Who may call."""
+    """Who may call, and how."""
+    return _callers(settings) + (" Connections must use TLS." if settings.tls_cert else "")
+
+
+def _callers(settings: Settings) -> str:
     if settings.tenants:
         return f"Callers need an API key or a certificate of a tenant in {settings.tenants}."
     if settings.is_local:

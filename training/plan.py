@@ -7,12 +7,15 @@ from enum import Enum
 from pathlib import Path
 
 from server.domain.errors import ModelUnavailable
-from server.models.artefact import MANIFEST, POINTER, file_sha256, open_artefact
+from server.models.artefact import MANIFEST, POINTER, file_sha256, open_artefact, read_pointer
 from server.vectorstore.layout import FORMAT, segment_folder
 from training.fetch.cache import Cache
 from training.fetch.lock import Input, PackageSource
 from training.golden import lacks_golden
 from training.recipe import Kind, Profile, Recipe, digest_of, version_of
+
+# What reading a file of any content can raise.
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class State(Enum):
@@ -103,15 +106,12 @@ def _is_ready(recipe: Recipe, versions: Mapping[str, str], locations: Locations,
 
 
 def _is_published(name: str, version: str, models: Path, check: bool) -> bool:
-    pointer = models / name / POINTER
-    if not pointer.is_file() or pointer.read_text().strip() != version:
-        return False
     folder = models / name / version
-    if not is_whole(folder, check=False) or lacks_golden(folder):
-        return False
     try:
-        return not check or bool(open_artefact(models, name))
-    except ModelUnavailable:
+        if read_pointer(models / name / POINTER) != version or not is_whole(folder, check=False):
+            return False
+        return not lacks_golden(folder) and (not check or bool(open_artefact(models, name)))
+    except (ModelUnavailable, *_DAMAGED):
         return False
 
 
@@ -123,7 +123,7 @@ def _is_installed(collection: Path, versions: Mapping[str, str], models: Path, c
         embedder = manifest["embedder"]
         published = models / embedder["name"] / versions[embedder["name"]]
         fits = manifest["format"] == FORMAT and embedder["digest"] == f"sha256:{file_sha256(published / MANIFEST)}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except _DAMAGED:
         return False
     # Publishing an embedder with golden inputs changes its digest.
     return fits and not lacks_golden(published) and is_whole(folder, check)
@@ -138,5 +138,5 @@ def is_whole(folder: Path, check: bool) -> bool:
             and (not check or file_sha256(folder / path) == entry["sha256"])
             for path, entry in files.items()
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except _DAMAGED:
         return False

@@ -18,7 +18,7 @@ from training.errors import FetchFailed, TrainingError
 from training.fetch.fetcher import Fetcher
 from training.fetch.lock import Input
 from training.golden import with_golden
-from training.plan import Locations, State, Step, is_whole
+from training.plan import Locations, State, Step
 from training.progress import Progress
 from training.recipe import Kind, Outcome, Profile, Recipe, Workspace
 from training.report import REPORT, licence_line, write_licence
@@ -141,9 +141,6 @@ class Run:
         elif recipe.kind is Kind.COLLECTION:
             _module(recipe).install(folder, self._locations.index, models)
         else:
-            published = models / recipe.name / step.version
-            if published.exists() and not is_whole(published, check=True):
-                shutil.rmtree(published)  # publishing keeps a version with the same manifest, damaged or not
             with with_golden(folder, models) as finished:
                 open_store(models, self._locations.registry_uri).publish(finished)
 

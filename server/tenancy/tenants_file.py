@@ -119,17 +119,20 @@ class TenantsFile(ReloadingFile[Directory]):
 
     def __init__(self, path: Path, services: Collection[str]) -> None:
         """Read the file. Raises BadFile, without API keys that are in the wrong place."""
+        self._is_serving = False  # at the start no call waits
 
         def make(contents: Contents) -> Directory:
             from server.tenancy.parsing_process import parse_apart  # it imports this module
 
+            is_apart = self._is_serving and len(contents[0]) > _LARGE_BYTES
             try:
-                return (parse_apart if len(contents[0]) > _LARGE_BYTES else parse)(contents[0], services)
+                return (parse_apart if is_apart else parse)(contents[0], services)
             except BadFile as error:
                 # A misplaced key must not be logged.
                 raise BadFile(f"{path}: {api_keys.without_keys(str(error))}") from None
 
         super().__init__("tenants", [path], make)
+        self._is_serving = True
 
     @property
     def warnings(self) -> Sequence[str]:

@@ -72,10 +72,13 @@ class Spill:
     def clear(self) -> None:
         """Remove the files: what they have is in the database. A damaged one is kept under another name."""
         for path, file in self._files.items():
-            if path in self._damaged:
-                path.rename(path.with_suffix(".damaged"))
-            else:
-                path.unlink(missing_ok=True)
+            try:
+                if path in self._damaged:
+                    path.rename(path.with_suffix(".damaged"))
+                else:
+                    path.unlink(missing_ok=True)
+            except OSError as error:  # the next server writes its changes once more
+                log.error("%s cannot be removed: %s", path, error.strerror)
             file.close()
         self._files.clear()
 

@@ -75,31 +75,32 @@ class Waiting:
         """What was taken is in the database: remove the file if it has nothing else."""
         if self._spill is None or self._spill.is_empty:
             return
-        with self._changed:
-            is_needed = any(change.is_spilled for change in self._changes)
-        if not is_needed:
+        if not any(change.is_spilled for change in self._copy()):
             self._spill.clear()
 
     def end(self) -> list[Change]:
         """What is left; all that must not be lost is in the file, if it can be written to."""
         self._spill_new()
-        lost = sum(change.kind != "open" and not change.is_spilled for change in self._changes)
-        if kept := sum(change.is_spilled for change in self._changes):
+        left = self._copy()
+        lost = sum(change.kind != "open" and not change.is_spilled for change in left)
+        if kept := sum(change.is_spilled for change in left):
             log.error("%d settlements wait in %s; the next server there writes them", kept, self._folder)
         if lost:
             log.error("%d calls could not be settled in the ledger; they will be marked as lost", lost)
         if self._spill:
             self._spill.close()
-        return list(self._changes)
+        return left
+
+    def _copy(self) -> list[Change]:
+        with self._changed:
+            return list(self._changes)
 
     def _return(self, changes: Sequence[Change]) -> None:
         with self._changed:
             self._changes.extendleft(reversed(changes))
 
     def _spill_new(self) -> None:
-        with self._changed:
-            waiting = list(self._changes)
-        new = [change for change in waiting if change.kind != "open" and not change.is_spilled]
+        new = [change for change in self._copy() if change.kind != "open" and not change.is_spilled]
         if not new or self._spill is None:
             return
         try:

@@ -21,6 +21,7 @@ from quintet.v1 import (
     rag_pb2_grpc,
 )
 
+from server.models import following
 from tests.conftest import start_server, wait_ready
 from tests.e2e.desk import Desk, Serve, States, damage, reason
 from tests.e2e.tasks import HOUSE
@@ -29,6 +30,12 @@ from tests.tiny_models import add, add_embedder
 SERVING = health_pb2.HealthCheckResponse.SERVING
 CLASSIFICATION = "quintet.v1.ClassificationService"
 ARTEFACTS = ("sentiment", "topics", "house-prices", "en_core_web_sm", "lid.176", "embedder", "smollm2-135m-instruct")
+
+
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The servers in this process look at the disk more often."""
+    monkeypatch.setattr(following, "_LOOK_SECONDS", 0.05)
 
 
 async def becomes(condition: Callable[[], Awaitable[object]], seconds: float = 10.0) -> None:
@@ -60,7 +67,7 @@ def test_a_server_that_starts_with_nothing_serves_what_appears(models: Path, tmp
                 target = folder / "models" / name / version
                 shutil.copytree(models / name / version, target, copy_function=os.link)
                 (folder / "models" / name / "current").write_text(version)
-            wait_ready(running.address)
+            wait_ready(running.address, seconds=120)
             documents = [rag_pb2.Document(id="1", text="Penicillin was discovered by Alexander Fleming.")]
             rag.AddDocuments(rag_pb2.AddDocumentsRequest(collection="notes", documents=documents), timeout=20)
             request = rag_pb2.AskRequest(question="Who discovered penicillin?", collection="notes")
@@ -158,3 +165,63 @@ async def test_a_bad_classifier_of_the_settings_takes_nothing_else_down(serve: S
 
         await becomes(is_serving)
         assert await desk.version() == "1"
+
+
+def make_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def make_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+# Of the model "tiny", in its folder; what its files say of version 2 cannot be served.
+FAULTS: dict[str, Callable[[Path], object]] = {
+    "no pointer": lambda folder: (folder / "current").unlink(),
+    "pointer of bytes": lambda folder: (folder / "current").write_bytes(b"\xff\xfe\n"),
+    "pointer to nothing": lambda folder: (folder / "current").write_text("17"),
+    "a FIFO for the pointer": lambda folder: make_fifo(folder / "current"),
+    "a folder for the pointer": lambda folder: make_folder(folder / "current"),
+    "no manifest": lambda folder: (folder / "2" / "manifest.json").unlink(),
+    "a list for the manifest": lambda folder: (folder / "2" / "manifest.json").write_text("[]"),
+    "a deep manifest": lambda folder: (folder / "2" / "manifest.json").write_text("[" * 100_000),
+    "a FIFO for the manifest": lambda folder: make_fifo(folder / "2" / "manifest.json"),
+    "a FIFO for the graph": lambda folder: make_fifo(folder / "2" / "model.onnx"),
+    "no graph": lambda folder: (folder / "2" / "model.onnx").unlink(),
+    "a file too many": lambda folder: (folder / "2" / "other").touch(),
+    "history of bytes": lambda folder: (folder / "history").write_bytes(b"\xff\xfe\n"),
+    "a use file of bytes": lambda folder: (folder / "2.use.json").write_bytes(b"\xff\xfe\n"),
+}
+
+
+async def test_faults_of_one_model_are_its_own_and_heal(published: Path, serve: Serve, tmp_path: Path) -> None:
+    await asyncio.to_thread(add, published, "2")
+    folder, aside = published / "tiny", tmp_path / "aside"
+
+    async def answer() -> str:
+        """The version, or why there is none."""
+        try:
+            return await desk.version()
+        except grpc.aio.AioRpcError as error:
+            return str(reason(error))
+
+    async def is_back() -> bool:
+        return await answer() == "2"
+
+    async with serve(tiny={"preload": False}) as desk:
+        assert await desk.version() == "2"
+        (folder / "history").unlink()  # version 1 would be served instead
+        shutil.copytree(folder, aside)
+        for fault, damage_it in FAULTS.items():
+            await desk.unload()
+            damage_it(folder)
+            harmless = {"history of bytes", "a use file of bytes"}
+            assert await answer() == ("2" if fault in harmless else "MODEL_UNAVAILABLE"), fault
+            listed = await desk.model_service.ListModels(model_pb2.ListModelsRequest(), timeout=5)
+            assert {"tiny", "other"} <= {model.ref.name for model in listed.models}, fault
+            assert await desk.version("other") == "1", fault
+            shutil.rmtree(folder)
+            shutil.copytree(aside, folder)
+            await becomes(is_back)

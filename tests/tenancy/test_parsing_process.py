@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from server.domain import reloading_file
 from server.domain.reloading_file import BadFile
-from server.tenancy import parsing_process
+from server.tenancy import parsing_process, tenants_file
 from server.tenancy.parsing_process import parse_apart
 from server.tenancy.tenants_file import TenantsFile, parse
 from tests.services import SERVICES
+from tests.waiting import until
 
 
 def large(count: int = 350) -> str:
@@ -23,12 +25,19 @@ def large(count: int = 350) -> str:
     )
 
 
-def test_the_result_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_result_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = large()
     (tmp_path / "tenants.toml").write_text(content)
     expected = parse(content.encode(), SERVICES)
-    monkeypatch.setattr(parsing_process, "parse", None)  # this process does not parse
-    found = TenantsFile(tmp_path / "tenants.toml", SERVICES).latest
+    file = TenantsFile(tmp_path / "tenants.toml", SERVICES)
+    (tmp_path / "tenants.toml").write_text("# changed\n" + content)
+    monkeypatch.setattr(parsing_process, "parse", None)  # this process does not parse any more
+    monkeypatch.setattr(tenants_file, "parse", None)
+    monkeypatch.setattr(reloading_file, "_POLL_SECONDS", 0.02)
+    before = file.latest
+    async with file.reloading():
+        await until(lambda: file.latest is not before, 60)
+    found = file.latest
     assert found == expected
     assert all(found.tenants[tenant.name] is tenant for _, tenant in found.keys.values())
     assert all(found.tenants[tenant.name] is tenant for tenant in found.certificates.values())

@@ -109,6 +109,18 @@ def test_an_artefact_damaged_in_place_is_found_when_it_is_asked_for_by_name(mach
     assert open_artefact(machine.locations.models, "thing")
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"[]", b'{"files": []}', b"[" * 100_000])
+@pytest.mark.parametrize("name", ["current", "*/manifest.json"])
+def test_any_content_of_its_files_is_repaired(machine: Machine, name: str, content: bytes) -> None:
+    machine.run()
+    damaged = next(machine.locations.models.glob(f"thing/{name}"))
+    damaged.unlink()  # a hard link
+    damaged.write_bytes(content)
+    assert machine.state() is State.CACHED
+    machine.run()
+    assert open_artefact(machine.locations.models, "thing")
+
+
 def test_force_makes_it_anew(machine: Machine) -> None:
     machine.run()
     assert machine.state(force=True) is State.MISSING

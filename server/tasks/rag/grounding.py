@@ -14,12 +14,23 @@ from server.tasks.rag import clauses
 from server.tasks.rag.abstention import language_of
 from server.tasks.rag.statements import Statement, statements_of
 from server.tasks.rag.terms import Number, Terms, pairs_of, terms_of
-from server.tasks.rag.vocabulary import ASKED_DIMENSIONS, DIMENSION, ORDINAL, QUESTION_WORDS, SUPERLATIVE, YES_OR_NO
+from server.tasks.rag.vocabulary import (
+    ASKED_DIMENSIONS,
+    ATTRIBUTE_OF,
+    ATTRIBUTES,
+    DIMENSION,
+    ORDINAL,
+    QUESTION_WORDS,
+    SUPERLATIVE,
+    YES_OR_NO,
+)
 
 # Shares of words (of characters in Chinese, Japanese and Korean), chosen on the development half of `make eval`.
 MIN_NEWS = 0.7  # of the answer's new words must be in the statement,
 MIN_NEWS_BESIDE_NUMBERS = 0.5  # or fewer if there are new numbers or names, which must all be in it
 MIN_SUBJECT = 0.6  # of the question's words must be in the statement or above it,
+MIN_SUBJECT_ELSE = 0.75  # or more if some new words are not,
+MIN_SUBJECT_OF_VERDICT = 0.85  # or if the answer only affirms or denies,
 MIN_HEADING = 0.75  # and more of those that a heading of any passage has: they name a subject
 _PARAPHRASED = 0.5  # how much a word of the question counts that no passage has: another word may stand for it
 _MAX_CODE_POINTS = 10_000  # of an answer; a model that is asked for two sentences and writes more is not quoting
@@ -50,17 +61,20 @@ class _Question:
         self.terms = terms_of(text, capitals_name=self.capitals_name)
         self.pairs = pairs_of(text)
         self.superlatives = {match.group().casefold() for match in SUPERLATIVE.finditer(text)}
+        self.attributes = set(ATTRIBUTES & self.terms.words)
+        if match := ATTRIBUTE_OF.search(text):
+            self.attributes |= terms_of(match[1].split()[-1]).words
         self.dimensions = {
             dimension
             for pattern, dimensions in ASKED_DIMENSIONS
             if pattern.search(text)
             for dimension in dimensions.split()
         }
-        headings = {heading for s in statements for heading in (*s.context.lines, s.key) if heading}
+        headings = {heading for s in statements for heading in (*s.context.headings, s.key) if heading}
         self.headings = [named for named in map(self._named_in, headings) if named.size]
-        self.known_anywhere = {
-            word for word in self.terms.words | self.terms.characters if any(s.all.knows(word) for s in statements)
-        }
+        asked = self.terms.words | self.terms.characters
+        self.known_anywhere = {word for word in asked if any(s.all.knows(word) for s in statements)}
+        self.symbols_anywhere = {symbol for statement in statements for symbol in statement.all.symbols}
 
     def judge(self, sentence: str) -> bool | None:
         """Whether a statement carries the sentence; None if it tells nothing new."""
@@ -76,25 +90,31 @@ class _Question:
 
     def _carries(self, statement: Statement, sentence: str, news: Terms) -> bool:
         min_news = MIN_NEWS_BESIDE_NUMBERS if news.numbers or news.names else MIN_NEWS
+        share = news.share_in(statement.all)
+        min_subject = MIN_SUBJECT if share == 1.0 else MIN_SUBJECT_ELSE
+        if not (news.size or news.numbers or news.symbols):
+            min_subject = MIN_SUBJECT_OF_VERDICT
         return (
             all(map(statement.terms.has, news.numbers))
             and news.symbols <= statement.terms.symbols
             and all(map(statement.all.knows, news.names))
-            and news.share_in(statement.all) >= min_news
+            and share >= min_news
             and not any(_is_enough(part.terms, news) for part in statement.parts)
-            and self._is_about_subject(statement)
+            and self._is_about_subject(statement, min_subject)
             and (self._is_row(statement, news) if statement.cells else self._is_clause(statement, news))
             and clauses.modify_same(statement, self.terms, self.pairs, self.known_anywhere)
-            and clauses.agree(statement, sentence, self.text, news)
+            and clauses.agree(statement, sentence, self.text, self.terms, news)
         )
 
-    def _is_about_subject(self, statement: Statement) -> bool:
+    def _is_about_subject(self, statement: Statement, min_share: float) -> bool:
         """Whether the statement, with what stands above it, is about what the question names."""
         known = statement.all
         if not (
             all(map(known.knows, self.terms.names))
+            and self.terms.symbols & self.symbols_anywhere <= known.symbols
             and all(_is_designated(number, known) for number in self.terms.numbers)
             and all(map(statement.terms.knows, self.superlatives))
+            and all(map(known.knows, self.attributes & self.known_anywhere))
             and all(named.share_in(known) >= MIN_HEADING for named in self.headings)
         ):
             return False
@@ -105,7 +125,7 @@ class _Question:
         missing = {word for word in words if not known.knows(word)}
         weight = sum(1 if word in self.known_anywhere else _PARAPHRASED for word in missing)
         found = len(words) - len(missing)
-        return found >= MIN_SUBJECT * (found + weight)
+        return found >= min_share * (found + weight)
 
     def _named_in(self, text: str) -> Terms:
         """The question's words that a text has."""

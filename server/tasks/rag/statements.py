@@ -1,7 +1,7 @@
 """The statements of a passage: its sentences, table rows and list items, each with what stands above it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -10,13 +10,15 @@ from server.tasks.rag.terms import ANY_UNIT, Terms, terms_of, unit_of
 from server.tasks.rag.vocabulary import REFERENCE
 
 _HEADING = re.compile(r"(#{1,6})\s+(.*?)\s*#*")
+_UNDERLINE = re.compile(r"={3,}|-{3,}|~{3,}|\^{3,}")
 _RULE = re.compile(r"[\s|:+=-]*(?:---|===)[\s|:+=-]*")
 _ITEM = re.compile(r"\s*(?:[-*•·]|\d{1,2}[.)])\s+")
-_SENTENCE = re.compile(r"(?<=[.!?])[\"'”’)»]*\s+(?=[^a-zà-ÿ\s])|(?<=[。！？])[」』”’）)]*\s*")
+_SENTENCE = re.compile(r"(?<=[.!?])[\"'”’)»*_`]*\s+(?=[^a-zà-ÿ\s])|(?<=[。！？])[」』”’）)]*\s*")
 _ENDS = re.compile(r"[.!?:。！？：;；][\"'”’)»」』]*\Z")
 _LEADS = (":", "：")
 # A blank line, before a heading, and where a table begins or ends.
 _BLOCK = re.compile(r"\n[^\S\n]*\n|\n(?=#{1,6}\s)|(?m:^)(?<=[^|\n]\n)(?=\s*\|)|(?<=\|\n)(?=[^|\s])")
+_PLAIN = re.compile(r"[^\W\d_]+(?:[ ,/'’&-]{1,2}[^\W\d_]+)*")  # what a heading without a mark looks like
 _SHORT = 80  # code points of a line that can be a heading or a row of a table that lost its form
 _COLUMNS = re.compile(r"\s*\|\s*|\t+|\s{2,}")
 
@@ -29,19 +31,20 @@ class Cell(NamedTuple):
 
 
 class Context:
-    """What names the subject of statements: headings, columns, the sentence that one refers to. A line for each."""
+    """What names the subject of statements: `headings`, and `lines`, such as the sentence that one refers to."""
 
-    def __init__(self, *lines: str) -> None:
-        self.lines = [line for line in lines if line]
-        self.terms = terms_of("\n".join(self.lines))
+    def __init__(self, headings: Sequence[str], lines: Sequence[str] = ()) -> None:
+        self.headings = tuple(filter(None, headings))
+        self.lines = tuple(filter(None, lines))
+        self.terms = terms_of("\n".join((*self.headings, *self.lines)))
 
     def below(self, *lines: str) -> "Context":
         """The context of what stands below these lines, too."""
-        return Context(*self.lines, *lines)
+        return Context(self.headings, (*self.lines, *lines)) if any(lines) else self
 
 
 class Statement:
-    """A sentence, or a row of `cells`, or a pair of sentences, its `parts`."""
+    """A sentence, or a row of `cells`, or several sentences or items together, its `parts`."""
 
     def __init__(
         self, text: str, context: Context, cells: tuple[Cell, ...] = (), parts: tuple["Statement", ...] = ()
@@ -50,8 +53,9 @@ class Statement:
         self.context = context
         self.cells = cells
         self.parts = parts
-        own = _row_terms(cells) if cells else Terms() if parts else terms_of(text)
-        self.terms: Terms = own | parts[0].terms | parts[1].terms if parts else own
+        self.terms = _row_terms(cells) if cells else Terms() if parts else terms_of(text)
+        for part in parts:
+            self.terms |= part.terms
         self.all = self.terms | context.terms
 
     @property
@@ -74,27 +78,38 @@ def _row_terms(cells: tuple[Cell, ...]) -> Terms:
 def statements_of(passage: Passage) -> Iterator[Statement]:
     """The statements of a passage in their order, and pairs of sentences of which one alone may say half."""
     headings: list[tuple[int, str]] = [(0, passage.title)]
-    context = Context(passage.title)
+    context = Context([passage.title])
     short: list[str] = []  # the short lines in a row before this one
+    lead = ""  # the line before a blank line that leads a list
     for block in _BLOCK.split(passage.text):
         lines = [line for line in block.splitlines() if line.strip()]
-        while lines and (match := _HEADING.fullmatch(lines[0].strip())):
-            level = len(match[1])
+        while found := _heading(lines):
+            level, heading, count = found
             # A heading of the first level names another subject than the title.
             headings = [(rank, text) for rank, text in headings if rank < level and (rank or level > 1)]
-            headings.append((level, match[2]))
-            context = Context(*(text for _, text in headings))
-            lines, short = lines[1:], []
+            headings.append((level, heading))
+            context = Context([text for _, text in headings])
+            lines, short = lines[count:], []
         if not lines:
             continue
         if len(lines) == 1 and len(lines[0]) <= _SHORT and not _ENDS.search(lines[0]) and "|" not in lines[0]:
             # A heading without a mark, or a row of a table of which each became a paragraph: the first one says what
             # the others mean.
             yield Statement(lines[0], context.below(*short[:1]))
-            short.append(lines[0])
+            short.append(lines[0] if _PLAIN.fullmatch(lines[0]) else "")
             continue
-        yield from _block(lines, context.below(*short) if len(short) == 1 else context)
+        yield from _block(lines, context.below(lead, *short[: len(short) == 1]))
+        lead = lines[-1] if lines[-1].rstrip().endswith(_LEADS) else ""
         short = []
+
+
+def _heading(lines: list[str]) -> tuple[int, str, int] | None:
+    """The heading that begins the lines, by a mark before or a line below it: its level, its text, how many lines."""
+    if lines and (match := _HEADING.fullmatch(lines[0].strip())):
+        return len(match[1]), match[2], 1
+    if len(lines) > 1 and _UNDERLINE.fullmatch(lines[1]) and len(lines[0].strip()) <= _SHORT:
+        return 1 + "=-~^".find(lines[1][0]), lines[0].strip(), 2
+    return None
 
 
 def _block(lines: list[str], context: Context) -> Iterator[Statement]:
@@ -118,7 +133,7 @@ def _block(lines: list[str], context: Context) -> Iterator[Statement]:
         if item.endswith(_LEADS):
             led = context.below(item)
     if len(items) > 1:
-        yield Statement(" ; ".join(items), context)
+        yield Statement(" ; ".join(items), led, parts=tuple(Statement(item, led) for item in items))
 
 
 def _sentences(text: str, context: Context) -> Iterator[Statement]:
@@ -133,9 +148,17 @@ def _sentences(text: str, context: Context) -> Iterator[Statement]:
 
 def _table(lines: list[str]) -> list[list[str]]:
     """The rows of a table, the first with the names of columns, or nothing if the lines are no table."""
-    ruled = any(_RULE.fullmatch(line) for line in lines)
-    rows = [_COLUMNS.split(line.strip().strip("|").strip()) for line in lines if not _RULE.fullmatch(line)]
+    rules = [line for line in lines if _RULE.fullmatch(line)]
+    starts = [match.start() for match in re.finditer(r"[=-]{2,}", rules[0])] if rules and "|" not in rules[0] else []
+    rows = [_cells(line, starts) for line in lines if line not in rules]
     if len(rows) < 2 or len(rows[0]) < 2 or any(_ENDS.search(line) for line in lines if "|" not in line):
         return []
     fitting = [row for row in rows if len(row) == len(rows[0])]
-    return fitting if ruled or len(fitting) == len(rows) else []
+    return fitting if rules or len(fitting) == len(rows) else []
+
+
+def _cells(line: str, starts: list[int]) -> list[str]:
+    """The cells of a row: between "|", tabs or wide gaps, or as the columns of a line of "=" begin."""
+    if len(starts) < 2:
+        return _COLUMNS.split(line.strip().strip("|").strip())
+    return [line[start:end].strip() for start, end in pairwise((*starts, None))]

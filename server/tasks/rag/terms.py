@@ -18,9 +18,16 @@ from server.tasks.rag.vocabulary import (
 
 _NUMBER = r"\d{1,3}(?:[\u00a0\u202f ]\d{3})+(?![\d.,]*\d)|\d+(?:[.,:]\d+)*"
 _TOKEN = re.compile(
-    rf"(?P<number>(?<![^\W{CJK}])(?:{_NUMBER}))|(?P<cjk>[{CJK}])|(?P<word>(?:(?![{CJK}])[^\W_])+)"
-    r"|(?P<symbol>(?<=[`'\"“‘「\s])[~^%!#$&*+=<>@?:;/\\\-]{1,3}(?=[`'\"”’」\s.,]))"
+    rf"(?P<number>(?<![^\W{CJK}])(?:{_NUMBER}))|(?P<cjk>[{CJK}])|(?P<word>[A-Z]{{1,4}}-\d+\b|(?:(?![{CJK}])[^\W_])+)"
+    r"|(?P<symbol>(?<=[`'\"“‘「\s])[~^%!#$&*+=<>@?:;/\\\-]{1,3}(?=[`'\"”’」\s,]|\.(?:\s|\Z)))"
 )
+# Identifiers, options, paths and addresses: idle_timeout, AWS_REGION, --jobs, ~/.ferry/config, ferry.toml.
+_CODE_TOKEN = re.compile(r"[^\s`'\"()\[\]{},;!?*|<>=\u0080-\U0010ffff]+")
+_CODE = re.compile(
+    r"--?[A-Za-z][\w-]*|\w+(?:_\w+)+|(?:~|\.{1,2})?/[\w./:~-]+|[a-z][a-z0-9+.-]*://.+|\w+(?:::\w+)+|(?:[\w-]+/){2,}[\w.-]*"
+    r"|(?:[\w-]+/)+[\w-]+\.\w+|[\w-]+(?:\.[A-Za-z_]\w+)+"
+)
+_NAMESPACE = re.compile(r"\.(?=[^\W\d])")  # "default" of default.s3.queue_size is not the word
 _UNIT_AFTER = re.compile(
     rf"""[\s\u00a0\u202f-]?(?:(?P<area>square|cubic|Quadrat)\s?)?
     (?P<unit>light[ -]years?|°\s?[CFK]?|℃|%|[$€£¥]|[A-Za-zµéèíñ]+(?:[²³]|2(?!\d))?(?:/[A-Za-z]+)?|[{CJK}]{{1,5}})""",
@@ -126,12 +133,12 @@ def alike(one: str, other: str) -> bool:
 def pairs_of(text: str) -> list[tuple[str, str]]:
     """Words, or characters of CJK, that carry content and stand side by side: "red light", "红灯"."""
     found = []
-    before, end = "", -2
+    before, end = "", 0
     for match in _TOKEN.finditer(text):
         word = match.group().casefold()
         if match.lastgroup not in ("word", "cjk") or word in FUNCTION_WORDS or word in FUNCTION_CHARACTERS:
             continue
-        if before and match.start() - end <= (1 if match.lastgroup == "word" else 0):
+        if before and text[end : match.start()] in ((" ", "-") if match.lastgroup == "word" else ("",)):
             found.append((before, word))
         before, end = word, match.end()
     return found
@@ -139,7 +146,10 @@ def pairs_of(text: str) -> list[tuple[str, str]]:
 
 def terms_of(text: str, *, capitals_name: bool = True) -> Terms:
     """The terms of a text. In languages that capitalise every noun, capitals name nothing."""
-    found = Terms()
+    code = (token.rstrip(".:") for token in _CODE_TOKEN.findall(text))
+    found = Terms(symbols={token.casefold() for token in code if _CODE.fullmatch(token)})
+    for symbol in (symbol for symbol in found.symbols if "/" in symbol):  # the parts of a path are no words
+        text = re.sub(re.escape(symbol), lambda match: " " * len(match.group()), text, flags=re.IGNORECASE)
     before, skip = "", 0
     for match in _TOKEN.finditer(text):
         if match.start() < skip:
@@ -161,7 +171,9 @@ def terms_of(text: str, *, capitals_name: bool = True) -> Terms:
 
 
 def _add_word(found: Terms, token: str, text: str, start: int, *, capitals_name: bool) -> None:
-    word = token.casefold()
+    word = token.replace("-", "").casefold()  # "GPT-2" is "gpt2"
+    if _NAMESPACE.match(text, start + len(token)):
+        return
     if word in NUMBER_WORDS:
         found.numbers.append(Number(frozenset((NUMBER_WORDS[word],)), "", ""))
         return

@@ -26,8 +26,10 @@ ENGLISH = _words(
 )
 FUNCTION_WORDS = ENGLISH | _words(
     """
+    signifie signifient significa significan
     aber als am an auch auf aus bei bin bis das dem den der des die dies diese dieser dieses durch ein eine einem einen
-    einer eines er es für hat haben hatte ich ihr im in ist ja kann kein keine mit nach nein nicht noch nur oder sehr
+    einer eines er es für hat haben hatte ich ihr im in ist ja kann kein keine mit bedeutet bedeuten nach nein nicht
+    noch nur oder sehr
     sein seine sich sie sind so über um und uns unter vom von vor wann war waren warum was welche welchem welchen
     welcher welches wenn wer werden wie wird wo wurde wurden zu zum zur darf dürfen muss müssen soll au aux avec ce ces
     cet cette combien comme comment dans de des du elle elles en est et être eu il ils je la le les leur leurs lui mais
@@ -63,6 +65,13 @@ NEGATION = re.compile(
     r"|不(?!同|仅|僅|但|过|過|断|斷|少|久)|没|沒|未|无法|無法|无需|無需|禁止|勿|别(?=[^的])|ません|ない|なし|않|없|못|아니|금지",
     re.IGNORECASE,
 )
+# What a value is: a maximum is no default. A statement about another of these does not answer the question.
+ATTRIBUTES = _words(
+    "default maximum minimum limit standardwert höchstwert mindestwert défaut máximo mínimo predeterminado"
+)
+ATTRIBUTE_OF = re.compile(
+    r"\b(?:what|which)(?:['’]s| is| are| was| were) the ([\w\s-]{1,40}?) (?:of|for|in)\b", re.IGNORECASE
+)
 SUPERLATIVE = re.compile(
     r"\b(?!(?:test|rest|best|west|nest|guest|forest|request|manifest|digest|interest|honest|harvest|invest|suggest|contest"
     r"|protest|latest|quest|chest|arrest)\b)[a-z]{2,}est\b|\b(?:most|least)\b|最"
@@ -75,7 +84,9 @@ ORDINAL = re.compile(
 # A sentence that begins with one of these speaks of what the sentence before it names.
 REFERENCE = re.compile(
     r"\s*(?:(?:it|its|they|their|them|this|these|those|he|his|she|her|er|sie|es|sein|seine|ihr|ihre|dies\w*|il|elle|ils"
-    r"|elles|ce|cette|ces|son|sa|ses|este|esta|estos|estas|ella|él|su|sus)\b|它|其|该|該|此|这|這|これ|それ|その|この|이|그)",
+    r"|elles|ce|cette|ces|son|sa|ses|este|esta|estos|estas|ella|él|su|sus)\b"
+    r"|(?:the|der|die|das|le|la|el)\s+(?:default|values?|maximum|minimum|limit|range|format|option|setting|parameter|command"
+    r"|device|model|standardwert|wert|höchstwert|gerät|valeur|défaut|appareil|valor|aparato)\b|默认值?|默認值?|預設值?|它|其|该|該|此|这|這|これ|それ|その|この|이|그)",
     re.IGNORECASE,
 )
 # Two words that differ in these endings are the same word to a reader.

@@ -166,6 +166,82 @@ def test_german_headings(question: str, answer: str, expected: bool) -> None:
     assert is_grounded(answer, question, [HAMMERS]) is expected
 
 
+TRANSFERS = """queue_size
+----------
+
+**Default** - ``1000``
+
+The number of tasks that wait. A larger queue takes more memory.
+
+style
+-----
+
+**Default** - ``auto``
+
+How the bucket is named::
+
+    queue_size = 5000
+    style = path
+"""
+CODES = """These are the return codes:
+
+* ``0`` -- There were no errors.
+* ``130`` -- The process received SIGINT.
+* ``255`` -- The command failed.
+
+The valid values of the ``output`` variable are:
+
+* json
+* table
+"""
+VARIABLES = """
+========= ========== ================ ==================
+Variable  Option     Environment      Description
+========= ========== ================ ==================
+region    --region   PELICAN_REGION   Default region
+bundle    --ca-file  PELICAN_CA       Certificate bundle
+========= ========== ================ ==================
+
+The config file is ``~/.pelican/config``. The credentials file is ``~/.pelican/keys``, which must not be shared.
+
+A green lamp means that a transfer runs. A red lamp means that the network is away. ``strict`` controls whether unknown
+keys are refused. The default is true.
+"""
+REFERENCE = (
+    passage(TRANSFERS, "Pelican transfers"),
+    passage(CODES, "Pelican return codes"),
+    passage(VARIABLES, "Pelican variables"),
+)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "expected"),
+    [
+        ("What is the default of queue_size?", "The default of queue_size is 1000.", True),
+        ("What is the default of queue_size?", "The default of queue_size is 5000.", False),
+        ("What is the default of style?", "The default style is auto.", True),
+        ("What is the default of style?", "The default style is path.", False),
+        ("What does return code 130 mean?", "Return code 130 means that the process received SIGINT.", True),
+        ("What does return code 130 mean?", "Return code 130 means that the command failed.", False),
+        ("What does return code 3 mean?", "Return code 3 means that the command failed.", False),
+        ("What are the valid values of output?", "The valid values of output are json and table.", True),
+        ("Which environment variable sets the region?", "PELICAN_REGION sets the region.", True),
+        ("Which environment variable sets the region?", "PELICAN_CA sets the region.", False),
+        ("Which option sets the certificate bundle?", "The option --ca-file sets it.", True),
+        ("Which option sets the certificate bundle?", "The option --region sets it.", False),
+        ("Where is the config file?", "The config file is ~/.pelican/config.", True),
+        ("Where is the config file?", "The config file is ~/.pelican/keys.", False),
+        ("May the credentials file be shared?", "Yes, the credentials file may be shared.", False),
+        ("What does a green lamp mean?", "A green lamp means that a transfer runs.", True),
+        ("What does a green lamp mean?", "A green lamp means that the network is away.", False),
+        ("What is the default of strict?", "The default of strict is true.", True),
+        ("What is the default of strict?", "The default of strict is false.", False),
+    ],
+)
+def test_reference_documentation(question: str, answer: str, expected: bool) -> None:
+    assert is_grounded(answer, question, REFERENCE) is expected
+
+
 names = st.text(string.ascii_uppercase, min_size=2, max_size=3).map(lambda letters: f"Z{letters}")
 models = st.integers(2, 99).map(str)
 catalogues = st.dictionaries(
