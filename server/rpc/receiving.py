@@ -7,7 +7,6 @@ So the caller is found before the request is received, and only so many requests
 import asyncio
 import ctypes
 import threading
-import time
 from collections import Counter
 from typing import Any
 
@@ -25,11 +24,11 @@ _LATE = "the request did not arrive in time: before the deadline, and within 10 
 class _Waiting:
     """A call that waits for a message of `caller`. `error` says why it was ended early."""
 
-    __slots__ = ("begun", "caller", "error", "timeout")
+    __slots__ = ("caller", "error", "timeout", "was_seen")
 
     def __init__(self, caller: str, until: float) -> None:
         self.caller = caller
-        self.begun = time.monotonic()
+        self.was_seen = False  # whether it waited when they were counted the last time
         self.timeout = asyncio.timeout_at(until)
         self.error: QuintetError | None = None
 
@@ -79,16 +78,17 @@ class Receiving:
             self._timer = asyncio.get_running_loop().call_later(_SHORT_SECONDS, self._make_room)
 
     def _make_room(self) -> None:
+        """Only calls that were seen twice lose: after a pause of the event loop, a request may have come already."""
         self._timer = None
         waiting = [each for each in self._waiting if each.error is None]
         surplus = len(waiting) - self._limit
-        latest = time.monotonic() - _SHORT_SECONDS
-        numbers = Counter(each.caller for each in waiting)
-        for caller, number in numbers.most_common():
-            for each in [each for each in waiting if each.caller == caller and each.begun <= latest][: max(surplus, 0)]:
+        for caller, number in Counter(each.caller for each in waiting).most_common():
+            for each in [each for each in waiting if each.caller == caller and each.was_seen][: max(surplus, 0)]:
                 each.end(ServerOverloaded(f"{number} requests are being received", retry_after=1.0))
                 surplus -= 1
                 self._ended = True
+        for each in waiting:
+            each.was_seen = True
         if surplus > 0:
             self._watch()
         elif self._ended:

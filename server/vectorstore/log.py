@@ -1,53 +1,20 @@
-"""The log of a collection: the writes since its segment, each a record with checksums.
-
-    magic  length  generation  CRC-32 of the body  CRC-32 of the header before it  body
+"""The log of a collection: the writes since its segment, each a record with checksums (records.py).
 
 A record is acknowledged after it was synced. An incomplete record at the end was never acknowledged. A damaged record
 is left out, and so is one whose checksums are right and whose content cannot be read. What is left out is reported,
-and its bytes are kept (damage.py). A body is the length of its JSON part, that part, passages (int32 [n, 3]) and
-vectors (float32 [n, dimensions]), so that replaying embeds nothing. Unknown fields of the JSON part are ignored; the
-last character of the magic is the version.
+and its bytes are kept (damage.py).
 """
 
-import json
 import os
-import struct
-import zlib
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from server.domain.errors import CollectionTooNew
-from server.domain.rag import Document
 from server.models.artefact import sync_folder
 from server.vectorstore.damage import Damaged, damage_as_error, keep_aside, keep_bytes, read_regular
-from server.vectorstore.documents import document_of
 from server.vectorstore.layout import log_path
+from server.vectorstore.records import HEAD, Write, encode, lost_at, next_whole, record_at, write_of
 
-_MAGIC = b"QLg1"
-_HEADER = struct.Struct("<4sIQI")
-_CRC = struct.Struct("<I")
-_HEAD = _HEADER.size + _CRC.size
 BELIEVED = 2**32  # how far a generation may be beyond the one before it; further is damage
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Write:
-    """Removes documents by id, then adds documents, which replace those with the same ids. Makes `generation`.
-
-    passages: int32 [n, 3], row in `documents`, first code point, the one after the last; ordered by document.
-    vectors: float32 [n, dimensions], rows of length 1.
-    """
-
-    generation: int
-    time: datetime
-    removed: tuple[str, ...]
-    documents: tuple[Document, ...]
-    passages: NDArray[np.int32]
-    vectors: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +93,7 @@ class Log:
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             os.ftruncate(descriptor, self.end)
-            record = memoryview(_encode(write))
+            record = memoryview(encode(write))
             try:
                 position = self.end
                 while record:
@@ -187,8 +154,8 @@ def read_log(path: Path, start: int = 0, dimensions: int | None = None, most: in
     bad: list[Bad] = []
     position = last = 0
     while position < len(raw):
-        if (record := _record(raw, position, path, most)) is None:
-            following = _next_whole(raw, position + 1, path, most)
+        if (record := record_at(raw, position, path, most)) is None:
+            following = next_whole(raw, position + 1, path, most)
             if following is None:
                 break
             why = f"{path.name} is damaged from byte {start + position} to {start + following}"
@@ -198,91 +165,11 @@ def read_log(path: Path, start: int = 0, dimensions: int | None = None, most: in
         generation, end = record
         try:
             with damage_as_error():
-                writes.append(_write(generation, raw[position + _HEAD : end], dimensions))
+                writes.append(write_of(generation, raw[position + HEAD : end], dimensions))
         except Damaged as error:
             why = f"write {generation} in {path.name} cannot be read: {error}"
             bad.append(Bad(path, start + position, start + end, why))
         position, last = end, max(last, generation)
     torn = len(raw) - position
     missing = 0 if raw or not start else max(0, start - path.stat().st_size)
-    return LogPart(tuple(writes), start + position, torn, tuple(bad), _lost(raw, position, most), last, missing)
-
-
-def _encode(write: Write) -> bytes:
-    described = {
-        "time": write.time.isoformat(),
-        "removed": write.removed,
-        "documents": [asdict(document) for document in write.documents],
-        "shape": write.vectors.shape,
-    }
-    head = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode()
-    body = b"".join((_CRC.pack(len(head)), head, write.passages.tobytes(), write.vectors.tobytes()))
-    header = _HEADER.pack(_MAGIC, len(body), write.generation, zlib.crc32(body))
-    return header + _CRC.pack(zlib.crc32(header)) + body
-
-
-def _header(raw: bytes, position: int) -> tuple[bytes, int, int, int] | None:
-    """Magic, length of the body, generation and checksum of the body, None if no undamaged header is there."""
-    header = raw[position : position + _HEADER.size]
-    if _CRC.pack(zlib.crc32(header)) != raw[position + _HEADER.size : position + _HEAD]:
-        return None
-    magic, length, generation, checksum = _HEADER.unpack(header)
-    return magic, length, generation, checksum
-
-
-def _record(raw: bytes, position: int, path: Path, most: int) -> tuple[int, int] | None:
-    """Generation and end of the whole record at `position`, None if there is none. Raises CollectionTooNew."""
-    if (header := _header(raw, position)) is None:
-        return None
-    magic, length, generation, checksum = header
-    end = position + _HEAD + length
-    body = memoryview(raw)[position + _HEAD : end]
-    if magic[:3] != _MAGIC[:3] or len(body) < length or zlib.crc32(body) != checksum or generation > most:
-        return None
-    if magic != _MAGIC:
-        raise CollectionTooNew(path.parent.name, f"{path.name} has writes of format {magic.decode(errors='replace')}")
-    return generation, end
-
-
-def _lost(raw: bytes, position: int, most: int) -> int | None:
-    """`LogPart.lost` of the bytes from `position` on, which are no whole record."""
-    if len(raw) - position < _HEAD:
-        return None
-    if (header := _header(raw, position)) is None:
-        return 0
-    _, length, generation, _ = header
-    if len(raw) - position - _HEAD < length:
-        return None
-    return generation if generation <= most else 0
-
-
-def _write(generation: int, body: bytes, expected: int | None) -> Write:
-    """The write of a body whose checksum is right. Raises what unexpected content makes the libraries raise."""
-    (split,) = _CRC.unpack_from(body)
-    head = json.loads(body[_CRC.size : _CRC.size + split])
-    rows, dimensions = head["shape"]
-    if not (isinstance(rows, int) and isinstance(dimensions, int) and rows >= 0 < dimensions):
-        raise ValueError("its shape is none")
-    if rows and dimensions != (expected or dimensions):
-        raise ValueError(f"its vectors have {dimensions} dimensions, not {expected}")
-    passages = np.frombuffer(body, np.int32, rows * 3, _CRC.size + split).reshape(rows, 3)
-    vectors = np.frombuffer(body, np.float32, rows * dimensions, _CRC.size + split + passages.nbytes)
-    documents = tuple(map(document_of, head["documents"]))
-    owners = passages[:, 0]
-    if rows and not (owners[0] >= 0 and owners[-1] < len(documents) and (np.diff(owners) >= 0).all()):
-        raise ValueError("its passages are not those of its documents")
-    if not np.isfinite(vectors).all():
-        raise ValueError("its vectors are not finite")
-    removed = tuple(head["removed"])
-    if not all(isinstance(each, str) for each in removed):
-        raise ValueError("an id is not a text")
-    time = datetime.fromisoformat(head["time"]).astimezone(UTC)
-    return Write(generation, time, removed, documents, passages, vectors.reshape(rows, expected or dimensions))
-
-
-def _next_whole(raw: bytes, position: int, path: Path, most: int) -> int | None:
-    while (position := raw.find(_MAGIC, position)) >= 0:
-        if _record(raw, position, path, most):
-            return position
-        position += 1
-    return None
+    return LogPart(tuple(writes), start + position, torn, tuple(bad), lost_at(raw, position, most), last, missing)

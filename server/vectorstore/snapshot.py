@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from server.domain.errors import EmbedderMismatch
 from server.domain.models import ModelIdentity
 from server.domain.rag import Document, IndexIdentity
-from server.vectorstore.log import Write
+from server.vectorstore.records import Write
 from server.vectorstore.segment import Content, Segment
 
 _LIVE = np.iinfo(np.int64).max

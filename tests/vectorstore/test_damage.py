@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from server.domain.errors import CollectionBroken, StorageFull
 from server.vectorstore.admin import create_collection, publish_collection
 from server.vectorstore.layout import collection_names
-from server.vectorstore.log import Log, Write, read_log
+from server.vectorstore.log import Log, read_log
+from server.vectorstore.records import Write
 from server.vectorstore.segment import kept_generations
 from tests.vectorstore.small_collections import add, content, documents, made, opened, parts, texts_of
 

@@ -5,6 +5,7 @@ Read first: service.py, ingest.py (documents to vectors in a collection), engine
 
 Passage     a piece of a document that the embedder reads whole
 Ingester    splits and embeds documents, and writes them to a collection
+Reindexer   embeds all documents of a collection again, in the background; calls observe it
 Answerer    puts passages before a question and asks a language model
 Statement   a sentence, table row or list item of a passage, with what stands above it
 News        what an answer tells more than its question

@@ -9,16 +9,23 @@ from server.tasks.rag.statements import Statement
 from server.tasks.rag.terms import Terms, alike, has_digit, pairs_of, terms_of
 from server.tasks.rag.vocabulary import FUNCTION_WORDS, NEGATION, YES_OR_NO
 
-_BETWEEN = r"[,;:，；：、]\s|\s[–—-]\s|[，；：、]|\.\s|[。！？]|\b(?:but|while|whereas|aber|mais|pero|sino)\b|但"
+_BETWEEN = (
+    r"[,;:，；：、]\s|\s\(|（|）|\s[–—-]\s|[，；：、]|\.\s|[。！？]|\b(?:but|while|whereas|aber|mais|pero|sino)\b|但"
+)
 _CLAUSE = re.compile(_BETWEEN)
 _PART = re.compile(rf"{_BETWEEN}|\b(?:and|or|und|oder|et|ou|y|o)\b|和")
 
 
 def carries(clause: Terms, news: Terms) -> bool:
-    """Whether the clause has some of the news: of its numbers if there are any, or else of its words."""
+    """Whether the clause has some of the news."""
+    return news_in(clause, news) > 0
+
+
+def news_in(clause: Terms, news: Terms) -> int:
+    """How much of the news the clause has: of its numbers if there are any, or else of its words."""
     if news.numbers:
-        return any(map(clause.has, news.numbers))
-    return any(map(clause.knows, news.words)) or bool(clause.characters & news.characters)
+        return sum(map(clause.has, news.numbers))
+    return sum(map(clause.knows, news.words)) + len(clause.characters & news.characters)
 
 
 def count_same(statement: Statement, news: Terms) -> bool:
@@ -50,7 +57,8 @@ def are_nearest(statement: Statement, asked: Terms, news: Terms) -> bool:
     """
     parts = [terms_of(part) for part in _PART.split(statement.text) if part.strip()]
     found = [_asked_in(part, asked) for part in parts]
-    telling = [carries(part, news) for part in parts]
+    amounts = [news_in(part, news) for part in parts]
+    telling = [amount == max(amounts) for amount in amounts]  # a number such as 1 can be in others by chance
     units = {number.unit for number in news.numbers}
     for place, part in enumerate(parts):
         if not telling[place]:
@@ -91,15 +99,17 @@ def _asked_in(part: Terms, asked: Terms) -> set[str]:
     return set(filter(part.knows, asked.words)) | (part.characters & asked.characters) | numbers
 
 
-def agree(statement: Statement, sentence: str, question: str, news: Terms) -> bool:
+def agree(statement: Statement, sentence: str, question: str, asked: Terms, news: Terms) -> bool:
     """Whether answer and statement both affirm or both deny."""
     verdict = YES_OR_NO.match(sentence)
     if verdict and verdict["yes"]:
         return not NEGATION.search(statement.text) and not NEGATION.search(sentence)
     if verdict and (news.numbers or news.names):
         return True  # "No, only up to 40 °C."
-    parts = [cell.text for cell in statement.cells] or _CLAUSE.split(statement.text)
+    parts = [f"{cell.column} {cell.text}" for cell in statement.cells[1:]] or _CLAUSE.split(statement.text)
     if news.size or news.numbers:
         parts = [part for part in parts if carries(terms_of(part), news)]
+    else:  # the clause that the question is about
+        parts = [max(parts, key=lambda part: len(_asked_in(terms_of(part), asked)))]
     denies = bool(NEGATION.search(sentence) or NEGATION.search(question))
     return denies == any(map(NEGATION.search, parts or [statement.text]))

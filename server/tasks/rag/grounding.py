@@ -103,7 +103,7 @@ class _Question:
             and self._is_about_subject(statement, min_subject)
             and (self._is_row(statement, news) if statement.cells else self._is_clause(statement, news))
             and clauses.modify_same(statement, self.terms, self.pairs, self.known_anywhere)
-            and clauses.agree(statement, sentence, self.text, news)
+            and clauses.agree(statement, sentence, self.text, self.terms, news)
         )
 
     def _is_about_subject(self, statement: Statement, min_share: float) -> bool:

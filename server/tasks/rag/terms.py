@@ -18,14 +18,14 @@ from server.tasks.rag.vocabulary import (
 
 _NUMBER = r"\d{1,3}(?:[\u00a0\u202f ]\d{3})+(?![\d.,]*\d)|\d+(?:[.,:]\d+)*"
 _TOKEN = re.compile(
-    rf"(?P<number>(?<![^\W{CJK}])(?:{_NUMBER}))|(?P<cjk>[{CJK}])|(?P<word>(?:(?![{CJK}])[^\W_])+)"
+    rf"(?P<number>(?<![^\W{CJK}])(?:{_NUMBER}))|(?P<cjk>[{CJK}])|(?P<word>[A-Z]{{1,4}}-\d+\b|(?:(?![{CJK}])[^\W_])+)"
     r"|(?P<symbol>(?<=[`'\"“‘「\s])[~^%!#$&*+=<>@?:;/\\\-]{1,3}(?=[`'\"”’」\s,]|\.(?:\s|\Z)))"
 )
 # Identifiers, options, paths and addresses: idle_timeout, AWS_REGION, --jobs, ~/.ferry/config, ferry.toml.
 _CODE_TOKEN = re.compile(r"[^\s`'\"()\[\]{},;!?*|<>=\u0080-\U0010ffff]+")
 _CODE = re.compile(
     r"--?[A-Za-z][\w-]*|\w+(?:_\w+)+|(?:~|\.{1,2})?/[\w./:~-]+|[a-z][a-z0-9+.-]*://.+|\w+(?:::\w+)+|(?:[\w-]+/){2,}[\w.-]*"
-    r"|[\w-]+\.[a-z][a-z0-9]{1,4}"
+    r"|(?:[\w-]+/)+[\w-]+\.\w+|[\w-]+(?:\.[A-Za-z_]\w+)+"
 )
 _NAMESPACE = re.compile(r"\.(?=[^\W\d])")  # "default" of default.s3.queue_size is not the word
 _UNIT_AFTER = re.compile(
@@ -171,7 +171,7 @@ def terms_of(text: str, *, capitals_name: bool = True) -> Terms:
 
 
 def _add_word(found: Terms, token: str, text: str, start: int, *, capitals_name: bool) -> None:
-    word = token.casefold()
+    word = token.replace("-", "").casefold()  # "GPT-2" is "gpt2"
     if _NAMESPACE.match(text, start + len(token)):
         return
     if word in NUMBER_WORDS:

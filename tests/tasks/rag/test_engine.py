@@ -18,7 +18,7 @@ from server.domain.errors import (
 from server.domain.rag import CollectionState, Document, IndexIdentity, Query, ReindexProgress
 from server.inference.scheduler import Scheduler
 from server.tasks.rag.engine import RagEngine
-from server.vectorstore import manager
+from server.vectorstore import opened
 from tests.tasks.rag.engines import described, embedder, engine, ids_of, reopened, scheduler, soon
 from tests.tasks.rag.hashing import CAT, DOG, SUN, HashingEmbedder
 from tests.waiting import until
@@ -161,7 +161,7 @@ async def test_two_processes(
 
 
 async def test_a_generation_that_never_comes(engine: RagEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manager, "_REACH_SECONDS", 0.1)
+    monkeypatch.setattr(opened, "_REACH_SECONDS", 0.1)
     await engine.ingester.add("notes", [CAT], deadline=soon())
     with pytest.raises(GenerationNotReached, match="at generation 1, not yet at 2"):
         await engine.retrieve(Query("? cat", "notes", 1, min_generation=2), deadline=soon())
