@@ -239,7 +239,8 @@ async def test_a_stream_of_requests_that_has_begun_may_finish() -> None:
     served.registrar.add_registered_method_handlers("test.Import", {"All": handler})
     await served.server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{served.port}") as channel:
-        call = channel.stream_unary("/test.Import/All")(metadata=(("tenant", "a"),))
+        invoke: Any = channel.stream_unary("/test.Import/All")
+        call = invoke(metadata=(("tenant", "a"),))
         await call.write(REQUEST.SerializeToString())
         await until(lambda: served.admission.running)
         stop = asyncio.create_task(served.stopped(5))
