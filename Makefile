@@ -9,7 +9,7 @@ export PIP_NO_COMPILE := 0
 unexport PYTHONDONTWRITEBYTECODE
 export QUINTET_GIT_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 .DEFAULT_GOAL := help
-.PHONY: help serve test check crash chaos-ledger fuzz bench train eval protos format lock clean
+.PHONY: help serve test check crash chaos-ledger fuzz campaign-attacks campaign-restart bench train eval protos format lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,12 @@ chaos-ledger: $(VENV)/dev ## Send 5000 calls (CALLS=n) to failing providers, kil
 fuzz: $(VENV)/dev ## Send 1,000,000 mutated payloads (PAYLOADS=n) and broken HTTP/2 to every method in 10 minutes
 	@$(BIN)/python -m training --llm small
 	$(BIN)/python -m tests.campaigns.fuzz --payloads $(or $(PAYLOADS),1000000)
+
+campaign-attacks: $(VENV)/dev ## Attack servers with and without an API key; show memory and health before, during and after
+	$(BIN)/python -m tests.campaigns.attacks
+
+campaign-restart: $(VENV)/dev ## Restart three servers behind Envoy ten times (ROUNDS=n) while clients call; no call may fail
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m tests.campaigns.restarts --rounds $(or $(ROUNDS),10)
 
 bench: $(VENV)/bench ## Measure the server and its baselines in 10 minutes (ROUNDS=n, ONLY="rows"); needs h2load
 	@$(BIN)/python -m training --llm small

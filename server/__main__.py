@@ -143,7 +143,11 @@ def _next_steps(app: App, settings: Settings) -> str:
 
 
 def _access(settings: Settings) -> str:
-    """Who may call."""
+    """Who may call, and how."""
+    return _callers(settings) + (" Connections must use TLS." if settings.tls_cert else "")
+
+
+def _callers(settings: Settings) -> str:
     if settings.tenants:
         return f"Callers need an API key or a certificate of a tenant in {settings.tenants}."
     if settings.is_local:

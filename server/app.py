@@ -180,7 +180,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             )
             stack.enter_context(serving(settings.host, settings.metrics_port, collector))
         await server.start()
-        log.info("listening on %s", address)
+        log.info("listening on %s%s", address, " (TLS only)" if certificates else "")
         app = App(address, health, services, models.handles.values(), manager.loaded, asyncio.Event())
         stack.push_async_callback(_stop, server, registrar, anonymous, settings, app)
         stack.callback(  # end streams that would not end by themselves, or not soon

@@ -9,7 +9,7 @@ from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
 
 from server.domain.daemon_thread import on_daemon_thread
-from server.domain.errors import ModelLoading, RegistryFailed
+from server.domain.errors import ModelLoading, ModelUnavailable, RegistryFailed
 from server.domain.supervision import supervised
 from server.models import process_memory
 from server.models.artefact import open_version
@@ -155,7 +155,9 @@ class ModelManager:
         handle = self.handles[name]
         try:
             await self.follower.ask_now(name)
-        except VersionRefused:
+        except VersionRefused as refused:
+            if refused.is_damaged:  # trying again does not help
+                raise ModelUnavailable(refused.message, metadata={"model": name}) from refused
             raise
         except RegistryFailed as error:
             log.warning('model "%s" is reloaded from disk: %s', name, error.message)

@@ -60,11 +60,12 @@ class Named(NamedTuple):
 
 
 class VersionRefused(RegistryFailed):
-    """A registry names a version that cannot be used."""
+    """A registry names a version that cannot be used: it is damaged, or could not be fetched now."""
 
-    def __init__(self, version: str, message: str) -> None:
+    def __init__(self, version: str, message: str, *, is_damaged: bool) -> None:
         super().__init__(message)
         self.version = version
+        self.is_damaged = is_damaged
 
 
 class ModelStore:

@@ -7,17 +7,26 @@ So the caller is found before the request is received, and only so many requests
 import asyncio
 import ctypes
 import threading
-import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 
-from server.domain.errors import DeadlineExceeded, QuintetError, ServerOverloaded, ServerStopping
+from server.domain.context import Context
+from server.domain.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    QuintetError,
+    ServerOverloaded,
+    ServerStopping,
+    Violation,
+)
 
 SECONDS = 10.0  # from a call's headers to the last byte of its first message
 # A small request arrives with its headers, so that a burst of them is over before one of them is refused.
 _SHORT_SECONDS = 0.1
+_CANCELLATION_SECONDS = 0.05
 _FREED_SECONDS = 1.0  # until gRPC has freed what it had received of ended calls
 _LATE = "the request did not arrive in time: before the deadline, and within 10 s of the call's headers"
 
@@ -25,11 +34,12 @@ _LATE = "the request did not arrive in time: before the deadline, and within 10 
 class _Waiting:
     """A call that waits for a message of `caller`. `error` says why it was ended early."""
 
-    __slots__ = ("begun", "caller", "error", "timeout")
+    __slots__ = ("caller", "error", "is_first", "timeout", "was_seen")
 
-    def __init__(self, caller: str, until: float) -> None:
+    def __init__(self, caller: str, until: float, is_first: bool) -> None:
         self.caller = caller
-        self.begun = time.monotonic()
+        self.is_first = is_first
+        self.was_seen = False  # whether it waited when they were counted the last time
         self.timeout = asyncio.timeout_at(until)
         self.error: QuintetError | None = None
 
@@ -50,12 +60,31 @@ class Receiving:
         self._timer: asyncio.TimerHandle | None = None
         self._ended = False  # whether calls were ended since memory was last given back
 
-    async def message(self, context: Any, caller: str, until: float) -> bytes | None:
+    async def one(self, context: Any, call: Context) -> tuple[bytes, int]:
+        """The only message of a call, and its size. Raises also InvalidRequest if there is none."""
+        payload = await self.message(context, call.caller.tenant, _latest(call))
+        if payload is None:
+            await asyncio.sleep(_CANCELLATION_SECONDS)  # this task is cancelled now if the client cancelled the call
+            raise InvalidRequest([Violation("", "the call ended without a request")])
+        return payload, len(payload)
+
+    async def each(self, context: Any, call: Context) -> tuple[AsyncIterator[bytes], int]:
+        """The messages of a call one by one; their sizes are not known."""
+        return self._each(context, call), 0
+
+    async def _each(self, context: Any, call: Context) -> AsyncIterator[bytes]:
+        caller = call.caller.tenant
+        payload = await self.message(context, caller, _latest(call))
+        while payload is not None:
+            yield payload
+            payload = await self.message(context, caller, call.deadline, is_first=False)
+
+    async def message(self, context: Any, caller: str, until: float, *, is_first: bool = True) -> bytes | None:
         """The next message of a call; None if there are no more. `until` is a time.monotonic() instant.
 
         Raises DeadlineExceeded, ServerOverloaded, or ServerStopping.
         """
-        waiting = _Waiting(caller, until)
+        waiting = _Waiting(caller, until, is_first)
         try:
             async with waiting.timeout:
                 self._waiting[waiting] = None
@@ -69,9 +98,10 @@ class Receiving:
         return None if message is grpc.aio.EOF else message
 
     def stop(self) -> None:
-        """End the calls that still wait."""
+        """End the calls that have not begun; those that wait for a later message may finish."""
         for waiting in self._waiting:
-            waiting.end(ServerStopping("the server is stopping", retry_after=1.0))
+            if waiting.is_first:
+                waiting.end(ServerStopping("the server is stopping", retry_after=1.0))
 
     def _watch(self) -> None:
         """Look in a moment whether there are still too many, and until there are not."""
@@ -79,21 +109,27 @@ class Receiving:
             self._timer = asyncio.get_running_loop().call_later(_SHORT_SECONDS, self._make_room)
 
     def _make_room(self) -> None:
+        """Only calls that were seen twice lose: after a pause of the event loop, a request may have come already."""
         self._timer = None
         waiting = [each for each in self._waiting if each.error is None]
         surplus = len(waiting) - self._limit
-        latest = time.monotonic() - _SHORT_SECONDS
-        numbers = Counter(each.caller for each in waiting)
-        for caller, number in numbers.most_common():
-            for each in [each for each in waiting if each.caller == caller and each.begun <= latest][: max(surplus, 0)]:
+        for caller, number in Counter(each.caller for each in waiting).most_common():
+            for each in [each for each in waiting if each.caller == caller and each.was_seen][: max(surplus, 0)]:
                 each.end(ServerOverloaded(f"{number} requests are being received", retry_after=1.0))
                 surplus -= 1
                 self._ended = True
+        for each in waiting:
+            each.was_seen = True
         if surplus > 0:
             self._watch()
         elif self._ended:
             self._ended = False
             asyncio.get_running_loop().call_later(_FREED_SECONDS, _give_memory_back)
+
+
+def _latest(call: Context) -> float:
+    """When the first message must have arrived."""
+    return min(call.started + SECONDS, call.deadline)
 
 
 def _give_memory_back() -> None:

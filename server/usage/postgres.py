@@ -27,7 +27,7 @@ class BoundedConnection(psycopg.Connection[Any]):
     is_abandoned: Callable[[], bool] = staticmethod(never)
 
     def wait(self, gen: PQGen[T], interval: float = _POLL_SECONDS, timeout: float | None = None) -> T:
-        return super().wait(self._bounded(gen), _POLL_SECONDS, timeout)
+        return super().wait(self._bounded(gen), _POLL_SECONDS)  # the bound replaces timeouts, which are not used here
 
     def _bounded(self, gen: PQGen[T]) -> Generator[Any, Any, T]:
         until = time.monotonic() + self.seconds

@@ -66,7 +66,10 @@ def works(address: str, roots: bytes) -> bool:
 
 async def test_certificates_are_replaced_while_calls_run(start: Start, tmp_path: Path, authority: Authority) -> None:
     server = start()
-    assert "Authentication is off" in (server.process.stdout or sys.stdin).readline()
+    said = (server.process.stdout or sys.stdin).readline()
+    assert "Authentication is off" in said
+    assert said.endswith(" Connections must use TLS.\n")
+    assert f"listening on {server.address} (TLS only)" in (tmp_path / "log.txt").read_text()
     with pytest.raises(errors.Unreachable):
         info(server.address, Authority().pem)
     stopping, ended = asyncio.Event(), 0

@@ -71,6 +71,11 @@ async def chat(channel: grpc.aio.Channel, metadata: Metadata) -> str:
     return "OK"
 
 
+@pytest.fixture(autouse=True)
+def quick_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")  # milliseconds until spans are sent
+
+
 async def test_nothing_waits_for_what_hangs(
     desk: Desk, tmp_path: Path, upstream: OpenAIServer, postgres: Postgres, redis: RedisServer, collector: int
 ) -> None:

@@ -233,6 +233,7 @@ async def test_a_spoilt_version_holds_up_no_other_model_and_is_not_fetched_again
         assert mlflow.requests("mlflow-artifacts") == before
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await models.ReloadModel(model_pb2.ReloadModelRequest(name="aaa"), timeout=20)
+        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert "does not match" in (caught.value.details() or "")
         assert mlflow.requests("mlflow-artifacts") > before, "an operator asked for it"
         await asyncio.to_thread(publish, "aaa", "3")
