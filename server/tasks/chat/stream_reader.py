@@ -22,7 +22,7 @@ _FINISH_REASONS = {
     **dict.fromkeys(
         (
             *("stop", "stopped", "eos", "eostoken", "eosfound", "stopsequence", "stoptoken", "stopstringfound"),
-            *("endturn", "end", "complete", "completed", "word"),
+            *("endturn", "end", "complete", "completed", "finish", "finished", "done", "eot", "word"),
         ),
         _STOP,
     ),
@@ -30,7 +30,7 @@ _FINISH_REASONS = {
         (
             *("length", "maxlength", "modellength", "contextlength", "contextlengthreached", "tokenlimit", "limit"),
             *("maxtokens", "maxcompletiontokens", "maxoutputtokens", "maxnewtokens", "maxpredictedtokensreached"),
-            "modelcontextwindowexceeded",
+            *("modelcontextwindowexceeded", "contextwindowexceeded", "tokenlimitreached", "truncated"),
         ),
         _LENGTH,
     ),
@@ -38,11 +38,12 @@ _FINISH_REASONS = {
         (
             *("contentfilter", "contentfiltered", "filtered", "safety", "imagesafety", "recitation", "blocklist"),
             *("prohibitedcontent", "spii", "refusal", "sensitive", "moderation", "errortoxic"),
-            *("guardrail", "guardrails", "guardrailintervened"),
+            *("guardrail", "guardrails", "guardrailintervened", "contentpolicy", "contentpolicyviolation", "blocked"),
         ),
         _FILTER,
     ),
 }
+_NO_REASON = ("", "null", "None")
 _ERROR_TEXTS = ("message", "msg", "detail", "error_message", "error_msg")  # of objects that are no chunks
 
 
@@ -128,9 +129,10 @@ class Answer:
         if error := choice.get("error"):
             self.failure = reported({"error": error})
             return ()
-        if isinstance(reason := choice.get("finish_reason"), str) and reason:
+        reason = choice.get("finish_reason")
+        if isinstance(reason, str) and reason not in _NO_REASON:
             self.finish_reason = _name(reason)
-        elif reason:
+        elif reason and not isinstance(reason, str):
             self.finish_reason = "unknown"
         delta = choice.get("delta")
         if isinstance(delta, dict):
