@@ -140,6 +140,9 @@ class Answer:
         else:  # a whole message at the end repeats what deltas said
             delta = None if self._has_delta else choice.get("message")
         if isinstance(delta, dict):
+            if error := delta.get("error"):
+                self.failure = reported({"error": error})
+                return ()
             if delta.get("tool_calls") or delta.get("function_call"):
                 self._has_tool_calls = True
             if refusal := _texts(delta.get("refusal")):
@@ -152,7 +155,9 @@ class Answer:
 def _is_error(chunk: Mapping[str, Any]) -> bool:
     if chunk.get("error") or chunk.get("object") == "error" or chunk.get("type") == "error":
         return True
-    return "choices" not in chunk and any(isinstance(chunk.get(name), str) for name in _ERROR_TEXTS)
+    if "choices" in chunk:
+        return False
+    return bool(chunk.get("errors")) or any(isinstance(chunk.get(name), str) for name in _ERROR_TEXTS)
 
 
 def _texts(content: object) -> list[str]:
