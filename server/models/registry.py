@@ -46,6 +46,7 @@ class _Unreachable(RegistryFailed):
 class _Refusal(NamedTuple):
     named: Named
     message: str
+    is_damaged: bool
     delay: float
     until: float  # time.monotonic()
 
@@ -120,7 +121,8 @@ class MlflowStore(ModelStore):
                 return [self._named(name, alias, aliases[alias]) for alias in (CURRENT, CANDIDATE) if alias in aliases]
             except RestException as error:
                 if error.error_code in _OF_THE_MODEL:
-                    raise VersionRefused("", f'the registry cannot say what "{name}" is: {error}') from error
+                    why = f'the registry cannot say what "{name}" is: {error}'
+                    raise VersionRefused("", why, is_damaged=True) from error
                 raise
 
     def _named(self, name: str, alias: str, number: str) -> Named:
@@ -136,16 +138,17 @@ class MlflowStore(ModelStore):
             if self.digest(*key) == (named.version, named.digest):
                 return
             if refusal and refusal.named == named and time.monotonic() < refusal.until:
-                raise VersionRefused(named.version, refusal.message)
+                raise VersionRefused(named.version, refusal.message, is_damaged=refusal.is_damaged)
         try:
             self._mirror(named)
         except Exception as error:
-            delay = _UNREACHABLE_SECONDS if isinstance(error, _Unreachable | StorageFull) else _DAMAGED_SECONDS
+            is_damaged = not isinstance(error, _Unreachable | StorageFull)
+            delay = _DAMAGED_SECONDS if is_damaged else _UNREACHABLE_SECONDS
             if refusal and refusal.named == named:
                 delay = min(max(delay, 2 * refusal.delay), _LONGEST_SECONDS)
             message = _refusal(named, error, delay)
-            self._refusals[key] = _Refusal(named, message, delay, time.monotonic() + delay)
-            raise VersionRefused(named.version, message) from error
+            self._refusals[key] = _Refusal(named, message, is_damaged, delay, time.monotonic() + delay)
+            raise VersionRefused(named.version, message, is_damaged=is_damaged) from error
         self._refusals.pop(key, None)
 
     def recheck(self, name: str) -> None:

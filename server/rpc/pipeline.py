@@ -28,9 +28,8 @@ from typing import Any
 import grpc
 
 from server.domain.context import BeginTrace, Context, current, set_current
-from server.domain.errors import InvalidRequest, Violation
 from server.domain.money import Cost
-from server.rpc import receiving, status, validation
+from server.rpc import status, validation
 from server.rpc.access import Check, Touch, check_first
 from server.rpc.admission import Admission
 from server.rpc.auth import Identify
@@ -43,7 +42,6 @@ log = logging.getLogger(__name__)
 Parse = Callable[[Any], Any]  # a payload, or the iterator of payloads, to requests
 Receive = Callable[[Any, Context], Awaitable[tuple[Any, int]]]  # a payload, or the iterator of payloads, and its size
 _MOST_BYTES_RECEIVED = 128 * 1024 * 1024  # by all calls whose requests have not yet arrived
-_CANCELLATION_SECONDS = 0.05
 _QUIET_SECONDS, _MOST_QUIET_SECONDS = 0.05, 2.0  # without a call, before the server is shut down
 
 
@@ -121,30 +119,11 @@ class Registrar:
         wrapped = wrap(
             self._admission.method(name),
             serve,
-            self._receive_each if handler.request_streaming else self._receive_one,
+            self._receiving.each if handler.request_streaming else self._receiving.one,
             partial(_parse_each, parse) if handler.request_streaming else parse,
             self._limits.of(name) if self._limits is not None else None,
         )
         return made(wrapped, response_serializer=handler.response_serializer)
-
-    async def _receive_one(self, context: Any, call: Context) -> tuple[bytes, int]:
-        """The request and its size."""
-        until = min(call.started + receiving.SECONDS, call.deadline)
-        payload = await self._receiving.message(context, call.caller.tenant, until)
-        if payload is None:
-            await asyncio.sleep(_CANCELLATION_SECONDS)  # this task is cancelled now if the client cancelled the call
-            raise InvalidRequest([Violation("", "the call ended without a request")])
-        return payload, len(payload)
-
-    async def _receive_each(self, context: Any, call: Context) -> tuple[AsyncIterator[bytes], int]:
-        """The requests one by one; their sizes are not known."""
-        return self._each(context, call), 0
-
-    async def _each(self, context: Any, call: Context) -> AsyncIterator[bytes]:
-        until = min(call.started + receiving.SECONDS, call.deadline)
-        while (payload := await self._receiving.message(context, call.caller.tenant, until)) is not None:
-            yield payload
-            until = call.deadline
 
     def _unary(self, method: Method, serve: Any, receive: Receive, parse: Parse, enter: EnterLimits | None) -> Any:
         identify, admission, begin_trace, open_calls = self._identify, self._admission, self._begin_trace, self._open

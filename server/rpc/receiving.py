@@ -8,15 +8,25 @@ import asyncio
 import ctypes
 import threading
 from collections import Counter
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 
-from server.domain.errors import DeadlineExceeded, QuintetError, ServerOverloaded, ServerStopping
+from server.domain.context import Context
+from server.domain.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    QuintetError,
+    ServerOverloaded,
+    ServerStopping,
+    Violation,
+)
 
 SECONDS = 10.0  # from a call's headers to the last byte of its first message
 # A small request arrives with its headers, so that a burst of them is over before one of them is refused.
 _SHORT_SECONDS = 0.1
+_CANCELLATION_SECONDS = 0.05
 _FREED_SECONDS = 1.0  # until gRPC has freed what it had received of ended calls
 _LATE = "the request did not arrive in time: before the deadline, and within 10 s of the call's headers"
 
@@ -24,10 +34,11 @@ _LATE = "the request did not arrive in time: before the deadline, and within 10 
 class _Waiting:
     """A call that waits for a message of `caller`. `error` says why it was ended early."""
 
-    __slots__ = ("caller", "error", "timeout", "was_seen")
+    __slots__ = ("caller", "error", "is_first", "timeout", "was_seen")
 
-    def __init__(self, caller: str, until: float) -> None:
+    def __init__(self, caller: str, until: float, is_first: bool) -> None:
         self.caller = caller
+        self.is_first = is_first
         self.was_seen = False  # whether it waited when they were counted the last time
         self.timeout = asyncio.timeout_at(until)
         self.error: QuintetError | None = None
@@ -49,12 +60,31 @@ class Receiving:
         self._timer: asyncio.TimerHandle | None = None
         self._ended = False  # whether calls were ended since memory was last given back
 
-    async def message(self, context: Any, caller: str, until: float) -> bytes | None:
+    async def one(self, context: Any, call: Context) -> tuple[bytes, int]:
+        """The only message of a call, and its size. Raises also InvalidRequest if there is none."""
+        payload = await self.message(context, call.caller.tenant, _latest(call))
+        if payload is None:
+            await asyncio.sleep(_CANCELLATION_SECONDS)  # this task is cancelled now if the client cancelled the call
+            raise InvalidRequest([Violation("", "the call ended without a request")])
+        return payload, len(payload)
+
+    async def each(self, context: Any, call: Context) -> tuple[AsyncIterator[bytes], int]:
+        """The messages of a call one by one; their sizes are not known."""
+        return self._each(context, call), 0
+
+    async def _each(self, context: Any, call: Context) -> AsyncIterator[bytes]:
+        caller = call.caller.tenant
+        payload = await self.message(context, caller, _latest(call))
+        while payload is not None:
+            yield payload
+            payload = await self.message(context, caller, call.deadline, is_first=False)
+
+    async def message(self, context: Any, caller: str, until: float, *, is_first: bool = True) -> bytes | None:
         """The next message of a call; None if there are no more. `until` is a time.monotonic() instant.
 
         Raises DeadlineExceeded, ServerOverloaded, or ServerStopping.
         """
-        waiting = _Waiting(caller, until)
+        waiting = _Waiting(caller, until, is_first)
         try:
             async with waiting.timeout:
                 self._waiting[waiting] = None
@@ -68,9 +98,10 @@ class Receiving:
         return None if message is grpc.aio.EOF else message
 
     def stop(self) -> None:
-        """End the calls that still wait."""
+        """End the calls that have not begun; those that wait for a later message may finish."""
         for waiting in self._waiting:
-            waiting.end(ServerStopping("the server is stopping", retry_after=1.0))
+            if waiting.is_first:
+                waiting.end(ServerStopping("the server is stopping", retry_after=1.0))
 
     def _watch(self) -> None:
         """Look in a moment whether there are still too many, and until there are not."""
@@ -94,6 +125,11 @@ class Receiving:
         elif self._ended:
             self._ended = False
             asyncio.get_running_loop().call_later(_FREED_SECONDS, _give_memory_back)
+
+
+def _latest(call: Context) -> float:
+    """When the first message must have arrived."""
+    return min(call.started + SECONDS, call.deadline)
 
 
 def _give_memory_back() -> None:

@@ -18,6 +18,8 @@ from server.models.artefact import FileEntry, entry_of
 
 T = TypeVar("T")
 _HEADER_LIMIT = 1024
+# Smaller files are read. A mapped file that another program cuts short ends the process with SIGBUS when it is read.
+_READ_BYTES = 262_144
 _NPY = re.compile(
     rb"\x93NUMPY\x01\x00(?P<length>[\s\S]{2})(?P<header>\{'descr': '(?P<dtype><[fi][48])', 'fortran_order': False, "
     rb"'shape': \((?P<shape>[0-9]{1,15},(?: [0-9]{1,6},?)?)\), \} *\n)"
@@ -100,7 +102,7 @@ class Writer:
 
 
 def read_array(path: Path) -> NDArray[Any]:
-    """What Writer.rows wrote, memory-mapped unless it is empty. Raises ValueError if the file is something else.
+    """What Writer.rows wrote, memory-mapped unless it is small. Raises ValueError if the file is something else.
 
     np.load parses the header with `ast`, which fails with SystemError now and then when several threads of Python 3.11
     do so at once (python/cpython#106905).
@@ -114,13 +116,19 @@ def read_array(path: Path) -> NDArray[Any]:
     size = path.stat().st_size - match.end()
     if size != dtype.itemsize * math.prod(shape):
         raise ValueError(f"{path.name} has {size} bytes of rows, its header says {shape}")
-    if not size:
-        return np.empty(shape, dtype)
+    if size <= _READ_BYTES:
+        return _frozen(np.fromfile(path, dtype, math.prod(shape), offset=match.end()).reshape(shape))
     return np.asarray(np.memmap(path, dtype, "r", match.end(), shape))
+
+
+def _frozen(values: NDArray[Any]) -> NDArray[Any]:
+    values.flags.writeable = False  # like a mapped one
+    return values
 
 
 def read_strings(folder: Path, name: str) -> Strings:
     """What Writer.strings wrote, memory-mapped."""
     path = folder / f"{name}.utf8"
-    utf8 = np.asarray(np.memmap(path, np.uint8, "r")) if path.stat().st_size else np.empty(0, np.uint8)
+    is_small = path.stat().st_size <= _READ_BYTES
+    utf8 = _frozen(np.fromfile(path, np.uint8)) if is_small else np.asarray(np.memmap(path, np.uint8, "r"))
     return Strings(utf8, read_array(folder / f"{name}.ends.npy"))

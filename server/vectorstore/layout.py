@@ -46,7 +46,14 @@ def collection_folder(index: Path, name: str) -> Path:
 def collection_names(index: Path) -> list[str]:
     """Names of all collections, sorted."""
     folders = index.iterdir() if index.is_dir() else ()
-    return sorted(path.name for path in folders if _NAME.fullmatch(path.name) and path.is_dir())
+    return sorted(path.name for path in folders if _NAME.fullmatch(path.name) and _may_be_folder(path))
+
+
+def _may_be_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # opening it says why
+        return True
 
 
 def segment_folder(folder: Path, generation: int) -> Path:

@@ -21,6 +21,7 @@ from server.domain.models import ModelIdentity
 from server.domain.rag import DEFAULT_COLLECTION
 from server.vectorstore import layout
 from server.vectorstore.collection import Collection
+from server.vectorstore.damage import refusals_as_errors
 from server.vectorstore.snapshot import Snapshot
 from server.vectorstore.threads import Threads
 
@@ -161,7 +162,7 @@ class OpenCollections:
 
     async def _open(self, name: str, folder: Path, threads: Threads) -> None:
         forgotten = self._forgotten
-        collection = await threads.run(lambda: Collection(folder) if folder.is_dir() else None)
+        collection = await threads.run(partial(_opened, folder))
         if collection is None or (self._forgotten != forgotten and not await threads.run(collection.refresh)):
             return  # it was removed
         self.open.setdefault(name, collection)
@@ -190,3 +191,9 @@ class OpenCollections:
     def _healed(self, name: str) -> None:
         self.failures.pop(name, None)
         self._failed_owners.pop(name, None)
+
+
+def _opened(folder: Path) -> Collection | None:
+    """The collection in a folder, None if there is no folder. Raises what Collection() raises."""
+    with refusals_as_errors(folder.name):
+        return Collection(folder) if folder.is_dir() else None

@@ -139,6 +139,7 @@ def test_declared_encodings_are_read_as_browsers_do(read: Read, label: str, decl
         (("<meta charset=utf-8><p>" + "日" * 200).encode() + b"\xff", "日" * 200 + "\ufffd"),  # one byte is broken
         (b"<meta charset=euc-kr><p>" + "휴가".encode("cp949") * 100 + b"\xff", "휴가" * 100 + "\ufffd"),
         (b"<meta charset=utf-7><p>a +AGE- b", "a +AGE- b"),
+        *((f"<meta charset={name}><p>a \\n b".encode(), "a \\n b") for name in ("undefined", "unicode_escape", "idna")),
     ],
 )
 def test_other_encodings(read: Read, page: bytes, text: str) -> None:

@@ -67,7 +67,7 @@ def test_a_server_that_starts_with_nothing_serves_what_appears(models: Path, tmp
                 target = folder / "models" / name / version
                 shutil.copytree(models / name / version, target, copy_function=os.link)
                 (folder / "models" / name / "current").write_text(version)
-            wait_ready(running.address)
+            wait_ready(running.address, seconds=120)
             documents = [rag_pb2.Document(id="1", text="Penicillin was discovered by Alexander Fleming.")]
             rag.AddDocuments(rag_pb2.AddDocumentsRequest(collection="notes", documents=documents), timeout=20)
             request = rag_pb2.AskRequest(question="Who discovered penicillin?", collection="notes")

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -227,6 +228,32 @@ def test_a_stop_pauses_for_load_balancers_but_not_at_a_terminal(tmp_path: Path) 
         assert running.process.wait(20) == 0
         times.append(time.monotonic() - begun)
     assert times[0] < 2 <= times[1]
+
+
+def test_a_stop_that_hangs_ends_in_time() -> None:
+    """Here what hangs is the event loop itself."""
+    script = """
+        import asyncio, os, signal, sys, time
+        from contextlib import asynccontextmanager
+        from server import __main__, settings
+
+        @asynccontextmanager
+        async def never_closes(_):
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield
+            time.sleep(60)
+
+        async def announce(*_): pass
+
+        settings.CLOSING_SECONDS = 0
+        __main__.running, __main__._announce = never_closes, announce
+        stop = settings.Settings(shutdown_pause_seconds=0, shutdown_grace_seconds=0, shutdown_seconds=1)
+        sys.exit(asyncio.run(__main__._serve(stop)))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert "the stop took longer than 1 s; exiting" in done.stderr
 
 
 def test_a_used_port_is_said_in_a_sentence(server: ServerProcess, data: Path, tmp_path: Path) -> None:

@@ -223,6 +223,34 @@ async def test_what_runs_finishes_and_what_comes_late_hears_that_the_server_stop
         await stop
 
 
+async def test_a_stream_of_requests_that_has_begun_may_finish() -> None:
+    async def count(requests: Any, context: Any) -> classification_pb2.ClassifyResponse:
+        response = classification_pb2.ClassifyResponse()
+        async for _ in requests:
+            response.model.name += "m"
+        return response
+
+    handler = grpc.stream_unary_rpc_method_handler(
+        count,
+        request_deserializer=classification_pb2.ClassifyRequest.FromString,
+        response_serializer=classification_pb2.ClassifyResponse.SerializeToString,
+    )
+    served = Served(10.0)
+    served.registrar.add_registered_method_handlers("test.Import", {"All": handler})
+    await served.server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{served.port}") as channel:
+        invoke: Any = channel.stream_unary("/test.Import/All")
+        call = invoke(metadata=(("tenant", "a"),))
+        await call.write(REQUEST.SerializeToString())
+        await until(lambda: served.admission.running)
+        stop = asyncio.create_task(served.stopped(5))
+        await until(lambda: served.admission.stopping)
+        await call.write(REQUEST.SerializeToString())
+        await call.done_writing()
+        assert classification_pb2.ClassifyResponse.FromString(await call).model.name == "mm"
+        await stop
+
+
 async def test_health_and_reflection_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(anonymous, "_STREAMS_OF_A_HOST", 3)
     async with serving() as (served, channel):

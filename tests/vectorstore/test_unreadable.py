@@ -118,7 +118,7 @@ ODD: st.SearchStrategy[Any] = st.one_of(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_bytes_of_any_file(template: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     index = Path(shutil.copytree(template, tmp_path_factory.mktemp("bytes") / "index"))
@@ -162,15 +162,15 @@ ALIENS: dict[str, Callable[[Path], object]] = {
 async def test_something_else_in_place_of_a_file(template: Path, tmp_path: Path, kind: str) -> None:
     """For each file, and for the collection's folder, and beside the files under names that could be theirs."""
     names = [path.relative_to(template) for path in files(template)]
-    wanted = ("current", "00000001.log", "00000000.log", "00000001/manifest.json", "00000001/vectors.npy")
+    wanted = ("current", "00000001.log", "00000001/manifest.json")
     places = [name for name in names if str(name.relative_to("hurt")) in wanted]
-    for number, place in enumerate([*places, Path("hurt/00000001"), Path("hurt")]):
+    for number, place in enumerate([*places, Path("hurt")]):
         index = Path(shutil.copytree(template, tmp_path / f"replaced{number}"))
         target = index / place
         shutil.rmtree(target) if target.is_dir() else target.unlink()
         ALIENS[kind](target)
         await check(index)
-    for number, name in enumerate(("00000009", "00000009.log", "99999999999999999999", "99999999999999999999.log")):
+    for number, name in enumerate(("00000009", "00000009.log", "99999999999999999999.log")):
         index = Path(shutil.copytree(template, tmp_path / f"beside{number}"))
         ALIENS[kind](index / "hurt" / name)
         _, served = await check(index)
@@ -186,7 +186,7 @@ def manifest_fields(path: Path) -> dict[str, Any]:
     return fields
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_values_of_a_manifest(template: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     index = Path(shutil.copytree(template, tmp_path_factory.mktemp("values") / "index"))
@@ -396,3 +396,17 @@ async def test_what_the_system_refuses_is_tried_again(index: Path, monkeypatch: 
     await until(lambda: again.faults() == {"hurt": [], "healthy": []})  # the watcher lives, too
     assert (await again.describe("hurt", deadline=soon())).state is CollectionState.READY
     await again.close()
+
+
+async def test_segments_that_are_cut_short_while_they_are_served(index: Path) -> None:
+    """As by a backup that is copied over them. Mapped files would end the process."""
+    engine = RagEngine(index, HashingEmbedder(), Scheduler(1, 16))
+    await engine.open()
+    for path in files(index):
+        if path.parent.name == "00000001":
+            os.truncate(path, 0)
+    found = await engine.retrieve(Query("? cat", "hurt", 9), deadline=soon())
+    assert {passage.document_id for passage in found.passages} == set(EVERY)
+    await engine.compact("hurt", deadline=soon())  # writes all of it again
+    await engine.close()
+    assert await check(index) == (CollectionState.READY, set(EVERY))

@@ -27,7 +27,7 @@ _SUPERSETS = {
     "iso-8859-8-i": "iso8859-8",
     **dict.fromkeys(("utf-16", "utf-16-le", "utf-16-be", "utf-32"), "utf-8"),  # the label itself could be read
 }
-_NO_ENCODINGS = frozenset({"utf-7", "idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined"})
+_NO_ENCODINGS = frozenset({"utf_7", "idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined"})
 # The encodings of pages that declare none, by language, as browsers guess them.
 _OF_LANGUAGE = {
     **dict.fromkeys(("be", "bg", "mk", "ru", "sr", "uk"), ("cp1251",)),
@@ -108,10 +108,12 @@ def _codec(label: str) -> str:
             return _SUPERSETS[name]
         try:
             found = codecs.lookup(name).name
+            if found.replace("-", "_") in _NO_ENCODINGS:
+                continue
             b"a".decode(found, "replace")  # raises LookupError for codecs such as hex
         except LookupError:
             continue
-        return "" if found in _NO_ENCODINGS else _SUPERSETS.get(found, found)
+        return _SUPERSETS.get(found, found)
     return ""
 
 
