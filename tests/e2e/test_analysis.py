@@ -50,6 +50,13 @@ def test_a_text_that_the_models_do_not_know_is_marked(channel: grpc.Channel) -> 
     assert (answer.sentiment.unknown_share, answer.topics.unknown_share) == (1.0, 1.0)
 
 
+def test_a_long_run_of_symbols_is_analyzed(channel: grpc.Channel) -> None:
+    stub = analysis_pb2_grpc.AnalysisServiceStub(channel)
+    request = analysis_pb2.AnalyzeRequest(text="$" * 990 + " It works.", tasks=[analysis_pb2.ANALYSIS_TASK_SYNTAX])
+    tokens = stub.Analyze(request, timeout=TIMEOUT).syntax.tokens
+    assert [(token.text, token.start) for token in tokens[-3:]] == [("It", 991), ("works", 994), (".", 999)]
+
+
 def test_stream_analyze_sends_every_result_then_done(channel: grpc.Channel) -> None:
     stub = analysis_pb2_grpc.AnalysisServiceStub(channel)
     events = list(stub.StreamAnalyze(analysis_pb2.StreamAnalyzeRequest(text=TEXT), timeout=TIMEOUT))

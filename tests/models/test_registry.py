@@ -22,7 +22,7 @@ from quintet.v1 import classification_pb2, classification_pb2_grpc, model_pb2, m
 
 from server.app import running
 from server.domain.errors import ModelVersionNotFound, RegistryFailed
-from server.models import following
+from server.models import mirroring
 from server.models.artefact import open_artefact
 from server.models.registry import MlflowStore, open_store
 from server.models.store import ModelStore, VersionRefused
@@ -186,7 +186,7 @@ def test_an_unreachable_registry_is_an_error_of_its_own(tmp_path: Path, monkeypa
 async def test_a_spoilt_version_holds_up_no_other_model_and_is_not_fetched_again(
     mlflow: Mlflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(following, "_ASK_SECONDS", 0.3)
+    monkeypatch.setattr(mirroring, "_ASK_SECONDS", 0.3)
     training = open_store(tmp_path / "training", mlflow.uri)
 
     def publish(name: str, version: str, *, is_spoilt: bool = False) -> None:

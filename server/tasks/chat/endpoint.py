@@ -18,6 +18,8 @@ from server.tasks.chat.upstream_errors import report_of
 
 Response = openai.AsyncStream[object]  # only its bytes are used
 _MOST_LESSONS = 6  # requests that are refused because of a field, before one that is taken
+# Of the patience: then a call that was too short to connect is known to have sent nothing.
+_CONNECT_SHARE = 0.9
 # Some endpoints close the connection after a refusal without saying so. By then that is known, so another one is used.
 _LESSON_SECONDS = 0.02
 _DIALECT = Dialect()
@@ -59,9 +61,10 @@ class Endpoint:
             headers = {**headers, self.idempotency_header: _key_of_call()}
         for _ in range(_MOST_LESSONS):
             body = dialect.body(self.model, messages, options, limit)
+            longest = patience()
             try:
-                async with asyncio.timeout(patience()):
-                    response = await self._post(body, headers)
+                async with asyncio.timeout(longest):
+                    response = await self._post(body, headers, _CONNECT_SHARE * longest)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 taught = dialect.taught_by(report_of(error), body, options)
                 if taught is None:
@@ -73,13 +76,16 @@ class Endpoint:
                 return response
         raise UpstreamRejected("the language model's endpoint rejects every form of the request")
 
-    async def _post(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
+    async def _post(self, body: Mapping[str, Any], headers: Mapping[str, str], connect: float) -> Response:
+        configured = self.client.timeout
+        if isinstance(configured, openai.Timeout) and configured.connect is not None:
+            connect = min(connect, configured.connect)
         # The SDK's method for this endpoint would make a model of each chunk: half of the time of a stream.
         return await self.client.post(
             "/chat/completions",
             cast_to=object,
             body=body,
-            options={"headers": headers},
+            options={"headers": headers, "timeout": openai.Timeout(None, connect=connect)},
             stream=True,
             stream_cls=Response,
         )

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 from server.domain.rag import Passage
@@ -18,6 +18,9 @@ _ENDS = re.compile(r"[.!?:。！？：;；][\"'”’)»」』]*\Z")
 _LEADS = (":", "：")
 # A blank line, before a heading, and where a table begins or ends.
 _BLOCK = re.compile(r"\n[^\S\n]*\n|\n(?=#{1,6}\s)|(?m:^)(?<=[^|\n]\n)(?=\s*\|)|(?<=\|\n)(?=[^|\s])")
+_WORD = re.compile(r"[^\W_]")
+MAX_STATEMENTS = 100  # of a passage, which has 900 code points: more are no text
+_MAX_ITEMS = 20  # of a list that an answer may sum up
 _PLAIN = re.compile(r"[^\W\d_]+(?:[ ,/'’&-]{1,2}[^\W\d_]+)*")  # what a heading without a mark looks like
 _SHORT = 80  # code points of a line that can be a heading or a row of a table that lost its form
 _COLUMNS = re.compile(r"\s*\|\s*|\t+|\s{2,}")
@@ -76,7 +79,11 @@ def _row_terms(cells: tuple[Cell, ...]) -> Terms:
 
 
 def statements_of(passage: Passage) -> Iterator[Statement]:
-    """The statements of a passage in their order, and pairs of sentences of which one alone may say half."""
+    """The first MAX_STATEMENTS of a passage, with pairs of sentences of which one alone may say half."""
+    return islice(_statements(passage), MAX_STATEMENTS)
+
+
+def _statements(passage: Passage) -> Iterator[Statement]:
     headings: list[tuple[int, str]] = [(0, passage.title)]
     context = Context([passage.title])
     short: list[str] = []  # the short lines in a row before this one
@@ -132,13 +139,13 @@ def _block(lines: list[str], context: Context) -> Iterator[Statement]:
         yield from _sentences(item, led)
         if item.endswith(_LEADS):
             led = context.below(item)
-    if len(items) > 1:
+    if 1 < len(items) <= _MAX_ITEMS:
         yield Statement(" ; ".join(items), led, parts=tuple(Statement(item, led) for item in items))
 
 
 def _sentences(text: str, context: Context) -> Iterator[Statement]:
     found: list[Statement] = []
-    for sentence in filter(None, map(str.strip, _SENTENCE.split(text))):
+    for sentence in filter(_WORD.search, map(str.strip, _SENTENCE.split(text))):
         refers = found and REFERENCE.match(sentence)
         found.append(Statement(sentence, context.below(found[-1].text) if refers else context))
     yield from found

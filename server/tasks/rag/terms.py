@@ -23,8 +23,9 @@ _TOKEN = re.compile(
 )
 # Identifiers, options, paths and addresses: idle_timeout, AWS_REGION, --jobs, ~/.ferry/config, ferry.toml.
 _CODE_TOKEN = re.compile(r"[^\s`'\"()\[\]{},;!?*|<>=\u0080-\U0010ffff]+")
+_MAX_CODE = 200  # code points: a longer run is no identifier
 _CODE = re.compile(
-    r"--?[A-Za-z][\w-]*|\w+(?:_\w+)+|(?:~|\.{1,2})?/[\w./:~-]+|[a-z][a-z0-9+.-]*://.+|\w+(?:::\w+)+|(?:[\w-]+/){2,}[\w.-]*"
+    r"--?[A-Za-z][\w-]*|\w*[^\W_]_\w+|(?:~|\.{1,2})?/[\w./:~-]+|[a-z][a-z0-9+.-]*://.+|\w+(?:::\w+)+|(?:[\w-]+/){2,}[\w.-]*"
     r"|(?:[\w-]+/)+[\w-]+\.\w+|[\w-]+(?:\.[A-Za-z_]\w+)+"
 )
 _NAMESPACE = re.compile(r"\.(?=[^\W\d])")  # "default" of default.s3.queue_size is not the word
@@ -147,7 +148,7 @@ def pairs_of(text: str) -> list[tuple[str, str]]:
 def terms_of(text: str, *, capitals_name: bool = True) -> Terms:
     """The terms of a text. In languages that capitalise every noun, capitals name nothing."""
     code = (token.rstrip(".:") for token in _CODE_TOKEN.findall(text))
-    found = Terms(symbols={token.casefold() for token in code if _CODE.fullmatch(token)})
+    found = Terms(symbols={token.casefold() for token in code if len(token) <= _MAX_CODE and _CODE.fullmatch(token)})
     for symbol in (symbol for symbol in found.symbols if "/" in symbol):  # the parts of a path are no words
         text = re.sub(re.escape(symbol), lambda match: " " * len(match.group()), text, flags=re.IGNORECASE)
     before, skip = "", 0

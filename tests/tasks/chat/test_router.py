@@ -1,8 +1,9 @@
 """Routes against scripted servers: which upstreams are asked, how often, in which order, and what the caller gets."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, ExitStack, aclosing
 from dataclasses import dataclass
 
 import pytest
@@ -151,6 +152,21 @@ async def test_an_endpoint_that_cannot_be_reached_is_tried_three_times_and_costs
     upstream = await stack.enter_async_context(chatting(client("http://127.0.0.1:1/v1", "key")))
     assert type(await failure(Router("one", [upstream], ledger))) is UpstreamFailed
     assert waits == [0, 1, 2]
+    (row,) = ledger.settled.values()
+    assert row.usage.total_tokens == 0
+
+
+async def test_a_deadline_that_passes_while_connecting_costs_nothing(
+    stack: AsyncExitStack, ledger: MemoryLedger
+) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as silent, ExitStack() as waiting:
+        for _ in range(2):  # then the queue is full, and others get no answer
+            client_socket = waiting.enter_context(socket.socket())
+            client_socket.setblocking(False)
+            client_socket.connect_ex(silent.getsockname())
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        upstream = await stack.enter_async_context(chatting(client(address, "key")))
+        assert type(await failure(Router("one", [upstream], ledger), soon(0.5))) is UpstreamFailed
     (row,) = ledger.settled.values()
     assert row.usage.total_tokens == 0
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from server.domain.rag import Passage
 from server.tasks.rag.abstention import TEXTS, abstains, abstention, language_of
 from server.tasks.rag.grounding import is_grounded
+from server.tasks.rag.statements import MAX_STATEMENTS, statements_of
 from server.tasks.rag.terms import alike, terms_of
 
 
@@ -298,6 +299,11 @@ def test_an_answer_of_the_questions_words_is_never_grounded(question: str, data:
 def test_any_text_can_be_judged(answer: str, question: str, texts: list[str]) -> None:
     is_grounded(answer, question, [passage(text, text[:20]) for text in texts])
     abstains(answer)
+
+
+@pytest.mark.parametrize("piece", ["。", "- a\n", "a\n\n", "a. ", "| a |\n", "A1 5 km "])
+def test_no_passage_has_more_statements_than_can_be_judged(piece: str) -> None:
+    assert len(list(statements_of(passage(piece * 900)))) <= MAX_STATEMENTS
 
 
 @pytest.mark.parametrize(
