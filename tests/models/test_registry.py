@@ -214,7 +214,7 @@ async def test_a_spoilt_version_holds_up_no_other_model_and_is_not_fetched_again
             return (await models.GetModel(model_pb2.GetModelRequest(name=name))).model
 
         async def becomes(name: str, version: str, wanted: str) -> None:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while (found := await model(name)).ref.version != version or found.wanted_version != wanted:  # noqa: ASYNC110  # it changes by itself
                     await asyncio.sleep(0.05)
 
@@ -229,7 +229,7 @@ async def test_a_spoilt_version_holds_up_no_other_model_and_is_not_fetched_again
         info = await models.GetServerInfo(model_pb2.GetServerInfoRequest())
         assert any('"aaa"' in warning and "version 2" in warning for warning in info.warnings)
         before, asked = mlflow.requests("mlflow-artifacts"), mlflow.requests("mlflow/registered-models/search")
-        await until(lambda: mlflow.requests("mlflow/registered-models/search") > asked + 20)
+        await until(lambda: mlflow.requests("mlflow/registered-models/search") > asked + 20, seconds=60)
         assert mlflow.requests("mlflow-artifacts") == before
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await models.ReloadModel(model_pb2.ReloadModelRequest(name="aaa"), timeout=20)
