@@ -175,7 +175,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
                 limits=limits,
                 ledger=ledger.writer,
                 traces=traces,
-                following=manager.follower,
+                registry=manager.mirror,
                 collections=partial(rag_models.faults, collections),
             )
             stack.enter_context(serving(settings.host, settings.metrics_port, collector))

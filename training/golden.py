@@ -18,9 +18,9 @@ from server.domain.models import ModelTask
 from server.domain.pricing import House
 from server.inference.scheduler import Scheduler
 from server.models.artefact import Artefact, entry_of, read_manifest, save_manifest
+from server.models.folders import place
 from server.models.golden import GOLDEN, Answer, ask
 from server.models.spec import OutOfProcess
-from server.models.store import place
 
 _TEXTS = (
     "What a day! Everything about this place was wonderful.",

@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
-from server.models.store import place
+from server.models.folders import place
 from training.fetch.lock import Input
 from training.progress import Advance, Progress
 

@@ -59,9 +59,14 @@ def moment_of(microseconds: int) -> datetime:
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
+def time_of_id(started: datetime) -> str:
+    """How ids of calls that began at this time begin: 16 hexadecimal digits of microseconds."""
+    return f"{max(microseconds(started), 0):016x}"
+
+
 def new_id(started: datetime) -> str:
-    """An id that sorts by time: 16 hexadecimal digits of microseconds, then 16 random ones."""
-    return f"{microseconds(started):016x}{secrets.token_hex(8)}"
+    """An id that sorts by time; 16 random digits follow it."""
+    return f"{time_of_id(started)}{secrets.token_hex(8)}"
 
 
 @dataclass(frozen=True, slots=True)

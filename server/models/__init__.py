@@ -8,7 +8,7 @@ ModelManager  loads, replaces and evicts models, and follows what is published
 Handle        a reference to a loaded model, for the length of a call (`use`) or for good (`get`)
 
 Behind the manager: `loading.py` brings engines into memory within the MemoryLimit, `swap.py` puts them into handles
-(verify, load aside, check, swap), `derived.py` makes what is made of models (collections, answers), `following.py`
-notices what is published or repaired, `store.py` has versions and aliases on disk, `registry.py` mirrors those of an
-MLflow server, and `golden.py` checks an engine's outputs before it serves.
+(verify, load aside, check, swap), and `golden.py` checks an engine's outputs before it serves. `derived.py` makes what
+is made of models (collections, answers). `store.py` has versions and aliases on disk, `registry.py` copies those of an
+MLflow server there. `following.py` notices what is published or repaired, `mirroring.py` asks the registry.
 """

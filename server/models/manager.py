@@ -17,6 +17,7 @@ from server.models.derived import keep_derived
 from server.models.following import Follower
 from server.models.handle import Handle, State
 from server.models.loading import Loader, MemoryLimit, prepare_all
+from server.models.mirroring import Mirror
 from server.models.spec import ModelSpec
 from server.models.store import CURRENT, ModelStore, VersionRefused
 from server.models.swap import Swapper
@@ -53,7 +54,8 @@ class ModelManager:
         self._loader = Loader(self.handles, self.memory)
         self.reserve_memory = self._loader.reserve
         self._swapper = Swapper(self.store, self._loader)
-        self.follower = Follower(self.handles, self.store, self._loader, self._swapper)
+        self.mirror = Mirror(self.store)
+        self.follower = Follower(self.handles, self.store, self._loader, self._swapper, self.mirror)
         self._derived: dict[Handle[Any], tuple[Callable[..., Awaitable[Any]], Sequence[Handle[Any]]]] = {}
         self._awaited: list[Handle[Any]] = []  # what is loaded at the start
         self._demands: dict[str, asyncio.Task[None]] = {}
@@ -107,7 +109,7 @@ class ModelManager:
     async def _load_and_follow(self) -> None:
         await self.follower.start()  # before loading, so that no change is missed
         await self.preload()
-        self.follower.ask_for_all()
+        self.mirror.ask_for_all()
         for _, depends_on in self._derived.values():
             for handle in depends_on:
                 if handle.spec and handle.state is State.UNLOADED:
@@ -128,7 +130,7 @@ class ModelManager:
     async def _load_first(self, handle: Handle[Any]) -> None:
         """Load it at the start. What is not on disk may come from the registry."""
         if not self.follower.is_here(handle.name):
-            await self.follower.first_answer(handle.name)
+            await self.mirror.first_answer(handle.name)
         await self._load(handle, evict=False)
 
     # ------------------------------------------------------------ what operators ask for
@@ -154,7 +156,7 @@ class ModelManager:
         """
         handle = self.handles[name]
         try:
-            await self.follower.ask_now(name)
+            await self.mirror.ask_now(name)
         except VersionRefused as refused:
             if refused.is_damaged:  # trying again does not help
                 raise ModelUnavailable(refused.message, metadata={"model": name}) from refused
@@ -172,7 +174,7 @@ class ModelManager:
         """
         handle = self.handles[name]
         with contextlib.suppress(VersionRefused):  # the target may be another one
-            await self.follower.ask_now(name)
+            await self.mirror.ask_now(name)
         async with handle.lock:
             version = await self._loader.on("watcher", partial(self.store.resolve, name, target))
             find = partial(open_version, self.store.models, name, version)

@@ -10,13 +10,9 @@ complete versions, and the next publishing removes the remains. All methods bloc
 """
 
 import contextlib
-import ctypes
 import errno
-import fcntl
 import logging
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +31,7 @@ from server.models.artefact import (
     sync_folder,
     write_durably,
 )
+from server.models.folders import exchange, locked, place, remove, state_of
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +39,6 @@ CURRENT, CANDIDATE, PREVIOUS = POINTER, "candidate", "previous"
 _HISTORY = "history"
 _HISTORY_LENGTH = 8
 _MOST_HISTORY = 1 << 16  # bytes
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
-
-
 Mark = tuple[tuple[object, ...], ...]  # differs after every change of `current` and of the files that it leads to
 
 
@@ -87,15 +81,15 @@ class ModelStore:
         model = self.models / name
         model.mkdir(parents=True, exist_ok=True)
         target, aside = model / version, model / f".{version}"
-        with _locked(model):
-            _remove(aside)
+        with locked(model):
+            remove(aside)
             if not self.has(name, version, manifest_digest(source)):
                 shutil.copytree(source, aside, copy_function=place)
                 for folder in (path for path in (*aside.rglob("*"), aside) if path.is_dir()):
                     sync_folder(folder)
                 if target.exists():
-                    _exchange(aside, target)
-                    _remove(aside)
+                    exchange(aside, target)
+                    remove(aside)
                 else:
                     aside.replace(target)
                 sync_folder(model)
@@ -181,7 +175,7 @@ class ModelStore:
         """
         folder = self.models / name
         try:
-            with _locked(folder):
+            with locked(folder):
                 before = self.aliases(name).get(CURRENT)
                 if alias == CURRENT and before not in (None, version):
                     kept = [earlier for earlier in self._history(name) if earlier != before]
@@ -200,12 +194,12 @@ class ModelStore:
         """
         folder = self.models / name
         try:
-            found = [_stat(folder / CURRENT)]
+            found = [state_of(folder / CURRENT)]
         except OSError:
             return None
         with contextlib.suppress(OSError, ValueError):
             version = folder / read_pointer(folder / CURRENT)
-            found += [_stat(version), *map(_stat, sorted(version.rglob("*")))]
+            found += [state_of(version), *map(state_of, sorted(version.rglob("*")))]
         return tuple(found)
 
     def _history(self, name: str) -> list[str]:
@@ -215,50 +209,3 @@ class ModelStore:
         except OSError:
             return []
         return [line for line in lines[-_HISTORY_LENGTH:] if is_folder_name(line)]
-
-
-def _stat(path: Path) -> tuple[object, ...]:
-    """What changes with the file, its permissions included; for a link that leads nowhere, those of the link."""
-    try:
-        found = path.stat()
-    except OSError:
-        found = path.lstat()
-    return str(path), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a model's folder; other publishers wait."""
-    with (folder / ".lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _exchange(left: Path, right: Path) -> None:
-    """Swap two folders in one step with renameat2(2) of Linux; where that fails, with three renames."""
-    paths = (os.fsencode(left.absolute()), os.fsencode(right.absolute()))
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    if rename is None or rename(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE):
-        old = right.with_name(f"{left.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        right.replace(old)
-        left.replace(right)
-        old.replace(left)
-
-
-def _remove(path: Path) -> None:
-    """A folder, or whatever else stands in its place."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def place(source: str, target: str) -> None:
-    """Link a file, or copy it where that is not possible, and sync it."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    with Path(target).open("rb") as file:
-        os.fsync(file.fileno())

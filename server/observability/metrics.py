@@ -15,9 +15,9 @@ from prometheus_client import CollectorRegistry, Metric, ProcessCollector, start
 from server.domain.reloading_file import ReloadingFile
 from server.domain.supervision import restarts
 from server.inference.scheduler import Scheduler
-from server.models.following import Follower
 from server.models.handle import Handle, State
 from server.models.loading import MemoryLimit
+from server.models.mirroring import Mirror
 from server.observability.families import counters, gauges, histograms
 from server.observability.trace_export import TraceExport
 from server.rpc.admission import Admission
@@ -45,7 +45,7 @@ class Collector:
     files: Sequence[ReloadingFile[Any]] = ()
     limits: TenantLimits | None = None
     ledger: Writer | None = None
-    following: Follower | None = None
+    registry: Mirror | None = None
     collections: Callable[[], Mapping[str, Sequence[str]]] = dict  # what is wrong with each
     traces: TraceExport | None = None
 
@@ -57,9 +57,9 @@ class Collector:
         yield from lane_times(self.schedulers)
         yield from works(self.schedulers)
         yield from models(self.handles, self.memory)
-        if self.following is not None and self.following.has_registry:
+        if self.registry is not None and self.registry.has_registry:
             what = "1 while the model registry cannot be asked: what is on disk is served"
-            yield gauges("quintet_registry_away", what, "", {(): bool(self.following.away)})
+            yield gauges("quintet_registry_away", what, "", {(): bool(self.registry.away)})
         yield from upstreams(list(self.upstreams.values()))
         if self.ledger is not None:
             yield from ledger(self.ledger)

@@ -10,6 +10,7 @@ import contextlib
 import math
 import re
 import secrets
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -188,11 +189,12 @@ def _authorities(file: Path, pem: bytes) -> _Authorities:
 
 
 def _check_with_grpc(files: Sequence[Path], chain: bytes, key: bytes, client_ca: bytes | None) -> None:
-    """Whether gRPC's TLS library takes them all, on a socket of their own that no client can know."""
+    """Whether gRPC's TLS library takes them all, on a socket of their own."""
     credentials = grpc.ssl_server_credentials([(key, chain)], client_ca, require_client_auth=client_ca is not None)
     server = grpc.server(ThreadPoolExecutor(1))  # never started
+    address = f"unix-abstract:quintet-{secrets.token_hex(16)}" if sys.platform == "linux" else "127.0.0.1:0"
     try:
-        server.add_secure_port(f"unix-abstract:quintet-{secrets.token_hex(16)}", credentials)
+        server.add_secure_port(address, credentials)
     except RuntimeError:
         raise BadFile(
             f"{', '.join(map(str, files))}: gRPC's TLS library does not support them, or cannot read them"

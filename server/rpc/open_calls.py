@@ -9,6 +9,7 @@ from server.domain.context import Context
 # Enough to send a status to a client that reads.
 _SECONDS_FOR_STATUS = 1.0
 _SECONDS_TO_LEAVE = 0.05  # in which gRPC notices that the client has left, and ends the call itself
+_HANDLER = "HandleExceptions"  # what the names of gRPC's tasks that run handlers begin with
 _WAITS_FOR_CLIENT = "_schedule_rpc_coro"  # gRPC's coroutine that waits until client and handler have ended a call
 
 
@@ -16,24 +17,24 @@ class OpenCalls:
     """Ends calls on the wire when their deadline has passed. Use it on the event loop only."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._stuck: set[asyncio.Task[Any]] = set()  # to be closed in a moment
 
-    def add(self, call: Context) -> None:
-        """The current task, which is gRPC's, serves `call`."""
+    def limit(self, call: Context) -> None:
+        """The current task serves `call`, whose deadline is the server's own; at a client's gRPC ends the call."""
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        if not call.client_deadline:  # at a client's own deadline gRPC ends the call
-            timer = asyncio.get_running_loop().call_at(call.deadline + _SECONDS_FOR_STATUS, self._reset, task)
-            task.add_done_callback(lambda _: timer.cancel())
+        timer = asyncio.get_running_loop().call_at(call.deadline + _SECONDS_FOR_STATUS, self._reset, task)
+        task.add_done_callback(lambda _: timer.cancel())
 
-    async def ended(self, seconds: float) -> int:
-        """Wait until the calls that are open now have ended, so many seconds at most; returns how many have not."""
-        if not self._tasks:
+    async def ended(self, service_prefix: str, seconds: float) -> int:
+        """Wait until the calls of services that are open now have ended, so many seconds at most; returns how many have
+        not.
+        """
+        prefix = f"{_HANDLER}[/{service_prefix}"
+        tasks = [task for task in asyncio.all_tasks() if task.get_name().startswith(prefix)]
+        if not tasks:
             return 0
-        _, left = await asyncio.wait(self._tasks, timeout=seconds)
+        _, left = await asyncio.wait(tasks, timeout=seconds)
         return len(left)
 
     async def reset_current(self) -> None:
@@ -60,18 +61,18 @@ class OpenCalls:
     def _close_stuck(self) -> None:
         """The tasks of gRPC that wait for client and handler are found by their references to the handlers' tasks."""
         loop = asyncio.get_running_loop()
+        stuck, self._stuck = self._stuck, set()
         for waiting in asyncio.all_tasks():
-            coroutine: Any = waiting.get_coro()
-            if coroutine.__name__ != _WAITS_FOR_CLIENT:
+            coroutine = waiting.get_coro()
+            if getattr(coroutine, "__name__", "") != _WAITS_FOR_CLIENT:
                 continue
             found = gc.get_referents(*gc.get_referents(coroutine))
-            if any(isinstance(each, asyncio.Task) and each in self._stuck for each in found):
+            if any(isinstance(each, asyncio.Task) and each in stuck for each in found):
                 closed = getattr(waiting, "_fut_waiter", None)
                 if isinstance(closed, asyncio.Future) and not isinstance(closed, asyncio.Task) and not closed.done():
                     closed.set_result(None)
                     # gRPC completes it again when the call has been reset, so it has to be incomplete by then.
                     loop.call_soon(_renew, closed)
-        self._stuck.clear()
 
 
 def _renew(future: Any) -> None:

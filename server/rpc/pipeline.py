@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 Parse = Callable[[Any], Any]  # a payload, or the iterator of payloads, to requests
 Receive = Callable[[Any, Context], Awaitable[tuple[Any, int]]]  # a payload, or the iterator of payloads, and its size
 _MOST_BYTES_RECEIVED = 128 * 1024 * 1024  # by all calls whose requests have not yet arrived
+_OWN = "quintet."  # what the services that are drained begin with
 _QUIET_SECONDS, _MOST_QUIET_SECONDS = 0.05, 2.0  # without a call, before the server is shut down
 
 
@@ -88,7 +89,7 @@ class Registrar:
         until = time.monotonic() + seconds
         self._admission.stopping = True
         self._receiving.stop()
-        if left := await self._open.ended(seconds):
+        if left := await self._open.ended(_OWN, seconds):
             log.warning("%d calls did not end within %g s", left, seconds)
         quiet = min(until, time.monotonic() + _MOST_QUIET_SECONDS)
         before = -1
@@ -133,7 +134,8 @@ class Registrar:
             call = admission.identify(method.name, metadata, context)
             code, reason, response, permit, failure = grpc.StatusCode.CANCELLED, "", None, None, None
             set_current(call)  # first, so that refusals are logged with its id
-            open_calls.add(call)
+            if not call.client_deadline:
+                open_calls.limit(call)
             if begin_trace is not None:
                 call.trace = begin_trace(call, metadata)
             try:
@@ -176,7 +178,8 @@ class Registrar:
             call = admission.identify(method.name, metadata, context)
             code, reason, permit, failure = grpc.StatusCode.CANCELLED, "", None, None
             set_current(call)  # first, so that refusals are logged with its id
-            open_calls.add(call)
+            if not call.client_deadline:
+                open_calls.limit(call)
             if begin_trace is not None:
                 call.trace = begin_trace(call, metadata)
             try:

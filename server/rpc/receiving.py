@@ -7,6 +7,7 @@ So the caller is found before the request is received, and only so many requests
 import asyncio
 import ctypes
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -25,39 +26,42 @@ from server.domain.errors import (
 
 SECONDS = 10.0  # from a call's headers to the last byte of its first message
 # A small request arrives with its headers, so that a burst of them is over before one of them is refused.
-_SHORT_SECONDS = 0.1
+_LOOK_SECONDS = 0.1
 _CANCELLATION_SECONDS = 0.05
 _FREED_SECONDS = 1.0  # until gRPC has freed what it had received of ended calls
 _LATE = "the request did not arrive in time: before the deadline, and within 10 s of the call's headers"
 
 
 class _Waiting:
-    """A call that waits for a message of `caller`. `error` says why it was ended early."""
+    """A task that waits for a message of `caller`, until a time.monotonic() instant."""
 
-    __slots__ = ("caller", "error", "is_first", "timeout", "was_seen")
+    __slots__ = ("caller", "error", "is_first", "task", "until", "was_seen")
 
     def __init__(self, caller: str, until: float, is_first: bool) -> None:
         self.caller = caller
+        self.until = until
         self.is_first = is_first
-        self.was_seen = False  # whether it waited when they were counted the last time
-        self.timeout = asyncio.timeout_at(until)
-        self.error: QuintetError | None = None
+        self.task = asyncio.current_task()
+        self.was_seen = False  # whether it waited when they were looked at the last time
+        self.error: QuintetError | None = None  # why it was ended
 
     def end(self, error: QuintetError) -> None:
-        self.error = error
-        self.timeout.reschedule(0.0)
+        if self.error is None and self.task is not None:
+            self.error = error
+            self.task.cancel()
 
 
 class Receiving:
     """Receives up to `limit` requests at once; if there are more, the caller that sends most of them loses its oldest.
 
-    Use it on the event loop only.
+    Use it on the event loop only. Calls that wait are looked at now and then, because a timer for each would cost more
+    than everything else here.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._waiting: dict[_Waiting, None] = {}  # in the order of their arrival
-        self._timer: asyncio.TimerHandle | None = None
+        self._looking: asyncio.TimerHandle | None = None
         self._ended = False  # whether calls were ended since memory was last given back
 
     async def one(self, context: Any, call: Context) -> tuple[bytes, int]:
@@ -85,14 +89,16 @@ class Receiving:
         Raises DeadlineExceeded, ServerOverloaded, or ServerStopping.
         """
         waiting = _Waiting(caller, until, is_first)
+        self._waiting[waiting] = None
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
         try:
-            async with waiting.timeout:
-                self._waiting[waiting] = None
-                if len(self._waiting) > self._limit:
-                    self._watch()
-                message = await context.read()
-        except TimeoutError:
-            raise waiting.error or DeadlineExceeded(_LATE) from None
+            message = await context.read()
+        except asyncio.CancelledError:
+            if waiting.error is None or waiting.task is None:
+                raise
+            waiting.task.uncancel()
+            raise waiting.error from None
         finally:
             del self._waiting[waiting]
         return None if message is grpc.aio.EOF else message
@@ -103,28 +109,29 @@ class Receiving:
             if waiting.is_first:
                 waiting.end(ServerStopping("the server is stopping", retry_after=1.0))
 
-    def _watch(self) -> None:
-        """Look in a moment whether there are still too many, and until there are not."""
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_SHORT_SECONDS, self._make_room)
-
-    def _make_room(self) -> None:
-        """Only calls that were seen twice lose: after a pause of the event loop, a request may have come already."""
-        self._timer = None
+    def _look(self) -> None:
+        """End what waits for too long, and what is too much: only calls that were seen twice, because after a pause of
+        the event loop a request may have come already.
+        """
+        now = time.monotonic()
+        for each in self._waiting:
+            if each.until <= now:
+                each.end(DeadlineExceeded(_LATE))
         waiting = [each for each in self._waiting if each.error is None]
         surplus = len(waiting) - self._limit
-        for caller, number in Counter(each.caller for each in waiting).most_common():
-            for each in [each for each in waiting if each.caller == caller and each.was_seen][: max(surplus, 0)]:
-                each.end(ServerOverloaded(f"{number} requests are being received", retry_after=1.0))
-                surplus -= 1
-                self._ended = True
-        for each in waiting:
-            each.was_seen = True
         if surplus > 0:
-            self._watch()
+            for caller, number in Counter(each.caller for each in waiting).most_common():
+                for each in [each for each in waiting if each.caller == caller and each.was_seen][: max(surplus, 0)]:
+                    each.end(ServerOverloaded(f"{number} requests are being received", retry_after=1.0))
+                    surplus -= 1
+                    self._ended = True
         elif self._ended:
             self._ended = False
             asyncio.get_running_loop().call_later(_FREED_SECONDS, _give_memory_back)
+        for each in waiting:
+            each.was_seen = True
+        again = self._waiting or self._ended
+        self._looking = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look) if again else None
 
 
 def _latest(call: Context) -> float:

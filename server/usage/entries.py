@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, insert, or_, select, text, update
 
 from server.domain.errors import RequestIdReused
-from server.domain.usage import Entry, Opened, Outcome, UsageSource, microseconds, new_id
+from server.domain.usage import Entry, Opened, Outcome, UsageSource, microseconds, time_of_id
 from server.usage.tables import CALLS, INSTANCES, SETTLED, entry_of, row_of, storable_entry
 
 _REPEAT_WINDOW = timedelta(days=1)
@@ -150,7 +150,7 @@ def leave(connection: Connection, instance: str) -> int:
 
 def expire(connection: Connection, before: datetime, most: int) -> int:
     """Delete up to `most` of the oldest entries that began before this time; return how many."""
-    old = select(_columns.id).where(_columns.id < new_id(before)[:16]).order_by(_columns.id).limit(most)
+    old = select(_columns.id).where(_columns.id < time_of_id(before)).order_by(_columns.id).limit(most)
     # Another server that deletes the same ones is not waited for.
     found = old.with_for_update(skip_locked=True)
     return connection.execute(delete(CALLS).where(_columns.id.in_(found))).rowcount

@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import Column, ColumnElement, Connection, Integer, case, func, literal_column, select
 
 from server.domain.money import Cost
-from server.domain.usage import Entry, Outcome, Selection, Sum, UsageSource, microseconds, moment_of
+from server.domain.usage import Entry, Outcome, Selection, Sum, UsageSource, microseconds, moment_of, time_of_id
 from server.usage.tables import CALLS, entry_of, storable
 
 _DAY_MICROS = 86_400_000_000
@@ -15,10 +15,11 @@ _columns = CALLS.c
 def _matches(selection: Selection) -> list[ColumnElement[bool]]:
     wanted = {name: getattr(selection, name) for name in ("tenant", "service", "model", "request_id")}
     conditions = [_columns[name] == storable(value) for name, value in wanted.items() if value is not None]
+    # Ids begin with the time, and have an index.
     if selection.since:
-        conditions.append(_columns.started >= microseconds(selection.since))
+        conditions.append(_columns.id >= time_of_id(selection.since))
     if selection.until:
-        conditions.append(_columns.started < microseconds(selection.until))
+        conditions.append(_columns.id < time_of_id(selection.until))
     return conditions
 
 

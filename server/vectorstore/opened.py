@@ -91,6 +91,9 @@ class OpenCollections:
     async def reached(self, name: str, generation: int, deadline: float) -> Collection:
         """The collection, once it is at this generation. Raises GenerationNotReached if that takes too long."""
         give_up = min(deadline, time.monotonic() + _REACH_SECONDS)
+        # Another process may have removed the collection and made another of this name.
+        if generation and name in self.open and not await self.reading.run(self.open[name].is_current):
+            await self.refresh(name)
         while (collection := await self.find(name)).snapshot.generation < generation:
             if time.monotonic() >= give_up:
                 at = collection.snapshot.generation

@@ -188,6 +188,10 @@ class Served:
             self._kept = kept_damage(self.folder)
             return True
 
+    def is_current(self) -> bool:
+        """Whether no other process has written segments, or made another collection in its place. Waits for no lock."""
+        return layout.pointer_stamp(self.folder) == self._stamp
+
     def find(self, document_id: str) -> tuple[Document, NDArray[np.int32], NDArray[np.float32]] | None:
         """A document with its passages and their vectors, as they are now; None if it is not in the collection."""
         with self._state:

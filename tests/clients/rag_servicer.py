@@ -21,6 +21,8 @@ class Rag(rag_pb2_grpc.RagServiceServicer):
         self.owners: dict[str, str] = {}
         self.storage: rag_pb2.Storage | None = None
         self.generation = 0
+        self.origin = "fold"
+        self.breaks: list[bool] = []  # streams of Reindex that break after an event; whether the work ends meanwhile
 
     def _index(self, collection: str) -> common_pb2.IndexRef:
         return common_pb2.IndexRef(collection=collection, generation=self.generation)
@@ -162,7 +164,11 @@ class Rag(rag_pb2_grpc.RagServiceServicer):
     ) -> rag_pb2.ListGenerationsResponse:
         count = len(self._known(request.collection, context))
         generation = rag_pb2.Generation(
-            generation=self.generation, document_count=count, passage_count=count, size_bytes=1_500_000, origin="fold"
+            generation=self.generation,
+            document_count=count,
+            passage_count=count,
+            size_bytes=1_500_000,
+            origin=self.origin,
         )
         return rag_pb2.ListGenerationsResponse(generations=[generation], index=self._index(request.collection))
 
@@ -176,6 +182,10 @@ class Rag(rag_pb2_grpc.RagServiceServicer):
     def Reindex(self, request: rag_pb2.ReindexRequest, context: Context) -> Iterator[rag_pb2.ReindexResponse]:
         total = len(self._known(request.collection, context))
         for done in range(total + 1):
+            if done and self.breaks:
+                if self.breaks.pop():
+                    self.generation, self.origin = self.generation + 1, "reindex"
+                abort(context, Failure(grpc.StatusCode.UNAVAILABLE, message="Socket closed"), "")
             yield rag_pb2.ReindexResponse(progress=rag_pb2.ReindexProgress(done=done, total=total))
         self.generation += 1
         done_event = rag_pb2.ReindexDone(index=self._index(request.collection), model=MODEL)

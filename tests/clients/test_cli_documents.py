@@ -211,6 +211,18 @@ def test_collections(in_process: Quintet, server: SmallServer, tmp_path: Path) -
     assert list(server.rag.collections) == ["alpha", "gamma"]
 
 
+@pytest.mark.parametrize(("ended", "joins"), [(False, 2), (True, 1)])
+def test_reindexing_is_joined_again_when_its_connection_breaks(
+    in_process: Quintet, server: SmallServer, monkeypatch: pytest.MonkeyPatch, ended: bool, joins: int
+) -> None:
+    monkeypatch.setattr("quintet_client.cli.collections._REJOIN_SECONDS", 0)
+    server.rag.collections["beta"] = {"1": rag_pb2.Document(id="1", text="text")}
+    server.rag.breaks = [ended]
+    done = in_process("reindex", "beta")
+    assert (done.returncode, done.stdout.partition(",")[0]) == (0, "beta: generation 1")
+    assert server.recorder.methods().count("Reindex") == joins
+
+
 @pytest.mark.parametrize(("answer", "left"), [("y", 0), ("n", 1), ("", 1)])
 def test_deleting_asks(terminal: OpenTerminal, server: SmallServer, answer: str, left: int) -> None:
     server.rag.collections["notes"] = {}

@@ -267,6 +267,8 @@ def test_key_files_are_readable_by_their_owner_alone(in_process: Quintet, file: 
     no_folder = in_process("tenants", "add", "bob", "--file", str(file), "--key-file", str(tmp_path / "no" / "key"))
     assert no_folder.returncode == 2
     assert no_folder.stderr == f"error: {tmp_path}/no/key: no such file or directory\n"
+    device = in_process("tenants", "add", "bob", "--file", str(file), "--key-file", "/dev/null")
+    assert (device.returncode, device.stderr) == (2, "error: /dev/null: not a regular file\n")
     assert "bob" not in file.read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["acme.key", "tenants.toml"]
 

@@ -1,5 +1,6 @@
 """Starting, health, reflection, broken artefacts, a killed language model, and stopping."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from quintet.v1 import (
     pricing_pb2_grpc,
 )
 
+from tests.campaigns.fuzz.http2 import Connection, message, request_headers
 from tests.conftest import ROOT, ServerProcess, start_server, wait_ready
 from tests.e2e.tasks import HOUSE, conversation
 from tests.e2e.test_bad_input import details
@@ -228,6 +230,29 @@ def test_a_stop_pauses_for_load_balancers_but_not_at_a_terminal(tmp_path: Path) 
         assert running.process.wait(20) == 0
         times.append(time.monotonic() - begun)
     assert times[0] < 2 <= times[1]
+
+
+async def test_clients_that_do_not_read_hold_neither_calls_nor_the_stop(tmp_path: Path) -> None:
+    running = await asyncio.to_thread(
+        start_server, tmp_path, tmp_path / "log.txt", llm="off", default_deadline_seconds="1"
+    )
+    try:
+        port = int(running.address.rpartition(":")[2])
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(lambda: Connection(window=1), "127.0.0.1", port)
+        headers = request_headers("/quintet.v1.ModelService/ListModels", [])
+        async with asyncio.timeout(15):
+            ended = await asyncio.gather(*(connection.call(headers, message(b"")) for _ in range(20)))
+        assert {each.status for each in ended} == {grpc.StatusCode.CANCELLED.value[0]}
+        watch = request_headers("/grpc.health.v1.Health/Watch", [])
+        open_calls = [asyncio.create_task(connection.call(each, message(b""))) for each in (headers, watch)]
+        await asyncio.sleep(0.2)
+    finally:
+        begun = time.monotonic()
+        assert await asyncio.to_thread(running.stop) == 0
+    assert time.monotonic() - begun < 10, "the grace is 13 s"
+    await asyncio.gather(*open_calls)
+    assert "Traceback" not in running.log.read_text()
 
 
 def test_a_stop_that_hangs_ends_in_time() -> None:

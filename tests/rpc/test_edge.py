@@ -228,21 +228,23 @@ async def test_a_stream_of_requests_that_has_begun_may_finish() -> None:
         response = classification_pb2.ClassifyResponse()
         async for _ in requests:
             response.model.name += "m"
+            begun.set()
         return response
 
+    begun = asyncio.Event()
     handler = grpc.stream_unary_rpc_method_handler(
         count,
         request_deserializer=classification_pb2.ClassifyRequest.FromString,
         response_serializer=classification_pb2.ClassifyResponse.SerializeToString,
     )
     served = Served(10.0)
-    served.registrar.add_registered_method_handlers("test.Import", {"All": handler})
+    served.registrar.add_registered_method_handlers("quintet.Import", {"All": handler})
     await served.server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{served.port}") as channel:
-        invoke: Any = channel.stream_unary("/test.Import/All")
+        invoke: Any = channel.stream_unary("/quintet.Import/All")
         call = invoke(metadata=(("tenant", "a"),))
         await call.write(REQUEST.SerializeToString())
-        await until(lambda: served.admission.running)
+        await begun.wait()
         stop = asyncio.create_task(served.stopped(5))
         await until(lambda: served.admission.stopping)
         await call.write(REQUEST.SerializeToString())

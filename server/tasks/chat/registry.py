@@ -189,7 +189,8 @@ class ChatModels:
             state = State.READY if router.is_available else State.LOADING
             if handle.loaded is not None and (handle.state, handle.message) != (state, remark):
                 # Providers recover without this server; its own process does not.
-                handle.move(state, remark, is_away=EMBEDDED not in self._config.names[name])
+                is_away = state is State.LOADING and EMBEDDED not in self._config.names[name]
+                handle.move(state, remark, is_away=is_away)
 
     def _breaker(self, provider: str) -> CircuitBreaker:
         """The provider's, or "embedded"'s."""

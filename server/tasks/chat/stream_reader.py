@@ -22,7 +22,7 @@ _FINISH_REASONS = {
     **dict.fromkeys(
         (
             *("stop", "stopped", "eos", "eostoken", "eosfound", "stopsequence", "stoptoken", "stopstringfound"),
-            *("endturn", "end", "complete", "completed", "word"),
+            *("endturn", "end", "complete", "completed", "finish", "finished", "done", "eot", "word"),
         ),
         _STOP,
     ),
@@ -30,7 +30,7 @@ _FINISH_REASONS = {
         (
             *("length", "maxlength", "modellength", "contextlength", "contextlengthreached", "tokenlimit", "limit"),
             *("maxtokens", "maxcompletiontokens", "maxoutputtokens", "maxnewtokens", "maxpredictedtokensreached"),
-            "modelcontextwindowexceeded",
+            *("modelcontextwindowexceeded", "contextwindowexceeded", "tokenlimitreached", "truncated"),
         ),
         _LENGTH,
     ),
@@ -38,11 +38,12 @@ _FINISH_REASONS = {
         (
             *("contentfilter", "contentfiltered", "filtered", "safety", "imagesafety", "recitation", "blocklist"),
             *("prohibitedcontent", "spii", "refusal", "sensitive", "moderation", "errortoxic"),
-            *("guardrail", "guardrails", "guardrailintervened"),
+            *("guardrail", "guardrails", "guardrailintervened", "contentpolicy", "contentpolicyviolation", "blocked"),
         ),
         _FILTER,
     ),
 }
+_NO_REASON = ("", "null", "None")
 _ERROR_TEXTS = ("message", "msg", "detail", "error_message", "error_msg")  # of objects that are no chunks
 
 
@@ -128,9 +129,10 @@ class Answer:
         if error := choice.get("error"):
             self.failure = reported({"error": error})
             return ()
-        if isinstance(reason := choice.get("finish_reason"), str) and reason:
+        reason = choice.get("finish_reason")
+        if isinstance(reason, str) and reason not in _NO_REASON:
             self.finish_reason = _name(reason)
-        elif reason:
+        elif reason and not isinstance(reason, str):
             self.finish_reason = "unknown"
         delta = choice.get("delta")
         if isinstance(delta, dict):
@@ -138,6 +140,9 @@ class Answer:
         else:  # a whole message at the end repeats what deltas said
             delta = None if self._has_delta else choice.get("message")
         if isinstance(delta, dict):
+            if error := delta.get("error"):
+                self.failure = reported({"error": error})
+                return ()
             if delta.get("tool_calls") or delta.get("function_call"):
                 self._has_tool_calls = True
             if refusal := _texts(delta.get("refusal")):
@@ -150,7 +155,9 @@ class Answer:
 def _is_error(chunk: Mapping[str, Any]) -> bool:
     if chunk.get("error") or chunk.get("object") == "error" or chunk.get("type") == "error":
         return True
-    return "choices" not in chunk and any(isinstance(chunk.get(name), str) for name in _ERROR_TEXTS)
+    if "choices" in chunk:
+        return False
+    return bool(chunk.get("errors")) or any(isinstance(chunk.get(name), str) for name in _ERROR_TEXTS)
 
 
 def _texts(content: object) -> list[str]:

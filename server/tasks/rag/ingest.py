@@ -96,11 +96,16 @@ class Ingester:
         """Make an empty collection. Raises CollectionExists."""
         async with self._collections.only_writer(name, deadline):
             sample = await self._embedder.embed([name], deadline=deadline)
-            if name in self._collections.owners():
-                raise CollectionExists(name)  # whatever the caller's quota
-            with self._quotas.room(name, Stored(collections=1)):
-                collection = await self._collections.create(name, sample.shape[1], deadline=deadline)
-            return collection.snapshot.index
+            while True:
+                await self._collections.refresh(name)
+                if name in self._collections.owners():
+                    raise CollectionExists(name)  # whatever the caller's quota
+                try:
+                    with self._quotas.room(name, Stored(collections=1)):
+                        collection = await self._collections.create(name, sample.shape[1], deadline=deadline)
+                        return collection.snapshot.index
+                except CollectionNotFound:  # another process has just removed it
+                    await asyncio.sleep(min(_AGAIN_SECONDS, remaining(deadline)))
 
 
 def _check_unique(documents: Sequence[Document]) -> None:

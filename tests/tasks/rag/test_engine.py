@@ -160,6 +160,28 @@ async def test_two_processes(
     await other.close()
 
 
+async def test_another_process_makes_a_collection_anew(
+    engine: RagEngine, embedder: HashingEmbedder, scheduler: Scheduler, tmp_path: Path
+) -> None:
+    """Before the watcher notices it."""
+    for document in (CAT, SUN):
+        await engine.ingester.add("notes", [document], deadline=soon())
+    other = RagEngine(tmp_path, embedder, scheduler)
+    assert (await described(other)).index.generation == 2
+    await engine.drop("notes", deadline=soon())
+    written = await engine.ingester.add("notes", [DOG], deadline=soon())
+    query = Query("? dog", "notes", 5, min_generation=written.index.generation)
+    found = await other.retrieve(query, deadline=soon())
+    assert [passage.document_id for passage in found.passages] == ["dog"]
+    await engine.drop("notes", deadline=soon())
+    assert await other.ingester.create("notes", deadline=soon()) == IndexIdentity("notes", 0)
+    with pytest.raises(CollectionExists):
+        await engine.ingester.create("notes", deadline=soon())
+    await engine.drop("notes", deadline=soon())
+    with pytest.raises(CollectionNotFound):
+        await other.drop("notes", deadline=soon())
+
+
 async def test_a_generation_that_never_comes(engine: RagEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opened, "_REACH_SECONDS", 0.1)
     await engine.ingester.add("notes", [CAT], deadline=soon())

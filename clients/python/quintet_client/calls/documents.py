@@ -93,5 +93,8 @@ def compact(stubs: Stubs, collection: str, *, timeout: float | None = None) -> C
 
 
 def reindex(stubs: Stubs, collection: str, *, timeout: float | None = None) -> StreamCall[rag_pb2.ReindexResponse]:
-    """Embed all documents again: progress, then one done. Closing the iterator leaves the collection unchanged."""
+    """Embed all documents again: progress, then one done.
+
+    The work goes on when the iterator is closed or the connection breaks; another call joins it.
+    """
     return StreamCall(stubs.rag.Reindex, make(rag_pb2.ReindexRequest, collection=collection), timeout, OPEN)

@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+import time
+from collections.abc import Iterator
 from datetime import UTC
 
 from quintet.v1 import rag_pb2
@@ -12,8 +14,11 @@ from quintet_client.cli.progress import progress_bar
 from quintet_client.cli.terminal import Cell, Terminal
 from quintet_client.client import QuintetClient
 from quintet_client.contract import enum_name
+from quintet_client.errors import Unreachable
 
 _STYLES = {"ready": "green", "failed": "red"}
+_REJOINS = 5  # in a row without an event
+_REJOIN_SECONDS = 1.0
 _PAGE = 1000  # documents; the contract's maximum
 
 
@@ -197,7 +202,7 @@ def _state(of: rag_pb2.Collection | rag_pb2.GetIndexResponse) -> tuple[str, str]
 def run_reindex(args: argparse.Namespace, client: QuintetClient, out: Terminal) -> int:
     """Show a progress bar on a terminal; with --json, write every event."""
     with progress_bar(hidden=out.as_json) as show:
-        for event in client.reindex(args.collection):
+        for event in _reindexing(client, args.collection):
             if out.as_json:
                 out.json(event)
             elif event.WhichOneof("event") == "progress":
@@ -207,3 +212,25 @@ def run_reindex(args: argparse.Namespace, client: QuintetClient, out: Terminal) 
         index, model = event.done.index, event.done.model
         out.line(f"{args.collection}: generation {index.generation}, embedded by {model.name} {model.version}")
     return OK
+
+
+def _reindexing(client: QuintetClient, collection: str) -> Iterator[rag_pb2.ReindexResponse]:
+    """The events of reindexing, to its end: where the connection breaks, the work goes on and is joined again."""
+    before = client.get_index(collection).index
+    broken = 0
+    while True:
+        try:
+            for event in client.reindex(collection):
+                yield event
+                broken = 0
+            return
+        except Unreachable:
+            broken += 1
+            if broken > _REJOINS:
+                raise
+        time.sleep(_REJOIN_SECONDS)
+        newest = client.list_generations(collection).generations[0]
+        if newest.origin == "reindex" and newest.generation > before.generation:  # it ended meanwhile
+            before.generation = newest.generation
+            yield rag_pb2.ReindexResponse(done=rag_pb2.ReindexDone(index=before, model=newest.model))
+            return

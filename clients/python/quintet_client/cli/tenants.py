@@ -224,8 +224,11 @@ def _key_file(args: argparse.Namespace, key: str) -> Iterator[None]:
     if not args.key_file:
         yield
         return
+    path = Path(args.key_file)
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: not a regular file")  # replacing a device would break the system
     try:
-        with written_aside(Path(args.key_file), f"{key}\n"):
+        with written_aside(Path(os.path.realpath(path)), f"{key}\n"):
             yield
     except OSError as error:
         raise UsageError(f"{args.key_file}: {os_reason(error)}") from error

@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 _XML = re.compile(r"\s*<\?xml\s|<html\s[^>]*?xmlns\s*=", re.IGNORECASE)
@@ -20,6 +20,8 @@ _AROUND_CONTENT = "nav, aside, footer, form, button, [hidden]:not([hidden=until-
 _HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6", "summary", "dt"})
 # Elements that hold notes as well as links to other pages, or paragraphs as well as a search field.
 _SOMETIMES_CONTENT = frozenset({"aside", "form"})
+_NO_PROSE = frozenset({"a", "nav", "label", "button", "legend", "select", "textarea", "option"})
+_BEGINNING = 500  # characters, in which prose shows
 _PROSE = re.compile(r".{12,}[.!?:;…]|.{40,}|[^\x00-\u2fff]{6,}|[^\x00-\u2fff]{2,}[。！？]", re.DOTALL)
 _INLINE = frozenset(
     {
@@ -48,10 +50,10 @@ def extract(source: str, parser: Any, *, is_xml: bool = False) -> Page:
         return Page(title, "")
     for node in body.css(_NEVER_CONTENT):
         node.decompose()
-    root = _main(tree, body)
-    whole = len(_plain(root))
+    lengths = _text_lengths(body)
+    root = _main(tree, body, lengths)
     for node in root.css(_AROUND_CONTENT if root is not body else f"{_AROUND_CONTENT}, header"):
-        if node.parent is not None and not _is_content(node, whole):
+        if node.parent is not None and not _is_content(node, root, lengths):
             node.decompose()
     return Page(title, "\n\n".join(_blocks(root)).translate(_INVISIBLE))
 
@@ -75,38 +77,58 @@ def _title(tree: Any) -> str:
     return ""
 
 
-def _main(tree: Any, body: Any) -> Any:
+def _main(tree: Any, body: Any, lengths: Mapping[int, int]) -> Any:
     """main, or the only article, unless most of the text stands elsewhere: an article may be a teaser."""
-    whole = len(_plain(body))
-    mains = sorted(tree.css("main, [role=main]"), key=lambda node: len(_plain(node)))
-    if mains and len(_plain(mains[-1])) * 5 >= whole:
-        return mains[-1]
+
+    def length(node: Any) -> int:
+        return lengths.get(node.mem_id, 0)
+
+    main = max(tree.css("main, [role=main]"), key=length, default=None)
+    if main is not None and length(main) * 5 >= length(body):
+        return main
     articles = [node for node in tree.css("article") if not _is_within(node.parent, {"article"})]
-    if len(articles) == 1 and len(_plain(articles[0])) * 2 >= whole:
+    if len(articles) == 1 and length(articles[0]) * 2 >= length(body):
         return articles[0]
     return body
 
 
-def _is_content(node: Any, whole: int) -> bool:
+def _is_content(node: Any, root: Any, lengths: Mapping[int, int]) -> bool:
     """Whether an element that usually surrounds content has content: a heading, most of the text, or prose."""
     if node.tag == "button":
         return _is_within(node.parent, _HEADINGS)
     if node.css_first("main, [role=main], article, h1"):
         return True
-    text = _plain(node)
-    return len(text) * 2 > whole or (node.tag in _SOMETIMES_CONTENT and bool(_PROSE.search(text)))
+    if lengths.get(node.mem_id, 0) * 2 > lengths.get(root.mem_id, 0):
+        return True
+    return node.tag in _SOMETIMES_CONTENT and bool(_PROSE.search(_beginning(node)))
 
 
-def _plain(node: Any) -> str:
-    """The text outside links, navigation and fields."""
-    texts, stack = [], [node]
+def _text_lengths(root: Any) -> dict[int, int]:
+    """How long the text outside links, navigation and fields is, by node."""
+    lengths: dict[int, int] = {}
+    stack = [(root, False)]
     while stack:
+        node, has_children_done = stack.pop()
+        if has_children_done:
+            lengths[node.mem_id] = sum(lengths.get(child.mem_id, 0) for child in node.iter(include_text=True))
+        elif node.tag == "-text":
+            lengths[node.mem_id] = len("".join((node.text_content or "").split()))
+        elif node.tag not in _NO_PROSE:
+            stack.append((node, True))
+            stack += ((child, False) for child in node.iter(include_text=True))
+    return lengths
+
+
+def _beginning(node: Any) -> str:
+    """The first of the text outside links, navigation and fields."""
+    text, stack = "", [node]
+    while stack and len(text) < _BEGINNING:
         each = stack.pop()
         if each.tag == "-text":
-            texts.append(each.text_content or "")
-        elif each.tag not in {"a", "nav", "label", "button", "legend", "select", "textarea", "option"}:
+            text = f"{text}{each.text_content or ''}".lstrip()
+        elif each.tag not in _NO_PROSE:
             stack.extend(reversed(list(each.iter(include_text=True))))
-    return " ".join("".join(texts).split())
+    return " ".join(text.split())
 
 
 def _is_within(node: Any, tags: "frozenset[str] | set[str]") -> bool:
