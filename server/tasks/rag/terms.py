@@ -1,4 +1,4 @@
-"""Terms of a text that can be compared: content words, names, numbers with their units, symbols. scanner.py finds them."""
+"""Terms of a text that can be compared: words, names, numbers with their units, symbols. scanner.py finds them."""
 
 import re
 from dataclasses import dataclass, field
