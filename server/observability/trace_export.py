@@ -21,8 +21,8 @@ class TraceExport:
             self.away = False
             log.warning("traces can be sent to %s again; %d spans were lost", self.endpoint, self.lost)
 
-    def failed(self, spans: int) -> None:
+    def failed(self, spans: int, cause: str) -> None:
         self.lost += spans
         if not self.away:
             self.away = True
-            log.error("traces cannot be sent to %s; spans are dropped", self.endpoint)
+            log.error("traces cannot be sent to %s (%s); spans are dropped", self.endpoint, cause or "no answer")

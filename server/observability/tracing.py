@@ -41,8 +41,23 @@ _W3C = TraceContextTextMapPropagator()
 _FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 
 
+class _Details(logging.Filter):
+    """Keeps the cause of a failure, which the library's exporter only logs, and it logs every batch. Nothing passes."""
+
+    cause = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple) and record.args and "rror details" in str(record.msg):
+            details = str(record.args[-1]).rpartition("Failed to connect to remote host: ")[2]
+            self.cause = details.partition("\n")[0][:200]
+        return False
+
+
+_DETAILS = _Details()
+
+
 class _Exporter(OTLPSpanExporter):
-    """Notes how it goes. The library's own exporter logs every batch that fails."""
+    """Notes how it goes."""
 
     def __init__(self, state: TraceExport) -> None:
         super().__init__(state.endpoint, timeout=_EXPORT_SECONDS)
@@ -53,7 +68,7 @@ class _Exporter(OTLPSpanExporter):
         if result is SpanExportResult.SUCCESS:
             self._state.sent()
         else:
-            self._state.failed(len(spans))
+            self._state.failed(len(spans), _DETAILS.cause)
         return result
 
 
@@ -68,7 +83,7 @@ async def tracing(state: TraceExport) -> AsyncIterator[BeginTrace]:
         shutdown_on_exit=False,
         span_limits=SpanLimits(max_span_attribute_length=_LONGEST_VALUE),
     )
-    logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").setLevel(logging.CRITICAL)
+    logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").addFilter(_DETAILS)
     provider.add_span_processor(BatchSpanProcessor(_Exporter(state)))
     try:
         yield partial(CallTrace, provider.get_tracer("server", version("quintet")))

@@ -1,6 +1,6 @@
 """What is wrong with the files of a collection: damage, and refusals of the operating system, which may end.
 
-Damaged bytes are never thrown away: they are kept beside the files as `*.damaged`, the newest KEPT_DAMAGED of them.
+Damaged bytes are kept beside the files as `*.damaged`, the newest KEPT_DAMAGED of them.
 """
 
 import errno
@@ -121,20 +121,21 @@ def keep_aside(path: Path) -> str:
 
 def kept_damage(folder: Path) -> list[str]:
     """Names of what is kept and may be missing in the collection, sorted."""
-    return [name for name in _kept(folder) if not name.endswith(_TORN)]
+    return _kept(folder, torn=False)
 
 
-def _kept(folder: Path) -> list[str]:
+def _kept(folder: Path, *, torn: bool) -> list[str]:
     with suppress(OSError):
-        return sorted(name for name in os.listdir(folder) if name.endswith(SUFFIX))
+        return sorted(name for name in os.listdir(folder) if name.endswith(SUFFIX) and name.endswith(_TORN) is torn)
     return []
 
 
 def _drop_oldest(folder: Path) -> None:
-    paths = [folder / name for name in _kept(folder)]
-    paths.sort(key=lambda path: path.lstat().st_ctime_ns, reverse=True)  # of a renamed file: when it was renamed
-    for path in paths[KEPT_DAMAGED:]:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    for torn, most in ((False, KEPT_DAMAGED), (True, 1)):
+        paths = [folder / name for name in _kept(folder, torn=torn)]
+        paths.sort(key=lambda path: path.lstat().st_ctime_ns, reverse=True)  # of a renamed file: when it was renamed
+        for path in paths[most:]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)

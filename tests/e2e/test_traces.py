@@ -190,6 +190,7 @@ def test_a_collector_that_is_gone_holds_nothing_up(data: Path, tmp_path: Path) -
     assert status == 0
     log = running.log.read_text()
     assert log.count("traces cannot be sent to") == 1  # not for every batch
+    assert "traces cannot be sent to http://127.0.0.1:9/ (Connection refused); spans are dropped" in log
     assert "Traceback" not in log
 
 

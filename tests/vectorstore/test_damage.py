@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from server.domain.errors import CollectionBroken, StorageFull
 from server.vectorstore.admin import create_collection, publish_collection
+from server.vectorstore.damage import kept_damage
 from server.vectorstore.layout import collection_names
 from server.vectorstore.log import Log, read_log
 from server.vectorstore.records import Write
@@ -165,6 +166,26 @@ def test_no_damage_of_a_log_is_taken_for_a_write(tmp_path_factory: pytest.TempPa
     assert len(found) == 2
     assert all(entry == (entry[0], documents(f"text {entry[0]}"), ("x",)) for entry in found)
     assert bool(part.bad) != bool(part.torn)
+
+
+def test_the_newest_damaged_bytes_are_kept(tmp_path: Path) -> None:
+    """Three of what may be missing, and one end of a write that was not acknowledged."""
+    collection = made(tmp_path)
+    path = tmp_path / "notes" / "00000000.log"
+    for number in range(6):
+        add(collection, f"text {number}")
+        raw = path.read_bytes() if path.exists() else b""
+        for end in (b"x" * (30 + number), b"torn"):
+            path.write_bytes(raw + end)
+            collection.refresh()
+        collection.fold()
+        path = tmp_path / "notes" / f"{collection.snapshot.generation:08}.log"
+    kept = [each.name.endswith(".torn.damaged") for each in (tmp_path / "notes").glob("*.damaged")]
+    assert sorted(kept) == [False, False, False, True]
+    assert opened(tmp_path).faults == [
+        f"damaged data are kept in {name}, to be removed by hand" for name in kept_damage(tmp_path / "notes")
+    ]
+    assert len(texts_of(opened(tmp_path))) == 6
 
 
 def full_disk(index: Path) -> None:
