@@ -5,8 +5,9 @@
 
 import re
 
+from server.tasks.rag.scanner import pairs_of, terms_of
 from server.tasks.rag.statements import Statement
-from server.tasks.rag.terms import Terms, alike, has_digit, pairs_of, terms_of
+from server.tasks.rag.terms import Terms, alike, has_digit
 from server.tasks.rag.vocabulary import FUNCTION_WORDS, NEGATION, YES_OR_NO
 
 _BETWEEN = (
@@ -32,7 +33,14 @@ def count_same(statement: Statement, news: Terms) -> bool:
     """Whether numbers count in the statement what they count in the answer ("206 bones")."""
     counts = [n for n in news.numbers if n.counted and not n.unit and n.counted not in FUNCTION_WORDS]
     parts = [terms_of(part) for part in _PART.split(statement.text)] if counts else []
-    return all(any(part.has(number) and part.knows(number.counted) for part in parts) for number in counts)
+    return all(
+        any(
+            part.knows(number.counted)
+            and any(number.readings & other.readings for other in part.numbers if not other.unit)
+            for part in parts
+        )
+        for number in counts
+    )
 
 
 def name_subject(statement: Statement, asked: Terms, news: Terms) -> bool:
