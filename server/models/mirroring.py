@@ -69,8 +69,10 @@ class Mirror:
             self._may_ask.set()
             answer = question.repeat()
             await asyncio.wait({answer}, timeout=_ANSWER_SECONDS)
-            if not (answer.done() or question.is_fetching) or not await answer:
-                raise RegistryFailed(self._away.get(name) or _NO_ANSWER)
+            if not (answer.done() or question.is_fetching):
+                self._set_away(name, _NO_ANSWER)
+            if name in self._away or not await answer:
+                raise RegistryFailed(self._away.get(name, _NO_ANSWER))
             if refused := self.refused.get(name):
                 raise refused
 

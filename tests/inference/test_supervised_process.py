@@ -97,7 +97,7 @@ async def test_child_that_hangs_is_not_ready_and_does_not_hold_the_stop() -> Non
         os.kill(supervisor.pid, signal.SIGSTOP)
         await until(lambda: supervisor.address is None)
         begun = time.monotonic()
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 10
     assert not is_alive(supervisor.pid)
 
 

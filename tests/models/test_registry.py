@@ -214,7 +214,7 @@ async def test_a_spoilt_version_holds_up_no_other_model_and_is_not_fetched_again
             return (await models.GetModel(model_pb2.GetModelRequest(name=name))).model
 
         async def becomes(name: str, version: str, wanted: str) -> None:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while (found := await model(name)).ref.version != version or found.wanted_version != wanted:  # noqa: ASYNC110  # it changes by itself
                     await asyncio.sleep(0.05)
 
@@ -229,7 +229,7 @@ async def test_a_spoilt_version_holds_up_no_other_model_and_is_not_fetched_again
         info = await models.GetServerInfo(model_pb2.GetServerInfoRequest())
         assert any('"aaa"' in warning and "version 2" in warning for warning in info.warnings)
         before, asked = mlflow.requests("mlflow-artifacts"), mlflow.requests("mlflow/registered-models/search")
-        await until(lambda: mlflow.requests("mlflow/registered-models/search") > asked + 20)
+        await until(lambda: mlflow.requests("mlflow/registered-models/search") > asked + 20, seconds=60)
         assert mlflow.requests("mlflow-artifacts") == before
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await models.ReloadModel(model_pb2.ReloadModelRequest(name="aaa"), timeout=20)
@@ -252,10 +252,10 @@ async def test_a_registry_that_hangs_delays_nothing(mlflow: Mlflow, tmp_path: Pa
         async with running(settings) as app, grpc.aio.insecure_channel(app.address) as channel:
             classify = classification_pb2_grpc.ClassificationServiceStub(channel).Classify
             request = classification_pb2.ClassifyRequest(texts=tiny_models.TEXTS)
-            await until(lambda: app.health.messages["quintet.v1.ClassificationService"] == "", seconds=20)
-            assert (await classify(request, timeout=5)).model.version == "1"
+            await until(lambda: app.health.messages["quintet.v1.ClassificationService"] == "", seconds=60)
+            assert (await classify(request, timeout=20)).model.version == "1"
             models = model_pb2_grpc.ModelServiceStub(channel)
-            reloaded = await models.ReloadModel(model_pb2.ReloadModelRequest(name="sentiment"), timeout=15)
+            reloaded = await models.ReloadModel(model_pb2.ReloadModelRequest(name="sentiment"), timeout=40)
             assert reloaded.model.load_count == 2, "from disk"
             move = model_pb2.SetAliasRequest(name="sentiment", alias="candidate", target="1")
             with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -263,7 +263,7 @@ async def test_a_registry_that_hangs_delays_nothing(mlflow: Mlflow, tmp_path: Pa
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
             info = await models.GetServerInfo(model_pb2.GetServerInfoRequest())
             assert any("registry" in warning for warning in info.warnings), info.warnings
-    assert time.monotonic() - begun < 45, "as long as its time limits, and not the registry's"
+    assert time.monotonic() - begun < 100, "its own time limits count, not the registry's, which take 200 s"
 
 
 def test_what_concerns_one_model_is_no_outage(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
