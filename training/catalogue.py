@@ -8,7 +8,17 @@ _BERT = ("training.graphs.bert", "training.graphs.arithmetic", "training.graphs.
 _EVALUATE = "training.graphs.evaluate"
 _BERT_LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "tokenizers", "numpy")
 _SERVING_LIBRARIES = ("onnxruntime", "tokenizers", "numpy")
-_ANSWERING = ("answerer", "abstention", "grounding", "clauses", "statements", "terms", "vocabulary", "splitter")
+_ANSWERING = (
+    "answerer",
+    "abstention",
+    "grounding",
+    "clauses",
+    "statements",
+    "scanner",
+    "terms",
+    "vocabulary",
+    "splitter",
+)
 
 # Seconds are those of two cores. Short ones come first: the large downloads run meanwhile.
 _RECIPES = (

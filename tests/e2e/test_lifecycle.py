@@ -148,7 +148,9 @@ def test_a_killed_language_model_comes_back(data: Path, tmp_path: Path) -> None:
 
 
 def test_sigterm_finishes_what_runs_and_refuses_the_rest(data: Path, tmp_path: Path) -> None:
-    running = start_server(data, tmp_path / "log.txt", shutdown_pause_seconds="0.3")
+    running = start_server(
+        data, tmp_path / "log.txt", shutdown_pause_seconds="0.3", shutdown_grace_seconds="50", shutdown_seconds="60"
+    )
     wait_ready(running.address)
     child = child_of(running.process.pid)
     with grpc.insecure_channel(running.address) as channel:
@@ -163,7 +165,7 @@ def test_sigterm_finishes_what_runs_and_refuses_the_rest(data: Path, tmp_path: P
             next(watch)  # an open Watch must not hold the stop
         events = list(stream)
         assert events[-1].WhichOneof("event") == "done"
-    assert running.process.wait(20) == 0
+    assert running.process.wait(60) == 0
     assert not Path(f"/proc/{child}").exists()
     assert "Traceback" not in running.log.read_text()
 

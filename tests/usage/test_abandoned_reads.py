@@ -33,7 +33,7 @@ REPAIRED = "DROP VIEW quintet_calls; ALTER TABLE kept RENAME TO quintet_calls;"
 
 
 def change(folder: Path, script: str) -> None:
-    with closing(sqlite3.connect(folder / "state" / "ledger.sqlite")) as database:
+    with closing(sqlite3.connect(folder / "state" / "ledger.sqlite", timeout=20)) as database:
         database.executescript(script)
 
 
@@ -57,16 +57,16 @@ async def test_forty_that_are_abandoned(address: str, tmp_path: Path) -> None:
         stub = usage_pb2_grpc.UsageServiceStub(channel)
         request = usage_pb2.GetUsageRequest()
         await stub.GetUsage(request, timeout=10)
-        change(tmp_path, ENDLESS)
+        await asyncio.to_thread(change, tmp_path, ENDLESS)
         before = active_count()
         calls = [stub.GetUsage(request, timeout=1) for _ in range(40)]
         codes = [await call.code() for call in calls]
         assert set(codes) == {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
         assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) >= 20, "no more than 18 wait"
         assert active_count() <= before + 2
-        change(tmp_path, REPAIRED)
+        await asyncio.to_thread(change, tmp_path, REPAIRED)
         await stub.GetUsage(request, timeout=10)
-        change(tmp_path, ENDLESS)
+        await asyncio.to_thread(change, tmp_path, ENDLESS)
         last = stub.GetUsage(request, timeout=60)
         await asyncio.sleep(0)
         assert not last.done()  # the server's end, which follows, does not wait for it

@@ -5,8 +5,9 @@
 
 import re
 
+from server.tasks.rag.scanner import pairs_of, terms_of
 from server.tasks.rag.statements import Statement
-from server.tasks.rag.terms import Terms, alike, has_digit, pairs_of, terms_of
+from server.tasks.rag.terms import Terms, alike, has_digit
 from server.tasks.rag.vocabulary import FUNCTION_WORDS, NEGATION, YES_OR_NO
 
 _BETWEEN = (
@@ -32,17 +33,26 @@ def count_same(statement: Statement, news: Terms) -> bool:
     """Whether numbers count in the statement what they count in the answer ("206 bones")."""
     counts = [n for n in news.numbers if n.counted and not n.unit and n.counted not in FUNCTION_WORDS]
     parts = [terms_of(part) for part in _PART.split(statement.text)] if counts else []
-    return all(any(part.has(number) and part.knows(number.counted) for part in parts) for number in counts)
+    return all(
+        any(
+            part.knows(number.counted)
+            and any(number.readings & other.readings for other in part.numbers if not other.unit)
+            for part in parts
+        )
+        for number in counts
+    )
 
 
 def name_subject(statement: Statement, asked: Terms, news: Terms) -> bool:
     """Whether the clauses with the news are about a name of the question, in a statement that has several names."""
     stated = set(filter(statement.terms.knows, asked.names))
     own = stated or set(filter(has_digit, asked.names))
+    by_name = any(not has_digit(name) for name in stated)
     names: set[str] = set()
     for clause in map(terms_of, _CLAUSE.split(statement.text) if own else ()):
-        # If the subject stands above the statement, only names that look like it are other subjects: R3 beside R2.
-        others = {name for name in clause.names if (stated or has_digit(name)) and not news.knows(name)}
+        # If the subject stands above the statement, or is a designation, only names that look like it are other
+        # subjects: R3 beside R2.
+        others = {name for name in clause.names if (by_name or has_digit(name)) and not news.knows(name)}
         names = others or names  # a clause without a name is about that of the clause before
         if names and not own & names and (carries(clause, news) or any(map(clause.knows, news.names))):
             return False

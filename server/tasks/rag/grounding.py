@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from server.domain.rag import Passage
 from server.tasks.rag import clauses
 from server.tasks.rag.abstention import language_of
+from server.tasks.rag.scanner import pairs_of, terms_of
 from server.tasks.rag.statements import Statement, statements_of
-from server.tasks.rag.terms import Number, Terms, pairs_of, terms_of
+from server.tasks.rag.terms import Number, Terms
 from server.tasks.rag.vocabulary import (
     ASKED_DIMENSIONS,
     ATTRIBUTE_OF,
@@ -97,7 +98,7 @@ class _Question:
         return (
             all(map(statement.terms.has, news.numbers))
             and news.symbols <= statement.terms.symbols
-            and all(map(statement.all.knows, news.names))
+            and all(map(statement.told.knows, news.names))
             and share >= min_news
             and not any(_is_enough(part.terms, news) for part in statement.parts)
             and self._is_about_subject(statement, min_subject)
@@ -123,6 +124,9 @@ class _Question:
                 return False
         words = self.terms.words | self.terms.characters
         missing = {word for word in words if not known.knows(word)}
+        elsewhere = {word for word in words - missing if not statement.told.knows(word)}
+        if statement.context.refers and elsewhere and not any(map(statement.terms.knows, words)):
+            return False  # what the question asks stands in the sentence before
         weight = sum(1 if word in self.known_anywhere else _PARAPHRASED for word in missing)
         found = len(words) - len(missing)
         return found >= min_share * (found + weight)
@@ -136,9 +140,11 @@ class _Question:
         """Whether the question or the answer names the row, and new numbers are in columns that the question names."""
         if not (self._named_in(row.key).size or clauses.carries(terms_of(row.key), news)):
             return False
-        columns = [terms_of(cell.text) for cell in row.cells[1:] if self._named_in(cell.column).size]
+        shares = [terms_of(cell.column).share_in(self.terms) if cell.column else 0.0 for cell in row.cells[1:]]
+        best = max(shares, default=0.0)
+        columns = [terms_of(cell.text) for cell, share in zip(row.cells[1:], shares, strict=True) if share == best]
         readings = {reading for column in columns for number in column.numbers for reading in number.readings}
-        return not columns or all(number.readings & readings for number in news.numbers)
+        return best == 0.0 or all(number.readings & readings for number in news.numbers)
 
     def _is_clause(self, statement: Statement, news: Terms) -> bool:
         return (

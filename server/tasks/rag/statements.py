@@ -6,8 +6,9 @@ from itertools import islice, pairwise
 from typing import NamedTuple
 
 from server.domain.rag import Passage
-from server.tasks.rag.terms import ANY_UNIT, Terms, terms_of, unit_of
-from server.tasks.rag.vocabulary import REFERENCE
+from server.tasks.rag.scanner import terms_of, unit_of
+from server.tasks.rag.terms import ANY_UNIT, Terms
+from server.tasks.rag.vocabulary import FUNCTION_WORDS, REFERENCE
 
 _HEADING = re.compile(r"(#{1,6})\s+(.*?)\s*#*")
 _UNDERLINE = re.compile(r"={3,}|-{3,}|~{3,}|\^{3,}")
@@ -18,6 +19,7 @@ _ENDS = re.compile(r"[.!?:。！？：;；][\"'”’)»」』]*\Z")
 _LEADS = (":", "：")
 # A blank line, before a heading, and where a table begins or ends.
 _BLOCK = re.compile(r"\n[^\S\n]*\n|\n(?=#{1,6}\s)|(?m:^)(?<=[^|\n]\n)(?=\s*\|)|(?<=\|\n)(?=[^|\s])")
+_LABEL = re.compile(r"[`*_]*([^\W\d_][\w'’ -]{1,40}?)[`*_]*(?:：|(?::|\s[–—-]{1,2})\s+)(?=\S)")
 _WORD = re.compile(r"[^\W_]")
 MAX_STATEMENTS = 100  # of a passage, which has 900 code points: more are no text
 _MAX_ITEMS = 20  # of a list that an answer may sum up
@@ -36,14 +38,27 @@ class Cell(NamedTuple):
 class Context:
     """What names the subject of statements: `headings`, and `lines`, such as the sentence that one refers to."""
 
-    def __init__(self, headings: Sequence[str], lines: Sequence[str] = ()) -> None:
+    def __init__(self, headings: Sequence[str], lines: Sequence[str] = (), *, refers: bool = False) -> None:
+        self.refers = refers  # whether the last line is a sentence that this one refers to
         self.headings = tuple(filter(None, headings))
         self.lines = tuple(filter(None, lines))
-        self.terms = terms_of("\n".join((*self.headings, *self.lines)))
+        self.heading_terms = terms_of("\n".join(self.headings))
+        self.terms = self.heading_terms | terms_of("\n".join(self.lines))
 
     def below(self, *lines: str) -> "Context":
         """The context of what stands below these lines, too."""
         return Context(self.headings, (*self.lines, *lines)) if any(lines) else self
+
+    def referring(self, sentence: str) -> "Context":
+        """The context of a sentence that refers to the one before it."""
+        return Context(self.headings, (*self.lines, sentence), refers=True)
+
+    def labelled(self, text: str) -> "Context":
+        """The context of a text that begins with a label: "Aspirin: adults take ..."."""
+        match = _LABEL.match(text)
+        if not match or match[1].split()[0].casefold() in FUNCTION_WORDS:
+            return self
+        return Context((*self.headings, match[1]), self.lines)
 
 
 class Statement:
@@ -59,6 +74,7 @@ class Statement:
         self.terms = _row_terms(cells) if cells else Terms() if parts else terms_of(text)
         for part in parts:
             self.terms |= part.terms
+        self.told = self.terms | context.heading_terms
         self.all = self.terms | context.terms
 
     @property
@@ -136,7 +152,7 @@ def _block(lines: list[str], context: Context) -> Iterator[Statement]:
             items[-1] = f"{items[-1]} {line.strip()}"
     led = context
     for item in items:
-        yield from _sentences(item, led)
+        yield from _sentences(item, led.labelled(item))
         if item.endswith(_LEADS):
             led = context.below(item)
     if 1 < len(items) <= _MAX_ITEMS:
@@ -147,7 +163,7 @@ def _sentences(text: str, context: Context) -> Iterator[Statement]:
     found: list[Statement] = []
     for sentence in filter(_WORD.search, map(str.strip, _SENTENCE.split(text))):
         refers = found and REFERENCE.match(sentence)
-        found.append(Statement(sentence, context.below(found[-1].text) if refers else context))
+        found.append(Statement(sentence, context.referring(found[-1].text) if refers else context))
     yield from found
     for first, second in pairwise(found):
         yield Statement(f"{first.text} {second.text}", context, parts=(first, second))

@@ -22,11 +22,12 @@ ENGLISH = _words(
     that the their them then there these they this those through to too under until up us very was we were what when
     where which while who whom whose why will with would you your yes no not never none cannot answer question passage
     passages according
+    mean means meant meaning denote denotes
     """
 )
 FUNCTION_WORDS = ENGLISH | _words(
     """
-    signifie signifient significa significan
+    may signifie signifient significa significan
     aber als am an auch auf aus bei bin bis das dem den der des die dies diese dieser dieses durch ein eine einem einen
     einer eines er es für hat haben hatte ich ihr im in ist ja kann kein keine mit bedeutet bedeuten nach nein nicht
     noch nur oder sehr

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from server.domain.rag import Passage
 from server.tasks.rag.abstention import TEXTS, abstains, abstention, language_of
 from server.tasks.rag.grounding import is_grounded
+from server.tasks.rag.scanner import terms_of
 from server.tasks.rag.statements import MAX_STATEMENTS, statements_of
-from server.tasks.rag.terms import alike, terms_of
+from server.tasks.rag.terms import alike
 
 
 def passage(text: str, title: str = "") -> Passage:
@@ -241,6 +242,50 @@ REFERENCE = (
 )
 def test_reference_documentation(question: str, answer: str, expected: bool) -> None:
     assert is_grounded(answer, question, REFERENCE) is expected
+
+
+TOWN = (
+    passage("Harlow Library opens at 9 am. Members may borrow 12 books for 21 days.", "Harlow Library"),
+    passage("Winton Library opens at 10 am. Members may borrow 8 books for 14 days.", "Winton Library"),
+    passage("Dr. Alice Moor founded it in 1911. Her successor, Peter Lang, built the dome in 1934.", "Observatory"),
+    passage(
+        "Aspirin: adults take 500 mg, at most 4 g a day. Children under 12 must not take it.\n\n"
+        "Ibuprofen: adults take 200 mg, at most 1.2 g a day.",
+        "Medicines",
+    ),
+    passage("K2, also known as Godwin-Austen, is 8,611 m (28,251 ft) high. K3 is 7,946 m high.", "Karakoram"),
+    passage("Flag | Meaning\n--- | ---\nR | read\nW | write", "Permissions"),
+    passage(
+        "| 线路 | 首班车 | 末班车 |\n| --- | --- | --- |\n| 一号线 | 5:30 | 23:00 |\n| 二号线 | 6:00 | 22:30 |", "地铁"
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "expected"),
+    [
+        ("How many books may members of Winton borrow?", "Members may borrow 8 books.", True),
+        ("How many books may members of Winton borrow?", "Members may borrow 12 books.", False),
+        ("How many books may members of Winton borrow?", "Members may borrow 14 books.", False),
+        ("Who built the dome?", "Peter Lang built the dome.", True),
+        ("Who built the dome?", "Alice Moor built the dome.", False),
+        ("Who founded the observatory?", "Alice Moor founded the observatory.", True),
+        ("Who founded the observatory?", "Peter Lang founded the observatory.", False),
+        ("How much aspirin do adults take?", "Adults take 500 mg of aspirin.", True),
+        ("How much aspirin do adults take?", "Adults take 200 mg of aspirin.", False),
+        ("How much ibuprofen do adults take at most in a day?", "They take 4 g a day.", False),
+        ("May children under 12 take aspirin?", "No, children under 12 must not take aspirin.", True),
+        ("May children under 12 take aspirin?", "Yes, children under 12 may take aspirin.", False),
+        ("How high is K2?", "K2 is 8,611 metres (28,251 feet) high.", True),
+        ("How high is K2?", "K2 is 7,946 m high.", False),
+        ("Which flag means write?", "The flag W means write.", True),
+        ("Which flag means write?", "The flag R means write.", False),
+        ("二号线的首班车是几点？", "二号线的首班车是 6:00。", True),
+        ("二号线的首班车是几点？", "二号线的首班车是 22:30。", False),
+    ],
+)
+def test_values_side_by_side(question: str, answer: str, expected: bool) -> None:
+    assert is_grounded(answer, question, TOWN) is expected
 
 
 names = st.text(string.ascii_uppercase, min_size=2, max_size=3).map(lambda letters: f"Z{letters}")
