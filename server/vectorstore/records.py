@@ -9,7 +9,7 @@ replaying embeds nothing. Unknown fields of the JSON part are ignored; the last 
 import json
 import struct
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from server.domain.errors import CollectionTooNew
 from server.domain.rag import Document
-from server.vectorstore.documents import document_of
+from server.vectorstore.documents import document_of, fields_of
 
 _MAGIC = b"QLg1"
 _HEADER = struct.Struct("<4sIQI")
@@ -46,7 +46,7 @@ def encode(write: Write) -> bytes:
     described = {
         "time": write.time.isoformat(),
         "removed": write.removed,
-        "documents": [asdict(document) for document in write.documents],
+        "documents": list(map(fields_of, write.documents)),
         "shape": write.vectors.shape,
     }
     head = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode()

@@ -28,7 +28,7 @@ from server.models.artefact import check_file
 from server.vectorstore import ann_index
 from server.vectorstore.ann_index import AnnIndex, open_index
 from server.vectorstore.damage import Damaged, damage_as_error
-from server.vectorstore.documents import document_of
+from server.vectorstore.documents import document_of, fields_of
 from server.vectorstore.files import Strings, Writer, read_array, read_strings, sorted_positions, with_pauses
 from server.vectorstore.layout import FORMAT, committed_generations, read_pointer, segment_folder
 from server.vectorstore.manifest import Manifest, read_manifest, write_manifest
@@ -105,7 +105,7 @@ def write_segment(
         for document in with_pauses(content.documents):
             ids.append(document.id)
             metadata.add(document.metadata)
-            yield json.dumps(asdict(document), ensure_ascii=False, separators=(",", ":"))
+            yield json.dumps(fields_of(document), ensure_ascii=False, separators=(",", ":"))
 
     writer.strings("documents", lines())
     order = sorted_positions(ids)

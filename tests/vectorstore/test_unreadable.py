@@ -338,7 +338,8 @@ async def test_a_newer_format_is_refused(index: Path, place: str) -> None:
     await engine.close()
 
 
-async def test_unknown_fields_are_ignored(index: Path) -> None:
+async def test_unknown_fields_are_kept(index: Path) -> None:
+    """Those of documents, through folds; those of a manifest and of a record mean nothing here."""
     path = index / "hurt" / "00000001" / "manifest.json"
     fields = manifest_fields(path)
     fields["embedder"]["colour"] = fields["files"]["vectors.npy"]["colour"] = fields["colour"] = "red"
@@ -346,6 +347,11 @@ async def test_unknown_fields_are_ignored(index: Path) -> None:
     with (index / "hurt" / "00000001.log").open("ab") as file:
         head = HEAD | {"documents": [ONE | {"colour": "red"}], "shape": [1, 1024], "colour": "red"}
         file.write(record(5, head, PASSAGE, VECTOR))
+    engine = RagEngine(index, HashingEmbedder(), Scheduler(1, 16))
+    await engine.compact("hurt", deadline=soon())
+    await last_of(engine)
+    await engine.close()
+    assert b'"colour":"red"' in (index / "hurt" / "00000006" / "documents.utf8").read_bytes()
     assert await check(index) == (CollectionState.READY, {*EVERY, "a"})
 
 

@@ -47,10 +47,12 @@ def name_subject(statement: Statement, asked: Terms, news: Terms) -> bool:
     """Whether the clauses with the news are about a name of the question, in a statement that has several names."""
     stated = set(filter(statement.terms.knows, asked.names))
     own = stated or set(filter(has_digit, asked.names))
+    by_name = any(not has_digit(name) for name in stated)
     names: set[str] = set()
     for clause in map(terms_of, _CLAUSE.split(statement.text) if own else ()):
-        # If the subject stands above the statement, only names that look like it are other subjects: R3 beside R2.
-        others = {name for name in clause.names if (stated or has_digit(name)) and not news.knows(name)}
+        # If the subject stands above the statement, or is a designation, only names that look like it are other
+        # subjects: R3 beside R2.
+        others = {name for name in clause.names if (by_name or has_digit(name)) and not news.knows(name)}
         names = others or names  # a clause without a name is about that of the clause before
         if names and not own & names and (carries(clause, news) or any(map(clause.knows, news.names))):
             return False

@@ -253,6 +253,7 @@ TOWN = (
         "Ibuprofen: adults take 200 mg, at most 1.2 g a day.",
         "Medicines",
     ),
+    passage("K2, also known as Godwin-Austen, is 8,611 m (28,251 ft) high. K3 is 7,946 m high.", "Karakoram"),
     passage("Flag | Meaning\n--- | ---\nR | read\nW | write", "Permissions"),
     passage(
         "| 线路 | 首班车 | 末班车 |\n| --- | --- | --- |\n| 一号线 | 5:30 | 23:00 |\n| 二号线 | 6:00 | 22:30 |", "地铁"
@@ -275,6 +276,8 @@ TOWN = (
         ("How much ibuprofen do adults take at most in a day?", "They take 4 g a day.", False),
         ("May children under 12 take aspirin?", "No, children under 12 must not take aspirin.", True),
         ("May children under 12 take aspirin?", "Yes, children under 12 may take aspirin.", False),
+        ("How high is K2?", "K2 is 8,611 metres (28,251 feet) high.", True),
+        ("How high is K2?", "K2 is 7,946 m high.", False),
         ("Which flag means write?", "The flag W means write.", True),
         ("Which flag means write?", "The flag R means write.", False),
         ("二号线的首班车是几点？", "二号线的首班车是 6:00。", True),
