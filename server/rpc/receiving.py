@@ -29,6 +29,7 @@ SECONDS = 10.0  # from a call's headers to the last byte of its first message
 _LOOK_SECONDS = 0.1
 _CANCELLATION_SECONDS = 0.05
 _FREED_SECONDS = 1.0  # until gRPC has freed what it had received of ended calls
+_TRIM_SECONDS = 3.0  # between two times that memory is given back
 _LATE = "the request did not arrive in time: before the deadline, and within 10 s of the call's headers"
 
 
@@ -63,6 +64,7 @@ class Receiving:
         self._waiting: dict[_Waiting, None] = {}  # in the order of their arrival
         self._looking: asyncio.TimerHandle | None = None
         self._ended = False  # whether calls were ended since memory was last given back
+        self._next_trim = 0.0
 
     async def one(self, context: Any, call: Context) -> tuple[bytes, int]:
         """The only message of a call, and its size. Raises also InvalidRequest if there is none."""
@@ -117,6 +119,7 @@ class Receiving:
         for each in self._waiting:
             if each.until <= now:
                 each.end(DeadlineExceeded(_LATE))
+                self._ended = True
         waiting = [each for each in self._waiting if each.error is None]
         surplus = len(waiting) - self._limit
         if surplus > 0:
@@ -125,8 +128,8 @@ class Receiving:
                     each.end(ServerOverloaded(f"{number} requests are being received", retry_after=1.0))
                     surplus -= 1
                     self._ended = True
-        elif self._ended:
-            self._ended = False
+        elif self._ended and now >= self._next_trim:
+            self._ended, self._next_trim = False, now + _TRIM_SECONDS
             asyncio.get_running_loop().call_later(_FREED_SECONDS, _give_memory_back)
         for each in waiting:
             each.was_seen = True

@@ -21,6 +21,7 @@ from server.tasks.analysis.spacy_child import SpacyChild
 S = TypeVar("S", Entity, KeyPhrase, TextSpan, Token)
 
 _PROBE = "Is Ada Lovelace ready to answer in London?"
+_OVERHEAD = 100  # code points; 6 ms
 _TOKEN_BYTES = 450  # of a token in memory; the other results take less
 
 
@@ -40,7 +41,7 @@ class SpacyParser:
         self.description = artefact.describe(ModelTask.LINGUISTICS, "spacy")
         self._lane = lane
         name = self.description.identity.name
-        self._computation = Computation(name, self._parse, lane.counters[name], len)
+        self._computation = Computation(name, self._parse, lane.counters[name], _cost)
         self._cache: ResultCache[ParsedText] = ResultCache(cache_bytes, _size, self._computation.counters)
         self._child = SpacyChild(str(artefact.part("pipeline").resolve()))
         try:
@@ -76,6 +77,13 @@ class SpacyParser:
             return _decode(text, answer)
         except (ValueError, LookupError, TypeError) as error:  # no answer to this text: it is not to be trusted again
             raise self._child.replaced() from error
+
+
+def _cost(text: str) -> int:
+    """In code points, with the overhead of a text. Without it, a short text that waits for a new child to load its
+    pipeline would make long texts seem to take minutes.
+    """
+    return _OVERHEAD + len(text)
 
 
 def _decode(text: str, answer: bytes) -> ParsedText:
