@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.domain.analysis import ParsedText
-from server.domain.daemon_thread import on_daemon_thread
 from server.domain.errors import ServerOverloaded
 from server.domain.models import ModelTask
 from server.domain.pricing import House
+from server.domain.threads import on_thread
 from server.models.artefact import Artefact, unusable
 
 GOLDEN = "golden.json"
@@ -38,7 +38,7 @@ async def difference(engine: Any, artefact: Artefact) -> str:
 
 
 async def _difference(engine: Any, artefact: Artefact) -> str:
-    golden = json.loads(await on_daemon_thread("golden", (artefact.path / GOLDEN).read_bytes))
+    golden = json.loads(await on_thread("golden", (artefact.path / GOLDEN).read_bytes))
     kind = engine.description.engine
     expected = golden["outputs"].get(kind, [])
     tolerance = artefact.manifest.schema["golden"]["tolerance"].get(kind, 0.0)

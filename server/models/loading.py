@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from server.domain.daemon_thread import DaemonThread
 from server.domain.errors import ModelDoesNotFit
 from server.domain.priority import step_back
+from server.domain.threads import Threads
 from server.models import process_memory
 from server.models.artefact import Artefact
 from server.models.handle import Handle, Resident, State
@@ -54,7 +54,7 @@ class Loader:
         # "starter" waits for other processes to start, "reader" reads and hashes whole versions, "watcher" reads
         # pointers and other small files.
         names = ("loader", "starter", "reader", "watcher", "freer")
-        self._threads = {name: DaemonThread(name) for name in names}
+        self._threads = {name: Threads(name, idle_seconds=None) for name in names}
         self._loading = asyncio.Lock()  # into this process
         self._measuring = asyncio.Lock()  # of this process's memory: nothing else comes or goes meanwhile
         self._admission = asyncio.Lock()  # making room and taking it

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
 
-from server.domain.daemon_thread import on_daemon_thread
 from server.domain.errors import ModelLoading, ModelUnavailable, RegistryFailed
 from server.domain.supervision import supervised
+from server.domain.threads import on_thread
 from server.models import process_memory
 from server.models.artefact import open_version
 from server.models.derived import keep_derived
@@ -68,7 +68,7 @@ class ModelManager:
             task.cancel()
         await self.follower.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await on_daemon_thread("closer", self._loader.close)
+        await on_thread("closer", self._loader.close)
 
     def add(self, spec: ModelSpec[T]) -> Handle[T]:
         """A handle of a model; nothing is loaded yet."""
@@ -191,7 +191,7 @@ class ModelManager:
         """Move an alias on disk, and before that in the registry if there is one."""
         try:
             async with asyncio.timeout(_COMMIT_SECONDS):
-                await on_daemon_thread("alias", partial(self.store.point, name, alias, version))
+                await on_thread("alias", partial(self.store.point, name, alias, version))
         except TimeoutError:
             raise RegistryFailed(f"the model registry did not answer within {_COMMIT_SECONDS:g} s") from None
 

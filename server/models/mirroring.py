@@ -9,9 +9,9 @@ import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from server.domain.daemon_thread import on_daemon_thread
 from server.domain.errors import RegistryFailed
 from server.domain.supervision import supervised
+from server.domain.threads import on_thread
 from server.models.store import ModelStore, VersionRefused
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Mirror:
         question = self._questions[name]
         if not is_urgent:
             await self._may_ask.wait()
-        await on_daemon_thread("registry", self._store.prepare)
+        await on_thread("registry", self._store.prepare)
         while True:
             question.begin()
             answered = False
@@ -92,7 +92,7 @@ class Mirror:
 
     async def _ask(self, name: str, question: "_Question") -> bool:
         """Ask for the aliases and mirror the versions that they mean. False if the registry is away."""
-        asking = asyncio.create_task(on_daemon_thread("registry", partial(self._store.look_up, name)))
+        asking = asyncio.create_task(on_thread("registry", partial(self._store.look_up, name)))
         done, _ = await asyncio.wait({asking}, timeout=_ANSWER_SECONDS)
         if not done:
             self._set_away(name, _NO_ANSWER)
@@ -114,7 +114,7 @@ class Mirror:
         refused = None
         for version in named:
             try:
-                await on_daemon_thread("registry", partial(self._store.fetch, version))
+                await on_thread("registry", partial(self._store.fetch, version))
             except VersionRefused as error:
                 refused = refused or error
         self._set_refused(name, refused)

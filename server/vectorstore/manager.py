@@ -21,13 +21,13 @@ from server.domain.errors import (
 )
 from server.domain.models import ModelIdentity
 from server.domain.supervision import supervised
+from server.domain.threads import Threads
 from server.vectorstore import layout
 from server.vectorstore.admin import create_collection
 from server.vectorstore.collection import Collection
 from server.vectorstore.opened import OpenCollections
 from server.vectorstore.segment import Content
 from server.vectorstore.snapshot import Snapshot
-from server.vectorstore.threads import Threads
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -48,8 +48,8 @@ class CollectionManager(OpenCollections):
 
     def __init__(self, index: Path, embedder: ModelIdentity) -> None:
         super().__init__(index, embedder)
-        self._writing = Threads("write", 8)
-        self._folding = Threads("fold", 1)
+        self._writing = Threads("collections-write", 8)
+        self._folding = Threads("collections-fold")
         self._creating = 0
         self._limiters: WeakValueDictionary[str, ConcurrencyLimiter] = WeakValueDictionary()  # of running writes
         self._fold_due = asyncio.Event()

@@ -19,11 +19,11 @@ from server.domain.errors import (
 )
 from server.domain.models import ModelIdentity
 from server.domain.rag import DEFAULT_COLLECTION
+from server.domain.threads import Threads
 from server.vectorstore import layout
 from server.vectorstore.collection import Collection
 from server.vectorstore.damage import refusals_as_errors
 from server.vectorstore.snapshot import Snapshot
-from server.vectorstore.threads import Threads
 
 logger = logging.getLogger(__name__)
 _REACH_SECONDS = 2.0  # in which writes of other processes are noticed
@@ -54,8 +54,8 @@ class OpenCollections:
         self.embedder = embedder
         self.open: dict[str, Collection] = {}
         self.failures: dict[str, Failure] = {}
-        self.reading = Threads("read", 4)
-        self._watching = Threads("watch", 1)
+        self.reading = Threads("collections-read", 4)
+        self._watching = Threads("collections-watch")
         self._problem = ""  # why the folder cannot be read
         self._forgotten = 0  # how often a collection was
         self._failed_owners: dict[str, str] = {}

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import server
-from server.domain.daemon_thread import on_daemon_thread
 from server.domain.models import ModelTask
+from server.domain.threads import on_thread
 from server.inference.supervised_process import Supervisor
 from server.models.artefact import Artefact, unusable
 from server.tasks.chat.circuit_breaker import CircuitBreaker
@@ -77,7 +77,7 @@ class EmbeddedModel:
         starting = asyncio.create_task(self.supervisor.start())
         try:
             # Importing the SDK and reading the tokenizer take as long as the process takes to load the model.
-            self.upstream = upstream = await on_daemon_thread("upstream", self._make_upstream)
+            self.upstream = upstream = await on_thread("upstream", self._make_upstream)
             await starting
         finally:
             starting.cancel()

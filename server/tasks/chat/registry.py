@@ -8,10 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from server.domain.chat import ChatModel
-from server.domain.daemon_thread import on_daemon_thread
 from server.domain.errors import ModelUnavailable
 from server.domain.models import ModelTask
 from server.domain.supervision import supervised
+from server.domain.threads import on_thread
 from server.domain.usage import Ledger
 from server.models import process_memory
 from server.models.artefact import open_artefact
@@ -112,7 +112,7 @@ class ChatModels:
                 due = time.monotonic() + delay
 
     async def _mark(self) -> Mark | None:
-        return await on_daemon_thread("reader", partial(self._manager.store.mark, self._config.embedded))
+        return await on_thread("reader", partial(self._manager.store.mark, self._config.embedded))
 
     def _users(self, upstreams: Container[str]) -> list[str]:
         """The handles that use one of these upstreams."""
@@ -124,7 +124,7 @@ class ChatModels:
         if self.upstreams.keys() >= set(refs):
             return
         try:
-            found, missing = await on_daemon_thread("providers", self._make_upstreams)
+            found, missing = await on_thread("providers", self._make_upstreams)
         except Exception as error:
             found, missing = {}, dict.fromkeys(refs, explain("providers", error))
         for upstream in found.values():
@@ -147,7 +147,7 @@ class ChatModels:
     async def _load_embedded(self) -> None:
         """Raises ModelUnavailable and ModelDoesNotFit."""
         settings, name = self._settings, self._config.embedded
-        artefact = await on_daemon_thread("reader", partial(open_artefact, self._artefacts, name))
+        artefact = await on_thread("reader", partial(open_artefact, self._artefacts, name))
         await self._manager.reserve_memory(name, artefact.manifest.size_bytes)
         embedded = EmbeddedModel(
             artefact,

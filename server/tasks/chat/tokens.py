@@ -1,20 +1,20 @@
 """Counting tokens before a language model is asked."""
 
-import asyncio
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from tokenizers import Tokenizer
 
 from server.domain.chat import Message
+from server.domain.threads import Threads
 
 # 32,000 code points take 20 to 110 ms, so longer texts are counted on a thread; tokenizers releases the GIL.
 _ON_THE_LOOP = 500
-_THREADS = ThreadPoolExecutor(2, thread_name_prefix="tokens")  # no other work holds these
+_THREADS = Threads("tokens", 2)  # no other work holds these
 T = TypeVar("T")
 _TURN_TOKENS = 4  # around a message, if the model's chat template is unknown
 
@@ -51,7 +51,7 @@ class TokenCounter:
 
 
 async def _on_a_thread(count: Callable[[T], int], counted: T) -> int:
-    return await asyncio.get_running_loop().run_in_executor(_THREADS, count, counted)
+    return await _THREADS.run(partial(count, counted))
 
 
 def _code_points(messages: Sequence[Message]) -> int:

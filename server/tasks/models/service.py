@@ -11,8 +11,8 @@ from quintet.v1 import common_pb2, model_pb2_grpc
 from quintet.v1 import model_pb2 as pb
 
 from server.domain.context import current
-from server.domain.daemon_thread import on_daemon_thread
 from server.domain.errors import InvalidRequest, Violation
+from server.domain.threads import on_thread
 from server.models.handle import Handle, find
 from server.models.manager import ModelManager
 from server.rpc.access import MANAGES_MODELS, SEES_MODELS, SEES_SERVER
@@ -165,9 +165,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             model.memory_bytes = handle.memory_bytes
             model.load_count, model.failed_load_count = handle.loads, handle.failures
             if spec.has_artefact:
-                model.aliases.update(
-                    await on_daemon_thread("aliases", partial(self._manager.store.aliases, handle.name))
-                )
+                model.aliases.update(await on_thread("aliases", partial(self._manager.store.aliases, handle.name)))
         return model
 
 

@@ -6,8 +6,7 @@ from functools import partial
 
 import pytest
 
-from server.vectorstore import threads
-from server.vectorstore.threads import Threads
+from server.domain.threads import Threads
 from tests.waiting import until
 
 
@@ -17,7 +16,7 @@ async def test_work_waits_in_line_and_never_for_another_purpose() -> None:
     waiting = [asyncio.create_task(few.run(partial(release.wait, 10))) for _ in range(5)]
     await asyncio.sleep(0)
     names = [thread.name for thread in threading.enumerate()]
-    assert names.count("collections-few") == 2
+    assert names.count("few") == 2
     assert await others.run(lambda: "at once") == "at once"
     waiting[-1].cancel()  # it has not begun
     release.set()
@@ -43,10 +42,9 @@ async def test_what_has_begun_is_run_to_its_end() -> None:
     assert done == [True]
 
 
-async def test_errors_come_back_and_idle_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_IDLE_SECONDS", 0.01)
-    idle = Threads("idle", 1)
+async def test_errors_come_back_and_idle_threads_end() -> None:
+    idle = Threads("idle", idle_seconds=0.01)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
             await idle.run(lambda: 1 // 0)
-        await until(lambda: "collections-idle" not in [thread.name for thread in threading.enumerate()])
+        await until(lambda: "idle" not in [thread.name for thread in threading.enumerate()])
