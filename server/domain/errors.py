@@ -272,4 +272,4 @@ class UpstreamTimeout(QuintetError, reason="UPSTREAM_TIMEOUT"):
 
 
 class DeadlineExceeded(QuintetError, reason="DEADLINE_EXCEEDED"):
-    """The call's deadline passed before its work was started."""
+    """The call's deadline passed or is too short, or the request took too long to arrive."""

@@ -62,7 +62,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     it may use.
     """
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 13
-    """DEADLINE_EXCEEDED: the call's deadline passed before its work started."""
+    """DEADLINE_EXCEEDED: the call's deadline passed, or is too short for the call, or the request did not arrive within 10
+    seconds of the call's headers.
+    """
     ERROR_REASON_SERVER_STOPPING: _ErrorReason.ValueType  # 14
     """UNAVAILABLE: the server is stopping. Retry; another server may answer."""
     ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 16
@@ -150,7 +152,9 @@ ERROR_REASON_COLLECTION_NOT_FOUND: ErrorReason.ValueType  # 12
 it may use.
 """
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 13
-"""DEADLINE_EXCEEDED: the call's deadline passed before its work started."""
+"""DEADLINE_EXCEEDED: the call's deadline passed, or is too short for the call, or the request did not arrive within 10
+seconds of the call's headers.
+"""
 ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 14
 """UNAVAILABLE: the server is stopping. Retry; another server may answer."""
 ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 16
