@@ -5,7 +5,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
 from importlib import import_module
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from server.domain.errors import LedgerUnavailable, ServerOverloaded
 from server.domain.money import Cost
+from server.domain.threads import Threads
 from server.domain.usage import Entry, Selection, Sum
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class _Threads:
     """Threads with a bounded queue. A read counts until it has really ended."""
 
     def __init__(self, name: str, queue: int) -> None:
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"ledger-{name}")
+        self._threads = Threads(f"ledger-{name}", _THREADS)
         self._most = _THREADS + queue
         self._reads = 0
         self._is_closed = False
@@ -121,4 +121,4 @@ class _Threads:
 
     def close(self) -> None:
         self._is_closed = True
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
