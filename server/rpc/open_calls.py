@@ -1,6 +1,7 @@
 """The calls that are open on the wire: from their headers until their status has been sent."""
 
 import asyncio
+import contextvars
 import gc
 from typing import Any
 
@@ -11,6 +12,7 @@ _SECONDS_FOR_STATUS = 1.0
 _SECONDS_TO_LEAVE = 0.05  # in which gRPC notices that the client has left, and ends the call itself
 _HANDLER = "HandleExceptions"  # what the names of gRPC's tasks that run handlers begin with
 _WAITS_FOR_CLIENT = "_schedule_rpc_coro"  # gRPC's coroutine that waits until client and handler have ended a call
+_OF_NO_CALL = contextvars.Context()  # a timer that is cancelled may keep its context until it would have been due
 
 
 class OpenCalls:
@@ -23,7 +25,8 @@ class OpenCalls:
         """The current task serves `call`, whose deadline is the server's own; at a client's gRPC ends the call."""
         task = asyncio.current_task()
         assert task is not None
-        timer = asyncio.get_running_loop().call_at(call.deadline + _SECONDS_FOR_STATUS, self._reset, task)
+        due = call.deadline + _SECONDS_FOR_STATUS
+        timer = asyncio.get_running_loop().call_at(due, self._reset, task, context=_OF_NO_CALL)
         task.add_done_callback(lambda _: timer.cancel())
 
     async def ended(self, service_prefix: str, seconds: float) -> int:

@@ -41,7 +41,7 @@ def from_mapping(kind: type[M], given: object, path: str, required: Iterable[str
     """The message of a caller's mapping. Fields that are missing or unknown are violations, too."""
     if not isinstance(given, Mapping):
         raise invalid([Violation(path, "must be an object with the fields of " + kind.DESCRIPTOR.name)])
-    fields = kind.DESCRIPTOR.fields_by_name
+    fields = dict(kind.DESCRIPTOR.fields_by_name)  # protobuf's mapping fails for a lone surrogate
     present = {name: value for name, value in given.items() if value is not None}
     missing = set(required).difference(present)
     violations = [Violation(f"{path}.{name}", "is missing") for name in fields if name in missing]
@@ -60,7 +60,7 @@ def from_mapping(kind: type[M], given: object, path: str, required: Iterable[str
 
 
 def _violations(kind: type[Message], fields: Mapping[str, object]) -> Iterator[Violation]:
-    known = kind.DESCRIPTOR.fields_by_name
+    known = dict(kind.DESCRIPTOR.fields_by_name)
     for name, value in fields.items():
         if name not in known:
             yield Violation(name, f"is not a field{_suggestion(name, known)}")
