@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL that end when the server does not answer, or when nobody waits for the answer any more."""
+"""Connections to PostgreSQL that end when the server does not answer, or when the answer is no longer needed."""
 
 import time
 from collections.abc import Callable, Generator

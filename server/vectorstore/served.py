@@ -115,6 +115,8 @@ class Served:
             try:
                 return read_segment(layout.segment_folder(self.folder, generation), self.name), broken
             except Damaged as error:
+                if current is not None and layout.pointer_stamp(self.folder) is None:  # it is being removed
+                    raise CollectionNotFound(self.name, []) from error
                 self._fault(f"generation {generation} is broken: {error}")
                 broken.append(generation)
         raise CollectionBroken(f'collection "{self.name}" has no generation that is whole: {"; ".join(self._found)}')

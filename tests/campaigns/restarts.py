@@ -100,7 +100,7 @@ class Envoy:
     async def until_healthy(self, number: int) -> None:
         """Wait until it sends calls to so many servers."""
         async with asyncio.timeout(60):
-            while await asyncio.to_thread(self._healthy) != number:  # noqa: ASYNC110  # it tells nobody by itself
+            while await asyncio.to_thread(self._healthy) != number:  # noqa: ASYNC110  # Envoy has no event for it
                 await asyncio.sleep(0.2)
 
     def _healthy(self) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.domain.concurrency_limiter import ConcurrencyLimiter
-from server.domain.errors import QuintetError, ServerStopping, Unavailable
+from server.domain.errors import CollectionNotFound, QuintetError, ServerStopping, Unavailable
 from server.domain.rag import Document, IndexIdentity, ReindexProgress, embedded_text
 from server.domain.texts import Embedder
 from server.tasks.rag.splitter import split
@@ -96,7 +96,9 @@ class Reindexer:
     def _ended(self, name: str, task: asyncio.Task[IndexIdentity]) -> None:
         self._running.pop(name).report()
         if not task.cancelled() and (error := task.exception()):
-            if isinstance(error, QuintetError):
+            if isinstance(error, CollectionNotFound):
+                log.info('collection "%s" was removed while it was reindexed', name)
+            elif isinstance(error, QuintetError):
                 log.error('collection "%s" could not be reindexed: %s', name, error.message)
             else:
                 log.error('collection "%s" could not be reindexed', name, exc_info=error)

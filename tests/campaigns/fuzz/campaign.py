@@ -26,8 +26,9 @@ HANG_SECONDS = 30.0  # a call or a probe that takes longer is a hang
 # What may only come from a fault of the server.
 BAD = {grpc.StatusCode.UNKNOWN.value[0], grpc.StatusCode.INTERNAL.value[0], grpc.StatusCode.DATA_LOSS.value[0]}
 _WATCHES = re.compile("^Watch")  # they last until their deadline, which is short
-# Called one time in twenty, because a call that succeeds takes as long as thousands of others.
-_SLOW = re.compile("^(Watch|Load|Unload|Reload|SetAlias|Reindex|Compact)")
+# Weights of methods whose calls take as long as thousands of others if they succeed, and of those with few fields.
+_SLOW, _SMALL = re.compile("^(Watch|Load|Unload|Reload|SetAlias|Reindex|Compact)"), re.compile("^(Get|List)")
+_SLOW_WEIGHT, _SMALL_WEIGHT = 0.05, 0.4
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 _HOSTILE_HEADERS = (
     (b"x-request-id", b"\xff\xfe"),
@@ -74,7 +75,7 @@ class Campaign:
         self._wanted = payloads
         self._seconds = seconds
         self._methods = [method for service in SERVICES.values() for method in service.methods]
-        self._weights = list(itertools.accumulate(0.05 if _SLOW.match(each.name) else 1 for each in self._methods))
+        self._weights = list(itertools.accumulate(_weight(each.name) for each in self._methods))
         self._begun = time.monotonic()
         self.found = Found(by_method={method.full_name: Counter() for method in self._methods})
 
@@ -188,6 +189,10 @@ class Campaign:
         for line in self._log.read_text(errors="replace").splitlines():
             if "Traceback" in line or " ERROR " in line:
                 self.found.fault("log", line[:300])
+
+
+def _weight(method: str) -> float:
+    return _SLOW_WEIGHT if _SLOW.match(method) else _SMALL_WEIGHT if _SMALL.match(method) else 1.0
 
 
 def resident_mib(process: int) -> float:

@@ -54,12 +54,12 @@ class Payloads:
         self._hostility = 0.0  # how likely a value is one that no caller would send
 
     def make(self, method: MethodDescriptor) -> list[bytes]:
-        """The messages of a call. One request in 25 is as a caller would send it."""
+        """The messages of a call. One request in 50 is as a caller would send it."""
         chance = self._random
-        mutated = chance.random() < 0.96
-        self._hostility = chance.choice((0.02, 0.1, 0.4)) if mutated else 0.0
+        mutated = chance.random() < 0.98
+        self._hostility = chance.choice((0.05, 0.2, 0.4)) if mutated else 0.0
         messages = [
-            self._filled(method.input_type) for _ in range(chance.randint(0, 3) if method.client_streaming else 1)
+            self._filled(method.input_type) for _ in range(chance.randint(0, 6) if method.client_streaming else 1)
         ]
         if mutated and chance.random() < 0.005:  # none, or one too many
             messages = messages[:-1] if chance.random() < 0.5 else [*messages, b""]
