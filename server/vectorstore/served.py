@@ -48,6 +48,7 @@ class Served:
         self.intact = True
         self.fault_count = 0
         self._found: list[str] = []
+        self._is_opening = False
         self._kept: list[str] = []  # files of damaged data
         self._folding = threading.RLock()  # acquire it before _writer
         self._writer = threading.RLock()  # held with the lock of the only writer; acquire it before _state
@@ -64,21 +65,30 @@ class Served:
         return [*self._found, *kept, *([f"{unreadable} documents cannot be read"] if unreadable else [])]
 
     def _open(self) -> None:
-        """Serve the current segment, or the newest older one that is whole, and the logs after it."""
-        for _ in range(_TRIES):
-            self._found.clear()
-            stamp = layout.pointer_stamp(self.folder)
-            try:
-                self._open_at(layout.read_pointer(self.folder))
-            except CollectionBroken:
-                if not self.folder.is_dir():
-                    raise CollectionNotFound(self.name, []) from None
-                if stamp == layout.pointer_stamp(self.folder):
-                    raise
-            else:
-                self._stamp = stamp
-                if stamp == layout.pointer_stamp(self.folder):
-                    return
+        """Serve the current segment, or the newest older one that is whole, and the logs after it.
+
+        Faults are reported at the end: files that vanish while they are read may be of a collection that is removed.
+        """
+        self._is_opening = True
+        try:
+            for _ in range(_TRIES):
+                self._found.clear()
+                stamp = layout.pointer_stamp(self.folder)
+                try:
+                    self._open_at(layout.read_pointer(self.folder))
+                except CollectionBroken:
+                    if not self.folder.is_dir():
+                        raise CollectionNotFound(self.name, []) from None
+                    if stamp == layout.pointer_stamp(self.folder):
+                        raise
+                else:
+                    self._stamp = stamp
+                    if stamp == layout.pointer_stamp(self.folder):
+                        break
+            for what in self._found:
+                self._report(what)
+        finally:
+            self._is_opening = False
 
     def _open_at(self, current: int | None) -> None:
         self.owner = self._read_owner()
@@ -115,8 +125,6 @@ class Served:
             try:
                 return read_segment(layout.segment_folder(self.folder, generation), self.name), broken
             except Damaged as error:
-                if current is not None and layout.pointer_stamp(self.folder) is None:  # it is being removed
-                    raise CollectionNotFound(self.name, []) from error
                 self._fault(f"generation {generation} is broken: {error}")
                 broken.append(generation)
         raise CollectionBroken(f'collection "{self.name}" has no generation that is whole: {"; ".join(self._found)}')
@@ -173,9 +181,13 @@ class Served:
 
     def _fault(self, what: str) -> None:
         if what not in self._found:
-            logger.error('collection "%s": %s', self.name, what)
-            self.fault_count += 1
             self._found = [*self._found, what][-_FAULTS_KEPT:]
+            if not self._is_opening:
+                self._report(what)
+
+    def _report(self, what: str) -> None:
+        logger.error('collection "%s": %s', self.name, what)
+        self.fault_count += 1
 
     def refresh(self) -> bool:
         """Take over what another process wrote; false if the collection was removed. Errors are those of opening."""

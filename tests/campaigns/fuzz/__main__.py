@@ -35,7 +35,7 @@ def main() -> int:
         found.fault("crash", f"the server ended with status {status}")
     check_growth(found)
     show(found)
-    return 1 if found.faults or found.payloads < options.payloads else 0
+    return 1 if found.faults or found.sent < options.payloads else 0
 
 
 def run(folder: Path, data: Path, seed: int, payloads: int, seconds: float) -> tuple[Found, int]:

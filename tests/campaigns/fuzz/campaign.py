@@ -56,6 +56,11 @@ class Found:
     faults: list[str] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def sent(self) -> int:
+        """Mutated payloads: those of calls, and one for each connection that was broken below them."""
+        return self.payloads + self.breaks
+
     def fault(self, kind: str, line: str) -> None:
         """Note a fault; of each kind the first few are shown."""
         self.kinds[kind] += 1
@@ -82,7 +87,7 @@ class Campaign:
     @property
     def over(self) -> bool:
         """Whether to stop: the time is the bound, so that a slow machine ends too."""
-        return self.found.payloads >= self._wanted or time.monotonic() - self._begun > self._seconds
+        return self.found.sent >= self._wanted or time.monotonic() - self._begun > self._seconds
 
     async def run(self, report: Callable[[str], None]) -> Found:
         """Send everything, then look at the log."""
