@@ -183,10 +183,9 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         log.info("listening on %s%s", address, " (TLS only)" if certificates else "")
         app = App(address, health, services, models.handles.values(), manager.loaded, asyncio.Event())
         stack.push_async_callback(_stop, server, registrar, anonymous, settings, app)
-        stack.callback(  # end streams that would not end by themselves, or not soon
-            _call_each,
-            (health.stop, models.stop, ledger.watchers.end, partial(rag_models.end_reindexing, collections)),
-        )
+        # First, end streams that would not end by themselves, or not soon.
+        for end in (partial(rag_models.end_reindexing, collections), ledger.watchers.end, models.stop, health.stop):
+            stack.callback(end)
 
         def update() -> None:
             for name, message, is_blocking in chain.from_iterable(each.health() for each in services):
@@ -283,11 +282,6 @@ async def _tracing(endpoint: AnyHttpUrl | None) -> AsyncIterator[tuple[BeginTrac
     state = TraceExport(str(endpoint))
     async with tracing(state) as begin_trace:
         yield begin_trace, state
-
-
-def _call_each(functions: Iterable[Callable[[], None]]) -> None:
-    for function in functions:
-        function()
 
 
 async def _stop(

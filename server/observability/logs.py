@@ -7,8 +7,6 @@ from typing import Any
 
 from server.domain.context import current_or_none
 
-_CALLERS_DOING = ("Invalid encoding on ", "ExecuteBatchError raised in core by servicer method")
-
 
 def to_stderr(level: str, form: str) -> None:
     """Log the server from `level` on, and warnings of libraries; `form` is "text" or "json"."""
@@ -16,12 +14,6 @@ def to_stderr(level: str, form: str) -> None:
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)  # libraries
     logging.getLogger("server").setLevel(level)
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_not_a_callers_doing)
-
-
-def _is_not_a_callers_doing(record: logging.LogRecord) -> bool:
-    """False for what any client can make gRPC log as an error with a traceback: strange headers, and going away."""
-    return not str(record.msg).startswith(_CALLERS_DOING)
 
 
 class TextLines(logging.Formatter):

@@ -12,34 +12,29 @@ from typing import Any
 
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # not public, so pyproject.toml bounds grpcio's version
-from grpc.aio import ServerInterceptor
 
 _UNKNOWN = "unknown"
+_CALLERS_DOING = ("Invalid encoding on ", "ExecuteBatchError raised in core by servicer method")
 
 
-def make_server(
-    options: tuple[tuple[str, int], ...], interceptors: tuple[ServerInterceptor, ...] = ()
-) -> grpc.aio.Server:
+def make_server(options: tuple[tuple[str, int], ...]) -> grpc.aio.Server:
     """A server of methods that are added with `add_registered_method_handlers`; generic handlers are not asked."""
     logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
     server: Any = grpc.aio.server(options=options)
-    server._server = _Server(asyncio.get_running_loop(), None, (), interceptors, options, None)
+    server._server = _Server(asyncio.get_running_loop(), None, (), (), options, None)
     return server  # type: ignore[no-any-return]
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """False for what gRPC logs, as an error with a traceback, if a client leaves while its answer is sent."""
-    return not str(record.msg).startswith("ExecuteBatchError raised in core by servicer method")
+    """False for what any client can make gRPC log as an error with a traceback: strange headers, and going away."""
+    return not str(record.msg).startswith(_CALLERS_DOING)
 
 
 class _Server(cygrpc.AioServer):  # type: ignore[misc]  # Cython has no types
     """Replaces how calls are accepted; starting and stopping stay gRPC's."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, pool: None, handlers: Any, interceptors: Any, *rest: Any
-    ) -> None:
-        super().__init__(loop, pool, handlers, interceptors, *rest)
-        self._interceptors = interceptors
+    def __init__(self, *options: Any) -> None:
+        super().__init__(*options)
         self._handlers: dict[str, Any] = {}
         self._calls: set[asyncio.Task[None]] = set()
 
@@ -60,7 +55,7 @@ class _Server(cygrpc.AioServer):  # type: ignore[misc]  # Cython has no types
         name = method.decode() if method is not None else _UNKNOWN
         while True:
             state = await (self._request_call() if method is None else self._request_registered_call(method))
-            call = cygrpc._handle_rpc(name, self, self._interceptors, state, loop, False)
+            call = cygrpc._handle_rpc(name, self, (), state, loop, False)
             task = loop.create_task(cygrpc._schedule_rpc_coro(call, state, loop, name))
             self._calls.add(task)
             task.add_done_callback(self._calls.discard)

@@ -233,7 +233,7 @@ SHAPES: dict[str, bytes] = {
     "surrogate": record(5, HEAD | {"documents": [ONE | {"title": "\ud800"}]}),
     "removed numbers": record(5, HEAD | {"removed": [1]}),
     "removed nothing": record(5, HEAD | {"removed": None}),
-    "passages of nobody": record(5, HEAD | {"shape": [1, 1024]}, PASSAGE, VECTOR),
+    "passages of no document": record(5, HEAD | {"shape": [1, 1024]}, PASSAGE, VECTOR),
     "other dimensions": record(5, HEAD | {"documents": [ONE], "shape": [1, 3]}, PASSAGE, VECTOR[:12]),
     "negative rows": record(5, HEAD | {"shape": [-1, 1024]}),
     "many rows": record(5, HEAD | {"shape": [2**40, 1024]}),
